@@ -1,0 +1,154 @@
+"""The settings that every task shares, and the reading of a config's argument."""
+
+import ast
+import difflib
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The defaults: the paper's settings where it gives them, ours where it is silent."""
+    config = ConfigDict()
+    config.seed = 0  # everything that is trained; data.seed fixes splits and generated domains
+
+    config.data = ConfigDict()
+    config.data.seed = 0
+    config.data.dir = ""
+
+    # How a training image is varied. The two images of a pair are always varied alike, or their
+    # attention maps would not correspond.
+    config.augment = ConfigDict()
+    config.augment.shift = 0  # pixels: a random shift of up to this many, edges repeated
+
+    config.model = ConfigDict()
+    config.model.name = "digits"
+
+    # Section 3.1: CycleGAN (Eq. 1-3).
+    pair = config.pair = ConfigDict()
+    pair.filters = 32
+    pair.downsamplings = 1
+    pair.blocks = 3
+    pair.discriminator_filters = 64
+    pair.discriminator_layers = 2
+    pair.adversarial = "lsgan"  # or vanilla, the paper's log-likelihood
+    pair.cycle_weight = 10.0
+    pair.identity_weight = 0.0  # relative to cycle_weight; 0.5 for photos
+    pair.pool_size = 50  # past translations that the discriminators are shown
+    pair.batch_size = 16
+    pair.epochs = 8  # of the larger domain
+    pair.optimizer = _optimizer(learning_rate=2e-4, b1=0.5, schedule="linear")
+
+    config.translate = ConfigDict()
+    config.translate.batch_size = 256
+    config.translate.part_size = 4096  # images in a file
+
+    source = config.source = ConfigDict()
+    source.batch_size = 128
+    source.epochs = 10
+    source.round_epochs = 5  # evaluated this often
+    source.optimizer = _optimizer(learning_rate=1e-3, schedule="linear")
+
+    # Sections 3.2 and 3.4 (Eq. 4, 5, 12).
+    adapt = config.adapt = ConfigDict()
+    adapt.batch_size = 128
+    adapt.rounds = 20
+    adapt.round_steps = 1000  # a round ends with evaluation, log line and restart of the schedule
+    adapt.init = "source"  # or scratch: where the target network starts
+    adapt.batch_norm = "batch"  # or frozen: the source network's statistics
+    # Shares of a batch: S real source, T_f synthetic target, T real target, S_f synthetic source.
+    adapt.mix = ConfigDict({"s": 0.35, "t_f": 0.15, "t": 0.35, "s_f": 0.15})
+    adapt.beta = 0.1  # weight of L_AT in Eq. 12; 0 measures it without using it
+    adapt.attention = "sum_squares"  # or sum_abs, max_abs, features (Table A1)
+    adapt.measure = "l2"  # or l1, mmd, jmmd (Table 4)
+    adapt.layers = ".*"  # the aligned layers: a regular expression over the intermediates' names
+    adapt.jmmd_layers = ".*"  # those of them that enter JMMD's joint kernel
+    adapt.restart = True  # False is EM-C of Table 3
+    adapt.optimizer = _optimizer(learning_rate=1e-3, schedule="progress")
+
+    # Section 3.3: EM (Eq. 7-11).
+    config.em = ConfigDict()
+    config.em.refresh_every = adapt.get_oneway_ref("round_steps")  # N; 1 is EM-A of Table 3
+    config.em.threshold = 0.95  # p_t; 0 is EM-B of Table 3
+    config.em.start_step = adapt.get_oneway_ref("round_steps")  # the EM part has no weight before
+    config.em.normalize = "batch"  # or kept: divide L_EM by the number of kept samples
+
+    config.evaluate = ConfigDict()
+    config.evaluate.batch_size = 500
+
+    # How a run is carried out. Nothing here changes a result, nor marks a workdir as another's.
+    config.run = ConfigDict()
+    config.run.log_every = 50  # updates
+    config.run.checkpoint_every = 500  # updates, a multiple of log_every; and at each round's end
+    config.run.reuse = ""  # another workdir: its finished stages are used where they are the same
+    config.run.compilation_cache = True
+    return config
+
+
+def _optimizer(**changes) -> ConfigDict:
+    return ConfigDict(
+        {
+            "name": "adam",  # or sgd
+            "learning_rate": 1e-3,
+            "schedule": "constant",  # or progress, iteration, linear: see daaa_jax/schedules.py
+            "decay_fraction": 0.5,  # linear: the last part, over which the rate falls to zero
+            "b1": 0.9,
+            "b2": 0.999,
+            "momentum": 0.9,  # of sgd
+            "weight_decay": 0.0,
+        }
+        | changes
+    )
+
+
+def split_argument(argument: str, words: Mapping[str, object]) -> tuple[list[str], dict[str, str]]:
+    """Splits `word,word,key=value` into its words and settings.
+
+    Raises:
+      ValueError: if a word is not among `words`; the message names the nearest one.
+    """
+    chosen, settings = [], {}
+    for part in filter(None, argument.split(",")):
+        key, equals, value = part.partition("=")
+        if equals:
+            settings[key] = value
+        elif part in words:
+            chosen.append(part)
+        else:
+            raise ValueError(f"config argument {part!r} is unknown{_nearest(part, words)}")
+    return chosen, settings
+
+
+def override(config: ConfigDict, settings: Mapping[str, str]) -> None:
+    """Sets `{"adapt.beta": "0.3"}` in the config, each value read as its setting's type.
+
+    Raises:
+      ValueError: if a setting does not exist, or its value has another type.
+    """
+    for key, text in settings.items():
+        *parents, last = key.split(".")
+        node, known = config, True
+        for name in parents:
+            known = known and isinstance(node, ConfigDict) and name in node
+            node = node[name] if known else node
+        if not known or not isinstance(node, ConfigDict) or last not in node:
+            raise ValueError(f"setting {key!r} is unknown{_nearest(key, _names(config))}")
+        try:
+            value = text if isinstance(node[last], str) else ast.literal_eval(text)
+            node[last] = float(value) if isinstance(node[last], float) else value
+        except (TypeError, ValueError, SyntaxError) as error:
+            kind = type(node[last]).__name__
+            raise ValueError(f"setting {key}={text}: expected a value of type {kind}") from error
+
+
+def _names(config: ConfigDict, prefix: str = "") -> list[str]:
+    names = []
+    for key, value in config.items():
+        nested = isinstance(value, ConfigDict)
+        names += _names(value, f"{prefix}{key}.") if nested else [prefix + key]
+    return names
+
+
+def _nearest(word: str, words) -> str:
+    near = difflib.get_close_matches(word, list(words), n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(words))}"

@@ -1,0 +1,1 @@
+"""Deep Adversarial Attention Alignment for unsupervised domain adaptation, in JAX and Flax."""

@@ -1,0 +1,339 @@
+"""Stage `adapt`: the target network, trained with attention alignment and EM (3.2 to 3.4)."""
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from flax import struct
+from jax import Array
+from ml_collections import ConfigDict
+
+from daaa_jax import attention, em, losses, optimizers
+from daaa_jax.data.augment import apply_shifts, decode, draw_shifts
+from daaa_jax.data.pairs import GROUPS, Batch, BatchStream
+from daaa_jax.data.types import Evaluation as MeasuredData
+from daaa_jax.errors import UserError
+from daaa_jax.evaluation import Evaluator
+from daaa_jax.models import Variables, initial_variables
+from daaa_jax.runtime import loop
+from daaa_jax.runtime import mesh as meshes
+from daaa_jax.runtime.checkpoints import Checkpoints
+from daaa_jax.runtime.context import Context
+
+
+@struct.dataclass
+class AdaptationState:
+    """The state of stage `adapt`.
+
+    Attributes:
+      step: updates made.
+      key: the root of the stage's randomness.
+      target: the target network's parameters and batch statistics, trained.
+      opt_state: their optimiser.
+      source: the source network's, fixed.
+      posterior: M^post, a copy of the target network's, refreshed every N updates.
+    """
+
+    step: Array
+    key: Array
+    target: Variables
+    opt_state: optax.OptState
+    source: Variables
+    posterior: Variables
+
+
+def group_sizes(batch_size: int, proportions: Sequence[float]) -> tuple[int, ...]:
+    """Divides a batch among the groups by largest remainder, ties to the earlier group.
+
+    Args:
+      batch_size: the sum of the sizes.
+      proportions: of the groups, not negative; they need not add up to 1.
+
+    Raises:
+      ValueError: if a proportion is negative or all are zero.
+    """
+    shares = [Fraction(str(share)) for share in proportions]
+    if min(shares) < 0 or not sum(shares):
+        raise ValueError(f"proportions {tuple(proportions)}: none negative, not all zero")
+    exact = [batch_size * share / sum(shares) for share in shares]
+    sizes = [int(size) for size in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda group: sizes[group] - exact[group])
+    for group in by_remainder[: batch_size - sum(sizes)]:
+        sizes[group] += 1
+    return tuple(sizes)
+
+
+def objective(
+    logits: Array,
+    labels: Array,
+    posterior: Array,
+    kept: Array,
+    alignment: Array,
+    *,
+    beta: float,
+    em_weight: Array,
+    normalize: str,
+) -> tuple[Array, Mapping[str, Array]]:
+    """L_full of Eq. 12: cross-entropy, EM and attention alignment.
+
+    Args:
+      logits: of the target network on the whole batch, `[B,K]`; the last B_T rows are of the real
+        target and the synthetic source.
+      labels: classes of the first B - B_T rows, int32 `[B]`; the others are not read.
+      posterior: p_post of the last B_T rows' real originals, `[B_T,K]`.
+      kept: the filter of section 3.3, B, `[B_T]`.
+      alignment: L_AT, scalar.
+      beta: its weight.
+      em_weight: 0 before EM starts, then 1.
+      normalize: `batch` divides the EM part by B, `kept` by the number of kept samples, at least 1.
+
+    Returns:
+      The loss, and its parts `cross_entropy` and `em` as they enter it.
+
+    Raises:
+      ValueError: if `normalize` is unknown.
+    """
+    if normalize not in ("batch", "kept"):
+        raise ValueError(f"em.normalize={normalize!r}: choose batch or kept")
+    batch, sources = len(logits), len(logits) - len(posterior)
+    supervised = losses.cross_entropy(logits[:sources], labels[:sources]).sum() / batch
+    soft = losses.soft_cross_entropy(logits[sources:], posterior)
+    divisor = batch if normalize == "batch" else jnp.maximum(kept.sum(), 1)
+    expectation = em_weight * (kept * soft).sum() / divisor
+    total = supervised + expectation + beta * alignment
+    return total, {"cross_entropy": supervised, "em": expectation}
+
+
+def create_state(
+    key: Array,
+    source: Variables,
+    target: Variables,
+    optimizer: optax.GradientTransformation,
+) -> AdaptationState:
+    """The state before the first update; source, target and posterior share no buffer."""
+    copy = functools.partial(jax.tree.map, jnp.array)
+    return AdaptationState(
+        step=jnp.int32(0),
+        key=key,
+        target=copy(target),
+        opt_state=optimizer.init(target["params"]),
+        source=copy(source),
+        posterior=copy(target),
+    )
+
+
+def train_step(
+    state: AdaptationState,
+    images: Array,
+    batch: Batch,
+    *,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    config: ConfigDict,
+) -> tuple[AdaptationState, loop.Metrics]:
+    """One update of the target network, then the refresh of M^post when it is due.
+
+    Args:
+      state: before the update.
+      images: all images, uint8 `[N,H,W,3]`, in the order that `BatchStream` says.
+      batch: their rows.
+      model: the classifier of all three networks.
+      optimizer: as `create_state` was given.
+      config: the whole config; `adapt`, `em` and `augment` are read.
+    """
+    settings = config.adapt
+    sizes = group_sizes(settings.batch_size, [settings.mix[group] for group in GROUPS])
+    size, targets = sum(sizes), sum(sizes[2:])
+    shift = config.augment.shift
+    offsets = draw_shifts(jax.random.fold_in(state.key, state.step), size, shift)
+
+    def view(rows: Array, offsets: Array) -> Array:
+        return apply_shifts(decode(images[rows]), offsets, shift)
+
+    observe = functools.partial(model.apply, mutable=["intermediates"], train=False)
+    logits, observed = observe(state.source, view(batch.source_rows, offsets))
+    source_maps = attention.collect(observed["intermediates"], settings.layers)
+
+    if targets:
+        padded = jnp.pad(
+            offsets[size - targets :], ((0, len(batch.posterior_rows) - targets), (0, 0))
+        )
+        posterior_logits = model.apply(
+            state.posterior, view(batch.posterior_rows, padded), train=False
+        )
+        posterior = em.posterior(posterior_logits)[:targets]
+    else:
+        posterior = jnp.zeros((0, logits.shape[-1]))
+    kept = em.keep_mask(posterior, config.em.threshold)
+    em_weight = (state.step >= config.em.start_step).astype(jnp.float32)
+    inputs = view(batch.target_rows, offsets)
+    learns_statistics = settings.batch_norm == "batch"
+
+    def loss(params):
+        logits, updates = model.apply(
+            {**state.target, "params": params},
+            inputs,
+            train=learns_statistics,
+            mutable=["intermediates", *(["batch_stats"] if learns_statistics else [])],
+        )
+        target_maps = attention.collect(updates["intermediates"], settings.layers)
+        alignment = attention.alignment_loss(
+            source_maps, target_maps, settings.measure, settings.jmmd_layers
+        )
+        total, parts = objective(
+            logits,
+            batch.labels,
+            posterior,
+            kept,
+            alignment,
+            beta=settings.beta,
+            em_weight=em_weight,
+            normalize=config.em.normalize,
+        )
+        statistics = updates.get("batch_stats", state.target.get("batch_stats"))
+        return total, (logits, statistics, {"loss": total, "alignment": alignment, **parts})
+
+    params = state.target["params"]
+    gradient, (logits, statistics, parts) = jax.grad(loss, has_aux=True)(params)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, params)
+    target = {**state.target, "params": optax.apply_updates(params, updates)}
+    if statistics is not None:
+        target["batch_stats"] = statistics
+    right = logits[: size - targets].argmax(axis=-1) == batch.labels[: size - targets]
+    metrics = {name: loop.mean(value) for name, value in parts.items()} | {
+        "accuracy": loop.mean(right.astype(jnp.float32)),
+        "kept": loop.mean(kept.astype(jnp.float32)),
+        "confidence": loop.mean(posterior.max(axis=-1)),
+        "grad_norm": loop.mean(optax.tree.norm(gradient)),
+    }
+    step = state.step + 1
+    state = state.replace(
+        step=step,
+        target=target,
+        opt_state=opt_state,
+        posterior=em.refresh(state.posterior, target, step, config.em.refresh_every),
+    )
+    return state, metrics
+
+
+def run(
+    config: ConfigDict,
+    model: nn.Module,
+    source: Variables,
+    images: np.ndarray,
+    labels: np.ndarray,
+    evaluate: Evaluator,
+    measured: MeasuredData,
+    context: Context,
+) -> tuple[Variables, Mapping[str, Any]]:
+    """Trains the target network, or goes on with it.
+
+    Args:
+      config: the whole config.
+      model: the classifier of all three networks.
+      source: the source network's variables.
+      images: all training images, as `pairs.all_images` lays them out, uint8 `[N,H,W,3]`.
+      labels: classes of the source training images, int32 `[N_S]`.
+      evaluate: measures a network on some images.
+      measured: the images that the rounds are evaluated on; nothing of it reaches the training,
+        and only its unlabelled part chooses the selected checkpoint.
+      context: the surroundings of the run.
+
+    Returns:
+      The target network's variables after the last update, and the loop's memory: `last`,
+      `selected` and `oracle`, each with its `step` and the accuracies there.
+    """
+    settings, mesh = config.adapt, context.mesh
+    meshes.check_batch_size("adapt.batch_size", settings.batch_size, mesh)
+    if config.em.refresh_every < 1:
+        raise UserError(f"em.refresh_every={config.em.refresh_every}: must be at least 1")
+    sizes = group_sizes(settings.batch_size, [settings.mix[group] for group in GROUPS])
+    steps = settings.rounds * settings.round_steps
+    optimizer = optimizers.make(
+        settings.optimizer,
+        total_steps=steps,
+        round_steps=settings.round_steps,
+        restart=settings.restart,
+    )
+    init_key, key = jax.random.split(jax.random.key(config.seed))
+    target = (
+        source
+        if settings.init == "source"
+        else initial_variables(init_key, model, decode(images[:1]))
+    )
+    stream = BatchStream(
+        labels, (len(images) - 2 * len(labels)) // 2, sizes, config.seed, mesh.size
+    )
+    resident = meshes.replicate(images, mesh)
+    step = jax.jit(
+        functools.partial(train_step, model=model, optimizer=optimizer, config=config),
+        donate_argnums=0,
+        out_shardings=meshes.replicated(mesh),
+    )
+    with Checkpoints(context.workdir / "adapt" / "selected") as selected:
+        state, memory = loop.run(
+            "adapt",
+            functools.partial(create_state, key, source, target, optimizer),
+            step,
+            lambda s: (resident, meshes.shard_batch(stream.at(s), mesh)),
+            steps=steps,
+            round_steps=settings.round_steps,
+            end_of_round=functools.partial(
+                end_of_round,
+                evaluate=evaluate,
+                measured=measured,
+                selected=selected,
+                # At the end of a round M^post has just become the target network, or has not.
+                refreshed=settings.round_steps % config.em.refresh_every == 0,
+            ),
+            context=context,
+        )
+    return state.target, memory
+
+
+def end_of_round(
+    step: int,
+    state: AdaptationState,
+    metrics: loop.Metrics,
+    memory: loop.Memory,
+    *,
+    evaluate: Evaluator,
+    measured: MeasuredData,
+    selected: Checkpoints,
+    refreshed: bool,
+) -> dict[str, float]:
+    """Evaluates the target network, and keeps it if it is the best by the label-free validator."""
+    unlabelled = evaluate(state.target, measured.target_train)
+    posterior = unlabelled if refreshed else evaluate(state.posterior, measured.target_train)
+    last = {
+        "step": step,
+        "source_test": evaluate(state.target, measured.source_test).accuracy,
+        "target_test": evaluate(state.target, measured.target_test).accuracy,
+        "information": unlabelled.information,
+    }
+    memory["last"] = last
+    if last["information"] > memory.get("selected", {}).get("information", -math.inf):
+        memory["selected"] = last
+        selected.save(step, state.target, last)
+        selected.wait()
+    if last["target_test"] > memory.get("oracle", {}).get("target_test", -math.inf):
+        memory["oracle"] = last
+    figures = {f"round_{name}": float(metrics[name].compute()) for name in ("loss", "alignment")}
+    if metrics["kept"].count:
+        figures["round_kept"] = float(metrics["kept"].compute())
+        figures["round_confidence"] = float(metrics["confidence"].compute())
+    return figures | {
+        "kept_accuracy": posterior.kept_accuracy,
+        "information": last["information"],
+        "source_test": last["source_test"],
+        "target_test": last["target_test"],
+        "target_test_selected": memory["selected"]["target_test"],
+        "target_test_oracle": memory["oracle"]["target_test"],
+    }

@@ -1,0 +1,27 @@
+"""Tasks by name: what the pipeline asks for when a config says what to adapt."""
+
+from ml_collections import ConfigDict
+
+from daaa_jax.data.types import Task
+from daaa_jax.errors import UserError
+
+
+def load_task(settings: ConfigDict) -> Task:
+    """Reads the images and labels of a task.
+
+    Args:
+      settings: `config.data`; its `name` says which task.
+
+    Raises:
+      UserError: if the name is unknown, or the data cannot be read or are not as expected.
+    """
+    # Imported here: a task's readers are of no use to another.
+    if settings.name == "embedded":
+        from daaa_jax.data import embedded
+
+        return embedded.load(settings)
+    if settings.name == "mnist2mnistm":
+        from daaa_jax.data import benchmark
+
+        return benchmark.load(settings)
+    raise UserError(f"data.name={settings.name} is unknown: choose embedded or mnist2mnistm")

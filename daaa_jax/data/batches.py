@@ -1,0 +1,39 @@
+"""Which images a step sees: a pure function of the seed and the step, so that a run can resume."""
+
+import functools
+import zlib
+
+import numpy as np
+
+
+class IndexStream:
+    """An endless row of epochs, each a fresh permutation, cut into batches."""
+
+    def __init__(self, size: int, batch_size: int, seed: int, name: str):
+        """Prepares a stream.
+
+        Args:
+          size: number of images.
+          batch_size: indices in a batch; may be more than there are images.
+          seed: of the run.
+          name: streams of other names are independent.
+
+        Raises:
+          ValueError: if there are no images, or the batch is empty.
+        """
+        if size < 1 or batch_size < 1:
+            raise ValueError(f"stream {name!r}: {size} images in batches of {batch_size}")
+        self.size, self.batch_size = size, batch_size
+        self._root = (seed, zlib.crc32(name.encode()))
+        self._permutation = functools.lru_cache(maxsize=2)(self._permute)
+
+    def at(self, step: int) -> np.ndarray:
+        """The indices of batch `step`, counted from 0: int32 `[batch_size]`."""
+        positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        epochs, places = np.divmod(positions, self.size)
+        parts = [self._permutation(int(e))[places[epochs == e]] for e in np.unique(epochs)]
+        return np.concatenate(parts)
+
+    def _permute(self, epoch: int) -> np.ndarray:
+        generator = np.random.default_rng((*self._root, epoch))
+        return generator.permutation(self.size).astype(np.int32)

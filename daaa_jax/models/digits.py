@@ -1,0 +1,40 @@
+"""The paper's digit network: three convolutions for features, the fourth is the classifier."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from daaa_jax import attention
+from daaa_jax.models.layers import Convolution, max_pool_2x2
+
+
+class DigitNetwork(nn.Module):
+    """Classifies 32x32 images, and sows the attention maps of its three feature convolutions.
+
+    Attributes:
+      num_classes: number of classes K.
+      widths: channels of the feature convolutions.
+      attention: how features become attention maps, see `attention.attention_map`.
+    """
+
+    num_classes: int
+    widths: tuple[int, ...] = (32, 64, 128)
+    attention: str = "sum_squares"
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool) -> Array:
+        """Maps images `[B, 32, 32, 3]` in [-1, 1] to float32 logits `[B, K]`.
+
+        The maps, taken before the pooling, are the intermediates `conv1`, `conv2`, `conv3`.
+        """
+        features = images
+        for i, width in enumerate(self.widths, start=1):
+            features = Convolution(width, use_bias=False, name=f"convolution{i}")(features)
+            features = nn.BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm{i}")(
+                features
+            )
+            features = nn.relu(features)
+            attention.sow_map(self, f"conv{i}", features, self.attention)
+            features = max_pool_2x2(features)
+        logits = Convolution(self.num_classes, size=4, padding="VALID", name="classifier")(features)
+        return logits.reshape(logits.shape[0], -1).astype(jnp.float32)

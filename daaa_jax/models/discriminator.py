@@ -1,0 +1,39 @@
+"""The patch discriminator of CycleGAN (section 3.1): D_S and D_T."""
+
+import flax.linen as nn
+from jax import Array
+
+from daaa_jax.models.layers import Convolution, InstanceNorm, normal_initializer
+
+
+class PatchDiscriminator(nn.Module):
+    """Judges overlapping patches: images `[B, H, W, 3]` to logits `[B, h, w, 1]`.
+
+    Attributes:
+      filters: channels of the first convolution; doubled by each layer, up to eight times.
+      layers: number of halving convolutions. 3 is the released 70x70 discriminator; 2 suits images
+        of 32x32, which then give 6x6 logits.
+    """
+
+    filters: int = 64
+    layers: int = 3
+
+    @nn.compact
+    def __call__(self, images: Array) -> Array:
+        features = images
+        for i in range(self.layers + 1):
+            features = Convolution(
+                self.filters * min(2**i, 8),
+                size=4,
+                stride=2 if i < self.layers else 1,
+                padding=((1, 1), (1, 1)),
+                use_bias=i == 0,
+                kernel_init=normal_initializer,
+                name=f"conv{i + 1}",
+            )(features)
+            if i > 0:
+                features = InstanceNorm(name=f"conv{i + 1}_norm")(features)
+            features = nn.leaky_relu(features, 0.2)
+        return Convolution(
+            1, size=4, padding=((1, 1), (1, 1)), kernel_init=normal_initializer, name="logits"
+        )(features)

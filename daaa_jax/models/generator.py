@@ -1,0 +1,70 @@
+"""The image translator of CycleGAN (section 3.1): G_ST and G_TS."""
+
+import functools
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from daaa_jax.models.layers import Convolution, InstanceNorm, normal_initializer, reflect_pad
+
+
+class Generator(nn.Module):
+    """Residual generator: images in [-1, 1] to images of the same size in [-1, 1].
+
+    Differs from the released one in its upsampling: nearest neighbours and a convolution leave no
+    checkerboard, as its transposed convolution does.
+
+    Attributes:
+      filters: channels of the first convolution; doubled by each downsampling.
+      downsamplings: how often height and width are halved, so both must allow it.
+      blocks: number of residual blocks at the lowest resolution.
+    """
+
+    filters: int = 32
+    downsamplings: int = 1
+    blocks: int = 3
+
+    @nn.compact
+    def __call__(self, images: Array) -> Array:
+        if any(size % 2**self.downsamplings for size in images.shape[1:3]):
+            raise ValueError(
+                f"images of {images.shape[1]}x{images.shape[2]} cannot be halved "
+                f"{self.downsamplings} times"
+            )
+        convolution = functools.partial(Convolution, use_bias=False, kernel_init=normal_initializer)
+
+        features = convolution(self.filters, 7, padding="VALID", name="enter")(
+            reflect_pad(images, 3)
+        )
+        features = nn.relu(InstanceNorm(name="enter_norm")(features))
+
+        for i in range(1, self.downsamplings + 1):
+            features = convolution(
+                self.filters * 2**i, stride=2, padding=((1, 1), (1, 1)), name=f"down{i}"
+            )(features)
+            features = nn.relu(InstanceNorm(name=f"down{i}_norm")(features))
+
+        for i in range(1, self.blocks + 1):
+            features = features + self._residual(features, f"block{i}", convolution)
+
+        for i in range(self.downsamplings, 0, -1):
+            features = convolution(self.filters * 2 ** (i - 1), upsample=True, name=f"up{i}")(
+                features
+            )
+            features = nn.relu(InstanceNorm(name=f"up{i}_norm")(features))
+
+        outputs = convolution(images.shape[-1], 7, padding="VALID", use_bias=True, name="leave")(
+            reflect_pad(features, 3)
+        )
+        return jnp.tanh(outputs)
+
+    def _residual(self, features: Array, name: str, convolution) -> Array:
+        channels = features.shape[-1]
+        for half in ("a", "b"):
+            features = convolution(channels, padding="VALID", name=f"{name}{half}")(
+                reflect_pad(features, 1)
+            )
+            features = InstanceNorm(name=f"{name}{half}_norm")(features)
+            features = nn.relu(features) if half == "a" else features
+        return features

@@ -1,0 +1,91 @@
+"""Layers shared by the networks, each with the parameters and the meaning of the plain layer."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array, lax
+
+Padding = str | Sequence[tuple[int, int]]
+
+normal_initializer = nn.initializers.normal(0.02)  # of the released CycleGAN
+
+
+def convolve(images: Array, kernel: Array, stride: int = 1, padding: Padding = "SAME") -> Array:
+    """Convolution of `[B, H, W, C]` with an HWIO kernel."""
+    return lax.conv_general_dilated(
+        images, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def upsample_convolve(images: Array, kernel: Array) -> Array:
+    """Nearest upsampling to twice the size, then a 3x3 `SAME` convolution."""
+    return convolve(jnp.repeat(jnp.repeat(images, 2, axis=1), 2, axis=2), kernel)
+
+
+def max_pool_2x2(features: Array) -> Array:
+    """2x2 max-pooling with stride 2, `[B, H, W, C]` to `[B, H // 2, W // 2, C]`."""
+    height, width = features.shape[1] // 2 * 2, features.shape[2] // 2 * 2
+    rows = jnp.maximum(features[:, 0:height:2], features[:, 1:height:2])
+    return jnp.maximum(rows[:, :, 0:width:2], rows[:, :, 1:width:2])
+
+
+def reflect_pad(images: Array, width: int) -> Array:
+    """Pads height and width by reflection, as the released CycleGAN does."""
+    return jnp.pad(images, ((0, 0), (width, width), (width, width), (0, 0)), mode="reflect")
+
+
+class Convolution(nn.Module):
+    """Convolution with a standard `[size, size, C, features]` kernel.
+
+    Attributes:
+      features: output channels.
+      size: height and width of the kernel.
+      stride: step in both directions.
+      padding: as `lax.conv_general_dilated` takes it.
+      upsample: doubles height and width by repetition first.
+      use_bias: adds a bias; leave it out before a normalisation.
+      kernel_init: initialiser of the kernel.
+      dtype: computation type; parameters stay float32.
+    """
+
+    features: int
+    size: int = 3
+    stride: int = 1
+    padding: Padding = "SAME"
+    upsample: bool = False
+    use_bias: bool = True
+    kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, images: Array) -> Array:
+        shape = (self.size, self.size, images.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        images, kernel = nn.dtypes.promote_dtype(images, kernel, dtype=self.dtype)
+        if self.upsample:
+            outputs = upsample_convolve(images, kernel)
+        else:
+            outputs = convolve(images, kernel, self.stride, self.padding)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+            outputs = outputs + bias.astype(outputs.dtype)
+        return outputs
+
+
+class InstanceNorm(nn.Module):
+    """Normalises each channel of each sample over its pixels, then scales and shifts it."""
+
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, features: Array) -> Array:
+        shape = (features.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones_init(), shape)
+        bias = self.param("bias", nn.initializers.zeros_init(), shape)
+        values = features.astype(jnp.float32)
+        mean = values.mean((1, 2), keepdims=True)
+        centred = values - mean
+        variance = jnp.square(centred).mean((1, 2), keepdims=True)
+        outputs = centred * (lax.rsqrt(variance + self.epsilon) * scale) + bias
+        return outputs.astype(features.dtype)

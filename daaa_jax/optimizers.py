@@ -1,0 +1,45 @@
+"""An optax optimiser from a stage's settings."""
+
+import optax
+from ml_collections import ConfigDict
+
+from daaa_jax import schedules
+
+
+def make(
+    settings: ConfigDict,
+    *,
+    total_steps: int,
+    round_steps: int | None = None,
+    restart: bool = False,
+) -> optax.GradientTransformation:
+    """The optimiser of a stage.
+
+    Args:
+      settings: `name` (`adam` or `sgd`), `learning_rate`, `schedule` (see `schedules.make`),
+        `decay_fraction` (for the `linear` schedule), `b1` and `b2` (adam), `momentum` (sgd),
+        `weight_decay` (added to the gradient before the momentum, as JAN's solver does).
+      total_steps: updates in the whole stage.
+      round_steps: updates in a round.
+      restart: whether the schedule starts again with each round (section 3.3, C).
+
+    Raises:
+      ValueError: if the optimiser's name is unknown.
+    """
+    learning_rate = schedules.make(
+        settings.schedule,
+        settings.learning_rate,
+        total_steps=total_steps,
+        round_steps=round_steps,
+        restart=restart,
+        decay_fraction=settings.decay_fraction,
+    )
+    if settings.name == "adam":
+        rule = optax.adam(learning_rate, b1=settings.b1, b2=settings.b2)
+    elif settings.name == "sgd":
+        rule = optax.sgd(learning_rate, momentum=settings.momentum)
+    else:
+        raise ValueError(f"optimiser {settings.name!r}: choose adam or sgd")
+    if settings.weight_decay:
+        rule = optax.chain(optax.add_decayed_weights(settings.weight_decay), rule)
+    return rule

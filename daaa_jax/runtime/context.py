@@ -1,0 +1,26 @@
+"""What every stage is handed beside its settings: where to write, on which devices, how often."""
+
+import dataclasses
+from pathlib import Path
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from daaa_jax.runtime.metrics import MetricWriter
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """The surroundings of a run.
+
+    Attributes:
+      workdir: where the stages write.
+      mesh: the devices, one axis `data`.
+      writer: the sink of figures and pictures.
+      settings: `config.run`: how often to log and to save; nothing in it changes a result.
+    """
+
+    workdir: Path
+    mesh: Mesh
+    writer: MetricWriter
+    settings: ConfigDict

@@ -1,0 +1,152 @@
+"""The training loop that the stages share, in an order that survives a kill at any moment."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any, TypeVar
+
+import jax
+from clu.metrics import Average
+
+from daaa_jax.errors import UserError
+from daaa_jax.runtime import mesh as meshes
+from daaa_jax.runtime.checkpoints import Checkpoints
+from daaa_jax.runtime.context import Context
+from daaa_jax.runtime.progress import Progress
+
+State = TypeVar("State")
+Metrics = Mapping[str, Average]
+Memory = MutableMapping[str, Any]
+
+
+def mean(values: jax.Array, where: jax.Array | None = None) -> Average:
+    """A metric of one step as a (sum, count) pair, so that uneven groups average rightly."""
+    if where is None:
+        return Average(total=values.sum(), count=jax.numpy.float32(values.size))
+    return Average(total=(values * where).sum(), count=where.sum())
+
+
+@jax.jit
+def _merge(left: Metrics, right: Metrics) -> Metrics:
+    return jax.tree.map(jax.numpy.add, left, right)
+
+
+def run(
+    name: str,
+    create_state: Callable[[], State],
+    train_step: Callable[..., tuple[State, Metrics]],
+    batch_at: Callable[[int], tuple],
+    *,
+    steps: int,
+    round_steps: int,
+    end_of_round: Callable[[int, State, Metrics, Memory], Mapping[str, float]],
+    context: Context,
+) -> tuple[State, Memory]:
+    """Trains one stage to its end, from its last checkpoint if it has one.
+
+    After the update number `s` that ends a logging interval, a saving interval or a round:
+
+    1. the metrics since the last such point are fetched and must be finite, so that a checkpoint
+       never holds a state that is not;
+    2. they are written, and added to the round's sums;
+    3. at the end of a round, `end_of_round` evaluates, and its figures are written;
+    4. only then the state and the memory are saved. What was written past the last save is dropped
+       when the run resumes, and is written again.
+
+    Args:
+      name: the stage, and the folder under the workdir.
+      create_state: makes the initial state; only its shapes are asked for where it is restored.
+      train_step: `(state, *batch) -> (state, metrics)`, jitted, donating the state.
+      batch_at: the batch of update `s`, counted from 0: a function of `s` alone.
+      steps: number of updates in all.
+      round_steps: number of updates between two calls of `end_of_round`, which is also called
+        after the last update.
+      end_of_round: `(step, state, round_metrics, memory) -> figures`; it may keep what it needs in
+        `memory`, a JSON object that is saved with the state.
+      context: the surroundings of the run.
+
+    Returns:
+      The final state and the memory; `memory["seconds"]` is the time the stage took, over all its
+      starts.
+
+    Raises:
+      UserError: if a metric is not finite.
+    """
+    settings = context.settings
+    with Checkpoints(context.workdir / name / "checkpoints") as checkpoints:
+        memory: Memory = {"seconds": 0.0, "round": {}}
+        start = checkpoints.latest_step() or 0
+        if start:
+            shapes = jax.eval_shape(create_state)
+            whole = meshes.replicated(context.mesh)
+            expected = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), shapes
+            )
+            state, memory = checkpoints.restore(expected)
+        else:
+            state = meshes.replicate(create_state(), context.mesh)
+        context.writer.drop_after(name, start)
+        with Progress(name, steps, start) as progress:
+            if 0 < start < steps:
+                progress.line(f"{name}: resumed after step {start} of {steps}")
+            clock, sums = time.monotonic(), None
+            for step in range(start + 1, steps + 1):
+                state, metrics = train_step(state, *batch_at(step - 1))
+                sums = metrics if sums is None else _merge(sums, metrics)
+                ends_round = step % round_steps == 0 or step == steps
+                saves = ends_round or step % settings.checkpoint_every == 0
+                if not (saves or step % settings.log_every == 0):
+                    continue
+                sums = jax.device_get(sums)
+                figures = _figures(sums)
+                _check_finite(name, step, figures, checkpoints)
+                context.writer.scalars(name, step, figures)
+                progress.update(step, figures)
+                memory["round"] = _add(memory["round"], sums)
+                sums = None
+                if ends_round:
+                    in_round = {
+                        k: Average(total=t, count=c) for k, (t, c) in memory["round"].items()
+                    }
+                    memory["round"] = {}
+                    results = end_of_round(step, state, in_round, memory)
+                    context.writer.scalars(name, step, results)
+                    progress.line(_round_line(name, step, round_steps, steps, results))
+                if saves:
+                    now = time.monotonic()
+                    memory["seconds"], clock = memory["seconds"] + now - clock, now
+                    context.writer.flush()
+                    checkpoints.save(step, state, dict(memory))
+    return state, memory
+
+
+def _figures(sums: Metrics) -> dict[str, float]:
+    """Averages of the pairs that counted anything."""
+    return {k: float(m.total) / float(m.count) for k, m in sums.items() if float(m.count) > 0}
+
+
+def _add(totals: Mapping[str, list[float]], sums: Metrics) -> dict[str, list[float]]:
+    pairs = {k: (float(m.total), float(m.count)) for k, m in sums.items()}
+    old = {k: totals.get(k, (0.0, 0.0)) for k in pairs}
+    return {k: [old[k][0] + total, old[k][1] + count] for k, (total, count) in pairs.items()}
+
+
+def _check_finite(
+    name: str, step: int, figures: Mapping[str, float], checkpoints: Checkpoints
+) -> None:
+    bad = [key for key, value in figures.items() if not math.isfinite(value)]
+    if not bad:
+        return
+    checkpoints.wait()
+    good = checkpoints.latest_step()
+    kept = f"the checkpoint after step {good} is kept" if good else "no checkpoint was written yet"
+    raise UserError(
+        f"stage {name}: {', '.join(bad)} not finite by step {step}; {kept}. "
+        f"Lower the learning rate of this stage, or look at its input."
+    )
+
+
+def _round_line(name: str, step: int, round_steps: int, steps: int, results: Mapping) -> str:
+    rounds, this = math.ceil(steps / round_steps), math.ceil(step / round_steps)
+    text = "  ".join(f"{key} {value:.4g}" for key, value in results.items())
+    return f"{name} {this}/{rounds}  {text}"

@@ -1,0 +1,188 @@
+"""Small files that must be whole or absent, above all the marker that a stage is finished."""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from daaa_jax.errors import UserError
+
+MARKER_NAME = "finished.json"
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Writes a file atomically: readers, and a run that is killed, see the old or the new whole.
+
+    Args:
+      path: the file; its folder is made if need be.
+      content: what it shall hold.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes a value as readable JSON, atomically.
+
+    Args:
+      path: the file; its folder is made if need be.
+      value: anything that `plain` understands. Figures that are not finite become null.
+    """
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, (text + "\n").encode())
+
+
+def read_json(path: str | Path) -> Any:
+    """What `write_json` wrote.
+
+    Args:
+      path: the file.
+
+    Raises:
+      UserError: if it is no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: remove it, or restore it") from error
+
+
+def plain(value: Any) -> Any:
+    """Turns mappings, sequences, paths, NumPy and JAX scalars and arrays into what JSON knows.
+
+    Args:
+      value: what shall be written.
+
+    Returns:
+      dicts with string keys, lists, strings, bools, ints, finite floats and None.
+
+    Raises:
+      TypeError: if there is something else in it.
+    """
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "items"):  # a ConfigDict is no Mapping
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """A short name for settings: the same for equal ones, in whatever order and on any machine.
+
+    Args:
+      settings: as `plain` understands them.
+
+    Returns:
+      The SHA-256 of their canonical JSON, in hexadecimal.
+    """
+    canonical = json.dumps(plain(settings), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def write_marker(
+    directory: str | Path, stage: str, settings: Mapping[str, Any], extra: Mapping[str, Any]
+) -> None:
+    """Says that a stage is finished, and under which settings.
+
+    Args:
+      directory: the stage's folder.
+      stage: its name.
+      settings: everything that its outcome depends on: settings, seed, inputs.
+      extra: what later stages and the result want to know, such as seconds.
+    """
+    marker = {
+        "stage": stage,
+        "fingerprint": fingerprint(settings),
+        "settings": settings,
+        "extra": extra,
+    }
+    write_json(Path(directory) / MARKER_NAME, marker)
+
+
+def read_marker(directory: str | Path) -> dict[str, Any] | None:
+    """The marker of a stage, or None if it is not finished.
+
+    Args:
+      directory: the stage's folder.
+
+    Returns:
+      A dict with `stage`, `fingerprint`, `settings` and `extra`.
+
+    Raises:
+      UserError: if the file has been damaged.
+    """
+    path = Path(directory) / MARKER_NAME
+    try:
+        marker = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: delete it to run the stage again") from error
+    if not isinstance(marker, dict) or not {"stage", "fingerprint", "settings"} <= marker.keys():
+        raise UserError(f"{path} is not a stage's marker: delete it to run the stage again")
+    return marker
+
+
+def differing_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Lists what is not the same in two nested settings.
+
+    Args:
+      old: the settings of before, possibly read from JSON.
+      new: those of now.
+
+    Returns:
+      Lines such as `adapt.beta (was 0.1, is 0.3)`, in the order of the names; empty exactly if
+      the fingerprints are equal.
+    """
+    before, now = _flat(plain(old)), _flat(plain(new))
+    return [
+        f"{name} (was {before.get(name, 'absent')}, is {now.get(name, 'absent')})"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, str]:
+    """Dotted name → JSON text: text, as 1, 1.0 and True are equal in Python but not in JSON."""
+    if isinstance(value, dict) and (value or not prefix):
+        leaves: dict[str, str] = {}
+        for key, item in value.items():
+            leaves |= _flat(item, f"{prefix}.{key}" if prefix else key)
+        return leaves
+    return {prefix: json.dumps(value, sort_keys=True, allow_nan=False)}
+
+
+def _sync_folder(folder: Path) -> None:
+    # The rename itself lies in the folder; some file systems and Windows cannot sync one.
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,186 @@
+"""Every figure of a run goes to `metrics.jsonl` and to TensorBoard, through here."""
+
+import io
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import jax
+import numpy as np
+
+from daaa_jax.runtime import markers
+
+
+class MetricWriter:
+    """Writes figures and pictures of a run; only process 0 does, the others pass in silence.
+
+    `metrics.jsonl` has one JSON object a line: `stage`, `step`, and the figures. TensorBoard sees
+    each stage as a run of its own, under `tensorboard/<stage>/`.
+    """
+
+    def __init__(self, workdir: str | Path):
+        """Opens the files of a working directory, made if need be, to append to them.
+
+        Args:
+          workdir: the run's working directory.
+        """
+        self.path = Path(workdir) / "metrics.jsonl"
+        self._events_folder = Path(workdir) / "tensorboard"
+        self._events: dict[str, Any] = {}
+        self._purge_steps: dict[str, int] = {}
+        self._file: io.TextIOWrapper | None = None
+        if jax.process_index() == 0:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            _cut_torn_line(self.path)
+            self._file = self._open()
+
+    def scalars(self, stage: str, step: int, figures: Mapping[str, Any]) -> None:
+        """Writes the figures of one step.
+
+        Args:
+          stage: the stage's name.
+          step: the number of updates made.
+          figures: name → number (a scalar array will do). One that is not finite becomes null.
+        """
+        if self._file is None:
+            return
+        line: dict[str, Any] = {"stage": stage, "step": int(step)}
+        events = self._event_writer(stage)
+        for name, value in figures.items():
+            line[name] = _figure(value)
+            if line[name] is not None:
+                events.add_scalar(name, line[name], step)
+        # The file is line-buffered: a run that is killed keeps what it has logged.
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+
+    def image(self, stage: str, step: int, name: str, image: np.ndarray) -> None:
+        """Writes a picture, for TensorBoard alone.
+
+        Args:
+          stage: the stage's name.
+          step: the number of updates made.
+          name: the picture's name.
+          image: uint8 `[H, W, C]`, C being 1 or 3.
+
+        Raises:
+          ValueError: if it is no such array.
+        """
+        image = np.asarray(image)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (1, 3):
+            raise ValueError(
+                f"{name} is {image.dtype}{list(image.shape)}, not uint8 [H, W, 1 or 3]"
+            )
+        if self._file is not None:
+            self._event_writer(stage).add_image(name, image, step, dataformats="HWC")
+
+    def drop_after(self, stage: str, step: int) -> None:
+        """Forgets what a stage wrote past a step, as a run resumed from it will write it again.
+
+        Args:
+          stage: the stage that resumes; call this before it writes anything.
+          step: the step that was restored, itself kept; -1 forgets all of the stage.
+        """
+        if self._file is None:
+            return
+        self._file.close()
+        lines = self.path.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if not _is_past(line, stage, step)]
+        if len(kept) < len(lines):
+            markers.write_bytes(self.path, "".join(kept).encode())
+        self._file = self._open()
+        # Event files cannot be cut; TensorBoard hides what lies at or past a purge step.
+        self._purge_steps[stage] = step + 1
+
+    def flush(self) -> None:
+        """Brings everything written so far to the disk."""
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            for events in self._events.values():
+                events.flush()
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        if self._file is not None and not self._file.closed:
+            self.flush()
+            self._file.close()
+            for events in self._events.values():
+                events.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _open(self) -> io.TextIOWrapper:
+        return self.path.open("a", buffering=1, encoding="utf-8")
+
+    def _event_writer(self, stage: str) -> Any:
+        if stage not in self._events:
+            # Imported here, as it takes a second or more.
+            from tensorboardX import SummaryWriter
+
+            self._events[stage] = SummaryWriter(
+                logdir=str(self._events_folder / stage),
+                purge_step=self._purge_steps.get(stage),
+                flush_secs=10,
+            )
+        return self._events[stage]
+
+
+def read(workdir: str | Path) -> list[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl`, in the order they were written.
+
+    Args:
+      workdir: the run's working directory.
+
+    Returns:
+      One dict a line, with `stage`, `step` and the figures; empty if nothing was written yet. A
+      last line that a killed run left unfinished is passed over.
+    """
+    path = Path(workdir) / "metrics.jsonl"
+    if not path.exists():
+        return []
+    parsed = map(_parse, path.read_text().splitlines())
+    return [line for line in parsed if line is not None]
+
+
+def _figure(value: Any) -> int | float | None:
+    number = value.item() if hasattr(value, "item") else value
+    if isinstance(number, bool | int):
+        return number
+    number = float(number)
+    return number if math.isfinite(number) else None
+
+
+def _is_past(line: str, stage: str, step: int) -> bool:
+    parsed = _parse(line)
+    return parsed is None or (parsed["stage"] == stage and parsed["step"] > step)
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    try:
+        parsed = json.loads(line)
+    except ValueError:
+        return None
+    return parsed if isinstance(parsed, dict) and {"stage", "step"} <= parsed.keys() else None
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Removes a last line without its end, or the next one would be glued to it."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        os.truncate(path, len(whole))

@@ -1,0 +1,34 @@
+"""Grids of images, as PNG files."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def grid(images: np.ndarray, gap: int = 2) -> np.ndarray:
+    """Lays images out in rows and columns on white.
+
+    Args:
+      images: `[rows,columns,H,W,3]` in [-1,1].
+      gap: pixels between two images.
+
+    Returns:
+      uint8 `[rows*(H+gap)+gap, columns*(W+gap)+gap, 3]`.
+    """
+    rows, columns, height, width, _ = images.shape
+    pixels = np.clip(np.round((images + 1) * 127.5), 0, 255).astype(np.uint8)
+    page = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, np.uint8)
+    for row in range(rows):
+        for column in range(columns):
+            top, left = gap + row * (height + gap), gap + column * (width + gap)
+            page[top : top + height, left : left + width] = pixels[row, column]
+    return page
+
+
+def write_png(path: Path, pixels: np.ndarray, scale: int = 2) -> None:
+    """Writes uint8 `[H,W,3]` pixels, each enlarged to `scale`² of them, or not at all."""
+    temporary = path.with_suffix(".tmp")
+    enlarged = pixels.repeat(scale, axis=0).repeat(scale, axis=1)
+    Image.fromarray(enlarged).save(temporary, format="png")
+    temporary.replace(path)

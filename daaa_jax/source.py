@@ -1,0 +1,141 @@
+"""Stage `source`: the source network, trained on labelled source images, then fixed (3.2)."""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import optax
+from flax import linen as nn
+from flax import struct
+from jax import Array
+from ml_collections import ConfigDict
+
+from daaa_jax import losses, optimizers
+from daaa_jax.data.augment import decode, random_shift
+from daaa_jax.data.batches import IndexStream
+from daaa_jax.data.types import LabelledImages
+from daaa_jax.models import Variables, initial_variables
+from daaa_jax.runtime import loop
+from daaa_jax.runtime import mesh as meshes
+from daaa_jax.runtime.context import Context
+
+
+@struct.dataclass
+class SourceState:
+    """The state of stage `source`: `step` updates made, variables and optimiser."""
+
+    step: Array
+    key: Array
+    variables: Variables
+    opt_state: optax.OptState
+
+
+def create_state(
+    key: Array, model: nn.Module, optimizer: optax.GradientTransformation, image: Array
+) -> SourceState:
+    """A fresh state; `image` is float32 `[1,H,W,3]` and gives the input's shape alone."""
+    init_key, step_key = jax.random.split(key)
+    variables = initial_variables(init_key, model, image)
+    return SourceState(
+        step=jax.numpy.int32(0),
+        key=step_key,
+        variables=variables,
+        opt_state=optimizer.init(variables["params"]),
+    )
+
+
+def train_step(
+    state: SourceState,
+    images: Array,
+    labels: Array,
+    rows: Array,
+    *,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    shift: int,
+) -> tuple[SourceState, loop.Metrics]:
+    """One update on the cross-entropy of Eq. 6.
+
+    Args:
+      state: before the update.
+      images: all source training images, uint8 `[N,H,W,3]`.
+      labels: their classes, int32 `[N]`.
+      rows: those in the batch, int32 `[B]`.
+      model: the classifier.
+      optimizer: as `create_state` was given.
+      shift: images are shifted at random by up to this many pixels.
+    """
+    key = jax.random.fold_in(state.key, state.step)
+    inputs, labels = random_shift(key, decode(images[rows]), shift), labels[rows]
+
+    def objective(params):
+        variables = {**state.variables, "params": params}
+        logits, updates = model.apply(variables, inputs, train=True, mutable=["batch_stats"])
+        each = losses.cross_entropy(logits, labels)
+        return each.mean(), (each, logits, updates)
+
+    gradient, (each, logits, statistics) = jax.grad(objective, has_aux=True)(
+        state.variables["params"]
+    )
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.variables["params"])
+    params = optax.apply_updates(state.variables["params"], updates)
+    metrics = {
+        "loss": loop.mean(each),
+        "accuracy": loop.mean((logits.argmax(axis=-1) == labels).astype("float32")),
+        "grad_norm": loop.mean(optax.tree.norm(gradient)),
+    }
+    variables = {**state.variables, "params": params, **statistics}
+    return state.replace(step=state.step + 1, variables=variables, opt_state=opt_state), metrics
+
+
+def run(
+    config: ConfigDict,
+    model: nn.Module,
+    data: LabelledImages,
+    evaluate: Callable[[Variables], Mapping[str, float]],
+    context: Context,
+) -> tuple[Variables, Mapping[str, Any]]:
+    """Trains the source network, or goes on with it.
+
+    Args:
+      config: the whole config; `source`, `augment` and `seed` are read.
+      model: the classifier.
+      data: the labelled source training images.
+      evaluate: figures of the network, logged every `source.round_epochs` epochs and at the end.
+      context: the surroundings of the run.
+
+    Returns:
+      The variables after the last update, and the loop's memory with the last `evaluate` figures.
+    """
+    settings, mesh = config.source, context.mesh
+    meshes.check_batch_size("source.batch_size", settings.batch_size, mesh)
+    epoch = math.ceil(len(data.labels) / settings.batch_size)
+    steps = settings.epochs * epoch
+    optimizer = optimizers.make(settings.optimizer, total_steps=steps)
+    stream = IndexStream(len(data.labels), settings.batch_size, config.seed, "source")
+    images, labels = meshes.replicate((data.images, data.labels), mesh)
+    step = jax.jit(
+        functools.partial(train_step, model=model, optimizer=optimizer, shift=config.augment.shift),
+        donate_argnums=0,
+        out_shardings=meshes.replicated(mesh),
+    )
+
+    def end_of_round(step, state, metrics, memory):
+        memory["figures"] = dict(evaluate(state.variables))
+        return memory["figures"]
+
+    state, memory = loop.run(
+        "source",
+        functools.partial(
+            create_state, jax.random.key(config.seed), model, optimizer, decode(data.images[:1])
+        ),
+        step,
+        lambda s: (images, labels, meshes.shard_batch(stream.at(s), mesh)),
+        steps=steps,
+        round_steps=settings.round_epochs * epoch,
+        end_of_round=end_of_round,
+        context=context,
+    )
+    return state.variables, memory

@@ -1,0 +1,150 @@
+"""Stage `translate`: every training image through its generator, once, to memory-mappable files."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import Array
+from ml_collections import ConfigDict
+
+from daaa_jax.data.augment import decode
+from daaa_jax.errors import UserError
+from daaa_jax.runtime import markers
+from daaa_jax.runtime import mesh as meshes
+from daaa_jax.runtime.context import Context
+from daaa_jax.runtime.progress import Progress
+
+MANIFEST = "manifest.json"
+
+
+def checksum(tree: Any) -> str:
+    """The sha256 of a tree of arrays: of the leaves' names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(tree)):
+        leaf = np.ascontiguousarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
+        digest.update(leaf.data)
+    return digest.hexdigest()
+
+
+def encode(images: Array) -> Array:
+    """float32 images in [-1,1] as uint8, the inverse of `decode`."""
+    return jnp.clip(jnp.round((images + 1) * 127.5), 0, 255).astype(jnp.uint8)
+
+
+def run(
+    config: ConfigDict,
+    generator: nn.Module,
+    params: Mapping[str, Any],
+    images: np.ndarray,
+    direction: str,
+    context: Context,
+) -> np.ndarray:
+    """Translates the images of one domain, or goes on with it part by part.
+
+    Args:
+      config: the whole config; `translate` is read.
+      generator: the network.
+      params: its parameters for this direction.
+      images: the originals, uint8 `[N,H,W,3]`.
+      direction: names the folder, for instance `mnist_to_mnist_m`.
+      context: the surroundings of the run.
+
+    Returns:
+      The translations in the order of the originals, uint8 `[N,H,W,3]`.
+    """
+    settings, mesh = config.translate, context.mesh
+    meshes.check_batch_size("translate.batch_size", settings.batch_size, mesh)
+    folder = context.workdir / "translate" / direction
+    parts = [
+        {
+            "file": f"part-{number:05d}.npy",
+            "first": first,
+            "count": min(settings.part_size, len(images) - first),
+        }
+        for number, first in enumerate(range(0, len(images), settings.part_size))
+    ]
+    manifest = {
+        "direction": direction,
+        "count": len(images),
+        "shape": list(images.shape[1:]),
+        "order": "row i is the translation of original i",
+        "originals_sha256": checksum(images),
+        "generator_sha256": checksum(params),
+        "parts": parts,
+    }
+    if not _is_same(folder, manifest):
+        folder.mkdir(parents=True, exist_ok=True)
+        for stale in folder.glob("part-*"):
+            stale.unlink()
+        markers.write_json(folder / MANIFEST, manifest | {"complete": False})
+
+    translate = jax.jit(
+        lambda params, batch: encode(generator.apply({"params": params}, decode(batch))),
+        out_shardings=meshes.replicated(mesh),
+    )
+    params = meshes.replicate(params, mesh)
+    with Progress(f"translate {direction}", len(images)) as progress:
+        for part in parts:
+            path = folder / part["file"]
+            if not path.exists():
+                rows = images[part["first"] : part["first"] + part["count"]]
+                _write(path, _translate_all(translate, params, rows, settings.batch_size, mesh))
+            progress.update(part["first"] + part["count"], {})
+    markers.write_json(folder / MANIFEST, manifest | {"complete": True})
+    return read(folder)
+
+
+def read(folder: Path) -> np.ndarray:
+    """The translations of a finished direction, uint8 `[N,H,W,3]`, in the originals' order.
+
+    Raises:
+      UserError: if the manifest says that the direction is not complete, or a part is missing.
+    """
+    manifest = _manifest(folder)
+    if not manifest.get("complete"):
+        raise UserError(f"{folder} holds no complete translation: run the stage translate again")
+    result = np.empty((manifest["count"], *manifest["shape"]), np.uint8)
+    for part in manifest["parts"]:
+        path = folder / part["file"]
+        rows = np.load(path, mmap_mode="r") if path.exists() else np.empty(0)
+        if len(rows) != part["count"]:
+            raise UserError(
+                f"{path} should hold {part['count']} images: remove {folder} and run the stage "
+                f"translate again"
+            )
+        result[part["first"] : part["first"] + part["count"]] = rows
+    return result
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _is_same(folder: Path, manifest: Mapping[str, Any]) -> bool:
+    found = _manifest(folder)
+    found.pop("complete", None)
+    return found == manifest
+
+
+def _translate_all(translate, params, images, batch_size, mesh) -> np.ndarray:
+    result = []
+    for first in range(0, len(images), batch_size):
+        rows = np.arange(first, first + batch_size)
+        batch = meshes.shard_batch(images[np.minimum(rows, len(images) - 1)], mesh)
+        result.append(jax.device_get(translate(params, batch)))
+    return np.concatenate(result)[: len(images)]
+
+
+def _write(path: Path, array: np.ndarray) -> None:
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        np.save(file, array)
+    temporary.replace(path)

@@ -1,0 +1,152 @@
+"""Placing arrays on one device, on eight, and on those of two processes."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from daaa_jax.errors import UserError
+from daaa_jax.runtime import mesh as meshes
+
+TWO_PROCESSES = """
+import sys
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from daaa_jax.runtime import checkpoints, mesh as meshes
+from daaa_jax.runtime.metrics import MetricWriter
+
+address, index, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+jax.distributed.initialize(address, num_processes=2, process_id=index)
+mesh = meshes.data_mesh()
+assert mesh.size == 4 and len(mesh.local_devices) == 2
+
+batch = np.arange(24, dtype=np.float32).reshape(8, 3)
+sharded = meshes.shard_batch(batch, mesh)
+assert sharded.shape == (8, 3)
+for shard in sharded.addressable_shards:
+    np.testing.assert_array_equal(np.asarray(shard.data), batch[shard.index])
+rows = {shard.index[0].start for shard in sharded.addressable_shards}
+assert rows == ({0, 2} if index == 0 else {4, 6}), rows
+assert float(jax.jit(jnp.sum)(sharded)) == batch.sum()
+
+state = meshes.replicate({"w": batch, "key": jax.random.key(3)}, mesh)
+with checkpoints.Checkpoints(folder + "/checkpoints") as kept:
+    kept.save(5, state, {"round": 1})
+    restored, loop = kept.restore(checkpoints.abstract(state))
+assert loop == {"round": 1}
+np.testing.assert_array_equal(np.asarray(restored["w"].addressable_data(0)), batch)
+draw = jax.jit(lambda key: jax.random.bits(key, (3,)))(restored["key"])
+np.testing.assert_array_equal(
+    np.asarray(draw.addressable_data(0)), np.asarray(jax.random.bits(jax.random.key(3), (3,)))
+)
+with MetricWriter(folder) as writer:
+    writer.drop_after("pair", 0)
+    writer.scalars("pair", 1, {"loss": 2.0})
+multihost_utils.sync_global_devices("done")
+"""
+
+
+@pytest.fixture(params=[1, 8])
+def mesh(request):
+    return meshes.data_mesh(jax.devices()[: request.param])
+
+
+def test_mesh_takes_all_devices_unless_told():
+    mesh = meshes.data_mesh()
+    assert mesh.axis_names == ("data",)
+    assert mesh.size == jax.device_count() == 8
+    assert mesh.axis_types == (jax.sharding.AxisType.Auto,)
+
+
+def test_batch_is_split_by_rows_in_order(mesh):
+    batch = {"images": np.arange(48, dtype=np.uint8).reshape(16, 3), "labels": np.arange(16)}
+    sharded = meshes.shard_batch(batch, mesh)
+    assert sharded["images"].sharding == meshes.batch_sharded(mesh)
+    np.testing.assert_array_equal(sharded["images"], batch["images"])
+    first = sharded["images"].addressable_shards[0]
+    np.testing.assert_array_equal(first.data, batch["images"][: 16 // mesh.size])
+
+
+def test_replicated_tree_lies_whole_on_every_device(mesh):
+    tree = {"w": np.ones((3, 2)), "key": jax.random.key(1), "count": jnp.int32(4)}
+    copies = meshes.replicate(tree, mesh)
+    assert len(copies["w"].addressable_shards) == mesh.size
+    assert all(shard.data.shape == (3, 2) for shard in copies["w"].addressable_shards)
+    assert copies["key"].sharding.is_fully_replicated
+    np.testing.assert_array_equal(
+        jax.random.key_data(copies["key"]), jax.random.key_data(tree["key"])
+    )
+
+
+def test_donating_a_replicated_tree_leaves_the_original_and_its_other_copies(mesh):
+    original = meshes.replicate({"w": np.zeros(1000, np.float32)}, mesh)
+    source, target = meshes.replicate((original, original), mesh)
+    step = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
+    np.testing.assert_array_equal(step(target)["w"], 1)
+    np.testing.assert_array_equal(source["w"], 0)
+    np.testing.assert_array_equal(original["w"], 0)
+
+
+def test_batch_changed_by_the_caller_afterwards_is_not_changed_on_the_device(mesh):
+    batch = np.zeros((8, 256), np.float32)
+    sharded = meshes.shard_batch(batch, mesh)
+    batch[:] = 1
+    np.testing.assert_array_equal(sharded, 0)
+
+
+def test_mean_over_eight_devices_equals_the_mean_over_one():
+    batch = np.random.default_rng(0).normal(size=(64, 5)).astype(np.float32)
+    means = [
+        jax.jit(lambda x: x.mean(0))(meshes.shard_batch(batch, meshes.data_mesh(devices)))
+        for devices in (jax.devices()[:1], jax.devices())
+    ]
+    np.testing.assert_allclose(means[0], means[1], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("size", "advice"),
+    [(100, "set it to 96 or 104"), (3, "set it to 8"), (0, "set it to 8"), (-8, "set it to 8")],
+)
+def test_batch_size_that_does_not_divide_names_the_setting_and_what_works(size, advice):
+    with pytest.raises(UserError) as caught:
+        meshes.check_batch_size("adapt.batch_size", size, meshes.data_mesh())
+    assert str(caught.value).startswith(f"adapt.batch_size is {size}, ")
+    assert "8 devices" in str(caught.value)
+    assert str(caught.value).endswith(advice)
+
+
+def test_batch_size_that_divides_is_accepted(mesh):
+    meshes.check_batch_size("adapt.batch_size", 128, mesh)
+
+
+def test_two_processes_hold_their_rows_and_write_one_checkpoint_and_one_log(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        address = f"localhost:{probe.getsockname()[1]}"
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO_PROCESSES, address, str(index), str(tmp_path)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    try:
+        outputs = [process.communicate(timeout=120)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 1
