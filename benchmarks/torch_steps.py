@@ -66,7 +66,7 @@ def generator(filters=32, downsamplings=1, blocks=3) -> nn.Module:
     return nn.Sequential(*layers, nn.ReflectionPad2d(3), nn.Conv2d(channels, 3, 7), nn.Tanh())
 
 
-def discriminator(filters=64, layers=2) -> nn.Module:
+def discriminator(filters=32, layers=2) -> nn.Module:
     """The network of `daaa_jax/models/discriminator.py`."""
     result, channels = [], 3
     for i in range(layers + 1):

@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
     pair.filters = 32
     pair.downsamplings = 1
     pair.blocks = 3
-    pair.discriminator_filters = 64
+    pair.discriminator_filters = 32
     pair.discriminator_layers = 2
     pair.adversarial = "lsgan"  # or vanilla, the paper's log-likelihood
     pair.cycle_weight = 10.0

@@ -19,7 +19,6 @@ from daaa_jax import attention, em, losses, optimizers
 from daaa_jax.data.augment import apply_shifts, decode, draw_shifts
 from daaa_jax.data.pairs import GROUPS, Batch, BatchStream
 from daaa_jax.data.types import Evaluation as MeasuredData
-from daaa_jax.errors import UserError
 from daaa_jax.evaluation import Evaluator
 from daaa_jax.models import Variables, initial_variables
 from daaa_jax.runtime import loop
@@ -251,9 +250,6 @@ def run(
       `selected` and `oracle`, each with its `step` and the accuracies there.
     """
     settings, mesh = config.adapt, context.mesh
-    meshes.check_batch_size("adapt.batch_size", settings.batch_size, mesh)
-    if config.em.refresh_every < 1:
-        raise UserError(f"em.refresh_every={config.em.refresh_every}: must be at least 1")
     sizes = group_sizes(settings.batch_size, [settings.mix[group] for group in GROUPS])
     steps = settings.rounds * settings.round_steps
     optimizer = optimizers.make(

@@ -108,7 +108,6 @@ def batch_sums(
 
 def make_evaluator(model: nn.Module, mesh: Mesh, *, batch_size: int, threshold: float) -> Evaluator:
     """A function `(variables, images) -> Evaluation`, compiled once for all sets of images."""
-    meshes.check_batch_size("evaluate.batch_size", batch_size, mesh)
     step = jax.jit(
         lambda *arguments: batch_sums(*arguments, model=model, threshold=threshold),
         out_shardings=meshes.replicated(mesh),

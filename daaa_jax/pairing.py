@@ -241,7 +241,6 @@ def run(
       UserError: if the batch size does not suit the devices, or the images do not suit the network.
     """
     settings, mesh = config.pair, context.mesh
-    meshes.check_batch_size("pair.batch_size", settings.batch_size, mesh)
     size = images_a.shape[1:3]
     if any(side % 2**settings.downsamplings for side in size):
         raise UserError(

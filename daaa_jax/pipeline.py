@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from daaa_jax import adaptation, evaluation, models, pairing, source, translation
+from daaa_jax import adaptation, evaluation, models, pairing, settings, source, translation
 from daaa_jax.data import load_task
 from daaa_jax.data.pairs import all_images
 from daaa_jax.data.types import Task
@@ -51,12 +51,14 @@ def run(config: ConfigDict, workdir: Path, stage: str = "all") -> dict[str, Any]
     _check_same_config(workdir, config)
     if (workdir / RESULT).exists():
         return markers.read_json(workdir / RESULT)
-    # Read before anything is written: a run without its data leaves nothing behind.
+    # Before anything is written: a run with bad settings, or without its data, leaves nothing.
+    mesh = meshes.data_mesh()
+    settings.check(config, mesh)
     task = load_task(config.data)
     _write_config(workdir, config)
     with MetricWriter(workdir) as writer:
         print_overview(config, task)
-        stages = _Run(config, task, Context(workdir, meshes.data_mesh(), writer, config.run))
+        stages = _Run(config, task, Context(workdir, mesh, writer, config.run))
         stages.through(stage)
         if stage not in ("all", "adapt"):
             return {}
@@ -85,11 +87,11 @@ def _write_config(workdir: Path, config: ConfigDict) -> None:
 
 def _what(config: ConfigDict) -> dict[str, Any]:
     """The settings that say what is computed, without those that say where and how."""
-    settings = markers.plain(config.to_dict())
-    settings.pop("run", None)
+    what = markers.plain(config.to_dict())
+    what.pop("run", None)
     for name in ("dir", "tfds_dir", "photos_dir"):
-        settings["data"].pop(name, None)
-    return settings
+        what["data"].pop(name, None)
+    return what
 
 
 def versions() -> dict[str, str]:
@@ -145,12 +147,12 @@ class _Run:
     def _settings(self) -> dict[str, dict[str, Any]]:
         """What each stage's outcome depends on: settings, seed and inputs."""
         what = _what(self.config)
-        images = {name: translation.checksum(array) for name, array in self.domains.items()}
+        images = {name: markers.checksum(array) for name, array in self.domains.items()}
         pair = {"seed": what["seed"], "images": images, "pair": what["pair"]}
         translate = pair | {"translate": what["translate"]}
         source = {name: what[name] for name in ("seed", "model", "augment", "source")} | {
             "images": {self.task.source_name: images[self.task.source_name]},
-            "labels": translation.checksum(self.task.source_train.labels),
+            "labels": markers.checksum(self.task.source_train.labels),
         }
         adapt = source | translate | {name: what[name] for name in ("adapt", "em")}
         return {"pair": pair, "translate": translate, "source": source, "adapt": adapt}

@@ -110,7 +110,6 @@ def run(
       The variables after the last update, and the loop's memory with the last `evaluate` figures.
     """
     settings, mesh = config.source, context.mesh
-    meshes.check_batch_size("source.batch_size", settings.batch_size, mesh)
     epoch = math.ceil(len(data.labels) / settings.batch_size)
     steps = settings.epochs * epoch
     optimizer = optimizers.make(settings.optimizer, total_steps=steps)

@@ -1,6 +1,5 @@
 """Stage `translate`: every training image through its generator, once, to memory-mappable files."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,16 +20,6 @@ from daaa_jax.runtime.context import Context
 from daaa_jax.runtime.progress import Progress
 
 MANIFEST = "manifest.json"
-
-
-def checksum(tree: Any) -> str:
-    """The sha256 of a tree of arrays: of the leaves' names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(tree)):
-        leaf = np.ascontiguousarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
-        digest.update(leaf.data)
-    return digest.hexdigest()
 
 
 def encode(images: Array) -> Array:
@@ -60,7 +49,6 @@ def run(
       The translations in the order of the originals, uint8 `[N,H,W,3]`.
     """
     settings, mesh = config.translate, context.mesh
-    meshes.check_batch_size("translate.batch_size", settings.batch_size, mesh)
     folder = context.workdir / "translate" / direction
     parts = [
         {
@@ -75,8 +63,8 @@ def run(
         "count": len(images),
         "shape": list(images.shape[1:]),
         "order": "row i is the translation of original i",
-        "originals_sha256": checksum(images),
-        "generator_sha256": checksum(params),
+        "originals_sha256": markers.checksum(images),
+        "generator_sha256": markers.checksum(params),
         "parts": parts,
     }
     if not _is_same(folder, manifest):

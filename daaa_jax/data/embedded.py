@@ -12,7 +12,13 @@ from daaa_jax.errors import UserError
 
 CLASSES = tuple(str(digit) for digit in range(10))
 # Those that come inside the wheels; the packages' other photos are fetched when asked for.
-_SKIMAGE_PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png")
+_SKIMAGE_PHOTOS = (
+    "astronaut.png",
+    "chelsea.png",
+    "coffee.png",
+    "rocket.jpg",
+    "motorcycle_left.png",
+)
 _SKLEARN_PHOTOS = ("china.jpg", "flower.jpg")
 
 

@@ -53,18 +53,17 @@ class BatchStream:
         self._labels = labels
         self._sources = sum(sizes[:2])
         self._padding = -sum(sizes[2:]) % multiple
-        # Where the images of each group begin, as the target and the source network see them.
         begin = {"s": 0, "t_f": sources, "t": 2 * sources, "s_f": 2 * sources + targets}
-        seen = {"s": ("s", "s"), "t_f": ("t_f", "s"), "t": ("t", "s_f"), "s_f": ("s_f", "s_f")}
         self._begin_real_target = begin["t"]
-        self._groups = [
-            (
-                IndexStream(sources if group in ("s", "t_f") else targets, size, seed, f"adapt {group}"),
-                *(begin[side] for side in seen[group]),
-            )
-            for group, size in zip(GROUPS, sizes, strict=True)
-            if size
-        ]
+        # Which images the target and the source network see of a pair (section 3 of the paper).
+        seen = {"s": ("s", "s"), "t_f": ("t_f", "s"), "t": ("t", "s_f"), "s_f": ("s_f", "s_f")}
+        self._groups = []
+        for group, size in zip(GROUPS, sizes, strict=True):
+            if size:
+                originals = sources if group in ("s", "t_f") else targets
+                stream = IndexStream(originals, size, seed, f"adapt {group}")
+                by_target, by_source = seen[group]
+                self._groups.append((stream, begin[by_target], begin[by_source]))
 
     def at(self, step: int) -> Batch:
         """The batch of update `step`, counted from 0, as NumPy arrays."""
@@ -84,7 +83,10 @@ class BatchStream:
 
 
 def all_images(
-    source: np.ndarray, synthetic_target: np.ndarray, target: np.ndarray, synthetic_source: np.ndarray
+    source: np.ndarray,
+    synthetic_target: np.ndarray,
+    target: np.ndarray,
+    synthetic_source: np.ndarray,
 ) -> np.ndarray:
     """One array of the images of all groups, for a `BatchStream`'s rows.
 

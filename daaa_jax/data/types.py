@@ -22,7 +22,7 @@ class UnlabelledImages:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Labels for measuring alone; of `target_train` too, to see how right the kept posteriors are."""
+    """Labels for measuring alone; those of `target_train` show how right the posteriors are."""
 
     source_test: LabelledImages
     target_test: LabelledImages

@@ -9,6 +9,7 @@ import jax
 from clu.metrics import Average
 
 from daaa_jax.errors import UserError
+from daaa_jax.runtime import markers
 from daaa_jax.runtime import mesh as meshes
 from daaa_jax.runtime.checkpoints import Checkpoints
 from daaa_jax.runtime.context import Context
@@ -66,8 +67,8 @@ def run(
       context: the surroundings of the run.
 
     Returns:
-      The final state and the memory; `memory["seconds"]` is the time the stage took, over all its
-      starts.
+      The final state and the memory; in it are `seconds`, the time the stage took over all its
+      starts, and `sha256` of the final state.
 
     Raises:
       UserError: if a metric is not finite.
@@ -117,7 +118,7 @@ def run(
                     memory["seconds"], clock = memory["seconds"] + now - clock, now
                     context.writer.flush()
                     checkpoints.save(step, state, dict(memory))
-    return state, memory
+    return state, {**memory, "sha256": markers.checksum(state)}
 
 
 def _figures(sums: Metrics) -> dict[str, float]:

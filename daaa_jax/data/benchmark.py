@@ -1,0 +1,131 @@
+"""The paper's benchmark of Table 1: MNIST to MNIST-M."""
+
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from daaa_jax.data import mnist, mnist_m, recipe
+from daaa_jax.data.types import Evaluation, LabelledImages, Task, UnlabelledImages
+from daaa_jax.errors import UserError
+
+_PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png"}
+
+
+def load(settings: ConfigDict) -> Task:
+    """MNIST as the source; MNIST-M, without its training labels, as the target.
+
+    Args:
+      settings: `config.data`; `dir`, `tfds_dir`, `photos_dir`, `seed`, `development_size`, `limit`
+        and `expected_counts` are read.
+
+    Raises:
+      UserError: if a file is missing or is not as expected, or a count is not `expected_counts`'s.
+    """
+    if not settings.dir:
+        raise UserError(
+            "data.dir is not set: give the folder that holds mnist/ and mnist_m/, "
+            "as in --config.data.dir=DIR"
+        )
+    root = Path(settings.dir)
+    source = {split: _mnist(settings, root, split) for split in ("train", "test")}
+    for split in ("train", "test"):
+        _check_count("mnist", split, len(source[split].labels), settings)
+    if settings.photos_dir:
+        target = _blended(source, settings)
+    else:
+        target = mnist_m.load(root / "mnist_m")
+        for split in ("train", "test"):
+            _check_count("mnist_m", split, len(target[split].labels), settings)
+
+    generator = np.random.default_rng(settings.seed)
+    development = _development(source["train"], target["train"], settings.development_size)
+    source_train, source_test = _held_out(source, development)
+    target_train, target_test = _held_out(target, development)
+    # MNIST-M has the digits of MNIST in the same order, which training must not make use of.
+    source_train = _shuffled(source_train, generator, settings.limit)
+    target_train = _shuffled(target_train, generator, settings.limit)
+    return Task(
+        source_name="mnist",
+        target_name="mnist_m",
+        class_names=tuple(str(digit) for digit in range(10)),
+        source_train=source_train,
+        target_train=UnlabelledImages(target_train.images),
+        evaluation=Evaluation(
+            source_test=_shuffled(source_test, generator, settings.limit),
+            target_test=_shuffled(target_test, generator, settings.limit),
+            target_train=target_train,
+        ),
+    )
+
+
+def _mnist(settings: ConfigDict, root: Path, split: str) -> LabelledImages:
+    if settings.tfds_dir:
+        return mnist.load_tfds(Path(settings.tfds_dir), split)
+    return mnist.load(root / "mnist", split)
+
+
+def _blended(source: dict[str, LabelledImages], settings: ConfigDict) -> dict[str, LabelledImages]:
+    photos = _photos(Path(settings.photos_dir))
+    return {
+        split: LabelledImages(
+            recipe.blend(data.images, photos, settings.seed + number), data.labels
+        )
+        for number, (split, data) in enumerate(source.items())
+    }
+
+
+def _photos(folder: Path) -> list[np.ndarray]:
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _PHOTO_SUFFIXES)
+    if not paths:
+        raise UserError(f"data.photos_dir={folder} holds no photo (.jpg, .jpeg or .png)")
+    photos = []
+    for path in paths:
+        try:
+            photos.append(np.asarray(Image.open(path).convert("RGB")))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise UserError(f"{path} cannot be read ({error}): remove or replace it") from error
+        if min(photos[-1].shape[:2]) < 32:
+            raise UserError(f"{path} is smaller than the 32x32 pixels of a digit: remove it")
+    return photos
+
+
+def _check_count(domain: str, split: str, count: int, settings: ConfigDict) -> None:
+    name = f"{domain}_{split}"
+    expected = settings.expected_counts[name]
+    if expected and count != expected:
+        raise UserError(
+            f"{domain} has {count} images in its {split} split, expected {expected}: "
+            f"data.expected_counts.{name}=0 accepts any number"
+        )
+
+
+def _held_out(
+    splits: dict[str, LabelledImages], development: range | None
+) -> tuple[LabelledImages, LabelledImages]:
+    """What to train on and what to measure on: the test split, or rows of the training split."""
+    train, test = splits["train"], splits["test"]
+    if development is None:
+        return train, test
+    rest = np.delete(np.arange(len(train.labels)), development)
+    return _rows(train, rest), _rows(train, np.asarray(development))
+
+
+def _development(source: LabelledImages, target: LabelledImages, size: int) -> range | None:
+    """The same digits in both domains: MNIST-M has those of MNIST, in order, but for the last."""
+    if not size:
+        return None
+    end = min(len(source.labels), len(target.labels))
+    if not 0 < size < end:
+        raise UserError(f"data.development_size={size}: must be between 0 and {end}")
+    return range(end - size, end)
+
+
+def _shuffled(data: LabelledImages, generator: np.random.Generator, limit: int) -> LabelledImages:
+    order = generator.permutation(len(data.labels))
+    return _rows(data, order[:limit] if limit else order)
+
+
+def _rows(data: LabelledImages, rows: slice | np.ndarray) -> LabelledImages:
+    return LabelledImages(data.images[rows], data.labels[rows])

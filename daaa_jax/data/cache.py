@@ -1,0 +1,46 @@
+"""Arrays that took long to decode, kept in the user's cache folder; a convenience, never a need."""
+
+import contextlib
+import hashlib
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+
+def folder() -> Path:
+    """`~/.cache/daaa_jax`, or where the environment variable `DAAA_CACHE` says."""
+    return Path(os.environ.get("DAAA_CACHE") or Path.home() / ".cache" / "daaa_jax")
+
+
+def get(
+    origin: Path, kind: str, decode: Callable[[], Mapping[str, np.ndarray]]
+) -> Mapping[str, np.ndarray]:
+    """Decodes a file, or takes what was decoded of the same file before.
+
+    Args:
+      origin: the file; the same path, size and time of change mean the same file.
+      kind: names the way of decoding, and its version.
+      decode: makes the arrays.
+
+    Returns:
+      Arrays by name. A cache that cannot be written or read is passed over.
+    """
+    status = origin.stat()
+    name = f"{kind} {origin.resolve()} {status.st_size} {status.st_mtime_ns}"
+    path = folder() / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.npz"
+    with contextlib.suppress(OSError, ValueError, zipfile.BadZipFile), np.load(path) as arrays:
+        return dict(arrays)
+    arrays = decode()
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                np.savez(file, **arrays)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return arrays

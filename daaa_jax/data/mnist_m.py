@@ -1,0 +1,126 @@
+"""MNIST-M in its common distribution: a folder of PNG files, or the archive that holds it."""
+
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from daaa_jax.data import cache
+from daaa_jax.data.mnist import check_labels
+from daaa_jax.data.types import LabelledImages
+from daaa_jax.errors import UserError
+
+SPLITS = ("train", "test")
+_SIDE = 32
+
+
+def load(folder: Path) -> dict[str, LabelledImages]:
+    """Reads both splits.
+
+    Args:
+      folder: holds `mnist_m_train/`, `mnist_m_train_labels.txt` and the same for `test`, or
+        `mnist_m.tar.gz`.
+
+    Returns:
+      `train` and `test`: images, uint8 `[N,32,32,3]`, in the order of the labels' files.
+
+    Raises:
+      UserError: if something is missing, unreadable, of another size, or a label is no digit.
+    """
+    archive = folder / "mnist_m.tar.gz"
+    if (folder / "mnist_m_train_labels.txt").is_file():
+        return {split: _in_order(split, folder, _from_folder(folder, split)) for split in SPLITS}
+    if archive.is_file():
+        arrays = cache.get(archive, "mnist_m-1", lambda: _decode_archive(archive))
+        return {
+            split: LabelledImages(arrays[f"{split}_images"], arrays[f"{split}_labels"])
+            for split in SPLITS
+        }
+    raise UserError(
+        f"{folder} holds neither mnist_m_train_labels.txt nor mnist_m.tar.gz: put MNIST-M there, "
+        f"or set data.photos_dir to a folder of photos to make it from MNIST"
+    )
+
+
+def _decode_archive(archive: Path) -> dict[str, np.ndarray]:
+    found: dict[str, dict[str, bytes | np.ndarray]] = {split: {} for split in SPLITS}
+    for name, content in _members(archive):
+        split = "train" if "mnist_m_train" in name else "test"
+        place = Path(name).name
+        where = f"{archive}: {name}"
+        found[split][place] = content if place.endswith(".txt") else _decode(content, where)
+    arrays = {}
+    for split in SPLITS:
+        data = _in_order(split, archive, found[split])
+        arrays |= {f"{split}_images": data.images, f"{split}_labels": data.labels}
+    return arrays
+
+
+def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
+    """Names and contents, in one pass: going back in a gzipped archive would decompress it anew."""
+    try:
+        with tarfile.open(archive, "r|gz") as tar:
+            for member in tar:
+                if member.isfile() and "mnist_m_" in member.name:
+                    yield member.name, tar.extractfile(member).read()
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise UserError(f"{archive} cannot be read to its end ({error}): fetch it again") from error
+
+
+def _from_folder(folder: Path, split: str) -> dict[str, bytes | np.ndarray]:
+    labels = folder / f"mnist_m_{split}_labels.txt"
+    if not labels.is_file():
+        raise UserError(f"{labels} is missing")
+    images = {path.name: path for path in (folder / f"mnist_m_{split}").glob("*.png")}
+    found: dict[str, bytes | np.ndarray] = {labels.name: labels.read_bytes()}
+    for name, path in images.items():
+        found[name] = _decode(path.read_bytes(), str(path))
+    return found
+
+
+def _in_order(split: str, where: Path, found: dict[str, bytes | np.ndarray]) -> LabelledImages:
+    """Puts the images of a split in the order of its labels."""
+    name = f"mnist_m_{split}_labels.txt"
+    if name not in found:
+        raise UserError(f"{where} holds no {name}: is it cut short? Fetch it again")
+    files, labels = _parse_labels(found[name].decode(errors="replace"), where / name)
+    missing = [file for file in files if file not in found]
+    if missing:
+        raise UserError(
+            f"{where / name} lists {missing[0]}, which mnist_m_{split}/ does not hold "
+            f"({len(missing)} of {len(files)} are missing)"
+        )
+    images = np.empty((len(files), _SIDE, _SIDE, 3), np.uint8)
+    for row, file in enumerate(files):
+        images[row] = found[file]
+    return LabelledImages(images, labels)
+
+
+def _parse_labels(text: str, path: Path) -> tuple[list[str], np.ndarray]:
+    files, labels = [], []
+    for number, line in enumerate(text.splitlines(), start=1):
+        words = line.split()
+        if not words:
+            continue
+        if len(words) != 2 or not words[1].lstrip("-").isdigit():
+            raise UserError(f"{path}, line {number}: {line!r}, expected `00000000.png 5`")
+        files.append(words[0])
+        labels.append(int(words[1]))
+    array = np.array(labels, np.int32)
+    check_labels(array, path)
+    return files, array
+
+
+def _decode(content: bytes, where: str) -> np.ndarray:
+    try:
+        pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{where} cannot be read as a PNG ({error}): fetch it again") from error
+    if pixels.shape != (_SIDE, _SIDE, 3):
+        raise UserError(
+            f"{where} is {pixels.shape[1]}x{pixels.shape[0]} pixels, expected {_SIDE}x{_SIDE}"
+        )
+    return pixels

@@ -1,0 +1,80 @@
+"""Settings are checked before anything starts, so that a typing error does not cost a stage."""
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from daaa_jax.errors import UserError
+from daaa_jax.runtime import mesh as meshes
+
+_OPTIMIZER = {
+    "optimizer.name": ("adam", "sgd"),
+    "optimizer.schedule": ("constant", "progress", "iteration", "linear"),
+}
+_CHOICES = {
+    "pair.adversarial": ("lsgan", "vanilla"),
+    "adapt.init": ("source", "scratch"),
+    "adapt.batch_norm": ("batch", "frozen"),
+    "adapt.attention": ("sum_squares", "sum_abs", "max_abs", "features"),
+    "adapt.measure": ("l2", "l1", "mmd", "jmmd"),
+    "em.normalize": ("batch", "kept"),
+} | {f"{stage}.{k}": v for stage in ("pair", "source", "adapt") for k, v in _OPTIMIZER.items()}
+_POSITIVE = (
+    "pair.epochs",
+    "pair.filters",
+    "pair.discriminator_filters",
+    "pair.discriminator_layers",
+    "translate.part_size",
+    "source.epochs",
+    "source.round_epochs",
+    "adapt.rounds",
+    "adapt.round_steps",
+    "em.refresh_every",
+    "run.log_every",
+    "run.checkpoint_every",
+)
+_NOT_NEGATIVE = (
+    "augment.shift",
+    "pair.downsamplings",
+    "pair.blocks",
+    "pair.cycle_weight",
+    "pair.identity_weight",
+    "pair.pool_size",
+    "adapt.beta",
+    "adapt.mix.s",
+    "adapt.mix.t_f",
+    "adapt.mix.t",
+    "adapt.mix.s_f",
+    "em.threshold",
+    "em.start_step",
+)
+_BATCHES = ("pair", "translate", "source", "adapt", "evaluate")
+
+
+def check(config: ConfigDict, mesh: Mesh) -> None:
+    """Makes sure that the settings are ones that the stages can run with.
+
+    Args:
+      config: the whole config.
+      mesh: the devices that batches are split over.
+
+    Raises:
+      UserError: names the first setting that is not, and what it can be.
+    """
+    for name, choices in _CHOICES.items():
+        if (value := _get(config, name)) not in choices:
+            raise UserError(f"{name}={value} is unknown: choose {', '.join(choices)}")
+    for names, least in ((_POSITIVE, 1), (_NOT_NEGATIVE, 0)):
+        for name in names:
+            if (value := _get(config, name)) < least:
+                raise UserError(f"{name}={value} must be at least {least}")
+    if not sum(config.adapt.mix.values()):
+        raise UserError("adapt.mix: at least one of s, t_f, t and s_f must be more than 0")
+    for stage in _BATCHES:
+        meshes.check_batch_size(f"{stage}.batch_size", config[stage].batch_size, mesh)
+
+
+def _get(config: ConfigDict, name: str):
+    value = config
+    for part in name.split("."):
+        value = value[part]
+    return value

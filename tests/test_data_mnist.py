@@ -1,0 +1,305 @@
+"""The benchmark's data: idx files, MNIST-M's folder and archive, the recipe, and their errors."""
+
+import gzip
+import io
+import os
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from configs import digits
+from daaa_jax.data import load_task, mnist, mnist_m
+from daaa_jax.data.tfds_mnist_m import MnistM
+from daaa_jax.errors import UserError
+
+COUNTS = {"mnist_train": 40, "mnist_test": 20, "mnist_m_train": 30, "mnist_m_test": 10}
+PREFIX = {"train": "train", "test": "t10k"}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DAAA_CACHE", str(tmp_path / "cache"))
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    content = header + array.astype(np.uint8).tobytes()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """A small copy of both data sets in their published layouts; image i is filled with i."""
+    root = tmp_path / "data"
+    (root / "mnist").mkdir(parents=True)
+    for split, suffix in (("train", ".gz"), ("test", "")):
+        count = COUNTS[f"mnist_{split}"]
+        images = np.arange(count)[:, None, None] * np.ones((1, 28, 28))
+        write_idx(root / "mnist" / f"{PREFIX[split]}-images-idx3-ubyte{suffix}", images)
+        labels = np.arange(count) % 10
+        write_idx(root / "mnist" / f"{PREFIX[split]}-labels-idx1-ubyte{suffix}", labels)
+        folder = root / "mnist_m" / f"mnist_m_{split}"
+        folder.mkdir(parents=True)
+        lines = []
+        for i in range(COUNTS[f"mnist_m_{split}"]):
+            pixels = np.full((32, 32, 3), i, np.uint8)
+            Image.fromarray(pixels).save(folder / f"{i:08d}.png")
+            lines.append(f"{i:08d}.png {i % 10}\n")
+        (root / "mnist_m" / f"mnist_m_{split}_labels.txt").write_text("".join(lines))
+    return root
+
+
+def settings(root: Path, **changes):
+    data = digits.get_config("mnist2mnistm").data
+    data.dir = str(root)
+    data.expected_counts.update(COUNTS)
+    data.update(changes)
+    return data
+
+
+def load_error(data) -> str:
+    with pytest.raises(UserError) as caught:
+        load_task(data)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def archive(root: Path) -> Path:
+    """Packs the folder as the published archive is, and removes it."""
+    path = root / "mnist_m" / "mnist_m.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        for file in sorted((root / "mnist_m").rglob("*")):
+            if file.is_file() and file != path:
+                tar.add(file, f"mnist_m/{file.relative_to(root / 'mnist_m')}")
+                file.unlink()
+    return path
+
+
+def test_both_domains_are_read_and_their_rows_are_in_different_orders(root):
+    task = load_task(settings(root))
+    source, target = task.source_train, task.evaluation.target_train
+    assert source.images.shape == (40, 32, 32, 3) and target.images.shape == (30, 32, 32, 3)
+    # Image i was filled with i, so a row tells where it came from.
+    np.testing.assert_array_equal(source.images[:, 16, 16, 0] % 10, source.labels)
+    np.testing.assert_array_equal(target.images[:, 16, 16, 0] % 10, target.labels)
+    assert (source.images[:30, 16, 16, 0] != target.images[:, 16, 16, 0]).mean() > 0.8
+    np.testing.assert_array_equal(task.target_train.images, target.images)
+
+
+def test_mnist_is_padded_with_zeros_to_32(root):
+    images = mnist.load(root / "mnist", "train").images
+    assert images[7, 2:30, 2:30].min() == images[7].max() == 7
+    assert images[:, :2].max() == images[:, :, 30:].max() == 0
+
+
+def test_archive_gives_what_its_folder_gives_and_is_decoded_once(root):
+    folder = mnist_m.load(root / "mnist_m")
+    path = archive(root)
+    first = mnist_m.load(root / "mnist_m")
+    stamp = path.stat()
+    path.write_bytes(b"\0" * stamp.st_size)
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    cached = mnist_m.load(root / "mnist_m")
+    for split in ("train", "test"):
+        np.testing.assert_array_equal(first[split].images, folder[split].images)
+        np.testing.assert_array_equal(cached[split].labels, folder[split].labels)
+
+
+def test_development_split_holds_out_the_same_digits_of_both_domains(root):
+    task = load_task(settings(root, development_size=10))
+    values = {
+        name: set(data.images[:, 16, 16, 0].tolist())
+        for name, data in (
+            ("source_train", task.source_train),
+            ("target_train", task.target_train),
+            ("source", task.evaluation.source_test),
+            ("target", task.evaluation.target_test),
+        )
+    }
+    assert values["source"] == values["target"] == set(range(20, 30))
+    assert not values["source"] & (values["source_train"] | values["target_train"])
+
+
+def test_mnist_m_is_made_of_mnist_and_photos_where_it_is_wanted(root, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.fromarray(np.full((40, 50, 3), 200, np.uint8)).save(folder / "one.png")
+    task = load_task(settings(root, photos_dir=str(folder)))
+    target = task.evaluation.target_train
+    assert len(target.labels) == 40
+    digits_in_target = 200 - target.images[:, 16, 16, 0].astype(int)
+    np.testing.assert_array_equal(digits_in_target % 10, target.labels)
+    assert (target.images[:, 0, 0] == 200).all()
+
+
+def test_missing_directory_setting_is_named():
+    assert "--config.data.dir=DIR" in load_error(digits.get_config("mnist2mnistm").data)
+
+
+def test_missing_idx_file_is_named(root):
+    (root / "mnist" / "t10k-images-idx3-ubyte").unlink()
+    assert "t10k-images-idx3-ubyte (or" in load_error(settings(root))
+
+
+def test_missing_mnist_m_says_where_to_put_it(root):
+    archive(root).unlink()
+    assert "neither mnist_m_train_labels.txt nor mnist_m.tar.gz" in load_error(settings(root))
+
+
+@pytest.mark.parametrize("name", ["mnist_train", "mnist_m_test"])
+def test_wrong_count_names_the_setting_that_accepts_it(root, name):
+    data = settings(root)
+    data.expected_counts[name] += 1
+    message = load_error(data)
+    assert f"expected {COUNTS[name] + 1}" in message
+    assert f"data.expected_counts.{name}=0" in message
+    data.expected_counts[name] = 0
+    load_task(data)
+
+
+def test_bad_idx_header_shows_what_was_found(root):
+    path = root / "mnist" / "t10k-images-idx3-ubyte"
+    path.write_bytes(b"\x89PNG" + path.read_bytes()[4:])
+    assert "begins with 89504e47, expected 00000803" in load_error(settings(root))
+
+
+def test_truncated_idx_file_is_refused(root):
+    path = root / "mnist" / "t10k-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:-5])
+    assert "cut short" in load_error(settings(root))
+
+
+def test_broken_gzip_file_is_refused(root):
+    path = root / "mnist" / "train-images-idx3-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:50])
+    assert "train-images-idx3-ubyte.gz cannot be read" in load_error(settings(root))
+
+
+def test_unreadable_png_is_named(root):
+    path = root / "mnist_m" / "mnist_m_test" / "00000003.png"
+    path.write_bytes(path.read_bytes()[:60])
+    assert "00000003.png cannot be read as a PNG" in load_error(settings(root))
+
+
+def test_unreadable_png_in_the_archive_is_named(root):
+    path = root / "mnist_m" / "mnist_m_test" / "00000003.png"
+    path.write_bytes(b"no picture")
+    assert "mnist_m_test/00000003.png cannot be read as a PNG" in (
+        archive(root) and load_error(settings(root))
+    )
+
+
+def test_png_of_another_size_is_refused(root):
+    buffer = io.BytesIO()
+    Image.new("RGB", (28, 28)).save(buffer, "png")
+    (root / "mnist_m" / "mnist_m_train" / "00000000.png").write_bytes(buffer.getvalue())
+    assert "28x28 pixels, expected 32x32" in load_error(settings(root))
+
+
+def test_truncated_archive_is_refused(root):
+    path = archive(root)
+    path.write_bytes(path.read_bytes()[:-200])
+    message = load_error(settings(root))
+    assert "mnist_m.tar.gz" in message and "etch it again" in message
+
+
+def test_label_outside_the_digits_is_refused(root):
+    labels = root / "mnist_m" / "mnist_m_train_labels.txt"
+    labels.write_text(labels.read_text().replace("00000004.png 4", "00000004.png 14"))
+    assert "label 14 of image 4 is outside 0..9" in load_error(settings(root))
+    write_idx(root / "mnist" / "t10k-labels-idx1-ubyte", np.full(20, 12))
+    assert "label 12 of image 0 is outside 0..9" in load_error(settings(root))
+
+
+def test_image_that_the_labels_list_and_the_folder_lacks_is_named(root):
+    (root / "mnist_m" / "mnist_m_test" / "00000009.png").unlink()
+    message = load_error(settings(root))
+    assert "lists 00000009.png" in message and "1 of 10 are missing" in message
+
+
+def test_malformed_line_of_labels_is_shown(root):
+    labels = root / "mnist_m" / "mnist_m_test_labels.txt"
+    labels.write_text("00000000.png\n" + labels.read_text())
+    assert "line 1: '00000000.png', expected" in load_error(settings(root))
+
+
+def test_tfds_builder_is_prepared_and_read_without_tensorflow(root, tmp_path):
+    builder = MnistM(data_dir=tmp_path / "tfds", file_format="array_record")
+    manual = tfds.download.DownloadConfig(manual_dir=root / "mnist_m")
+    builder.download_and_prepare(download_config=manual)
+    rows = builder.as_data_source(split="train")
+    assert len(rows) == 30
+    assert sorted(int(row["image"][0, 0, 0]) for row in rows) == list(range(30))
+    assert all(row["label"] == row["image"][0, 0, 0] % 10 for row in rows)
+    assert "tensorflow" not in sys.modules
+
+
+class Mnist(tfds.core.GeneratorBasedBuilder):
+    """A stand-in with the name and the features of TFDS's own `mnist`."""
+
+    VERSION = tfds.core.Version("3.0.1")
+
+    def _info(self):
+        features = tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(shape=(28, 28, 1)),
+                "label": tfds.features.ClassLabel(num_classes=10),
+            }
+        )
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(40), "test": self._generate_examples(20)}
+
+    def _generate_examples(self, count):
+        for i in range(count):
+            png = io.BytesIO()  # TFDS would encode an array with TensorFlow
+            Image.fromarray(np.full((28, 28), i, np.uint8)).save(png, "png")
+            png.seek(0)
+            yield i, {"image": png, "label": i % 10}
+
+
+def test_mnist_of_a_prepared_tfds_copy_is_what_the_idx_files_hold(root, tmp_path):
+    Mnist(data_dir=tmp_path / "tfds", file_format="array_record").download_and_prepare()
+    tfds_copy = mnist.load_tfds(tmp_path / "tfds", "test")
+    idx = mnist.load(root / "mnist", "test")
+    order = np.argsort(tfds_copy.images[:, 16, 16, 0])
+    np.testing.assert_array_equal(tfds_copy.images[order], idx.images)
+    np.testing.assert_array_equal(tfds_copy.labels[order], idx.labels)
+    task = load_task(settings(root, tfds_dir=str(tmp_path / "tfds")))
+    assert len(task.source_train.labels) == 40
+
+
+def test_tfds_copy_that_needs_tensorflow_is_one_clear_line(root, tmp_path):
+    Mnist(data_dir=tmp_path / "tfds", file_format="array_record").download_and_prepare()
+    info = tmp_path / "tfds" / "mnist" / "3.0.1" / "dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    message = load_error(settings(root, tfds_dir=str(tmp_path / "tfds")))
+    assert "is a tfrecord copy, which needs TensorFlow" in message
+
+
+def test_missing_tfds_copy_says_how_to_prepare_one(root, tmp_path):
+    message = load_error(settings(root, tfds_dir=str(tmp_path / "none")))
+    assert "holds no prepared copy" in message and "download_and_prepare" in message
+
+
+@pytest.mark.slow
+def test_real_files_have_the_published_counts_and_the_same_digits(data_dir):
+    data = digits.get_config("mnist2mnistm").data
+    data.dir = str(data_dir)
+    task = load_task(data)
+    assert (
+        len(task.source_train.labels) == 60000 and len(task.evaluation.source_test.labels) == 10000
+    )
+    assert (
+        len(task.target_train.images) == 59001 and len(task.evaluation.target_test.labels) == 9001
+    )
+    # MNIST-M keeps the order of MNIST, but for the thousand that it lacks.
+    source = mnist.load(data_dir / "mnist", "train")
+    target = mnist_m.load(data_dir / "mnist_m")["train"]
+    assert (source.labels[:59001] == target.labels).mean() > 0.99

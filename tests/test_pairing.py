@@ -1,0 +1,275 @@
+"""Section 3.1: the image pool, Eq. 3 of both players, and the learning rate of CycleGAN."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from PIL import Image
+from tiny import assert_same_bits, make_config, make_images, surroundings
+
+from daaa_jax import optimizers, pairing
+from daaa_jax.data.augment import decode
+from daaa_jax.errors import UserError
+from daaa_jax.runtime import metrics as metric_files
+
+BATCH = 4
+SIZE = 16  # of the images: the networks take any
+A, B = make_images(6, seed=1, size=SIZE), make_images(9, seed=2, size=SIZE)
+ROWS_A, ROWS_B = np.array([5, 0, 3, 3]), np.array([8, 7, 1, 4])
+PLAIN = optax.sgd(1.0)  # parameters before minus after are the gradient
+
+
+def settings_of(**changes):
+    changes = {"pair.batch_size": BATCH} | {f"pair.{k}": v for k, v in changes.items()}
+    return make_config(changes).pair
+
+
+def make_state(settings):
+    return pairing.create_state(jax.random.key(0), settings, PLAIN, decode(A[:1]))
+
+
+@functools.cache
+def compiled_step(**changes):
+    settings = settings_of(**changes)
+    return jax.jit(functools.partial(pairing.train_step, settings=settings, optimizer=PLAIN))
+
+
+def update(state, **changes):
+    return compiled_step(**changes)(state, A, B, ROWS_A, ROWS_B)
+
+
+def fill_pools(state):
+    """Both pools full of images that no generator made."""
+    pools = {
+        domain: pairing.ImagePool(
+            decode(make_images(len(pool.images), seed, SIZE)), jnp.int32(len(pool.images))
+        )
+        for seed, (domain, pool) in enumerate(state.discriminators.pools.items())
+    }
+    return state.replace(discriminators=state.discriminators.replace(pools=pools))
+
+
+# The image pool
+
+
+def pool_twin(stored, capacity, images, key):
+    """The released CycleGAN's pool, one image after another; `stored` is changed in place."""
+    shown = []
+    for image, own in zip(images, jax.random.split(key, len(images)), strict=True):
+        slot_key, coin_key = jax.random.split(own)
+        if len(stored) < capacity:
+            stored.append(image)
+            shown.append(image)
+        elif jax.random.bernoulli(coin_key):
+            slot = int(jax.random.randint(slot_key, (), 0, capacity))
+            shown.append(stored[slot])
+            stored[slot] = image
+        else:
+            shown.append(image)
+    return shown
+
+
+@pytest.mark.parametrize(("capacity", "batch"), [(7, 3), (5, 5), (6, 4)])
+def test_pool_is_that_of_the_released_cyclegan(capacity, batch):
+    pool = pairing.ImagePool(jnp.zeros((capacity, 1, 1, 3)), jnp.int32(0))
+    stored = []
+    for step in range(6):
+        images = np.random.default_rng(step).normal(size=(batch, 1, 1, 3)).astype(np.float32)
+        key = jax.random.fold_in(jax.random.key(4), step)
+        pool, shown = jax.jit(pairing.draw_from_pool)(pool, images, key)
+        np.testing.assert_array_equal(shown, pool_twin(stored, capacity, images, key))
+        assert pool.filled == len(stored)
+        np.testing.assert_array_equal(pool.images[: len(stored)], stored)
+
+
+def test_full_pool_shows_a_past_image_half_of_the_time_and_each_equally_often():
+    capacity, batch = 10, 4000
+    pool = pairing.ImagePool(-1 - jnp.arange(10.0).reshape(capacity, 1, 1, 1), jnp.int32(capacity))
+    images = jnp.arange(float(batch)).reshape(batch, 1, 1, 1)
+    pool, shown = pairing.draw_from_pool(pool, images, jax.random.key(0))
+    swapped = np.asarray(shown != images).ravel()
+    assert 0.46 < swapped.mean() < 0.54
+    # A swapped image is one that was seen before and is shown once; the last ones remain.
+    assert len(set(np.asarray(shown)[swapped].ravel())) == swapped.sum()
+    assert (np.asarray(shown)[swapped] < np.asarray(images)[swapped]).all()
+    assert np.asarray(pool.images).min() > batch / 2
+
+
+@pytest.mark.parametrize(("pool_size", "capacity"), [(0, 4), (3, 4), (4, 4), (50, 50)])
+def test_pool_is_never_smaller_than_the_batch(pool_size, capacity):
+    pools = make_state(settings_of(pool_size=pool_size)).discriminators.pools
+    assert {p.images.shape for p in pools.values()} == {(capacity, SIZE, SIZE, 3)}
+
+
+# Eq. 3
+
+
+def judged(params, images, real, kind):
+    """The mean of Eq. 1 over patches, written out."""
+    _, discriminator = pairing.make_networks(settings_of())
+    logits = discriminator.apply({"params": params}, images)
+    if kind == "lsgan":
+        return jnp.mean((logits - (1.0 if real else 0.0)) ** 2)
+    probability = 1 / (1 + jnp.exp(-logits))
+    return -jnp.mean(jnp.log(probability if real else 1 - probability))
+
+
+def translated(params, images):
+    generator, _ = pairing.make_networks(settings_of())
+    return generator.apply({"params": params}, images)
+
+
+def generators_twin(params, judges, kind, cycle_weight, identity_weight):
+    a, b = decode(A[ROWS_A]), decode(B[ROWS_B])
+    ab, ba = params["a_to_b"], params["b_to_a"]
+    fooled = judged(judges["b"], translated(ab, a), True, kind)
+    fooled += judged(judges["a"], translated(ba, b), True, kind)
+    cycle = jnp.abs(translated(ba, translated(ab, a)) - a).mean()
+    cycle += jnp.abs(translated(ab, translated(ba, b)) - b).mean()
+    identity = jnp.abs(translated(ab, b) - b).mean() + jnp.abs(translated(ba, a) - a).mean()
+    total = fooled + cycle_weight * cycle + cycle_weight * identity_weight * identity
+    return total, (fooled, cycle)
+
+
+def discriminators_twin(params, shown_a, shown_b, kind):
+    real = judged(params["a"], decode(A[ROWS_A]), True, kind)
+    real += judged(params["b"], decode(B[ROWS_B]), True, kind)
+    fake = judged(params["a"], shown_a, False, kind) + judged(params["b"], shown_b, False, kind)
+    return (real + fake) / 2
+
+
+def assert_moved_by(before, after, gradient):
+    """Parameters went down by the gradient, up to rounding."""
+    for old, new, slope in zip(*map(jax.tree.leaves, (before, after, gradient)), strict=True):
+        np.testing.assert_allclose(old - new, slope, atol=2e-5 * max(1, abs(slope).max()))
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"adversarial": "vanilla", "cycle_weight": 4.0, "identity_weight": 0.5}]
+)
+def test_step_descends_the_objectives_of_both_players(changes):
+    settings = settings_of(**changes)
+    before = fill_pools(make_state(settings))
+    after, metrics = update(before, **changes)
+
+    kind = settings.adversarial
+    old, judges = before.generators.params, before.discriminators.params
+    (total, (fooled, cycle)), gradient = jax.jit(
+        jax.value_and_grad(
+            lambda p: generators_twin(
+                p, judges, kind, settings.cycle_weight, settings.identity_weight
+            ),
+            has_aux=True,
+        )
+    )(old)
+    assert_moved_by(old, after.generators.params, gradient)
+
+    # The discriminators see the translations of before the update, by way of the pools.
+    shown = {}
+    keys = jax.random.split(jax.random.fold_in(before.key, before.step))
+    for domain, key, fakes in (
+        ("a", keys[0], translated(old["b_to_a"], decode(B[ROWS_B]))),
+        ("b", keys[1], translated(old["a_to_b"], decode(A[ROWS_A]))),
+    ):
+        pool = before.discriminators.pools[domain].images
+        shown[domain] = np.array(pool_twin(list(pool), len(pool), fakes, key))
+    loss, judge_gradient = jax.jit(jax.value_and_grad(discriminators_twin), static_argnums=3)(
+        judges, shown["a"], shown["b"], kind
+    )
+    assert_moved_by(judges, after.discriminators.params, judge_gradient)
+
+    assert after.step == before.step + 1
+    wanted = {"loss": total, "adversarial": fooled, "cycle": cycle, "discriminator": loss}
+    for name, value in wanted.items():
+        np.testing.assert_allclose(metrics[name].compute(), value, rtol=1e-5, err_msg=name)
+
+
+def test_default_is_lsgan_with_cycle_weight_10_and_no_identity_term():
+    before = make_state(settings_of())
+    _, metrics = update(before)
+    total, _ = generators_twin(
+        before.generators.params, before.discriminators.params, "lsgan", 10.0, 0.0
+    )
+    np.testing.assert_allclose(metrics["loss"].compute(), total, rtol=1e-5)
+
+
+def test_generators_objective_does_not_move_the_discriminators():
+    before = make_state(settings_of())
+    (usual, _), (heavy, _) = update(before), update(before, cycle_weight=1000.0)
+    assert_same_bits(usual.discriminators, heavy.discriminators)
+    with pytest.raises(AssertionError):
+        assert_same_bits(usual.generators, heavy.generators)
+
+
+def test_discriminators_objective_does_not_move_the_generators():
+    before = make_state(settings_of())
+    (usual, _), (shown_others, _) = update(before), update(fill_pools(before))
+    assert_same_bits(usual.generators, shown_others.generators)
+    with pytest.raises(AssertionError):
+        assert_same_bits(usual.discriminators.params, shown_others.discriminators.params)
+
+
+# The learning rate and the run
+
+
+def test_learning_rate_is_constant_then_falls_linearly_to_zero():
+    settings = settings_of()
+    optimizer = optimizers.make(settings.optimizer, total_steps=10)
+    state, rates = optimizer.init(jnp.zeros(())), []
+    for _ in range(10):
+        # Under a constant gradient of 1 a step of Adam is as long as the learning rate.
+        change, state = optimizer.update(jnp.ones(()), state)
+        rates.append(-float(change))
+    wanted = [1] * 6 + [0.8, 0.6, 0.4, 0.2]
+    np.testing.assert_allclose(rates, 2e-4 * np.array(wanted), rtol=1e-4)
+
+
+@pytest.mark.parametrize("shown", [8, 6])  # a domain may have fewer images than the picture
+def test_an_epoch_is_one_of_the_larger_domain_and_ends_with_a_picture(tmp_path, shown):
+    a = make_images(shown, seed=1, size=SIZE)
+    config = make_config({"pair.batch_size": BATCH, "pair.epochs": 2})
+    with surroundings(tmp_path, config) as context:
+        params, _ = pairing.run(config, a, B, context)
+    lines = metric_files.read(tmp_path)
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
+    assert params.keys() == {"a_to_b", "b_to_a"}
+    pixels = np.asarray(Image.open(tmp_path / "pair" / "pairs.png"))
+    rows, gap, scale = 6, 2, 2
+    corner = scale * gap
+    assert pixels.shape == (
+        scale * (rows * (SIZE + gap) + gap),
+        scale * (shown * (SIZE + gap) + gap),
+        3,
+    )
+    # Its first row is the domain's images as they are.
+    np.testing.assert_array_equal(
+        pixels[corner : corner + scale * SIZE : scale, corner : corner + scale * SIZE : scale], a[0]
+    )
+
+
+def test_picture_shows_each_domain_its_translation_and_the_way_back():
+    params = make_state(settings_of()).generators.params
+    a, b = decode(A[:3]), decode(B[:3])
+    rows = pairing.four_tuples(params, a, b, settings=settings_of())
+    there = functools.partial(translated, params["a_to_b"])
+    back = functools.partial(translated, params["b_to_a"])
+    wanted = [a, there(a), back(there(a)), b, back(b), there(back(b))]
+    np.testing.assert_allclose(rows, np.stack(wanted), atol=1e-6)
+
+
+def test_settings_that_do_not_fit_are_named(tmp_path):
+    config = make_config({"pair.downsamplings": 5})
+    with (
+        surroundings(tmp_path, config) as context,
+        pytest.raises(UserError, match=r"pair\.downsamplings=5.*16x16"),
+    ):
+        pairing.run(config, A, B, context)
+    config = make_config({"pair.batch_size": 6})
+    with (
+        surroundings(tmp_path, config, devices=8) as context,
+        pytest.raises(UserError, match=r"pair\.batch_size is 6"),
+    ):
+        pairing.run(config, A, B, context)

@@ -1,0 +1,185 @@
+"""The command, from its flags to its result: run as a user runs it."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+STAGES = ("pair", "translate", "source", "adapt")
+
+
+def environment() -> dict[str, str]:
+    """One device, as on a user's machine."""
+    kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    return kept | {"JAX_PLATFORMS": "cpu"}
+
+
+def command(*flags: str) -> list[str]:
+    return [sys.executable, "-m", "daaa_jax.main", *flags]
+
+
+def call(*flags: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command(*flags), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600
+    )
+
+
+def refused(*flags: str) -> str:
+    """The line that a call which cannot succeed ends with."""
+    done = call(*flags)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    return line
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, str]:
+    """A finished smoke run: its workdir and what it printed."""
+    workdir = tmp_path_factory.mktemp("smoke") / "run"
+    done = call("--config=configs/digits.py:smoke", f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    return workdir, done.stdout + done.stderr
+
+
+def outcome(workdir: Path) -> dict[str, object]:
+    """All that a run computes, without the times that it took."""
+    markers = {
+        stage: json.loads((workdir / stage / "finished.json").read_text()) for stage in STAGES
+    }
+    for marker in markers.values():
+        marker["extra"].pop("seconds")
+    parts = {path.name: path.read_bytes() for path in workdir.glob("translate/*/part-*")}
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return {"markers": markers, "parts": parts, "metrics": [json.loads(line) for line in lines]}
+
+
+def test_smoke_run_writes_a_result_and_every_file_of_the_working_directory(finished):
+    workdir, printed = finished
+    result = json.loads((workdir / "result.json").read_text())
+    assert result["task"] == "mnist -> mnist_m"
+    assert set(result["accuracy"]["target_test"]) == {"last", "selected", "oracle"}
+    assert 0.5 < result["accuracy"]["source_test"] <= 1
+    assert sum(map(sum, result["confusion"])) == 256
+    assert set(result["seconds"]) == set(STAGES)
+    oracle = result["accuracy"]["target_test"]["oracle"]
+    assert oracle == max(
+        line["target_test"]
+        for line in map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+        if line["stage"] == "adapt" and "target_test" in line
+    )
+    for name in ("config.json", "pair/pairs.png", "adapt/selected", "tensorboard/adapt"):
+        assert (workdir / name).exists(), name
+    assert "Total: 113,962" in printed  # the parameters of the classifier
+    assert "adapted, after the last round" in printed
+
+
+def test_round_lines_show_what_em_and_alignment_do(finished):
+    lines = [json.loads(line) for line in (finished[0] / "metrics.jsonl").read_text().splitlines()]
+    rounds = [line for line in lines if line["stage"] == "adapt" and "information" in line]
+    assert [line["step"] for line in rounds] == [8, 16, 24]
+    for line in rounds:
+        assert {
+            "round_kept",
+            "round_confidence",
+            "round_alignment",
+            "kept_accuracy",
+            "source_test",
+            "target_test",
+            "target_test_selected",
+            "target_test_oracle",
+        } <= set(line)
+
+
+def test_second_run_of_the_same_command_only_prints_the_result(finished):
+    workdir, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
+    done = call("--config=configs/digits.py:smoke", f"--workdir={workdir}")
+    assert done.returncode == 0
+    assert "adapted, after the last round" in done.stdout
+    after = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_finished_stages_of_another_workdir_are_reused(finished, tmp_path):
+    other, _ = finished
+    done = call(
+        "--config=configs/digits.py:smoke,adapt.beta=0.0",
+        f"--workdir={tmp_path}",
+        f"--config.run.reuse={other}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "pair").exists() and not (tmp_path / "source").exists()
+    result = json.loads((tmp_path / "result.json").read_text())
+    original = json.loads((other / "result.json").read_text())
+    assert result["accuracy"]["source_only"] == original["accuracy"]["source_only"]
+    assert result["seconds"]["pair"] == original["seconds"]["pair"]
+
+
+def test_workdir_of_another_config_is_refused_and_the_setting_named(finished):
+    line = refused("--config=configs/digits.py:smoke,adapt.beta=0.7", f"--workdir={finished[0]}")
+    assert "adapt.beta (was 0.1, is 0.7)" in line
+
+
+def test_stage_that_needs_an_unfinished_one_is_refused(tmp_path):
+    line = refused("--config=configs/digits.py:smoke", f"--workdir={tmp_path}", "--stage=adapt")
+    assert "needs the stage pair" in line and "--stage=pair" in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--config=configs/digits.py", "--config.adapt.betta=1"], "beta"),
+        (["--config=configs/digits.py:embeded"], "did you mean 'embedded'"),
+        (["--config=configs/digits.py:smoke,adapt.rond=3"], "did you mean 'adapt.rounds'"),
+        (["--config=configs/digits.py:smoke,adapt.beta=x"], "adapt.beta=x: expected"),
+        (["--config=configs/nothing.py"], "nothing.py"),
+        (["--config=configs/digits.py:smoke", "--stage=adopt"], "choose pair, translate"),
+        (["--config=configs/digits.py:smoke", "smoke"], "'smoke' is not a flag"),
+        ([], "--config is missing"),
+        (["--config=configs/digits.py:mnist2mnistm", "--config.data.dir=/nowhere"], "/nowhere"),
+        (["--config=configs/digits.py:smoke,pair.batch_size=0"], "pair.batch_size is 0"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing_behind(flags, says, tmp_path):
+    workdir = tmp_path / "run"
+    assert says in refused(*flags, f"--workdir={workdir}")
+    left = {path.name for path in workdir.rglob("*") if path.is_file()} if workdir.exists() else {}
+    assert not left
+
+
+@pytest.mark.slow
+def test_run_killed_at_ten_random_moments_ends_with_the_same_parameters(finished, tmp_path):
+    """Two and more kills in each stage: while it compiles, trains, saves or evaluates."""
+    whole, _ = finished
+    flags = ("--config=configs/digits.py:smoke", f"--workdir={tmp_path}")
+    chance = random.Random(0)
+    killed = []
+    for stage in ("pair",) * 3 + ("translate",) * 2 + ("source",) * 2 + ("adapt",) * 3:
+        process = subprocess.Popen(
+            command(*flags),
+            cwd=ROOT,
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while process.poll() is None and not (tmp_path / stage / "started.json").exists():
+            time.sleep(0.02)
+        # Restarted, a process needs seconds to come back to where it was.
+        time.sleep(chance.uniform(0, 1 if stage == "translate" else 9))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            killed.append(stage)
+        process.wait()
+    assert len(killed) >= 7, killed
+    done = call(*flags)
+    assert done.returncode == 0, done.stderr
+    assert outcome(tmp_path) == outcome(whole)

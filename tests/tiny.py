@@ -1,0 +1,98 @@
+"""Settings, images and surroundings small enough to run the stages within a test."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs import digits
+from daaa_jax.data.types import LabelledImages
+from daaa_jax.models import DigitNetwork
+from daaa_jax.runtime import loop, mesh
+from daaa_jax.runtime.context import Context
+from daaa_jax.runtime.metrics import MetricWriter
+
+CLASSES = 4
+MODEL = DigitNetwork(num_classes=CLASSES, widths=(4, 4, 4))
+
+
+def make_config(changes: dict[str, Any] | None = None) -> ConfigDict:
+    """The digits' config with small networks and batches; `changes` by dotted name."""
+    config = digits.get_config()
+    small = {
+        "pair.filters": 4,
+        "pair.blocks": 1,
+        "pair.discriminator_filters": 4,
+        "pair.discriminator_layers": 1,
+        "pair.batch_size": 8,
+        "pair.epochs": 2,
+        "pair.pool_size": 12,
+        "source.batch_size": 8,
+        "source.epochs": 2,
+        "source.round_epochs": 1,
+        "adapt.batch_size": 8,
+        "adapt.round_steps": 3,
+        "adapt.rounds": 2,
+        "em.threshold": 0.0,
+        "run.log_every": 1,
+        "run.checkpoint_every": 2,
+    }
+    for name, value in (small | (changes or {})).items():
+        config.update_from_flattened_dict({name: value})
+    return config
+
+
+def make_images(count: int, seed: int = 0, size: int = 32) -> np.ndarray:
+    """Random colours in four quarters, so that networks have something to tell apart: uint8."""
+    quarters = np.random.default_rng(seed).integers(0, 256, (count, 2, 2, 3), np.uint8)
+    return quarters.repeat(size // 2, axis=1).repeat(size // 2, axis=2)
+
+
+def make_labelled(count: int, seed: int = 0) -> LabelledImages:
+    """Images whose class is the quarter with the most red."""
+    images = make_images(count, seed)
+    return LabelledImages(images, images[:, ::16, ::16, 0].reshape(count, 4).argmax(1).astype("i4"))
+
+
+@contextlib.contextmanager
+def surroundings(workdir: Path, config: ConfigDict, devices: int = 1) -> Iterator[Context]:
+    """A context on the first simulated devices."""
+    with MetricWriter(workdir) as writer:
+        yield Context(workdir, mesh.data_mesh(jax.devices()[:devices]), writer, config.run)
+
+
+@dataclasses.dataclass
+class LastState:
+    """The final state of the latest `loop.run`."""
+
+    value: Any = None
+
+    def record(self, monkeypatch) -> "LastState":
+        """Starts to watch `loop.run`."""
+        original = loop.run
+
+        def watched(*args, **kwargs):
+            state, memory = original(*args, **kwargs)
+            self.value = state
+            return state, memory
+
+        monkeypatch.setattr(loop, "run", watched)
+        return self
+
+
+def assert_same_bits(tree, other) -> None:
+    """Every leaf is equal bit for bit."""
+    assert jax.tree.structure(tree) == jax.tree.structure(other)
+    for (path, leaf), twin in zip(
+        jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(other), strict=True
+    ):
+        if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf, twin = jax.random.key_data(leaf), jax.random.key_data(twin)
+        leaf, twin = np.asarray(leaf), np.asarray(twin)
+        assert (leaf.dtype, leaf.shape) == (twin.dtype, twin.shape), jax.tree_util.keystr(path)
+        assert leaf.tobytes() == twin.tobytes(), jax.tree_util.keystr(path)
