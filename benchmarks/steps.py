@@ -16,11 +16,12 @@ from collections.abc import Callable
 import jax
 import numpy as np
 import torch
-from daaa_jax.data.augment import decode
 
 from benchmarks.torch_steps import CycleGanStep, DigitStep
 from configs import digits
 from daaa_jax import models, optimizers, pairing, source
+from daaa_jax.data.augment import decode
+from daaa_jax.runtime import allocator
 
 
 def our_digit_step(batch: int) -> Callable[[], float]:
@@ -82,6 +83,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if jax.default_backend() == "cpu":
+        allocator.keep_freed_memory()  # as daaa_jax.main does; PyTorch has it too here
     print(f"jax {jax.__version__}, torch {torch.__version__}, {options.threads} threads")
     print("| step | ours, ms | PyTorch, ms | ratio |\n| --- | --- | --- | --- |")
     for name, ours, theirs in (

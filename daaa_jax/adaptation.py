@@ -258,7 +258,7 @@ def run(
         round_steps=settings.round_steps,
         restart=settings.restart,
     )
-    init_key, key = jax.random.split(jax.random.key(config.seed))
+    init_key, key = jax.random.split(loop.stage_key(config.seed, "adapt"))
     target = (
         source
         if settings.init == "source"

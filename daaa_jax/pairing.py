@@ -272,7 +272,11 @@ def run(
     state, memory = loop.run(
         "pair",
         functools.partial(
-            create_state, jax.random.key(config.seed), settings, optimizer, decode(images_a[:1])
+            create_state,
+            loop.stage_key(config.seed, "pair"),
+            settings,
+            optimizer,
+            decode(images_a[:1]),
         ),
         step,
         lambda s: (*resident, *meshes.shard_batch(tuple(x.at(s) for x in streams), mesh)),

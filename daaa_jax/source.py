@@ -128,7 +128,11 @@ def run(
     state, memory = loop.run(
         "source",
         functools.partial(
-            create_state, jax.random.key(config.seed), model, optimizer, decode(data.images[:1])
+            create_state,
+            loop.stage_key(config.seed, "source"),
+            model,
+            optimizer,
+            decode(data.images[:1]),
         ),
         step,
         lambda s: (images, labels, meshes.shard_batch(stream.at(s), mesh)),

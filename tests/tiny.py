@@ -1,19 +1,20 @@
 """Settings, images and surroundings small enough to run the stages within a test."""
 
 import contextlib
-import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
 from configs import digits
 from daaa_jax.data.types import LabelledImages
 from daaa_jax.models import DigitNetwork
-from daaa_jax.runtime import loop, mesh
+from daaa_jax.runtime import mesh
 from daaa_jax.runtime.context import Context
 from daaa_jax.runtime.metrics import MetricWriter
 
@@ -26,6 +27,7 @@ def make_config(changes: dict[str, Any] | None = None) -> ConfigDict:
     config = digits.get_config()
     small = {
         "pair.filters": 4,
+        "pair.downsamplings": 0,
         "pair.blocks": 1,
         "pair.discriminator_filters": 4,
         "pair.discriminator_layers": 1,
@@ -66,23 +68,10 @@ def surroundings(workdir: Path, config: ConfigDict, devices: int = 1) -> Iterato
         yield Context(workdir, mesh.data_mesh(jax.devices()[:devices]), writer, config.run)
 
 
-@dataclasses.dataclass
-class LastState:
-    """The final state of the latest `loop.run`."""
-
-    value: Any = None
-
-    def record(self, monkeypatch) -> "LastState":
-        """Starts to watch `loop.run`."""
-        original = loop.run
-
-        def watched(*args, **kwargs):
-            state, memory = original(*args, **kwargs)
-            self.value = state
-            return state, memory
-
-        monkeypatch.setattr(loop, "run", watched)
-        return self
+def fast_jit(function: Callable, **options) -> Callable:
+    """`jax.jit` for a function that is called a few times: compiles quickly to slow code."""
+    quickly = {"xla_backend_optimization_level": 0}
+    return jax.jit(function, compiler_options=quickly, **options)
 
 
 def assert_same_bits(tree, other) -> None:
@@ -96,3 +85,21 @@ def assert_same_bits(tree, other) -> None:
         leaf, twin = np.asarray(leaf), np.asarray(twin)
         assert (leaf.dtype, leaf.shape) == (twin.dtype, twin.shape), jax.tree_util.keystr(path)
         assert leaf.tobytes() == twin.tobytes(), jax.tree_util.keystr(path)
+
+
+@pytest.fixture(scope="module")
+def compile_once(tmp_path_factory):
+    """Programs that a module compiles again and again are compiled once."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("xla")),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()

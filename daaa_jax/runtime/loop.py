@@ -2,6 +2,7 @@
 
 import math
 import time
+import zlib
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, TypeVar
 
@@ -18,6 +19,11 @@ from daaa_jax.runtime.progress import Progress
 State = TypeVar("State")
 Metrics = Mapping[str, Average]
 Memory = MutableMapping[str, Any]
+
+
+def stage_key(seed: int, name: str) -> jax.Array:
+    """The PRNG key of a stage: those of other stages, and of other seeds, are independent."""
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
 
 
 def mean(values: jax.Array, where: jax.Array | None = None) -> Average:

@@ -1,0 +1,298 @@
+"""One adaptation step: the four groups of a batch, who sees what of them, and Eq. 12."""
+
+import dataclasses
+import functools
+import math
+import types
+import typing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny import CLASSES, assert_same_bits, make_config, make_images, make_labelled
+
+from daaa_jax import adaptation
+from daaa_jax.data.pairs import BatchStream, all_images
+from daaa_jax.data.types import Task, UnlabelledImages
+
+SOURCE, TARGET = make_labelled(10, seed=1), make_images(7, seed=2)
+# A translation is its original's negative: who sees which of them can be told from the pixels.
+IMAGES = all_images(SOURCE.images, 255 - SOURCE.images, TARGET, 255 - TARGET)
+PAPER = (0.35, 0.15, 0.35, 0.15)
+
+
+# Group sizes
+
+
+def test_group_sizes_are_the_designs():
+    assert adaptation.group_sizes(128, PAPER) == (45, 19, 45, 19)
+    assert adaptation.group_sizes(10, (0.35, 0.15, 0, 0)) == (7, 3, 0, 0)
+    assert adaptation.group_sizes(72, (0, 0.15, 0.35, 0)) == (0, 22, 50, 0)
+
+
+def test_ties_go_to_the_earlier_group():
+    assert adaptation.group_sizes(10, PAPER) == (4, 2, 3, 1)
+    assert adaptation.group_sizes(2, (1, 1, 1, 1)) == (1, 1, 0, 0)
+    assert adaptation.group_sizes(7, (0.1, 0.1, 0.1, 0.1)) == (2, 2, 2, 1)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 16, 100, 127, 1024])
+@pytest.mark.parametrize("mix", [PAPER, (1, 0, 0, 0), (0, 0, 1, 2), (0.3, 0.3, 0.3, 0.1)])
+def test_group_sizes_fill_the_batch_within_one_of_the_share(batch, mix):
+    sizes = adaptation.group_sizes(batch, mix)
+    assert sum(sizes) == batch
+    for size, share in zip(sizes, mix, strict=True):
+        assert abs(size - batch * share / sum(mix)) < 1
+        assert share or not size
+
+
+@pytest.mark.parametrize("mix", [(0, 0, 0, 0), (1, 1, 1, -1)])
+def test_impossible_mix_is_refused(mix):
+    with pytest.raises(ValueError, match="proportions"):
+        adaptation.group_sizes(8, mix)
+
+
+# The batch, by the table of section 3
+
+
+def test_each_network_sees_the_image_of_its_column():
+    sizes = (4, 3, 2, 3)
+    s, t_f, t, s_f = np.split(np.arange(12), np.cumsum(sizes)[:-1])
+    stream = BatchStream(SOURCE.labels, len(TARGET), sizes, seed=0)
+    for step in range(12):
+        batch = stream.at(step)
+        by_target, by_source = IMAGES[batch.target_rows], IMAGES[batch.source_rows]
+        posterior = IMAGES[batch.posterior_rows]
+        originals = {len(SOURCE.images): SOURCE.images, len(TARGET): TARGET}
+        real_source, real_target = originals.values()
+
+        def are_of(images, originals):
+            return all((original == originals).all((1, 2, 3)).any() for original in images)
+
+        # real source:       x^S                x^S
+        assert are_of(by_target[s], real_source)
+        np.testing.assert_array_equal(by_source[s], by_target[s])
+        # synthetic target:  G_ST(x^S)          x^S
+        assert are_of(by_source[t_f], real_source)
+        np.testing.assert_array_equal(by_target[t_f], 255 - by_source[t_f])
+        # real target:       x^T                G_TS(x^T)      p_post(z | x^T)
+        assert are_of(by_target[t], real_target)
+        np.testing.assert_array_equal(by_source[t], 255 - by_target[t])
+        np.testing.assert_array_equal(posterior[: len(t)], by_target[t])
+        # synthetic source:  G_TS(x^T)          G_TS(x^T)      p_post(z | x^T), the real original
+        np.testing.assert_array_equal(by_source[s_f], by_target[s_f])
+        assert are_of(posterior[len(t) :], real_target)
+        np.testing.assert_array_equal(posterior[len(t) :], 255 - by_target[s_f])
+
+        by_row = {
+            row.tobytes(): label for row, label in zip(*dataclasses.astuple(SOURCE), strict=True)
+        }
+        wanted = [by_row[row.tobytes()] for row in by_source[: len(s) + len(t_f)]]
+        np.testing.assert_array_equal(batch.labels, [*wanted, *[0] * (len(t) + len(s_f))])
+
+
+def test_groups_are_independent_draws_of_every_image_equally_often():
+    sizes = (5, 5, 7, 7)
+    stream = BatchStream(SOURCE.labels, len(TARGET), sizes, seed=0)
+    batches = [stream.at(step) for step in range(20)]
+    rows = np.stack([batch.target_rows for batch in batches])
+    columns = np.split(rows, np.cumsum(sizes)[:-1], axis=1)
+    for column, begin, count in zip(columns, (0, 10, 20, 27), (10, 10, 7, 7), strict=True):
+        drawn = np.bincount(column.ravel() - begin, minlength=count)
+        assert (drawn == column.size / count).all()
+    assert (columns[0] != columns[1] - 10).any() and (columns[2] != columns[3] - 7).any()
+
+
+def test_batch_is_a_function_of_seed_and_step_and_padding_reads_real_rows():
+    def stream(seed, multiple=1):
+        return BatchStream(SOURCE.labels, len(TARGET), (4, 3, 2, 3), seed, multiple)
+
+    late, early = stream(0), stream(0)
+    for step in range(5):
+        early.at(step)
+    assert_same_bits(early.at(5), late.at(5))
+    assert (stream(1).at(5).target_rows != late.at(5).target_rows).any()
+
+    plain, padded = late.at(5), stream(0, multiple=8).at(5)
+    assert padded.posterior_rows.shape == (8,)
+    np.testing.assert_array_equal(padded.posterior_rows[:5], plain.posterior_rows)
+    np.testing.assert_array_equal(padded.target_rows, plain.target_rows)
+
+
+def test_target_domain_has_no_labels_by_type():
+    assert [field.name for field in dataclasses.fields(UnlabelledImages)] == ["images"]
+    assert typing.get_type_hints(Task)["target_train"] is UnlabelledImages
+
+
+# The step: views and networks
+
+
+class Witness:
+    """A classifier that notes what it is shown, and by which of the three networks."""
+
+    def __init__(self, state):
+        self.by_network = {
+            id(jax.tree.leaves(getattr(state, name)["batch_stats"])[0]): name
+            for name in ("source", "target", "posterior")
+        }
+        self.seen = {}
+
+    def apply(self, variables, images, **options):
+        name = self.by_network[id(jax.tree.leaves(variables["batch_stats"])[0])]
+        assert name not in self.seen
+        self.seen[name] = types.SimpleNamespace(images=np.asarray(images), train=options["train"])
+        maps = {"conv1": (jnp.ones((len(images), 4)) * variables["params"]["w"],)}
+        logits = images.mean((1, 2)) @ jnp.ones((3, CLASSES)) * variables["params"]["w"]
+        return (logits, {"intermediates": maps}) if "mutable" in options else logits
+
+
+@pytest.mark.parametrize("batch_norm", ["batch", "frozen"])
+def test_images_of_a_pair_get_the_same_view_and_only_the_target_network_trains(batch_norm):
+    config = make_config(
+        {"adapt.batch_size": 12, "augment.shift": 3, "adapt.batch_norm": batch_norm}
+    )
+    sizes = adaptation.group_sizes(12, PAPER)
+    batch = BatchStream(SOURCE.labels, len(TARGET), sizes, seed=0, multiple=8).at(0)
+    variables = {"params": {"w": jnp.ones(())}, "batch_stats": {"mean": jnp.zeros(2)}}
+    optimizer = optax.sgd(0.1)
+    state = adaptation.create_state(jax.random.key(0), variables, variables, optimizer)
+    witness = Witness(state)
+    adaptation.train_step(state, IMAGES, batch, model=witness, optimizer=optimizer, config=config)
+
+    source, target, posterior = (witness.seen[n] for n in ("source", "target", "posterior"))
+    assert (source.train, posterior.train) == (False, False)
+    assert target.train == (batch_norm == "batch")
+
+    s, t_f, t, s_f = (
+        slice(*ends) for ends in zip([0, *np.cumsum(sizes)], np.cumsum(sizes), strict=False)
+    )
+    close = functools.partial(np.testing.assert_allclose, atol=1e-6)
+    close(source.images[s], target.images[s])
+    close(source.images[t_f], -target.images[t_f])
+    close(source.images[t], -target.images[t])
+    close(source.images[s_f], target.images[s_f])
+    close(posterior.images[: sizes[2]], target.images[t])
+    close(posterior.images[sizes[2] : sum(sizes[2:])], -target.images[s_f])
+
+    # The views are shifts of up to three pixels with repeated edges, not all the same.
+    margins = ((3, 3), (3, 3), (0, 0))
+    corners = []
+    for row, shown in zip(batch.target_rows, target.images, strict=True):
+        padded = np.pad(IMAGES[row] / np.float32(127.5) - 1, margins, mode="edge")
+        fits = [
+            (top, left)
+            for top in range(7)
+            for left in range(7)
+            if np.allclose(padded[top : top + 32, left : left + 32], shown, atol=1e-6)
+        ]
+        assert fits
+        corners += fits[:1]
+    assert len(set(corners)) > 4
+
+
+# Eq. 12
+
+
+def objective_twin(logits, labels, posterior, kept, alignment, beta, em_weight, normalize):
+    """Sample by sample, over those that the filter leaves."""
+    logits = logits.astype(np.float64)
+    logarithms = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    sources = len(logits) - len(posterior)
+    supervised = sum(-logarithms[i][labels[i]] for i in range(sources)) / len(logits)
+    filtered = [
+        -sum(p * log for p, log in zip(posterior[i], logarithms[sources + i], strict=True))
+        for i in range(len(posterior))
+        if kept[i]
+    ]
+    divisor = len(logits) if normalize == "batch" else max(len(filtered), 1)
+    return supervised + em_weight * sum(filtered) / divisor + beta * alignment
+
+
+@pytest.mark.parametrize("normalize", ["batch", "kept"])
+@pytest.mark.parametrize("kept", [(1, 0, 1, 0, 0), (0, 0, 0, 0, 0), (1, 1, 1, 1, 1)])
+@pytest.mark.parametrize("em_weight", [0.0, 1.0])
+def test_objective_is_that_of_the_kept_samples(normalize, kept, em_weight):
+    draws = np.random.default_rng(0)
+    logits = draws.normal(size=(9, CLASSES)).astype(np.float32)
+    labels = draws.integers(0, CLASSES, 9)
+    posterior = draws.dirichlet(np.ones(CLASSES), 5).astype(np.float32)
+    weights = {"beta": 0.3, "em_weight": em_weight, "normalize": normalize}
+    loss, parts = adaptation.objective(
+        jnp.asarray(logits), labels, posterior, jnp.array(kept, jnp.float32), 1.7, **weights
+    )
+    twin = functools.partial(objective_twin, logits, labels, posterior, kept)
+    np.testing.assert_allclose(loss, twin(1.7, **weights), rtol=1e-5)
+    np.testing.assert_allclose(
+        parts["cross_entropy"] + parts["em"], twin(0.0, **weights), rtol=1e-5
+    )
+
+    # Neither a discarded posterior nor a label of the target groups is read.
+    others = np.where(np.array(kept)[:, None] == 1, posterior, posterior[:, ::-1])
+    relabelled = np.where(np.arange(9) < 4, labels, (labels + 1) % CLASSES)
+    again, _ = adaptation.objective(
+        jnp.asarray(logits), relabelled, others, jnp.array(kept, jnp.float32), 1.7, **weights
+    )
+    assert again == loss
+
+
+def test_unknown_normalisation_is_refused():
+    with pytest.raises(ValueError, match="batch or kept"):
+        adaptation.objective(
+            jnp.zeros((1, 2)),
+            jnp.zeros(1, int),
+            jnp.zeros((0, 2)),
+            jnp.zeros(0),
+            0.0,
+            beta=0.0,
+            em_weight=1.0,
+            normalize="mean",
+        )
+
+
+# Selection at the end of a round
+
+
+def test_last_selected_and_oracle_are_kept_apart():
+    """`selected` follows the validator without labels, `oracle` the target labels."""
+    information, target_accuracy = [1.0, 3.0, 2.0], [0.5, 0.4, 0.9]
+    saved = []
+    selected = types.SimpleNamespace(save=lambda *save: saved.append(save), wait=lambda: None)
+    memory, lines = {}, []
+    for number in range(3):
+        state = types.SimpleNamespace(target=f"target {number}", posterior=f"posterior {number}")
+        measured = types.SimpleNamespace(source_test="S", target_test="T", target_train="train")
+
+        def evaluate(variables, data, number=number):
+            assert variables == f"target {number}"
+            return types.SimpleNamespace(
+                accuracy=target_accuracy[number] if data == "T" else 0.99,
+                information=information[number] if data == "train" else math.nan,
+                kept_accuracy=0.7,
+            )
+
+        metrics = {
+            name: adaptation.loop.mean(jnp.full(4, 0.25))
+            for name in ("loss", "alignment", "kept", "confidence")
+        }
+        step = 10 * (number + 1)
+        lines.append(
+            adaptation.end_of_round(
+                step,
+                state,
+                metrics,
+                memory,
+                evaluate=evaluate,
+                measured=measured,
+                selected=selected,
+                refreshed=True,
+            )
+        )
+    assert [memory[name]["step"] for name in ("last", "selected", "oracle")] == [30, 20, 30]
+    assert [memory[n]["target_test"] for n in ("last", "selected", "oracle")] == [0.9, 0.4, 0.9]
+    assert [save[:2] for save in saved] == [(10, "target 0"), (20, "target 1")]
+    names = {"round_kept", "round_confidence", "round_alignment", "kept_accuracy", "source_test"}
+    names |= {"target_test", "target_test_selected", "target_test_oracle", "information"}
+    assert names <= lines[-1].keys()
+    assert lines[-1]["target_test_selected"] == 0.4 and lines[1]["target_test_oracle"] == 0.5

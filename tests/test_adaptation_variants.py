@@ -1,0 +1,258 @@
+"""The variants of the paper's tables are settings of one step: EM-A, B, C, no L_AT, the mixes."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny import (
+    CLASSES,
+    MODEL,
+    assert_same_bits,
+    fast_jit,
+    make_config,
+    make_images,
+    make_labelled,
+    surroundings,
+)
+
+from daaa_jax import adaptation, evaluation, source
+from daaa_jax.data.augment import decode
+from daaa_jax.data.pairs import GROUPS, BatchStream, all_images
+from daaa_jax.data.types import Evaluation
+from daaa_jax.models import initial_variables
+
+SOURCE, TARGET = make_labelled(10, seed=1), make_labelled(7, seed=2)
+IMAGES = all_images(SOURCE.images, make_images(10, seed=3), TARGET.images, make_images(7, seed=4))
+OPTIMIZER = optax.adam(1e-2)
+MIXES = {
+    "S": (1, 0, 0, 0),
+    "T_f": (0, 1, 0, 0),
+    "S+T_f": (0.35, 0.15, 0, 0),
+    "T_f+T": (0, 0.15, 0.35, 0),
+    "all": (0.35, 0.15, 0.35, 0.15),
+}
+
+
+@functools.cache
+def variables_of(seed):
+    return initial_variables(jax.random.key(seed), MODEL, decode(IMAGES[:1]))
+
+
+def mix(name):
+    return {f"adapt.mix.{group}": float(s) for group, s in zip(GROUPS, MIXES[name], strict=True)}
+
+
+def make_state(target_seed=1):
+    key, source, target = jax.random.key(0), variables_of(0), variables_of(target_seed)
+    return adaptation.create_state(key, source, target, OPTIMIZER)
+
+
+@functools.cache
+def compiled(settings):
+    config = make_config({"em.start_step": 0, "em.refresh_every": 1000} | dict(settings))
+    sizes = adaptation.group_sizes(8, [config.adapt.mix[group] for group in GROUPS])
+    step = functools.partial(adaptation.train_step, model=MODEL, optimizer=OPTIMIZER, config=config)
+    return fast_jit(step), BatchStream(SOURCE.labels, len(TARGET.images), sizes, seed=0)
+
+
+def train(steps, state=None, settings=()):
+    """The states before and after each step, and each step's metrics as (sum, count)."""
+    step, stream = compiled(tuple(sorted(dict(settings).items())))
+    states, lines = [make_state() if state is None else state], []
+    for number in range(steps):
+        state, metrics = step(states[-1], IMAGES, stream.at(number))
+        states.append(state)
+        lines.append({k: (float(m.total), float(m.count)) for k, m in metrics.items()})
+    return states, lines
+
+
+def differ(tree, other):
+    return any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (tree, other)), strict=True))
+
+
+# EM
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_posterior_network_is_the_target_network_of_the_last_refresh(every):
+    """EM-A is a refresh after every step; parameters and batch statistics both."""
+    states, _ = train(4, settings={"em.refresh_every": every})
+    for step, state in enumerate(states):
+        assert_same_bits(state.posterior, states[step // every * every].target)
+    assert differ(states[-1].posterior, states[0].posterior)
+
+
+def test_source_and_posterior_networks_get_no_gradient():
+    states, _ = train(3)
+    for state in states:
+        assert_same_bits(state.source, states[0].source)
+        assert_same_bits(state.posterior, states[0].posterior)
+    assert differ(states[-1].target["params"], states[0].target["params"])
+    moments = jax.tree.leaves(states[0].opt_state[0].mu)
+    assert len(moments) == len(jax.tree.leaves(states[0].target["params"]))
+
+
+def test_threshold_zero_learns_from_every_posterior_and_above_one_from_none():
+    """EM-B is threshold 0."""
+    _, (everything,) = train(1)
+    assert everything["kept"] == (4, 4) and everything["em"][0] > 0
+    _, (nothing,) = train(1, settings={"em.threshold": 1.1})
+    assert nothing["kept"] == (0, 4) and nothing["em"][0] == 0
+
+
+def test_posterior_is_not_learned_from_before_the_start_step():
+    states, lines = train(4, settings={"em.start_step": 2})
+    other = make_state().replace(posterior=variables_of(5))
+    others, _ = train(4, other, {"em.start_step": 2})
+    assert [line["em"][0] > 0 for line in lines] == [False, False, True, True]
+    for state, other in zip(states[:3], others[:3], strict=True):
+        assert_same_bits(state.target, other.target)
+    assert differ(states[3].target["params"], others[3].target["params"])
+    # What would be kept is measured all the while.
+    assert all(line["kept"] == (4, 4) for line in lines)
+
+
+# Alignment
+
+
+def test_beta_zero_measures_the_alignment_without_its_gradient():
+    states, lines = train(2, settings={"adapt.beta": 0.0})
+    others, other_lines = train(2, settings={"adapt.beta": 0.0, "adapt.measure": "l1"})
+    aligned, aligned_lines = train(2)
+    assert_same_bits(states[-1].target, others[-1].target)
+    assert differ(states[-1].target["params"], aligned[-1].target["params"])
+    assert lines[0]["alignment"][0] > 0.01
+    np.testing.assert_allclose(lines[0]["alignment"], aligned_lines[0]["alignment"], rtol=1e-5)
+    assert other_lines[0]["alignment"][0] > lines[0]["alignment"][0]
+    for line in (*lines, *aligned_lines):
+        beta = 0.1 if line in aligned_lines else 0
+        parts = line["cross_entropy"][0] + line["em"][0] + beta * line["alignment"][0]
+        np.testing.assert_allclose(line["loss"][0], parts, rtol=1e-5)
+
+
+def test_frozen_batch_norm_keeps_the_statistics_and_agrees_with_the_source_at_step_0():
+    same = make_state(target_seed=0)
+    states, lines = train(2, same, mix("S") | {"adapt.batch_norm": "frozen"})
+    # Three layers, each the smoothing of Eq. 5.
+    np.testing.assert_allclose(lines[0]["alignment"][0], 3e-4, rtol=0.05)
+    assert lines[1]["alignment"][0] > 1e-3
+    assert_same_bits(states[-1].target["batch_stats"], same.target["batch_stats"])
+    trained = states[-1].target["params"]["norm1"]
+    for name in ("scale", "bias"):
+        assert differ(trained[name], same.target["params"]["norm1"][name])
+    states, _ = train(1, same, mix("S"))
+    assert differ(states[-1].target["batch_stats"], same.target["batch_stats"])
+
+
+# The mixes of the tables
+
+
+@pytest.mark.parametrize("name", MIXES)
+def test_mix_of_a_table_is_a_setting(name):
+    states, (line,) = train(1, settings=mix(name))
+    sizes = adaptation.group_sizes(8, MIXES[name])
+    targets = sum(sizes[2:])
+    assert line["kept"][1] == line["confidence"][1] == targets
+    assert line["accuracy"][1] == 8 - targets
+    assert (line["em"][0] > 0) == (targets > 0)
+    assert line["cross_entropy"][0] > 0 and line["alignment"][0] > 0
+    assert differ(states[1].target["params"], states[0].target["params"])
+
+
+@pytest.mark.parametrize("name", ["S", "T_f", "S+T_f"])
+def test_without_target_groups_no_posterior_is_asked_for(name):
+    step, stream = compiled(tuple(sorted(mix(name).items())))
+    state = make_state()
+    broken = state.replace(posterior=jax.tree.map(lambda x: x * jnp.nan, state.posterior))
+    assert stream.at(0).posterior_rows.shape == (0,)
+    after, metrics = step(broken, IMAGES, stream.at(0))
+    assert_same_bits(after.target, step(state, IMAGES, stream.at(0))[0].target)
+    assert np.isfinite(float(metrics["loss"].total))
+
+
+# The stage as a whole
+
+
+def adapt(workdir, settings=(), target_labels=TARGET.labels):
+    config = make_config(dict(settings))
+    target = dataclasses.replace(TARGET, labels=target_labels)
+    measured = Evaluation(source_test=SOURCE, target_test=target, target_train=target)
+    with surroundings(workdir, config) as context:
+        evaluate = evaluation.make_evaluator(MODEL, context.mesh, batch_size=8, threshold=0.5)
+        return adaptation.run(
+            config, MODEL, variables_of(0), IMAGES, SOURCE.labels, evaluate, measured, context
+        )
+
+
+@dataclasses.dataclass
+class Beginning:
+    """What the stage sets up before its first step: the state, and the optimiser."""
+
+    state: adaptation.AdaptationState
+    optimizer: optax.GradientTransformation
+
+
+def begin(workdir, monkeypatch, settings=()):
+    begun = Beginning(None, None)
+    make = adaptation.optimizers.make
+
+    def made(*args, **kwargs):
+        begun.optimizer = make(*args, **kwargs)
+        return begun.optimizer
+
+    def loop_of_no_steps(name, create_state, *args, **kwargs):
+        begun.state = create_state()
+        return begun.state, {}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(adaptation.optimizers, "make", made)
+        patch.setattr(adaptation.loop, "run", loop_of_no_steps)
+        adapt(workdir, settings)
+    return begun
+
+
+def test_target_labels_touch_nothing_but_the_figures(tmp_path):
+    variables, memory = adapt(tmp_path / "right")
+    others, other_memory = adapt(tmp_path / "wrong", target_labels=(TARGET.labels + 1) % CLASSES)
+    assert_same_bits(variables, others)
+    assert memory["sha256"] == other_memory["sha256"]
+    for name in ("step", "information", "source_test"):
+        assert memory["selected"][name] == other_memory["selected"][name]
+    assert memory["last"]["target_test"] != other_memory["last"]["target_test"]
+
+
+@pytest.mark.parametrize("restart", [True, False])
+def test_learning_rate_restarts_each_round_or_goes_on(tmp_path, monkeypatch, restart):
+    """EM-C goes on."""
+    optimizer = begin(tmp_path, monkeypatch, {"adapt.restart": restart}).optimizer
+    state, rates = optimizer.init(jnp.zeros(())), []
+    for _ in range(6):
+        # Under a constant gradient of 1 a step of Adam is as long as the learning rate.
+        change, state = optimizer.update(jnp.ones(()), state)
+        rates.append(-float(change))
+    in_round = np.arange(6) % 3 / 3 if restart else np.arange(6) / 6
+    np.testing.assert_allclose(rates, 1e-3 * (1 + 10 * in_round) ** -0.75, rtol=1e-4)
+
+
+def test_target_starts_from_the_source_network_and_shares_no_buffer_with_it(tmp_path, monkeypatch):
+    state = begin(tmp_path, monkeypatch).state
+    parts = (state.source, state.target, state.posterior)
+    for part in parts:
+        assert_same_bits(part, variables_of(0))
+    leaves = [leaf for part in (*parts, variables_of(0)) for leaf in jax.tree.leaves(part)]
+    assert len({leaf.unsafe_buffer_pointer() for leaf in leaves}) == len(leaves)
+
+
+def test_target_from_scratch_starts_elsewhere_than_the_source_network_did(tmp_path, monkeypatch):
+    state = begin(tmp_path, monkeypatch, {"adapt.init": "scratch"}).state
+    assert_same_bits(state.target, state.posterior)
+    assert_same_bits(state.source, variables_of(0))
+    key = jax.random.key(make_config().seed)
+    source_began = source.create_state(key, MODEL, OPTIMIZER, decode(IMAGES[:1])).variables
+    for other in (source_began, state.source):
+        kernel = other["params"]["convolution1"]["kernel"]
+        assert differ(state.target["params"]["convolution1"]["kernel"], kernel)

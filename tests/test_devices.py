@@ -1,0 +1,80 @@
+"""One device or eight, the stages compute the same, however the batches are split."""
+
+import jax
+import numpy as np
+import pytest
+from tiny import (
+    MODEL,
+    compile_once,  # noqa: F401, a fixture
+    make_config,
+    make_images,
+    make_labelled,
+    surroundings,
+)
+
+from daaa_jax import adaptation, evaluation, pairing, source
+from daaa_jax.data.augment import decode
+from daaa_jax.data.pairs import all_images
+from daaa_jax.data.types import Evaluation
+from daaa_jax.models import initial_variables
+from daaa_jax.runtime import metrics as metric_files
+
+pytestmark = pytest.mark.usefixtures("compile_once")
+
+STEPS = 10
+SOURCE, TARGET = make_labelled(40, seed=1), make_labelled(30, seed=2)
+
+
+def pair(workdir, devices):
+    # The pool is full after the first two steps: from then on images are swapped.
+    config = make_config({"pair.batch_size": 8, "pair.pool_size": 16})
+    with surroundings(workdir, config, devices) as context:
+        pairing.run(config, SOURCE.images, TARGET.images, context)
+
+
+def train_source(workdir, devices):
+    config = make_config({"augment.shift": 2})
+    with surroundings(workdir, config, devices) as context:
+        source.run(config, MODEL, SOURCE, lambda _: {}, context)
+
+
+def adapt(workdir, devices):
+    changes = {"adapt.batch_size": 24, "adapt.round_steps": 5, "augment.shift": 2}
+    config = make_config(changes)
+    mix = [config.adapt.mix[group] for group in adaptation.GROUPS]
+    assert sum(adaptation.group_sizes(24, mix)[2:]) % 8, "the posterior's rows should need padding"
+    images = all_images(
+        SOURCE.images, make_images(40, seed=3), TARGET.images, make_images(30, seed=4)
+    )
+    with surroundings(workdir, config, devices) as context:
+        evaluate = evaluation.make_evaluator(MODEL, context.mesh, batch_size=16, threshold=0.5)
+        variables = initial_variables(jax.random.key(1), MODEL, decode(images[:1]))
+        measured = Evaluation(SOURCE, TARGET, TARGET)
+        labels = SOURCE.labels
+        adaptation.run(config, MODEL, variables, images, labels, evaluate, measured, context)
+
+
+STAGES = {"pair": pair, "source": train_source, "adapt": adapt}
+FIGURES = {
+    "pair": ("loss", "adversarial", "cycle", "discriminator"),
+    "source": ("loss",),
+    "adapt": ("loss", "cross_entropy", "em", "alignment"),
+}
+
+
+def figures_of(stage, folder, devices):
+    workdir = folder / f"{stage} {devices}"
+    STAGES[stage](workdir, devices)
+    lines = [line for line in metric_files.read(workdir) if "loss" in line]
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    return {name: np.array([line[name] for line in lines]) for name in FIGURES[stage]}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_first_ten_losses_are_the_same_on_one_device_and_on_eight(stage, tmp_path):
+    one, eight = (figures_of(stage, tmp_path, devices) for devices in (1, 8))
+    for name in FIGURES[stage]:
+        np.testing.assert_allclose(eight[name], one[name], rtol=1e-5, err_msg=name)
+    assert len(set(one["loss"])) == STEPS
+    if stage == "adapt":
+        assert not one["em"][:5].any() and one["em"][5:].all()

@@ -1,0 +1,109 @@
+"""Measuring: figures of a plain NumPy twin, whatever the batch size and the number of devices."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import CLASSES
+
+from daaa_jax import em, evaluation
+from daaa_jax.data.types import LabelledImages
+from daaa_jax.runtime.mesh import data_mesh
+
+SHARPNESS = 6.0
+
+
+class FirstRow:
+    """A classifier whose logits stand in the image's first pixels."""
+
+    def apply(self, variables, images, train):
+        assert train is False
+        return variables["sharpness"] * images[:, 0, :CLASSES, 0]
+
+
+def make_data(count=37, seed=0):
+    draws = np.random.default_rng(seed)
+    images = draws.integers(0, 256, (count, CLASSES, CLASSES, 3), np.uint8)
+    return LabelledImages(images, draws.integers(0, CLASSES, count).astype(np.int32))
+
+
+def measure(data, *, devices=1, batch_size=16, threshold=0.9, sharpness=SHARPNESS):
+    evaluate = evaluation.make_evaluator(
+        FirstRow(),
+        data_mesh(jax.devices()[:devices]),
+        batch_size=batch_size,
+        threshold=threshold,
+    )
+    return evaluate({"sharpness": sharpness}, data)
+
+
+def posterior_twin(data, sharpness=SHARPNESS):
+    logits = sharpness * (data.images[:, 0, :, 0].astype(np.float64) / 127.5 - 1)
+    weights = np.exp(logits - logits.max(1, keepdims=True))
+    return weights / weights.sum(1, keepdims=True)
+
+
+def entropy(distribution):
+    return -sum(p * np.log(p) for p in distribution if p > 0)
+
+
+@pytest.mark.parametrize(("devices", "batch_size"), [(1, 1), (1, 16), (1, 37), (1, 64), (8, 16)])
+def test_figures_are_the_twins_and_padding_adds_nothing(devices, batch_size):
+    data, threshold = make_data(), 0.9
+    found = measure(data, devices=devices, batch_size=batch_size, threshold=threshold)
+
+    posterior = posterior_twin(data)
+    guesses = posterior.argmax(1)
+    confusion = np.zeros((CLASSES, CLASSES), int)
+    for true, guess in zip(data.labels, guesses, strict=True):
+        confusion[true, guess] += 1
+    np.testing.assert_array_equal(found.confusion, confusion)
+
+    right = guesses == data.labels
+    np.testing.assert_allclose(found.accuracy, right.mean())
+    by_class = [right[data.labels == label].mean() for label in range(CLASSES)]
+    np.testing.assert_allclose(found.per_class, by_class)
+
+    kept = posterior.max(1) >= threshold
+    assert 0 < kept.sum() < len(kept)
+    np.testing.assert_allclose(found.kept, kept.mean(), rtol=1e-6)
+    np.testing.assert_allclose(found.kept_accuracy, right[kept].mean(), rtol=1e-6)
+    np.testing.assert_allclose(found.confidence, posterior.max(1).mean(), rtol=1e-5)
+
+    information = entropy(posterior.mean(0)) - np.mean([entropy(row) for row in posterior])
+    np.testing.assert_allclose(found.information, information, rtol=1e-5)
+    np.testing.assert_allclose(
+        found.information, em.information_maximisation(jnp.asarray(posterior)), rtol=1e-5
+    )
+
+
+def test_labels_do_not_touch_the_validator_nor_what_is_kept():
+    data = make_data()
+    others = dataclasses.replace(data, labels=(data.labels + 1) % CLASSES)
+    found, other = measure(data), measure(others)
+    assert found.accuracy != other.accuracy
+    for name in ("information", "confidence", "kept"):
+        assert getattr(found, name) == getattr(other, name), name
+
+
+def test_threshold_zero_keeps_all_and_where_none_is_kept_there_is_no_accuracy():
+    everything = measure(make_data(), threshold=0.0)
+    assert everything.kept == 1
+    np.testing.assert_allclose(everything.kept_accuracy, everything.accuracy, rtol=1e-6)
+    nothing = measure(make_data(), threshold=1.1)
+    assert nothing.kept == 0 and np.isnan(nothing.kept_accuracy)
+
+
+def test_certain_predictions_have_finite_information():
+    data = make_data()
+    found = measure(data, sharpness=1e6)
+    shares = np.bincount(posterior_twin(data).argmax(1), minlength=CLASSES) / len(data.labels)
+    np.testing.assert_allclose(found.information, entropy(shares), rtol=1e-5)
+
+
+def test_class_without_images_has_no_accuracy():
+    data = make_data()
+    few = LabelledImages(data.images[:8], np.array([0, 0, 1, 1, 3, 3, 3, 3], np.int32))
+    np.testing.assert_array_equal(np.isnan(measure(few).per_class), [False, False, True, False])

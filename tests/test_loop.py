@@ -1,0 +1,279 @@
+"""The loop that the stages share: killed anywhere, it ends as if it had not been."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import (
+    MODEL,
+    assert_same_bits,
+    compile_once,  # noqa: F401, a fixture
+    make_config,
+    make_images,
+    make_labelled,
+    surroundings,
+)
+
+from daaa_jax import adaptation, evaluation, pairing, source
+from daaa_jax.data import batches
+from daaa_jax.data.augment import decode
+from daaa_jax.data.pairs import all_images
+from daaa_jax.data.types import Evaluation
+from daaa_jax.errors import UserError
+from daaa_jax.models import initial_variables
+from daaa_jax.runtime import loop, mesh
+from daaa_jax.runtime import metrics as metric_files
+from daaa_jax.runtime.checkpoints import Checkpoints
+
+pytestmark = pytest.mark.usefixtures("compile_once")
+
+STEPS, ROUND = 10, 4
+
+
+class Killed(BaseException):
+    """Ends a run where it stands, as a kill does: nothing between it and the test handles it."""
+
+
+def create_state():
+    return {"key": jax.random.key(0), "step": jnp.int32(0), "w": jnp.zeros(3)}
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def train_step(state, batch):
+    noise = jax.random.normal(jax.random.fold_in(state["key"], state["step"]), (3,))
+    w = 0.9 * state["w"] + noise * batch
+    metrics = {"loss": loop.mean(w**2), "part": loop.mean(w, where=w > 0)}
+    return state | {"step": state["step"] + 1, "w": w}, metrics
+
+
+def run(workdir, *, batch_at=jnp.float32, end_of_round=None, step=train_step, **settings):
+    """Ten steps of a little stage."""
+    changes = {f"run.{name}": value for name, value in settings.items()}
+    config = make_config({"run.log_every": 2, "run.checkpoint_every": 3} | changes)
+
+    def summary(step, state, metrics, memory):
+        memory.setdefault("rounds", []).append(step)
+        return {"round_loss": float(metrics["loss"].compute()), "w": float(state["w"].sum())}
+
+    with surroundings(workdir, config) as context:
+        return loop.run(
+            "little",
+            create_state,
+            step,
+            lambda s: (batch_at(s),),
+            steps=STEPS,
+            round_steps=ROUND,
+            end_of_round=end_of_round or summary,
+            context=context,
+        )
+
+
+def lines_of(workdir):
+    return (workdir / "metrics.jsonl").read_text().splitlines()
+
+
+def newest(workdir):
+    with Checkpoints(workdir / "little" / "checkpoints") as checkpoints:
+        return checkpoints.latest_step()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing interrupted: its folder, final state and memory."""
+    workdir = tmp_path_factory.mktemp("whole")
+    return workdir, *run(workdir)
+
+
+def assert_ended_like(whole, workdir, state, memory):
+    expected_workdir, expected_state, expected_memory = whole
+    assert_same_bits(state, expected_state)
+    assert memory.keys() == expected_memory.keys()
+    for name in memory.keys() - {"seconds"}:
+        assert memory[name] == expected_memory[name], name
+    assert lines_of(workdir) == lines_of(expected_workdir)
+
+
+# Resuming
+
+
+@pytest.mark.parametrize("kill", range(STEPS))
+def test_run_killed_before_any_update_ends_with_the_same_bits_and_lines(tmp_path, whole, kill):
+    def killed_at(step):
+        if step == kill:
+            raise Killed
+        return jnp.float32(step)
+
+    with pytest.raises(Killed):
+        run(tmp_path, batch_at=killed_at)
+    resumed_from = []
+    state, memory = run(tmp_path, batch_at=lambda s: resumed_from.append(s) or jnp.float32(s))
+    # Saved after every third update, and at the end of each round of four.
+    assert resumed_from[0] == max([0] + [s for s in (3, 4, 6, 8, 9) if s <= kill])
+    assert_ended_like(whole, tmp_path, state, memory)
+
+
+def test_run_killed_while_it_evaluates_evaluates_again(tmp_path, whole):
+    def killed(*_):
+        raise Killed
+
+    with pytest.raises(Killed):
+        run(tmp_path, end_of_round=killed)
+    assert newest(tmp_path) == 3
+    assert_ended_like(whole, tmp_path, *run(tmp_path))
+
+
+def test_run_that_is_finished_does_nothing(tmp_path):
+    state, memory = run(tmp_path)
+    before = lines_of(tmp_path)
+
+    def refuse(*_):
+        raise AssertionError("a finished stage was trained")
+
+    again, memory_again = run(tmp_path, batch_at=refuse, end_of_round=refuse)
+    assert_same_bits(again, state)
+    assert memory_again == memory
+    assert lines_of(tmp_path) == before
+
+
+def test_how_often_it_logs_and_saves_changes_no_bit(tmp_path, whole):
+    state, memory = run(tmp_path, log_every=5, checkpoint_every=7)
+    assert_same_bits(state, whole[1])
+    assert memory["sha256"] == whole[2]["sha256"]
+
+
+# What is written
+
+
+def test_lines_are_averages_since_the_last_line_and_over_the_round(tmp_path):
+    values = []
+
+    def step(state, batch):
+        state, _ = train_step(state, batch)
+        values.append(np.asarray(state["w"], np.float64))
+        positive = state["w"] > 0
+        return state, {"w2": loop.mean(state["w"] ** 2), "part": loop.mean(state["w"], positive)}
+
+    rounds = {}
+
+    def end_of_round(step, state, metrics, memory):
+        rounds[step] = {name: float(m.compute()) for name, m in metrics.items()}
+        return {}
+
+    run(tmp_path, step=step, end_of_round=end_of_round)
+
+    def averages(first, last):
+        seen = np.concatenate(values[first:last])
+        figures = {"w2": (seen**2).mean()}
+        return figures | ({"part": seen[seen > 0].mean()} if (seen > 0).any() else {})
+
+    ends = [0, 2, 3, 4, 6, 8, 9, 10]
+    written = [line for line in metric_files.read(tmp_path) if "w2" in line]
+    assert [line["step"] for line in written] == ends[1:]
+    for line, first, last in zip(written, ends, ends[1:], strict=False):
+        figures = {k: v for k, v in line.items() if k not in ("stage", "step")}
+        assert figures == pytest.approx(averages(first, last), rel=1e-5)
+    assert rounds.keys() == {4, 8, 10}
+    for first, last in ((0, 4), (4, 8), (8, 10)):
+        assert rounds[last] == pytest.approx(averages(first, last), rel=1e-5)
+
+
+@pytest.mark.parametrize(("bad", "good"), [(8, 6), (1, None)])
+def test_loss_that_is_not_finite_stops_and_leaves_the_last_good_checkpoint(tmp_path, bad, good):
+    """The update number `bad` is the first whose loss is not finite."""
+    with pytest.raises(UserError) as error:
+        run(tmp_path, batch_at=lambda s: jnp.float32(jnp.nan if s + 1 == bad else s))
+    message = str(error.value)
+    assert "little" in message and "loss" in message and "\n" not in message
+    assert f"after step {good} is kept" in message if good else "no checkpoint" in message
+    assert newest(tmp_path) == good
+    for line in lines_of(tmp_path):
+        assert None not in json.loads(line).values()
+    # Once the cause is mended, the run goes on from there.
+    state, _ = run(tmp_path)
+    assert state["step"] == STEPS and np.isfinite(state["w"]).all()
+
+
+# The stages
+
+
+SOURCE, TARGET = make_labelled(16, seed=1), make_labelled(12, seed=2)
+
+
+def pair(config, context):
+    return pairing.run(config, SOURCE.images, TARGET.images, context)
+
+
+def train_source(config, context):
+    evaluate = evaluation.make_evaluator(MODEL, context.mesh, batch_size=8, threshold=0.5)
+    return source.run(
+        config, MODEL, SOURCE, lambda v: {"accuracy": evaluate(v, SOURCE).accuracy}, context
+    )
+
+
+def adapt(config, context):
+    evaluate = evaluation.make_evaluator(MODEL, context.mesh, batch_size=8, threshold=0.5)
+    images = all_images(
+        SOURCE.images, make_images(16, seed=3), TARGET.images, make_images(12, seed=4)
+    )
+    variables = initial_variables(jax.random.key(1), MODEL, decode(images[:1]))
+    measured = Evaluation(SOURCE, TARGET, TARGET)
+    labels = SOURCE.labels
+    return adaptation.run(config, MODEL, variables, images, labels, evaluate, measured, context)
+
+
+def every_leaf(workdir, stage):
+    """The state of the newest checkpoint, as saved: name to array."""
+    import orbax.checkpoint as ocp
+
+    with Checkpoints(workdir / stage / "checkpoints") as checkpoints:
+        folder = checkpoints.directory / str(checkpoints.latest_step()) / "state"
+    tree = ocp.StandardCheckpointer().restore(folder)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+@pytest.mark.parametrize(
+    ("stage", "train", "kept"),
+    [
+        ("pair", pair, ("pools", "opt_state", "key")),
+        ("source", train_source, ("opt_state", "batch_stats", "key")),
+        ("adapt", adapt, ("posterior", "source", "opt_state", "key")),
+    ],
+)
+def test_killed_stage_ends_with_the_same_state_and_metrics(
+    stage, train, kept, tmp_path, monkeypatch
+):
+    # Neither a kill nor a checkpoint falls on the end of a round; M^post is not M^target there.
+    settings = {"pair.pool_size": 10, "source.epochs": 3, "augment.shift": 1}
+    config = make_config(
+        settings | {"run.checkpoint_every": 2, "em.start_step": 1, "pair.epochs": 3}
+    )
+
+    def run_stage(workdir):
+        with surroundings(workdir, config) as context:
+            _, memory = train(config, context)
+        return memory
+
+    expected = run_stage(tmp_path / "whole")
+    at = batches.IndexStream.at
+
+    def killed_at(stream, step):
+        if step == 5:
+            raise Killed
+        return at(stream, step)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(batches.IndexStream, "at", killed_at)
+        run_stage(tmp_path / "killed")
+    assert not (tmp_path / "killed" / stage / "checkpoints" / "6").exists()
+    memory = run_stage(tmp_path / "killed")
+
+    for name in memory.keys() - {"seconds"}:
+        assert memory[name] == expected[name], name
+    assert lines_of(tmp_path / "killed") == lines_of(tmp_path / "whole")
+    leaves = {name: every_leaf(tmp_path / name, stage) for name in ("whole", "killed")}
+    assert_same_bits(leaves["killed"], leaves["whole"])
+    for part in kept:
+        assert any(part in name for name in leaves["whole"]), part

@@ -1,0 +1,160 @@
+"""Stage `translate`: every image once, in order, part by part, and never with another generator."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import make_config, make_images, surroundings
+
+from daaa_jax import translation
+from daaa_jax.data.augment import decode
+from daaa_jax.errors import UserError
+from daaa_jax.runtime import markers
+
+ORIGINALS = make_images(13, size=4)
+NEGATIVE, SAME = ({"scale": jnp.float32(factor)} for factor in (-1, 1))
+FOLDER = "translate/ours_to_theirs"
+
+
+class Scale(nn.Module):
+    """A generator whose outcome is known: the negative of an image, or the image itself."""
+
+    @nn.compact
+    def __call__(self, images):
+        return images * self.param("scale", nn.initializers.ones_init(), ())
+
+
+def translate(workdir, params, images=ORIGINALS, devices=1, batch_size=4):
+    config = make_config({"translate.batch_size": batch_size, "translate.part_size": 5})
+    with surroundings(workdir, config, devices) as context:
+        return translation.run(config, Scale(), params, images, "ours_to_theirs", context)
+
+
+def parts(workdir):
+    """Name of each part, and when it was written."""
+    return {p.name: p.stat().st_mtime_ns for p in sorted((workdir / FOLDER).glob("part-*"))}
+
+
+def stop_at_part(number, monkeypatch):
+    """Ends the run, as a kill would, in the middle of writing a part."""
+    save = np.save
+
+    def save_or_stop(file, array):
+        if f"part-{number:05d}" in file.name:
+            file.write(b"half")
+            raise KeyboardInterrupt
+        save(file, array)
+
+    monkeypatch.setattr(np, "save", save_or_stop)
+
+
+def test_encoding_is_the_inverse_of_decoding():
+    pixels = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(translation.encode(decode(pixels)), pixels)
+    np.testing.assert_array_equal(translation.encode(jnp.array([-1.5, 1.5])), [0, 255])
+
+
+@pytest.mark.parametrize(("devices", "batch_size"), [(1, 4), (1, 100), (8, 8)])
+def test_row_i_is_the_translation_of_original_i(tmp_path, devices, batch_size):
+    result = translate(tmp_path, NEGATIVE, devices=devices, batch_size=batch_size)
+    np.testing.assert_array_equal(result, 255 - ORIGINALS)
+    assert result.dtype == np.uint8
+    np.testing.assert_array_equal(translation.read(tmp_path / FOLDER), result)
+
+
+def test_parts_can_be_memory_mapped_and_the_manifest_describes_them(tmp_path):
+    translate(tmp_path, NEGATIVE)
+    manifest = markers.read_json(tmp_path / FOLDER / "manifest.json")
+    assert manifest["complete"] and manifest["count"] == 13
+    assert [(part["first"], part["count"]) for part in manifest["parts"]] == [
+        (0, 5),
+        (5, 5),
+        (10, 3),
+    ]
+    for part in manifest["parts"]:
+        rows = np.load(tmp_path / FOLDER / part["file"], mmap_mode="r")
+        wanted = 255 - ORIGINALS[part["first"] : part["first"] + part["count"]]
+        np.testing.assert_array_equal(rows, wanted)
+    assert manifest["generator_sha256"] == markers.checksum(NEGATIVE)
+    assert manifest["originals_sha256"] == markers.checksum(ORIGINALS)
+
+
+def test_checksum_tells_name_type_shape_value_and_order_apart():
+    leaf = np.arange(6, dtype=np.float32)
+    others = [{"w": leaf}]
+    others += [{"v": leaf}, {"w": leaf.view(np.int32)}, {"w": leaf.reshape(2, 3)}]
+    others += [{"w": leaf[::-1]}, {"w": np.nextafter(leaf, 9)}, {"w": leaf, "v": leaf}]
+    assert len({markers.checksum(tree) for tree in others}) == len(others)
+    placed = jax.device_put({"w": leaf}, jax.devices()[1])
+    assert markers.checksum(placed) == markers.checksum({"w": leaf})
+
+
+def test_killed_translation_goes_on_with_the_part_that_is_missing(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_at_part(1, patch)
+        translate(tmp_path, NEGATIVE)
+    before = {name: time for name, time in parts(tmp_path).items() if name.endswith(".npy")}
+    assert before.keys() == {"part-00000.npy"}
+
+    np.testing.assert_array_equal(translate(tmp_path, NEGATIVE), 255 - ORIGINALS)
+    after = parts(tmp_path)
+    assert after["part-00000.npy"] == before["part-00000.npy"]
+    assert after.keys() == {f"part-{number:05d}.npy" for number in range(3)}
+
+
+def test_finished_translation_is_not_made_again(tmp_path):
+    translate(tmp_path, NEGATIVE)
+    before = parts(tmp_path)
+    np.testing.assert_array_equal(translate(tmp_path, NEGATIVE), 255 - ORIGINALS)
+    assert parts(tmp_path) == before
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_parts_of_another_generator_are_dropped(tmp_path, monkeypatch, finished):
+    if finished:
+        translate(tmp_path, NEGATIVE)
+    else:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            stop_at_part(2, patch)
+            translate(tmp_path, NEGATIVE)
+    np.testing.assert_array_equal(translate(tmp_path, SAME), ORIGINALS)
+
+
+def test_parts_of_other_originals_are_dropped(tmp_path):
+    translate(tmp_path, NEGATIVE)
+    others = ORIGINALS[::-1]
+    np.testing.assert_array_equal(translate(tmp_path, NEGATIVE, others), 255 - others)
+    np.testing.assert_array_equal(translate(tmp_path, NEGATIVE, others[:4]), 255 - others[:4])
+    assert parts(tmp_path).keys() == {"part-00000.npy"}
+
+
+def test_incomplete_translation_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="complete"):
+        translation.read(tmp_path / FOLDER)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_at_part(2, patch)
+        translate(tmp_path, NEGATIVE)
+    with pytest.raises(UserError, match=r"ours_to_theirs.*complete"):
+        translation.read(tmp_path / FOLDER)
+
+
+@pytest.mark.parametrize("damage", ["removed", "short", "torn", "empty"])
+def test_damaged_part_is_named(tmp_path, damage):
+    translate(tmp_path, NEGATIVE)
+    part = tmp_path / FOLDER / "part-00001.npy"
+    if damage == "removed":
+        part.unlink()
+    elif damage == "short":
+        np.save(part, ORIGINALS[:4])
+    else:
+        part.write_bytes(part.read_bytes()[:150] if damage == "torn" else b"")
+    with pytest.raises(UserError, match=r"part-00001\.npy"):
+        translation.read(tmp_path / FOLDER)
+
+
+def test_damaged_manifest_is_named(tmp_path):
+    translate(tmp_path, NEGATIVE)
+    (tmp_path / FOLDER / "manifest.json").write_text('{"complete": tr')
+    with pytest.raises(UserError, match=r"manifest\.json"):
+        translation.read(tmp_path / FOLDER)
