@@ -82,9 +82,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20, help="measured steps of each")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch")
     options = parser.parse_args()
+    allocator.keep_freed_memory()  # as daaa_jax.main does; PyTorch has it too here
     torch.set_num_threads(options.threads)
-    if jax.default_backend() == "cpu":
-        allocator.keep_freed_memory()  # as daaa_jax.main does; PyTorch has it too here
     print(f"jax {jax.__version__}, torch {torch.__version__}, {options.threads} threads")
     print("| step | ours, ms | PyTorch, ms | ratio |\n| --- | --- | --- | --- |")
     for name, ours, theirs in (

@@ -21,18 +21,17 @@ _STAGE = flags.DEFINE_string("stage", "all", "One of pair, translate, source, ad
 def main(_: list[str]) -> None:
     """Runs the pipeline and prints the result."""
     # Imported here, so that a misspelt flag is answered at once.
-    import jax
+    from daaa_jax.runtime import allocator
 
+    allocator.keep_freed_memory()
     from daaa_jax import pipeline
-    from daaa_jax.runtime import allocator, compilation
+    from daaa_jax.runtime import compilation
 
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # Orbax tells of every file
     config = _CONFIG.value
     if config.run.compilation_cache:
         compilation.enable_cache()
-    if jax.default_backend() == "cpu":
-        allocator.keep_freed_memory()
     workdir = Path(_WORKDIR.value or default_workdir(flags.FLAGS["config"].config_filename))
     result = pipeline.run(config, workdir, _STAGE.value)
     if not result:

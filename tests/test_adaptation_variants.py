@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from tiny import (
     CLASSES,
     MODEL,
     assert_same_bits,
+    compile_once,  # noqa: F401, a fixture
     fast_jit,
     make_config,
     make_images,
@@ -19,11 +21,14 @@ from tiny import (
     surroundings,
 )
 
-from daaa_jax import adaptation, evaluation, source
+from daaa_jax import adaptation, evaluation, optimizers, source
 from daaa_jax.data.augment import decode
 from daaa_jax.data.pairs import GROUPS, BatchStream, all_images
 from daaa_jax.data.types import Evaluation
 from daaa_jax.models import initial_variables
+from daaa_jax.runtime import loop
+
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 SOURCE, TARGET = make_labelled(10, seed=1), make_labelled(7, seed=2)
 IMAGES = all_images(SOURCE.images, make_images(10, seed=3), TARGET.images, make_images(7, seed=4))
@@ -190,17 +195,17 @@ def adapt(workdir, settings=(), target_labels=TARGET.labels):
 
 @dataclasses.dataclass
 class Beginning:
-    """What the stage sets up before its first step: the state, and the optimiser."""
+    """What a stage sets up before its first step: the state, and the optimiser."""
 
-    state: adaptation.AdaptationState
-    optimizer: optax.GradientTransformation
+    state: Any = None
+    optimizer: optax.GradientTransformation | None = None
 
 
-def begin(workdir, monkeypatch, settings=()):
-    begun = Beginning(None, None)
-    make = adaptation.optimizers.make
+def begin(monkeypatch, run_stage):
+    begun = Beginning()
+    make = optimizers.make
 
-    def made(*args, **kwargs):
+    def noted(*args, **kwargs):
         begun.optimizer = make(*args, **kwargs)
         return begun.optimizer
 
@@ -209,9 +214,9 @@ def begin(workdir, monkeypatch, settings=()):
         return begun.state, {}
 
     with monkeypatch.context() as patch:
-        patch.setattr(adaptation.optimizers, "make", made)
-        patch.setattr(adaptation.loop, "run", loop_of_no_steps)
-        adapt(workdir, settings)
+        patch.setattr(optimizers, "make", noted)
+        patch.setattr(loop, "run", loop_of_no_steps)
+        run_stage()
     return begun
 
 
@@ -228,7 +233,7 @@ def test_target_labels_touch_nothing_but_the_figures(tmp_path):
 @pytest.mark.parametrize("restart", [True, False])
 def test_learning_rate_restarts_each_round_or_goes_on(tmp_path, monkeypatch, restart):
     """EM-C goes on."""
-    optimizer = begin(tmp_path, monkeypatch, {"adapt.restart": restart}).optimizer
+    optimizer = begin(monkeypatch, lambda: adapt(tmp_path, {"adapt.restart": restart})).optimizer
     state, rates = optimizer.init(jnp.zeros(())), []
     for _ in range(6):
         # Under a constant gradient of 1 a step of Adam is as long as the learning rate.
@@ -239,7 +244,7 @@ def test_learning_rate_restarts_each_round_or_goes_on(tmp_path, monkeypatch, res
 
 
 def test_target_starts_from_the_source_network_and_shares_no_buffer_with_it(tmp_path, monkeypatch):
-    state = begin(tmp_path, monkeypatch).state
+    state = begin(monkeypatch, lambda: adapt(tmp_path)).state
     parts = (state.source, state.target, state.posterior)
     for part in parts:
         assert_same_bits(part, variables_of(0))
@@ -248,11 +253,18 @@ def test_target_starts_from_the_source_network_and_shares_no_buffer_with_it(tmp_
 
 
 def test_target_from_scratch_starts_elsewhere_than_the_source_network_did(tmp_path, monkeypatch):
-    state = begin(tmp_path, monkeypatch, {"adapt.init": "scratch"}).state
+    state = begin(monkeypatch, lambda: adapt(tmp_path, {"adapt.init": "scratch"})).state
     assert_same_bits(state.target, state.posterior)
     assert_same_bits(state.source, variables_of(0))
-    key = jax.random.key(make_config().seed)
-    source_began = source.create_state(key, MODEL, OPTIMIZER, decode(IMAGES[:1])).variables
-    for other in (source_began, state.source):
+
+    def train_source():
+        config = make_config()
+        with surroundings(tmp_path, config) as context:
+            source.run(config, MODEL, SOURCE, lambda _: {}, context)
+
+    source_began = begin(monkeypatch, train_source).state
+    for other in (source_began.variables, state.source):
         kernel = other["params"]["convolution1"]["kernel"]
         assert differ(state.target["params"]["convolution1"]["kernel"], kernel)
+    # Nor do the two stages draw the same shifts.
+    assert differ(jax.random.key_data(state.key), jax.random.key_data(source_began.key))

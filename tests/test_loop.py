@@ -24,7 +24,7 @@ from daaa_jax.data.pairs import all_images
 from daaa_jax.data.types import Evaluation
 from daaa_jax.errors import UserError
 from daaa_jax.models import initial_variables
-from daaa_jax.runtime import loop, mesh
+from daaa_jax.runtime import loop
 from daaa_jax.runtime import metrics as metric_files
 from daaa_jax.runtime.checkpoints import Checkpoints
 
@@ -245,7 +245,7 @@ def every_leaf(workdir, stage):
 def test_killed_stage_ends_with_the_same_state_and_metrics(
     stage, train, kept, tmp_path, monkeypatch
 ):
-    # Neither a kill nor a checkpoint falls on the end of a round; M^post is not M^target there.
+    # Killed after 5 of 6 updates, resumed after 4: within a round, where M^post is not the target.
     settings = {"pair.pool_size": 10, "source.epochs": 3, "augment.shift": 1}
     config = make_config(
         settings | {"run.checkpoint_every": 2, "em.start_step": 1, "pair.epochs": 3}

@@ -15,6 +15,9 @@ def load_task(settings: ConfigDict) -> Task:
     Raises:
       UserError: if the name is unknown, or the data cannot be read or are not as expected.
     """
+    for setting in ("seed", "limit"):
+        if settings[setting] < 0:
+            raise UserError(f"data.{setting}={settings[setting]}: must be 0 or more")
     # Imported here: a task's readers are of no use to another.
     if settings.name == "embedded":
         from daaa_jax.data import embedded

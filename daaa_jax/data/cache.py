@@ -4,10 +4,14 @@ import contextlib
 import hashlib
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+
+# What NumPy raises on a file that was cut short, emptied or written over.
+_DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error)
 
 
 def folder() -> Path:
@@ -31,7 +35,7 @@ def get(
     status = origin.stat()
     name = f"{kind} {origin.resolve()} {status.st_size} {status.st_mtime_ns}"
     path = folder() / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.npz"
-    with contextlib.suppress(OSError, ValueError, zipfile.BadZipFile), np.load(path) as arrays:
+    with contextlib.suppress(*_DAMAGED), np.load(path) as arrays:
         return dict(arrays)
     arrays = decode()
     temporary = path.with_suffix(f".{os.getpid()}.tmp")

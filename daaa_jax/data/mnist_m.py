@@ -1,12 +1,13 @@
 """MNIST-M in its common distribution: a folder of PNG files, or the archive that holds it."""
 
 import io
+import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from daaa_jax.data import cache
 from daaa_jax.data.mnist import check_labels
@@ -64,20 +65,29 @@ def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
     try:
         with tarfile.open(archive, "r|gz") as tar:
             for member in tar:
-                if member.isfile() and "mnist_m_" in member.name:
+                if member.isfile() and _is_part(member.name):
                     yield member.name, tar.extractfile(member).read()
     except (tarfile.TarError, OSError, EOFError) as error:
         raise UserError(f"{archive} cannot be read to its end ({error}): fetch it again") from error
+
+
+def _is_part(name: str) -> bool:
+    return "mnist_m_" in name and not Path(name).name.startswith(".")
 
 
 def _from_folder(folder: Path, split: str) -> dict[str, bytes | np.ndarray]:
     labels = folder / f"mnist_m_{split}_labels.txt"
     if not labels.is_file():
         raise UserError(f"{labels} is missing")
-    images = {path.name: path for path in (folder / f"mnist_m_{split}").glob("*.png")}
+    # Without the files that start with a dot, which some systems add beside the real ones.
+    images = {path.name: path for path in (folder / f"mnist_m_{split}").glob("[!.]*.png")}
     found: dict[str, bytes | np.ndarray] = {labels.name: labels.read_bytes()}
     for name, path in images.items():
-        found[name] = _decode(path.read_bytes(), str(path))
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}): replace it") from error
+        found[name] = _decode(content, str(path))
     return found
 
 
@@ -105,7 +115,7 @@ def _parse_labels(text: str, path: Path) -> tuple[list[str], np.ndarray]:
         words = line.split()
         if not words:
             continue
-        if len(words) != 2 or not words[1].lstrip("-").isdigit():
+        if len(words) != 2 or not re.fullmatch("-?[0-9]{1,9}", words[1]):
             raise UserError(f"{path}, line {number}: {line!r}, expected `00000000.png 5`")
         files.append(words[0])
         labels.append(int(words[1]))
@@ -117,8 +127,10 @@ def _parse_labels(text: str, path: Path) -> tuple[list[str], np.ndarray]:
 def _decode(content: bytes, where: str) -> np.ndarray:
     try:
         pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{where} cannot be read as a PNG ({error}): fetch it again") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        # Pillow names its buffer, with its address in memory, where it finds no image.
+        reason = "no image" if isinstance(error, UnidentifiedImageError) else error
+        raise UserError(f"{where} cannot be read as a PNG ({reason}): fetch it again") from error
     if pixels.shape != (_SIDE, _SIDE, 3):
         raise UserError(
             f"{where} is {pixels.shape[1]}x{pixels.shape[0]} pixels, expected {_SIDE}x{_SIDE}"

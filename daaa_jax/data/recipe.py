@@ -1,4 +1,8 @@
-"""The recipe of MNIST-M (Ganin et al., 2016): digits blended with patches of colour photos."""
+"""The recipe of MNIST-M (Ganin et al., 2016): digits blended with patches of colour photos.
+
+The paper's formula is |patch - digit|. In the published images the digit is binary, as comparing
+them with MNIST by index shows: every pixel above 0 turns the patch into its full negative.
+"""
 
 from collections.abc import Sequence
 

@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
+
+from daaa_jax.models import cpu_convolution
 
 Padding = str | Sequence[tuple[int, int]]
 
@@ -12,7 +15,12 @@ normal_initializer = nn.initializers.normal(0.02)  # of the released CycleGAN
 
 
 def convolve(images: Array, kernel: Array, stride: int = 1, padding: Padding = "SAME") -> Array:
-    """Convolution of `[B, H, W, C]` with an HWIO kernel."""
+    """Convolution of `[B, H, W, C]` with an HWIO kernel, on a CPU in whichever form is fastest."""
+    fast = cpu_convolution.choose(kernel, stride) if _on_cpu(images) else None
+    if fast is not None:
+        if isinstance(padding, str):
+            padding = lax.padtype_to_pads(images.shape[1:3], kernel.shape[:2], (1, 1), padding)
+        return fast(jnp.pad(images, ((0, 0), *padding, (0, 0))), kernel)
     return lax.conv_general_dilated(
         images, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
@@ -20,7 +28,14 @@ def convolve(images: Array, kernel: Array, stride: int = 1, padding: Padding = "
 
 def upsample_convolve(images: Array, kernel: Array) -> Array:
     """Nearest upsampling to twice the size, then a 3x3 `SAME` convolution."""
+    if _on_cpu(images):
+        padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        return cpu_convolution.winograd_upsampled(padded, kernel)
     return convolve(jnp.repeat(jnp.repeat(images, 2, axis=1), 2, axis=2), kernel)
+
+
+def _on_cpu(images: Array) -> bool:
+    return jax.default_backend() == "cpu" and images.dtype == jnp.float32
 
 
 def max_pool_2x2(features: Array) -> Array:

@@ -13,7 +13,9 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 
 
 def keep_freed_memory() -> bool:
-    """Tells glibc to give no memory back while the process lives; call it before JAX computes.
+    """Tells glibc to give no memory back while the process lives.
+
+    Call it before JAX starts its threads: each would already have an arena of its own.
 
     Returns:
       Whether the C library is glibc and took every setting; elsewhere nothing happens.

@@ -1,0 +1,192 @@
+"""Configs: an argument of words and settings, overrides that keep types, and errors that help."""
+
+import jax
+import pytest
+
+from configs import digits
+from daaa_jax import settings
+from daaa_jax.errors import UserError
+from daaa_jax.runtime.mesh import data_mesh
+
+TASKS = ["embedded", "mnist2mnistm"]
+
+
+# The argument
+
+
+@pytest.mark.parametrize(
+    ("argument", "name", "limit"),
+    [
+        ("", "embedded", 0),
+        ("embedded", "embedded", 0),
+        ("mnist2mnistm", "mnist2mnistm", 0),
+        ("smoke", "embedded", 256),
+        ("embedded,smoke", "embedded", 256),
+        ("mnist2mnistm,smoke", "mnist2mnistm", 256),
+    ],
+)
+def test_argument_names_the_task_and_whether_it_is_a_smoke_run(argument, name, limit):
+    config = digits.get_config(argument)
+    assert (config.data.name, config.data.limit) == (name, limit)
+
+
+def test_no_argument_is_embedded():
+    assert digits.get_config().to_dict() == digits.get_config("embedded").to_dict()
+
+
+def test_settings_in_the_argument_come_after_the_words_whatever_the_order():
+    config = digits.get_config("adapt.beta=0.3,pair.epochs=7,smoke,data.limit=9")
+    assert (config.adapt.beta, config.pair.epochs, config.data.limit) == (0.3, 7, 9)
+
+
+@pytest.mark.parametrize(
+    ("argument", "nearest"),
+    [
+        ("smok", "smoke"),
+        ("mnist2mnist_m", "mnist2mnistm"),
+        ("embeded,smoke", "embedded"),
+        ("adapt.bata=0.3", "adapt.beta"),
+        ("em.treshold=0.5", "em.threshold"),
+        ("pair.optimizer.learningrate=1", "pair.optimizer.learning_rate"),
+        ("adapt.mix.tf=0.5", "adapt.mix.t_f"),
+        ("adapt.beta.x=0.3", "adapt.beta"),
+    ],
+)
+def test_unknown_word_or_setting_names_the_nearest(argument, nearest):
+    wrong = argument.split(",")[0].split("=")[0]
+    with pytest.raises(ValueError) as error:
+        digits.get_config(argument)
+    assert repr(wrong) in str(error.value) and repr(nearest) in str(error.value)
+
+
+def test_word_that_is_near_to_none_lists_all():
+    with pytest.raises(ValueError, match="embedded, mnist2mnistm, smoke"):
+        digits.get_config("xyz")
+
+
+def test_two_tasks_are_refused():
+    with pytest.raises(ValueError, match="more than one task"):
+        digits.get_config("embedded,mnist2mnistm")
+
+
+# Overrides
+
+
+@pytest.mark.parametrize(
+    ("setting", "text", "value"),
+    [
+        ("adapt.beta", "1", 1.0),
+        ("adapt.beta", "3e-1", 0.3),
+        ("adapt.rounds", "3", 3),
+        ("adapt.restart", "False", False),
+        ("adapt.measure", "l1", "l1"),
+        ("data.dir", "/a/b=c", "/a/b=c"),
+        ("adapt.layers", "conv[12]", "conv[12]"),
+        ("seed", "7", 7),
+        ("data.expected_counts.mnist_train", "0", 0),
+    ],
+)
+def test_override_keeps_the_type_of_the_setting(setting, text, value):
+    config = digits.get_config(f"{setting}={text}")
+    for name in setting.split("."):
+        config = config[name]
+    assert config == value and type(config) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "text", "kind"),
+    [
+        ("adapt.rounds", "2.5", "int"),
+        ("adapt.rounds", "many", "int"),
+        ("adapt.beta", "high", "float"),
+        ("adapt.beta", "", "float"),
+        ("adapt.restart", "no", "bool"),
+        ("adapt.mix", "3", "ConfigDict"),
+    ],
+)
+def test_value_of_another_type_is_refused(setting, text, kind):
+    with pytest.raises(ValueError, match=rf"{setting}={text}: expected .* type {kind}"):
+        digits.get_config(f"{setting}={text}")
+
+
+# What hangs together
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("name", ["refresh_every", "start_step"])
+def test_em_follows_the_rounds_length_unless_set(task, name):
+    config = digits.get_config(task)
+    assert config.em[name] == config.adapt.round_steps
+    assert digits.get_config(f"{task},adapt.round_steps=17").em[name] == 17
+    config.adapt.round_steps = 18  # as --config.adapt.round_steps=18 does
+    assert config.em[name] == 18
+
+    for changes in (f"em.{name}=1,adapt.round_steps=17", f"adapt.round_steps=17,em.{name}=1"):
+        config = digits.get_config(f"{task},{changes}")
+        assert (config.em[name], config.adapt.round_steps) == (1, 17)
+    config.adapt.round_steps = 19
+    assert config.em[name] == 1
+
+
+def test_benchmark_has_the_papers_settings():
+    config = digits.get_config("mnist2mnistm")
+    assert config.adapt.mix.to_dict() == {"s": 0.35, "t_f": 0.15, "t": 0.35, "s_f": 0.15}
+    assert config.em.threshold == 0.95
+    for stage in (config.source, config.adapt):
+        assert (stage.optimizer.name, stage.optimizer.learning_rate) == ("adam", 1e-3)
+    assert (config.pair.cycle_weight, config.pair.identity_weight) == (10.0, 0.0)
+    assert (config.pair.pool_size, config.pair.adversarial) == (50, "lsgan")
+    assert (config.adapt.attention, config.adapt.measure) == ("sum_squares", "l2")
+    assert config.adapt.restart and config.em.normalize == "batch"
+    assert config.augment.shift == 0 and config.data.limit == config.data.development_size == 0
+
+
+@pytest.mark.parametrize("argument", [*TASKS, *(f"{task},smoke" for task in TASKS)])
+@pytest.mark.parametrize("devices", [1, 2, 8])
+def test_every_config_runs_on_one_to_eight_devices_as_it_is(argument, devices):
+    settings.check(digits.get_config(argument), data_mesh(jax.devices()[:devices]))
+
+
+# Settings that no stage could run with
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "pair.adversarial=wgan",
+        "pair.epochs=0",
+        "pair.pool_size=-1",
+        "adapt.init=sorce",
+        "adapt.batch_norm=freeze",
+        "adapt.attention=sum",
+        "adapt.measure=cosine",
+        "adapt.round_steps=0",
+        "adapt.mix.t=-0.1",
+        "adapt.optimizer.name=adamw",
+        "source.optimizer.schedule=cosine",
+        "em.normalize=mean",
+        "em.refresh_every=0",
+        "run.log_every=0",
+        "evaluate.batch_size=0",
+        "adapt.batch_size=-8",
+        "source.optimizer.decay_fraction=2.0",
+        "adapt.layers=conv(",
+    ],
+)
+def test_setting_that_cannot_be_is_named_before_anything_starts(change):
+    name, value = change.split("=")
+    with pytest.raises(UserError) as error:
+        settings.check(digits.get_config(change), data_mesh(jax.devices()[:1]))
+    assert name in str(error.value) and value in str(error.value)
+
+
+def test_mix_of_nothing_is_refused():
+    nothing = ",".join(f"adapt.mix.{group}=0" for group in ("s", "t_f", "t", "s_f"))
+    with pytest.raises(UserError, match=r"adapt\.mix"):
+        settings.check(digits.get_config(nothing), data_mesh(jax.devices()[:1]))
+
+
+def test_batch_that_the_devices_do_not_divide_is_named():
+    config = digits.get_config("adapt.batch_size=100")
+    with pytest.raises(UserError, match=r"adapt\.batch_size is 100.*96 or 104"):
+        settings.check(config, data_mesh(jax.devices()[:8]))
