@@ -74,7 +74,7 @@ def get_config() -> ConfigDict:
     config.em.normalize = "batch"  # or kept: divide L_EM by the number of kept samples
 
     config.evaluate = ConfigDict()
-    config.evaluate.batch_size = 500
+    config.evaluate.batch_size = 512
 
     # How a run is carried out. Nothing here changes a result, nor marks a workdir as another's.
     config.run = ConfigDict()

@@ -134,7 +134,7 @@ def _summary(sums: Sums) -> Evaluation:
     return Evaluation(
         confusion=np.asarray(sums.confusion),
         information=float(entropy_of_mean + sums.negative_entropy / count),
-        confidence=float(sums.confidence / count),
-        kept=float(sums.kept / count),
-        kept_accuracy=float(sums.kept_correct / sums.kept) if sums.kept else float("nan"),
+        confidence=float(sums.confidence) / count,
+        kept=float(sums.kept) / count,
+        kept_accuracy=float(sums.kept_correct) / float(sums.kept) if sums.kept else float("nan"),
     )

@@ -261,7 +261,8 @@ def run(
         out_shardings=meshes.replicated(mesh),
     )
     picture = jax.jit(functools.partial(four_tuples, settings=settings))
-    first = (decode(images_a[:8]), decode(images_b[:8]))
+    shown = min(8, len(images_a), len(images_b))
+    first = (decode(images_a[:shown]), decode(images_b[:shown]))
 
     def end_of_round(step, state, metrics, memory):
         grid = pictures.grid(np.asarray(picture(state.generators.params, *first)))

@@ -16,7 +16,16 @@ import jax.numpy as jnp
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from daaa_jax import adaptation, evaluation, models, pairing, settings, source, translation
+from daaa_jax import (
+    adaptation,
+    attention,
+    evaluation,
+    models,
+    pairing,
+    settings,
+    source,
+    translation,
+)
 from daaa_jax.data import load_task
 from daaa_jax.data.pairs import all_images
 from daaa_jax.data.types import Task
@@ -55,6 +64,7 @@ def run(config: ConfigDict, workdir: Path, stage: str = "all") -> dict[str, Any]
     mesh = meshes.data_mesh()
     settings.check(config, mesh)
     task = load_task(config.data)
+    _check_layers(config, task)
     _write_config(workdir, config)
     with MetricWriter(workdir) as writer:
         print_overview(config, task)
@@ -78,6 +88,19 @@ def _check_same_config(workdir: Path, config: ConfigDict) -> None:
             f"{workdir} belongs to another config: {'; '.join(differing[:5])}. Choose another "
             f"--workdir, or the settings that it was made with"
         )
+
+
+def _check_layers(config: ConfigDict, task: Task) -> None:
+    """Makes sure, before a stage has taken its hours, that there are the layers to align."""
+    image = jnp.zeros((1, *task.source_train.images.shape[1:]))
+    model = models.create_classifier(config.model, len(task.class_names), config.adapt.attention)
+    init = functools.partial(model.init, train=False)
+    sown = jax.eval_shape(init, jax.random.key(0), image)["intermediates"]
+    for pattern in (config.adapt.layers, config.adapt.jmmd_layers):
+        try:
+            attention.collect(sown, pattern)
+        except ValueError as error:
+            raise UserError(f"adapt.layers and adapt.jmmd_layers: {error}") from error
 
 
 def _write_config(workdir: Path, config: ConfigDict) -> None:

@@ -1,5 +1,7 @@
 """Settings are checked before anything starts, so that a typing error does not cost a stage."""
 
+import re
+
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -33,6 +35,7 @@ _POSITIVE = (
     "run.checkpoint_every",
 )
 _NOT_NEGATIVE = (
+    "seed",
     "augment.shift",
     "pair.downsamplings",
     "pair.blocks",
@@ -69,6 +72,14 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
                 raise UserError(f"{name}={value} must be at least {least}")
     if not sum(config.adapt.mix.values()):
         raise UserError("adapt.mix: at least one of s, t_f, t and s_f must be more than 0")
+    for stage in ("pair", "source", "adapt"):
+        if not 0 <= (value := config[stage].optimizer.decay_fraction) <= 1:
+            raise UserError(f"{stage}.optimizer.decay_fraction={value} must be between 0 and 1")
+    for name in ("adapt.layers", "adapt.jmmd_layers"):
+        try:
+            re.compile(_get(config, name))
+        except re.error as error:
+            raise UserError(f"{name} is no regular expression: {error}") from error
     for stage in _BATCHES:
         meshes.check_batch_size(f"{stage}.batch_size", config[stage].batch_size, mesh)
 

@@ -1,6 +1,6 @@
 """Stage `translate`: every training image through its generator, once, to memory-mappable files."""
 
-import json
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -101,11 +101,15 @@ def read(folder: Path) -> np.ndarray:
     result = np.empty((manifest["count"], *manifest["shape"]), np.uint8)
     for part in manifest["parts"]:
         path = folder / part["file"]
-        rows = np.load(path, mmap_mode="r") if path.exists() else np.empty(0)
-        if len(rows) != part["count"]:
+        expected = (part["count"], *manifest["shape"])
+        try:
+            rows = np.load(path, mmap_mode="r")
+        except (OSError, ValueError, EOFError):
+            rows = np.empty(0)
+        if rows.shape != expected:
             raise UserError(
-                f"{path} should hold {part['count']} images: remove {folder} and run the stage "
-                f"translate again"
+                f"{path} should hold {part['count']} images of {manifest['shape']}: remove "
+                f"{folder} and run the stage translate again"
             )
         result[part["first"] : part["first"] + part["count"]] = rows
     return result
@@ -113,7 +117,7 @@ def read(folder: Path) -> np.ndarray:
 
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
-    return json.loads(path.read_text()) if path.exists() else {}
+    return markers.read_json(path) if path.exists() else {}
 
 
 def _is_same(folder: Path, manifest: Mapping[str, Any]) -> bool:
@@ -132,7 +136,6 @@ def _translate_all(translate, params, images, batch_size, mesh) -> np.ndarray:
 
 
 def _write(path: Path, array: np.ndarray) -> None:
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        np.save(file, array)
-    temporary.replace(path)
+    content = io.BytesIO()
+    np.save(content, array)
+    markers.write_bytes(path, content.getvalue())

@@ -11,7 +11,6 @@ import optax
 import pytest
 from tiny import (
     CLASSES,
-    MODEL,
     assert_same_bits,
     compile_once,  # noqa: F401, a fixture
     fast_jit,
@@ -25,13 +24,15 @@ from daaa_jax import adaptation, evaluation, optimizers, source
 from daaa_jax.data.augment import decode
 from daaa_jax.data.pairs import GROUPS, BatchStream, all_images
 from daaa_jax.data.types import Evaluation
-from daaa_jax.models import initial_variables
+from daaa_jax.models import DigitNetwork, initial_variables
 from daaa_jax.runtime import loop
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
-SOURCE, TARGET = make_labelled(10, seed=1), make_labelled(7, seed=2)
-IMAGES = all_images(SOURCE.images, make_images(10, seed=3), TARGET.images, make_images(7, seed=4))
+# Two feature convolutions instead of three, for images of half the size.
+MODEL, SIZE = DigitNetwork(num_classes=CLASSES, widths=(4, 4)), 16
+SOURCE, TARGET = make_labelled(10, 1, SIZE), make_labelled(7, 2, SIZE)
+IMAGES = all_images(SOURCE.images, make_images(10, 3, SIZE), TARGET.images, make_images(7, 4, SIZE))
 OPTIMIZER = optax.adam(1e-2)
 MIXES = {
     "S": (1, 0, 0, 0),
@@ -142,8 +143,8 @@ def test_beta_zero_measures_the_alignment_without_its_gradient():
 def test_frozen_batch_norm_keeps_the_statistics_and_agrees_with_the_source_at_step_0():
     same = make_state(target_seed=0)
     states, lines = train(2, same, mix("S") | {"adapt.batch_norm": "frozen"})
-    # Three layers, each the smoothing of Eq. 5.
-    np.testing.assert_allclose(lines[0]["alignment"][0], 3e-4, rtol=0.05)
+    # Two layers, each the smoothing of Eq. 5.
+    np.testing.assert_allclose(lines[0]["alignment"][0], 2e-4, rtol=0.05)
     assert lines[1]["alignment"][0] > 1e-3
     assert_same_bits(states[-1].target["batch_stats"], same.target["batch_stats"])
     trained = states[-1].target["params"]["norm1"]

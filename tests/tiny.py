@@ -55,10 +55,11 @@ def make_images(count: int, seed: int = 0, size: int = 32) -> np.ndarray:
     return quarters.repeat(size // 2, axis=1).repeat(size // 2, axis=2)
 
 
-def make_labelled(count: int, seed: int = 0) -> LabelledImages:
+def make_labelled(count: int, seed: int = 0, size: int = 32) -> LabelledImages:
     """Images whose class is the quarter with the most red."""
-    images = make_images(count, seed)
-    return LabelledImages(images, images[:, ::16, ::16, 0].reshape(count, 4).argmax(1).astype("i4"))
+    images, half = make_images(count, seed, size), size // 2
+    red = images[:, ::half, ::half, 0].reshape(count, CLASSES)
+    return LabelledImages(images, red.argmax(1).astype(np.int32))
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ All take float32 `[B, H, W, C]` that is padded already, and a standard HWIO kern
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -127,13 +128,17 @@ def _left_factors_transposed(gradients, scheme):
 
 
 def _right_factors(kernel, scheme):
+    """Right factors of the products, `[P * P, C, F]`."""
     matrix = np.asarray(scheme.kernel, np.float32)
-    return jnp.einsum("ai,ijcf,bj->abcf", matrix, kernel, matrix)
+    flat = np.kron(matrix, matrix) @ kernel.reshape(-1, math.prod(kernel.shape[2:]))
+    return flat.reshape(-1, *kernel.shape[2:])
 
 
 def _right_factors_transposed(gradients, scheme):
     matrix = np.asarray(scheme.kernel, np.float32)
-    return jnp.einsum("ai,abcf,bj->ijcf", matrix, gradients, matrix)
+    size = matrix.shape[1]
+    flat = np.kron(matrix, matrix).T @ gradients.reshape(len(gradients), -1)
+    return flat.reshape(size, size, *gradients.shape[1:])
 
 
 def _outputs(products, scheme):
@@ -150,7 +155,18 @@ def _outputs_transposed(gradients, scheme):
         [_weighted(coefficients, column) for column in _columns(pixels)]
         for coefficients in _columns(scheme.outputs)
     ]
-    return [[_weighted(coefficients, row) for coefficients in _columns(scheme.outputs)] for row in rows]
+    return [
+        [_weighted(coefficients, row) for coefficients in _columns(scheme.outputs)] for row in rows
+    ]
+
+
+def _stored(array, kernel):
+    """The same array, written to memory once.
+
+    XLA would repeat the operations that give it inside each of the many that use it. Divisions are
+    never repeated, and that this one divides by 1 is not known before it runs.
+    """
+    return array / (1 + 0 * kernel[0, 0, 0, 0])
 
 
 def _flat(array):
@@ -161,14 +177,25 @@ def _matmul(array, matrix):
     return (_flat(array) @ matrix).reshape(*array.shape[:-1], -1)
 
 
+def _stacked(grid):
+    """A grid of `[B, h, w, C]` as `[P, P, B, h, w, C]`."""
+    return jnp.stack([jnp.stack(row) for row in grid])
+
+
+def _grid(stacked):
+    return [list(row) for row in stacked]
+
+
+def _batched(left):
+    return left.reshape(left.shape[0] ** 2, -1, left.shape[-1])
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _tiled(images, kernel, scheme):
-    images = lax.optimization_barrier(images)
-    left = _left_factors(images, scheme)
+    left = _stacked(_left_factors(_stored(images, kernel), scheme))
     right = _right_factors(kernel, scheme)
-    n = len(left)
-    products = [[_matmul(left[a][b], right[a, b]) for b in range(n)] for a in range(n)]
-    return _outputs(products, scheme)
+    products = jnp.einsum("ptc,pcf->ptf", _batched(left), right)
+    return _outputs(_grid(products.reshape(*left.shape[:-1], -1)), scheme)
 
 
 def _tiled_forward(images, kernel, scheme):
@@ -177,15 +204,16 @@ def _tiled_forward(images, kernel, scheme):
 
 def _tiled_backward(scheme, residuals, gradient):
     images, kernel = residuals
-    images, gradient = lax.optimization_barrier((images, gradient))
-    left = _left_factors(images, scheme)
+    images, gradient = _stored(images, kernel), _stored(gradient, kernel)
+    left = _stacked(_left_factors(images, scheme))
     right = _right_factors(kernel, scheme)
-    products = _outputs_transposed(gradient, scheme)
-    n = len(left)
-    d_right = jnp.stack([_flat(left[a][b]).T @ _flat(products[a][b]) for a in range(n) for b in range(n)])
-    d_kernel = _right_factors_transposed(d_right.reshape(right.shape), scheme)
-    d_left = [[_matmul(products[a][b], right[a, b].T) for b in range(n)] for a in range(n)]
-    return _left_factors_transposed(d_left, scheme), d_kernel
+    products = _batched(_stacked(_outputs_transposed(gradient, scheme)))
+    d_right = jnp.einsum("ptc,ptf->pcf", _batched(left), products)
+    d_left = jnp.einsum("ptf,pcf->ptc", products, right).reshape(left.shape)
+    return (
+        _left_factors_transposed(_grid(d_left), scheme),
+        _right_factors_transposed(d_right, scheme),
+    )
 
 
 _tiled.defvjp(_tiled_forward, _tiled_backward)
@@ -211,12 +239,30 @@ def _patches(images, size):
     """Patches `[B, h, w, size * size * C]`; in two steps, of which the second copies long rows."""
     height, width = (extent - size + 1 for extent in images.shape[1:3])
     rows = jnp.concatenate([images[:, :, j : j + width] for j in range(size)], -1)
-    rows = lax.optimization_barrier(rows)
     return jnp.concatenate([rows[:, i : i + height] for i in range(size)], -1)
 
 
-def _pad_fully(images, size):
-    return jnp.pad(images, ((0, 0), (size - 1, size - 1), (size - 1, size - 1), (0, 0)))
+def _overlap_added(products, size):
+    """Transpose of `_patches`: every product is added to the pixel that it came from."""
+    batch, height, width, _ = products.shape
+    products = products.reshape(batch, height, width, size, -1)
+    rows = sum(
+        jnp.pad(products[:, :, :, i], ((0, 0), (i, size - 1 - i), (0, 0), (0, 0)))
+        for i in range(size)
+    )
+    rows = rows.reshape(batch, -1, width, size, rows.shape[-1] // size)
+    return sum(
+        jnp.pad(rows[:, :, :, j], ((0, 0), (0, 0), (j, size - 1 - j), (0, 0))) for j in range(size)
+    )
+
+
+def _summed(products, size):
+    """The part of `_overlap_added`, of products in turned order, that sees whole kernels."""
+    batch, height, width, _ = products.shape
+    products = products.reshape(batch, height, width, size, -1)
+    rows = sum(products[:, i : height - size + 1 + i, :, i] for i in range(size))
+    rows = rows.reshape(*rows.shape[:3], size, -1)
+    return sum(rows[:, :, j : width - size + 1 + j, j] for j in range(size))
 
 
 def _turned(kernel):
@@ -226,14 +272,14 @@ def _turned(kernel):
 @jax.custom_vjp
 def few_inputs(images: Array, kernel: Array) -> Array:
     """Convolution of images with few channels."""
-    return _matmul(_patches(images, kernel.shape[0]), kernel.reshape(-1, kernel.shape[-1]))
+    return _matmul(_patches(images, kernel.shape[0]), _flat(kernel))
 
 
 def _few_inputs_backward(residuals, gradient):
     images, kernel = residuals
     size = kernel.shape[0]
     d_kernel = _flat(_patches(images, size)).T @ _flat(gradient)
-    d_images = few_outputs(_pad_fully(gradient, size), _turned(kernel))
+    d_images = _overlap_added(_matmul(gradient, _flat(kernel).T), size)
     return d_images, d_kernel.reshape(kernel.shape)
 
 
@@ -243,25 +289,17 @@ few_inputs.defvjp(lambda *inputs: (few_inputs(*inputs), inputs), _few_inputs_bac
 @jax.custom_vjp
 def few_outputs(images: Array, kernel: Array) -> Array:
     """Convolution to few channels."""
-    size, _, channels, features = kernel.shape
-    height, width = (extent - size + 1 for extent in images.shape[1:3])
-    products = _matmul(images, kernel.transpose(2, 0, 1, 3).reshape(channels, -1))
-    products = products.reshape(*images.shape[:3], size, size * features)
-    rows = sum(products[:, i : i + height, :, i] for i in range(size))
-    rows = lax.optimization_barrier(rows)
-    return sum(
-        rows[:, :, j : j + width, j * features : (j + 1) * features] for j in range(size)
-    )
+    size, _, channels, _ = kernel.shape
+    return _summed(_matmul(images, kernel.transpose(2, 0, 1, 3).reshape(channels, -1)), size)
 
 
 def _few_outputs_backward(residuals, gradient):
     images, kernel = residuals
-    size = kernel.shape[0]
-    patches = _patches(_pad_fully(gradient, size), size)
+    size, margin = kernel.shape[0], (kernel.shape[0] - 1, kernel.shape[0] - 1)
+    patches = _patches(jnp.pad(gradient, ((0, 0), margin, margin, (0, 0))), size)
     turned = _turned(kernel)
-    d_images = _matmul(patches, turned.reshape(-1, turned.shape[-1]))
-    d_kernel = (_flat(patches).T @ _flat(images)).reshape(turned.shape)
-    return d_images, _turned(d_kernel)
+    d_turned = _flat(patches).T @ _flat(images)
+    return _matmul(patches, _flat(turned)), _turned(d_turned.reshape(turned.shape))
 
 
 few_outputs.defvjp(lambda *inputs: (few_outputs(*inputs), inputs), _few_outputs_backward)

@@ -1,6 +1,7 @@
 """Layers shared by the networks, each with the parameters and the meaning of the plain layer."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -11,7 +12,20 @@ from daaa_jax.models import cpu_convolution
 
 Padding = str | Sequence[tuple[int, int]]
 
-normal_initializer = nn.initializers.normal(0.02)  # of the released CycleGAN
+
+def _normal(key: Array, shape: Sequence[int], deviation: float) -> Array:
+    # Drawn flat, which gives the same numbers: XLA takes seconds to compile a 4-D draw for a CPU.
+    return deviation * jax.random.normal(key, (math.prod(shape),)).reshape(shape)
+
+
+def normal_initializer(key: Array, shape: Sequence[int]) -> Array:
+    """Kernels as the released CycleGAN draws them, with a standard deviation of 0.02."""
+    return _normal(key, shape, 0.02)
+
+
+def he_normal_initializer(key: Array, shape: Sequence[int]) -> Array:
+    """HWIO kernels that keep the variance through a ReLU (He et al., 2015)."""
+    return _normal(key, shape, math.sqrt(2 / math.prod(shape[:-1])))
 
 
 def convolve(images: Array, kernel: Array, stride: int = 1, padding: Padding = "SAME") -> Array:
@@ -38,11 +52,39 @@ def _on_cpu(images: Array) -> bool:
     return jax.default_backend() == "cpu" and images.dtype == jnp.float32
 
 
+@jax.custom_vjp
 def max_pool_2x2(features: Array) -> Array:
-    """2x2 max-pooling with stride 2, `[B, H, W, C]` to `[B, H // 2, W // 2, C]`."""
+    """2x2 max-pooling with stride 2, `[B, H, W, C]` to `[B, H // 2, W // 2, C]`.
+
+    The gradient goes to the first of equal maxima, as that of `nn.max_pool` does, which is slow on
+    a CPU.
+    """
+    first, second, third, fourth = _corners(features)
+    return jnp.maximum(jnp.maximum(first, second), jnp.maximum(third, fourth))
+
+
+def _corners(features):
+    """The four pixels of each 2x2 window; an odd last row or column is left out."""
     height, width = features.shape[1] // 2 * 2, features.shape[2] // 2 * 2
-    rows = jnp.maximum(features[:, 0:height:2], features[:, 1:height:2])
-    return jnp.maximum(rows[:, :, 0:width:2], rows[:, :, 1:width:2])
+    return [features[:, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)]
+
+
+def _max_pool_backward(features, gradient):
+    corners = _corners(features)
+    largest = max_pool_2x2(features)
+    winner = jnp.full(largest.shape, 3, jnp.int32)
+    for i in (2, 1, 0):
+        winner = jnp.where(corners[i] == largest, i, winner)
+    batch, height, width, channels = largest.shape
+    place = jnp.arange(4).reshape(1, 1, 2, 1, 2, 1)
+    chosen = winner[:, :, None, :, None] == place
+    d_features = jnp.where(chosen, gradient[:, :, None, :, None], 0)
+    d_features = d_features.reshape(batch, 2 * height, 2 * width, channels)
+    odd = [(0, 0), *((0, extent % 2) for extent in features.shape[1:3]), (0, 0)]
+    return (jnp.pad(d_features, odd),)
+
+
+max_pool_2x2.defvjp(lambda features: (max_pool_2x2(features), features), _max_pool_backward)
 
 
 def reflect_pad(images: Array, width: int) -> Array:
@@ -70,7 +112,7 @@ class Convolution(nn.Module):
     padding: Padding = "SAME"
     upsample: bool = False
     use_bias: bool = True
-    kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
+    kernel_init: Callable[[Array, Sequence[int]], Array] = he_normal_initializer
     dtype: jnp.dtype | None = None
 
     @nn.compact

@@ -3,8 +3,7 @@
 import contextlib
 import json
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +27,7 @@ def abstract(state: Any) -> Any:
     )
 
 
-class Checkpoints:
+class Checkpoints(contextlib.AbstractContextManager):
     """Checkpoints of one stage, in one directory, the newest kept.
 
     A checkpoint holds a state (a tree of arrays) and what the loop around it needs to go on (a
@@ -144,15 +143,7 @@ class Checkpoints:
         """Waits, then lets go of the directory."""
         self._manager.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
         # A save that failed must not hide the error that ended the block.
         with contextlib.suppress(Exception) if error else contextlib.nullcontext():
             self.close()

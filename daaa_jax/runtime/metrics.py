@@ -1,13 +1,13 @@
 """Every figure of a run goes to `metrics.jsonl` and to TensorBoard, through here."""
 
+import contextlib
 import io
 import json
 import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from daaa_jax.runtime import markers
 
 
-class MetricWriter:
+class MetricWriter(contextlib.AbstractContextManager):
     """Writes figures and pictures of a run; only process 0 does, the others pass in silence.
 
     `metrics.jsonl` has one JSON object a line: `stage`, `step`, and the figures. TensorBoard sees
@@ -111,15 +111,7 @@ class MetricWriter:
             for events in self._events.values():
                 events.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def _open(self) -> io.TextIOWrapper:

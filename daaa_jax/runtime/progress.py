@@ -1,10 +1,10 @@
 """How far a stage has come: a bar on a terminal, plain lines in a log."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, TextIO
 
 import jax
 
@@ -12,7 +12,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BETWEEN_REFRESHES = 0.5
 
 
-class Progress:
+class Progress(contextlib.AbstractContextManager):
     """Shows steps made, figures, speed and time left on the standard error output.
 
     Figures may be arrays still being computed: they are looked at, and so waited for, only when
@@ -100,15 +100,7 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def _show(self, now: float) -> None:
