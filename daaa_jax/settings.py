@@ -79,7 +79,8 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
         try:
             re.compile(_get(config, name))
         except re.error as error:
-            raise UserError(f"{name} is no regular expression: {error}") from error
+            value = _get(config, name)
+            raise UserError(f"{name}={value} is no regular expression: {error}") from error
     for stage in _BATCHES:
         meshes.check_batch_size(f"{stage}.batch_size", config[stage].batch_size, mesh)
 

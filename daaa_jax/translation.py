@@ -73,6 +73,8 @@ def run(
             stale.unlink()
         markers.write_json(folder / MANIFEST, manifest | {"complete": False})
 
+    for half in folder.glob(".*.tmp"):  # of a killed run
+        half.unlink()
     translate = jax.jit(
         lambda params, batch: encode(generator.apply({"params": params}, decode(batch))),
         out_shardings=meshes.replicated(mesh),

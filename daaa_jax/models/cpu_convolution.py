@@ -13,6 +13,7 @@ All take float32 `[B, H, W, C]` that is padded already, and a standard HWIO kern
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable
 
@@ -177,25 +178,11 @@ def _matmul(array, matrix):
     return (_flat(array) @ matrix).reshape(*array.shape[:-1], -1)
 
 
-def _stacked(grid):
-    """A grid of `[B, h, w, C]` as `[P, P, B, h, w, C]`."""
-    return jnp.stack([jnp.stack(row) for row in grid])
-
-
-def _grid(stacked):
-    return [list(row) for row in stacked]
-
-
-def _batched(left):
-    return left.reshape(left.shape[0] ** 2, -1, left.shape[-1])
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _tiled(images, kernel, scheme):
-    left = _stacked(_left_factors(_stored(images, kernel), scheme))
-    right = _right_factors(kernel, scheme)
-    products = jnp.einsum("ptc,pcf->ptf", _batched(left), right)
-    return _outputs(_grid(products.reshape(*left.shape[:-1], -1)), scheme)
+    left = _left_factors(_stored(images, kernel), scheme)
+    right = iter(_right_factors(kernel, scheme))
+    return _outputs([[_matmul(factor, next(right)) for factor in row] for row in left], scheme)
 
 
 def _tiled_forward(images, kernel, scheme):
@@ -205,14 +192,14 @@ def _tiled_forward(images, kernel, scheme):
 def _tiled_backward(scheme, residuals, gradient):
     images, kernel = residuals
     images, gradient = _stored(images, kernel), _stored(gradient, kernel)
-    left = _stacked(_left_factors(images, scheme))
-    right = _right_factors(kernel, scheme)
-    products = _batched(_stacked(_outputs_transposed(gradient, scheme)))
-    d_right = jnp.einsum("ptc,ptf->pcf", _batched(left), products)
-    d_left = jnp.einsum("ptf,pcf->ptc", products, right).reshape(left.shape)
+    left = itertools.chain(*_left_factors(images, scheme))
+    right = iter(_right_factors(kernel, scheme))
+    products = _outputs_transposed(gradient, scheme)
+    d_right = [_flat(next(left)).T @ _flat(product) for row in products for product in row]
+    d_left = [[_matmul(product, next(right).T) for product in row] for row in products]
     return (
-        _left_factors_transposed(_grid(d_left), scheme),
-        _right_factors_transposed(d_right, scheme),
+        _left_factors_transposed(d_left, scheme),
+        _right_factors_transposed(jnp.stack(d_right), scheme),
     )
 
 
