@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
     pair.identity_weight = 0.0  # relative to cycle_weight; 0.5 for photos
     pair.pool_size = 50  # past translations that the discriminators are shown
     pair.batch_size = 16
-    pair.epochs = 8  # of the larger domain
+    pair.epochs = 8  # of the larger domain, half of them with a decaying learning rate
     pair.optimizer = _optimizer(learning_rate=2e-4, b1=0.5, schedule="linear")
 
     config.translate = ConfigDict()

@@ -3,12 +3,12 @@
 Three forms, each the same function as the plain convolution up to rounding, gradients included:
 
 * `winograd` for small square kernels: a tile of outputs costs fewer products than its pixels times
-  the kernel's (Winograd's minimal filtering, Lavin and Gray 2016, arXiv:1509.09308). With
-  `upsample` the same machinery convolves an image doubled by repetition without building it.
+  the kernel's (Winograd's minimal filtering, Lavin and Gray 2016, arXiv:1509.09308), and
+  `winograd_upsampled`, the same for an image doubled by repetition, which is never built.
 * `few_inputs`, for an image's 3 channels: patches times a matrix.
 * `few_outputs`, for an image as output: the transpose, products added up where patches overlap.
 
-All take float32 `[B, H, W, C]` that is padded already, and a standard HWIO kernel; stride 1.
+All take `[B, H, W, C]` that is padded already and a standard HWIO kernel, and move by one pixel.
 """
 
 import dataclasses
@@ -42,7 +42,6 @@ class Scheme:
 
 def minimal_filtering(outputs: int, taps: int, points: tuple[float, ...]) -> Scheme:
     """Toom and Cook's scheme: polynomials multiplied by their values at `points` and infinity."""
-    count = outputs + taps - 1
     factors = [[other for other in points if other != point] for point in points]
     left = [np.pad(np.poly(others)[::-1], (0, 1)) for others in factors]
     left.append(np.poly(points)[::-1])
@@ -53,7 +52,6 @@ def minimal_filtering(outputs: int, taps: int, points: tuple[float, ...]) -> Sch
     right.append(np.eye(taps)[-1])
     sums = [[point**i for point in points] + [float(i == outputs - 1)] for i in range(outputs)]
     rows = (tuple(tuple(map(float, row)) for row in rows) for rows in (left, right, sums))
-    assert len(left) == count
     return Scheme(*rows, step=outputs)
 
 
@@ -143,22 +141,23 @@ def _right_factors_transposed(gradients, scheme):
 
 
 def _outputs(products, scheme):
-    rows = [[_weighted(row, column) for column in _columns(products)] for row in scheme.outputs]
-    return _interleave(
-        [_interleave([_weighted(row, row_) for row in scheme.outputs], 2) for row_ in rows], 1
-    )
+    """Images `[B, H, W, F]` from a grid of products `[B, tiles, tiles, F]`."""
+
+    def along(values):
+        return [_weighted(coefficients, values) for coefficients in scheme.outputs]
+
+    rows = zip(*(along(column) for column in _columns(products)), strict=True)
+    return _interleave([_interleave(along(row), 2) for row in rows], 1)
 
 
 def _outputs_transposed(gradients, scheme):
+    def along(values):
+        return [_weighted(coefficients, values) for coefficients in _columns(scheme.outputs)]
+
     count = len(scheme.outputs)
-    pixels = [[gradients[:, i::count, j::count] for j in range(count)] for i in range(count)]
-    rows = [
-        [_weighted(coefficients, column) for column in _columns(pixels)]
-        for coefficients in _columns(scheme.outputs)
-    ]
-    return [
-        [_weighted(coefficients, row) for coefficients in _columns(scheme.outputs)] for row in rows
-    ]
+    pixels = [[gradients[:, i::count, j::count] for i in range(count)] for j in range(count)]
+    rows = zip(*(along(column) for column in pixels), strict=True)
+    return [along(row) for row in rows]
 
 
 def _stored(array, kernel):
@@ -293,14 +292,21 @@ few_outputs.defvjp(lambda *inputs: (few_outputs(*inputs), inputs), _few_outputs_
 
 
 def choose(kernel: Array, stride: int) -> Callable[[Array, Array], Array] | None:
-    """The fastest of these forms, or None where XLA's own convolution is as fast."""
-    height, width, channels, features = kernel.shape
-    if stride != 1 or height != width or height == 1:
+    """The form that was measured to be the fastest for a kernel; None is XLA's own convolution."""
+    size, width, channels, features = kernel.shape
+    if stride != 1 or size != width or size == 1:
         return None
     if channels <= 4:
         return few_inputs
     if features <= 4:
         return few_outputs
-    if height in SCHEMES and min(channels, features) >= 16:
-        return winograd
-    return None
+    return winograd if size in SCHEMES and _is_wide(kernel) else None
+
+
+def upsampling_pays(kernel: Array) -> bool:
+    """Whether `winograd_upsampled` was measured to be faster than building the doubled image."""
+    return kernel.shape[:2] == (3, 3) and _is_wide(kernel)
+
+
+def _is_wide(kernel):
+    return min(kernel.shape[2:]) >= 32  # below, sums take longer than the products they spare

@@ -42,7 +42,7 @@ def convolve(images: Array, kernel: Array, stride: int = 1, padding: Padding = "
 
 def upsample_convolve(images: Array, kernel: Array) -> Array:
     """Nearest upsampling to twice the size, then a 3x3 `SAME` convolution."""
-    if _on_cpu(images):
+    if _on_cpu(images) and cpu_convolution.upsampling_pays(kernel):
         padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
         return cpu_convolution.winograd_upsampled(padded, kernel)
     return convolve(jnp.repeat(jnp.repeat(images, 2, axis=1), 2, axis=2), kernel)

@@ -1,0 +1,238 @@
+"""The networks: shapes, sizes, what they sow, and that fast layers mean what plain ones do."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from ml_collections import ConfigDict
+
+from daaa_jax import models
+from daaa_jax.models import cpu_convolution, layers
+
+
+def _count(variables):
+    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+
+
+def _initialised(model, images, *train):
+    return jax.jit(model.init, static_argnums=2)(jax.random.key(0), images, *train)
+
+
+def _shapes(model, *shape):
+    return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(shape))
+
+
+def _uniform(*shape, seed=0):
+    values = np.random.default_rng(seed).uniform(-1, 1, shape)
+    return jnp.asarray(values, jnp.float32)
+
+
+# The digit network.
+
+
+@pytest.fixture(scope="module")
+def digit_network():
+    settings = ConfigDict({"name": "digits", "widths": (32, 64, 128)})
+    model = models.create_classifier(settings, 10, "sum_squares")
+    return model, _initialised(model, _uniform(1, 32, 32, 3), False)
+
+
+def test_digit_network_has_the_parameters_of_its_layers(digit_network):
+    _, variables = digit_network
+    convolutions = 3 * 3 * (3 * 32 + 32 * 64 + 64 * 128)
+    norms = 2 * (32 + 64 + 128)  # scale and bias
+    classifier = 4 * 4 * 128 * 10 + 10
+    assert _count(variables) == convolutions + norms + classifier == 113_962
+    assert variables["params"]["convolution1"]["kernel"].shape == (3, 3, 3, 32)
+
+
+def test_digit_network_gives_logits_and_sows_a_map_of_each_feature_convolution(digit_network):
+    model, variables = digit_network
+    logits, state = jax.jit(
+        lambda variables, images: model.apply(variables, images, False, mutable=["intermediates"])
+    )(variables, _uniform(5, 32, 32, 3))
+    assert logits.shape == (5, 10)
+    assert logits.dtype == jnp.float32
+    shapes = {name: maps[0].shape for name, maps in state["intermediates"].items()}
+    assert shapes == {"conv1": (5, 32 * 32), "conv2": (5, 16 * 16), "conv3": (5, 8 * 8)}
+
+
+def test_digit_network_is_normalised_by_the_batch_in_training_and_by_averages_in_evaluation():
+    model = models.DigitNetwork(num_classes=10, widths=(4, 4, 4))
+    images = _uniform(6, 32, 32, 3)
+    variables = _initialised(model, images, False)
+    evaluate = jax.jit(lambda variables, images: model.apply(variables, images, False))
+    train = jax.jit(
+        lambda variables, images: model.apply(variables, images, True, mutable=["batch_stats"])
+    )
+    alone = evaluate(variables, images[:2])
+    np.testing.assert_allclose(evaluate(variables, images)[:2], alone, atol=1e-5)
+    trained, updates = train(variables, images)
+    trained_alone, _ = train(variables, images[:2])
+    assert np.abs(trained[:2] - trained_alone).max() > 1e-2
+    for _ in range(100):  # averages that have seen nothing but this batch are its statistics
+        _, updates = train({**variables, **updates}, images)
+    np.testing.assert_allclose(evaluate({**variables, **updates}, images), trained, atol=1e-3)
+
+
+def test_unknown_classifier_is_refused():
+    with pytest.raises(ValueError, match="resnet51"):
+        models.create_classifier(ConfigDict({"name": "resnet51"}), 10, "sum_squares")
+
+
+# The networks of CycleGAN.
+
+
+def test_generator_has_the_parameters_of_its_layers():
+    shapes = _shapes(models.Generator(filters=32, downsamplings=1, blocks=3), 1, 32, 32, 3)
+    ends = 2 * 7 * 7 * 3 * 32 + 3  # only the last has a bias
+    scales = 2 * 3 * 3 * 32 * 64  # down and up
+    blocks = 3 * 2 * 3 * 3 * 64 * 64
+    norms = 2 * (32 + 64 + 3 * 2 * 64 + 32)
+    assert _count(shapes) == ends + scales + blocks + norms
+
+
+@pytest.mark.parametrize(("downsamplings", "shape"), [(1, (2, 16, 24, 3)), (2, (1, 32, 32, 3))])
+def test_generator_gives_images_of_the_same_size_within_range(downsamplings, shape):
+    model = models.Generator(filters=4, downsamplings=downsamplings, blocks=1)
+    large = jax.tree.map(lambda leaf: 50 * leaf, _initialised(model, _uniform(*shape)))
+    outputs = jax.jit(model.apply)(large, _uniform(*shape))
+    assert outputs.shape == shape
+    assert outputs.dtype == jnp.float32
+    assert np.abs(outputs).max() <= 1
+    assert np.abs(outputs).max() > 0.9
+
+
+def test_generator_refuses_sizes_that_cannot_be_halved():
+    with pytest.raises(ValueError, match="30x32 cannot be halved 2 times"):
+        _shapes(models.Generator(downsamplings=2), 1, 30, 32, 3)
+
+
+def test_discriminator_judges_patches():
+    model = models.PatchDiscriminator(filters=8, layers=2)
+    shapes = _shapes(model, 1, 32, 32, 3)
+    assert jax.eval_shape(model.apply, shapes, jnp.zeros((3, 32, 32, 3))).shape == (3, 6, 6, 1)
+    first = 4 * 4 * 3 * 8 + 8
+    others = 4 * 4 * (8 * 16 + 16 * 32) + 2 * (16 + 32)  # a norm in place of a bias
+    assert _count(shapes) == first + others + 4 * 4 * 32 + 1
+
+
+def test_released_discriminator_is_the_default():
+    shapes = _shapes(models.PatchDiscriminator(), 1, 256, 256, 3)
+    kernels = [shapes["params"][f"conv{i}"]["kernel"].shape[-1] for i in (1, 2, 3, 4)]
+    assert kernels == [64, 128, 256, 512]
+    logits = jax.eval_shape(models.PatchDiscriminator().apply, shapes, jnp.zeros((1, 256, 256, 3)))
+    assert logits.shape == (1, 30, 30, 1)
+
+
+# Layers.
+
+
+def _plain(images, kernel, stride=1, padding="VALID"):
+    return lax.conv_general_dilated(
+        images, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _with_gradients(function, *inputs):
+    outputs, pull = jax.vjp(function, *inputs)
+    return outputs, *pull(_uniform(*outputs.shape, seed=3))
+
+
+def _assert_same(function, plain, *inputs):
+    for ours, theirs in zip(
+        jax.jit(lambda *inputs: _with_gradients(function, *inputs))(*inputs),
+        jax.jit(lambda *inputs: _with_gradients(plain, *inputs))(*inputs),
+        strict=True,
+    ):
+        assert ours.shape == theirs.shape
+        np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 10)])
+@pytest.mark.parametrize(
+    ("form", "kernel"),
+    [
+        (cpu_convolution.winograd, (3, 3, 5, 6)),
+        (cpu_convolution.winograd, (4, 4, 5, 6)),
+        (cpu_convolution.few_inputs, (3, 3, 3, 6)),
+        (cpu_convolution.few_inputs, (7, 7, 3, 6)),
+        (cpu_convolution.few_outputs, (4, 4, 5, 1)),
+        (cpu_convolution.few_outputs, (7, 7, 5, 3)),
+    ],
+)
+def test_fast_convolution_is_the_plain_one_with_its_gradients(form, kernel, size):
+    images = _uniform(2, *size, kernel[2])
+    _assert_same(form, _plain, images, _uniform(*kernel, seed=1))
+
+
+def test_upsampling_convolution_is_the_plain_one_with_its_gradients():
+    def plain(images, kernel):
+        return _plain(jnp.repeat(jnp.repeat(images, 2, 1), 2, 2), kernel, padding="SAME")
+
+    kernel = _uniform(3, 3, 32, 33, seed=1)
+    assert cpu_convolution.upsampling_pays(kernel)
+    _assert_same(layers.upsample_convolve, plain, _uniform(2, 5, 6, 32), kernel)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "form"),
+    [
+        ((3, 3, 32, 40), 1, "SAME", "winograd"),
+        ((4, 4, 32, 32), 1, ((1, 1), (1, 1)), "winograd"),
+        ((7, 7, 3, 8), 1, "VALID", "few_inputs"),
+        ((7, 7, 8, 3), 1, "SAME", "few_outputs"),
+        ((3, 3, 8, 8), 1, "SAME", None),
+        ((3, 3, 32, 40), 2, ((1, 1), (1, 1)), None),
+        ((1, 1, 64, 64), 1, "VALID", None),
+        ((5, 5, 64, 64), 1, "SAME", None),
+    ],
+)
+def test_every_convolution_means_the_same_in_whichever_form(kernel, stride, padding, form):
+    kernel = _uniform(*kernel, seed=1)
+    chosen = cpu_convolution.choose(kernel, stride)
+    assert (chosen and chosen.__name__) == form
+    _assert_same(
+        lambda images, kernel: layers.convolve(images, kernel, stride, padding),
+        lambda images, kernel: _plain(images, kernel, stride, padding),
+        _uniform(2, 9, 8, kernel.shape[2]),
+        kernel,
+    )
+
+
+def test_fast_convolution_is_for_cpus_and_float32_alone(monkeypatch):
+    def program(dtype):
+        images, kernel = jnp.zeros((1, 8, 8, 32), dtype), jnp.zeros((3, 3, 32, 32), dtype)
+        return str(jax.make_jaxpr(lambda *inputs: layers.convolve(*inputs))(images, kernel))
+
+    expected_on_cpu = jax.default_backend() == "cpu"
+    assert ("conv_general_dilated" not in program(jnp.float32)) == expected_on_cpu
+    assert "conv_general_dilated" in program(jnp.bfloat16)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert "conv_general_dilated" in program(jnp.float32)
+
+
+@pytest.mark.parametrize("size", [(8, 6), (7, 8), (5, 5)])
+def test_pooling_is_max_pool_with_its_gradient_ties_included(size):
+    features = jnp.round(3 * _uniform(2, *size, 4))
+    _assert_same(layers.max_pool_2x2, lambda x: nn.max_pool(x, (2, 2), (2, 2)), features)
+
+
+def test_instance_norm_normalises_each_channel_of_each_sample():
+    features = 3 + 2 * _uniform(4, 6, 5, 3)
+    norm = layers.InstanceNorm()
+    outputs = norm.apply(norm.init(jax.random.key(0), features), features)
+    np.testing.assert_allclose(outputs.mean((1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(outputs.std((1, 2)), 1, atol=1e-4)
+    scaled = norm.apply({"params": {"scale": jnp.full(3, 2.0), "bias": jnp.ones(3)}}, features)
+    np.testing.assert_allclose(scaled, 2 * outputs + 1, atol=1e-5)
+
+
+def test_instance_norm_of_a_constant_has_finite_gradients():
+    norm = layers.InstanceNorm()
+    features = jnp.ones((1, 4, 4, 2))
+    variables = norm.init(jax.random.key(0), features)
+    gradient = jax.grad(lambda x: jnp.square(norm.apply(variables, x)).sum())(features)
+    assert np.isfinite(gradient).all()
