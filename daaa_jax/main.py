@@ -69,12 +69,22 @@ def _parse(arguments: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(arguments)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise UserError(" ".join(str(error).split())) from error
+        raise UserError(_reason(error)) from error
     if len(rest) > 1:
         raise UserError(f"{rest[1]!r} is not a flag: flags look like --config=configs/digits.py")
     if _CONFIG.value is None:
         raise UserError("--config is missing: for instance --config=configs/digits.py")
+    path = flags.FLAGS["config"].config_filename.partition(":")[0]
+    if not Path(path).is_file():
+        raise UserError(f"--config={path}: there is no such file")
     return rest
+
+
+def _reason(error: BaseException) -> str:
+    """The message of an error, without the traceback that ml_collections puts into it."""
+    while "Traceback" in str(error) and error.__context__ is not None:
+        error = error.__context__
+    return " ".join(str(error).split())
 
 
 if __name__ == "__main__":

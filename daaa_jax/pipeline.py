@@ -94,7 +94,7 @@ def _check_layers(config: ConfigDict, task: Task) -> None:
     """Makes sure, before a stage has taken its hours, that there are the layers to align."""
     image = jnp.zeros((1, *task.source_train.images.shape[1:]))
     model = models.create_classifier(config.model, len(task.class_names), config.adapt.attention)
-    init = functools.partial(model.init, train=False)
+    init = functools.partial(model.init, train=False, mutable=True)  # with what it sows
     sown = jax.eval_shape(init, jax.random.key(0), image)["intermediates"]
     for pattern in (config.adapt.layers, config.adapt.jmmd_layers):
         try:
