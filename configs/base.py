@@ -29,14 +29,14 @@ def get_config() -> ConfigDict:
     pair.filters = 32
     pair.downsamplings = 1
     pair.blocks = 3
-    pair.discriminator_filters = 32
+    pair.discriminator_filters = 64
     pair.discriminator_layers = 2
     pair.adversarial = "lsgan"  # or vanilla, the paper's log-likelihood
     pair.cycle_weight = 10.0
     pair.identity_weight = 0.0  # relative to cycle_weight; 0.5 for photos
     pair.pool_size = 50  # past translations that the discriminators are shown
     pair.batch_size = 16
-    pair.epochs = 8  # of the larger domain, half of them with a decaying learning rate
+    pair.epochs = 12  # of the larger domain, half of them with a decaying learning rate
     pair.optimizer = _optimizer(learning_rate=2e-4, b1=0.5, schedule="linear")
 
     config.translate = ConfigDict()
@@ -45,7 +45,7 @@ def get_config() -> ConfigDict:
 
     source = config.source = ConfigDict()
     source.batch_size = 128
-    source.epochs = 10
+    source.epochs = 20
     source.round_epochs = 5  # evaluated this often
     source.optimizer = _optimizer(learning_rate=1e-3, schedule="linear")
 

@@ -33,6 +33,7 @@ def main(_: list[str]) -> None:
     if config.run.compilation_cache:
         compilation.enable_cache()
     workdir = Path(_WORKDIR.value or default_workdir(flags.FLAGS["config"].config_filename))
+    workdir = workdir.expanduser()  # no shell does it after `--workdir=`
     result = pipeline.run(config, workdir, _STAGE.value)
     if not result:
         print(f"stage {_STAGE.value} finished in {workdir}")

@@ -199,9 +199,10 @@ class _Run:
 
     def _home(self, stage: str) -> Path:
         """The workdir that holds a stage: this one, or the reused one that has it finished."""
-        own, other = self.context.workdir, self.config.run.reuse
-        if other and self._finished(stage, own) is None and self._finished(stage, Path(other)):
-            return Path(other)
+        own, other = self.context.workdir, Path(self.config.run.reuse).expanduser()
+        reuses = self.config.run.reuse and self._finished(stage, own) is None
+        if reuses and self._finished(stage, other):
+            return other
         return own
 
     def _finished(self, stage: str, workdir: Path) -> dict[str, Any] | None:

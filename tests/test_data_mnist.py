@@ -138,6 +138,11 @@ def test_mnist_m_is_made_of_mnist_and_photos_where_it_is_wanted(root, tmp_path):
     assert (target.images[:, 0, 0] == 200).all()
 
 
+def test_tilde_in_a_folder_is_the_home_directory(root, monkeypatch):
+    monkeypatch.setenv("HOME", str(root))
+    assert len(load_task(settings(Path("~"))).source_train.labels) == 40
+
+
 def test_missing_directory_setting_is_named():
     assert "--config.data.dir=DIR" in load_error(digits.get_config("mnist2mnistm").data)
 

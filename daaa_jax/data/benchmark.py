@@ -29,7 +29,7 @@ def load(settings: ConfigDict) -> Task:
             "data.dir is not set: give the folder that holds mnist/ and mnist_m/, "
             "as in --config.data.dir=DIR"
         )
-    root = Path(settings.dir)
+    root = Path(settings.dir).expanduser()
     source = {split: _mnist(settings, root, split) for split in ("train", "test")}
     for split in ("train", "test"):
         _check_count("mnist", split, len(source[split].labels), settings)
@@ -63,12 +63,12 @@ def load(settings: ConfigDict) -> Task:
 
 def _mnist(settings: ConfigDict, root: Path, split: str) -> LabelledImages:
     if settings.tfds_dir:
-        return mnist.load_tfds(Path(settings.tfds_dir), split)
+        return mnist.load_tfds(Path(settings.tfds_dir).expanduser(), split)
     return mnist.load(root / "mnist", split)
 
 
 def _blended(source: dict[str, LabelledImages], settings: ConfigDict) -> dict[str, LabelledImages]:
-    photos = _photos(Path(settings.photos_dir))
+    photos = _photos(Path(settings.photos_dir).expanduser())
     return {
         split: LabelledImages(
             # Binary digits, as those of the published images.
