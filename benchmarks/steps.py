@@ -16,6 +16,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 import torch
+from ml_collections import ConfigDict
 
 from benchmarks.torch_steps import CycleGanStep, DigitStep
 from configs import digits
@@ -35,15 +36,13 @@ def our_digit_step(batch: int) -> Callable[[], float]:
     return _Step(step, state, jax.device_put((images, labels, np.arange(batch))))
 
 
-def our_cyclegan_step(batch: int, size: int = 32) -> Callable[[], float]:
-    """The step of stage `pair`, the data on the device."""
-    settings = digits.get_config().pair
-    settings.batch_size = batch
+def our_cyclegan_step(settings: ConfigDict, size: int = 32) -> Callable[[], float]:
+    """The step of stage `pair` with the settings `config.pair`, the data on the device."""
     optimizer = optimizers.make(settings.optimizer, total_steps=10**6)
-    images = _images(batch, size)
+    images = _images(settings.batch_size, size)
     state = pairing.create_state(jax.random.key(0), settings, optimizer, decode(images[:1]))
     step = functools.partial(pairing.train_step, settings=settings, optimizer=optimizer)
-    rows = np.arange(batch)
+    rows = np.arange(settings.batch_size)
     return _Step(step, state, jax.device_put((images, images[::-1], rows, rows)))
 
 
@@ -84,11 +83,12 @@ def main() -> None:
     options = parser.parse_args()
     allocator.keep_freed_memory()  # as daaa_jax.main does; PyTorch has it too here
     torch.set_num_threads(options.threads)
+    pair = digits.get_config().pair  # batch 16
     print(f"jax {jax.__version__}, torch {torch.__version__}, {options.threads} threads")
     print("| step | ours, ms | PyTorch, ms | ratio |\n| --- | --- | --- | --- |")
     for name, ours, theirs in (
         ("digit network, batch 128", our_digit_step(128), DigitStep(128)),
-        ("CycleGAN 32x32, batch 16", our_cyclegan_step(16), CycleGanStep(16)),
+        ("CycleGAN 32x32, batch 16", our_cyclegan_step(pair), CycleGanStep(pair)),
     ):
         result = compare(ours, theirs, options.rounds)
         cells = [

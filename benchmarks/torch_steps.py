@@ -43,20 +43,21 @@ class Residual(nn.Module):
         return x + self.body(x)
 
 
-def generator(filters=32, downsamplings=1, blocks=3) -> nn.Module:
-    """The network of `daaa_jax/models/generator.py`."""
+def generator(settings) -> nn.Module:
+    """The network of `daaa_jax/models/generator.py`, of the sizes in `config.pair`."""
+    filters = settings.filters
 
     def norm(channels):
         return [nn.InstanceNorm2d(channels, affine=True), nn.ReLU(inplace=True)]
 
     layers = [nn.ReflectionPad2d(3), nn.Conv2d(3, filters, 7, bias=False), *norm(filters)]
     channels = filters
-    for _ in range(downsamplings):
+    for _ in range(settings.downsamplings):
         layers += [nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1, bias=False)]
         layers += norm(2 * channels)
         channels *= 2
-    layers += [Residual(channels) for _ in range(blocks)]
-    for _ in range(downsamplings):
+    layers += [Residual(channels) for _ in range(settings.blocks)]
+    for _ in range(settings.downsamplings):
         layers += [
             nn.Upsample(scale_factor=2),
             nn.Conv2d(channels, channels // 2, 3, padding=1, bias=False),
@@ -66,8 +67,9 @@ def generator(filters=32, downsamplings=1, blocks=3) -> nn.Module:
     return nn.Sequential(*layers, nn.ReflectionPad2d(3), nn.Conv2d(channels, 3, 7), nn.Tanh())
 
 
-def discriminator(filters=32, layers=2) -> nn.Module:
-    """The network of `daaa_jax/models/discriminator.py`."""
+def discriminator(settings) -> nn.Module:
+    """The network of `daaa_jax/models/discriminator.py`, of the sizes in `config.pair`."""
+    filters, layers = settings.discriminator_filters, settings.discriminator_layers
     result, channels = [], 3
     for i in range(layers + 1):
         width, stride = filters * min(2**i, 8), 2 if i < layers else 1
@@ -119,9 +121,9 @@ class DigitStep:
 class CycleGanStep:
     """One step of CycleGAN: both generators, then both discriminators (LSGAN, pool of 50)."""
 
-    def __init__(self, batch: int, size: int = 32, filters: int = 32, blocks: int = 3):
-        self.to_b, self.to_a = (generator(filters, blocks=blocks) for _ in range(2))
-        self.judge_a, self.judge_b = discriminator(), discriminator()
+    def __init__(self, settings, size: int = 32):
+        self.to_b, self.to_a = (generator(settings) for _ in range(2))
+        self.judge_a, self.judge_b = (discriminator(settings) for _ in range(2))
         for network in (self.to_b, self.to_a, self.judge_a, self.judge_b):
             network.to(memory_format=CHANNELS_LAST)
         self.generators = torch.optim.Adam(
@@ -134,7 +136,7 @@ class CycleGanStep:
         )
         self.pool_a, self.pool_b = ImagePool(50), ImagePool(50)
         self.a, self.b = (
-            (torch.rand(batch, 3, size, size) * 2 - 1).to(memory_format=CHANNELS_LAST)
+            (torch.rand(settings.batch_size, 3, size, size) * 2 - 1).to(memory_format=CHANNELS_LAST)
             for _ in range(2)
         )
 
