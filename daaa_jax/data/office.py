@@ -1,0 +1,124 @@
+"""Tasks made of folders of photos: Office-31, its ten shared classes, and anybody's own."""
+
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from daaa_jax.data import folders
+from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
+from daaa_jax.errors import UserError
+
+DOMAINS = ("amazon", "dslr", "webcam")
+_WHERE = (
+    "Office-31 is to be had from its authors' page, "
+    "https://faculty.cc.gatech.edu/~judy/domainadapt/ (office31); put it so that there are "
+    "DIR/amazon/images/<class>/*.jpg, DIR/dslr/… and DIR/webcam/…, with or without images/, and "
+    "give --config.data.dir=DIR"
+)
+
+
+def load(settings: ConfigDict) -> Task:
+    """One domain as the source, another as the target.
+
+    Args:
+      settings: `config.data`; `source` and `target` are folders, or names of folders in `dir`;
+        `target_test`, `image_size`, `on_error`, `limit`, `seed`, `expected_classes` and
+        `expected_counts` are read.
+
+    Returns:
+      The task. A domain of photos has no test images of its own: the source is measured on its
+      training images, the target on all of its images, or on those in `target_test`. Labels of a
+      target without classes are `folders.UNKNOWN`.
+
+    Raises:
+      UserError: if a folder is missing or is not as expected, or an image cannot be read.
+    """
+    source = _list(settings, settings.source)
+    target = _list(settings, settings.target)
+    if not source.classes:
+        raise UserError(
+            f"the source {source.folder} has no classes: put its images into a folder for each, "
+            f"{source.folder}/<class>/*.jpg"
+        )
+    _check_classes(source, target)
+    source_images, source_labels = _read(source, source.classes, settings)
+    target_images, target_labels = _read(target, source.classes, settings)
+    measured = LabelledImages(target_images, target_labels)
+    if settings.target_test:
+        test = folders.find(settings.target_test)
+        if not test.classes:
+            raise UserError(f"data.target_test={settings.target_test} has no classes")
+        _check_classes(source, test)
+        measured = LabelledImages(*_read(test, source.classes, settings))
+    source_train = LabelledImages(source_images, source_labels)
+    return Task(
+        source_name=_name(settings.source),
+        target_name=_name(settings.target),
+        class_names=source.classes,
+        source_train=source_train,
+        target_train=UnlabelledImages(target_images),
+        evaluation=MeasuredData(
+            source_test=source_train,
+            target_test=measured,
+            target_train=LabelledImages(target_images, target_labels),
+        ),
+    )
+
+
+def _name(domain: str) -> str:
+    return Path(domain).name
+
+
+def _list(settings: ConfigDict, domain: str) -> folders.Listing:
+    if settings.name == "folder":
+        listing = folders.find(domain)
+    else:
+        if not settings.dir:
+            raise UserError(f"data.dir is not set: give the folder of the domains. {_WHERE}")
+        root = Path(settings.dir).expanduser()
+        if not (root / domain).is_dir():
+            raise UserError(f"{root} holds no folder {domain}. {_WHERE}")
+        listing = folders.find(root / domain)
+    expected = settings.expected_counts.get(domain, 0)
+    if expected and len(listing.paths) != expected:
+        raise UserError(
+            f"{listing.folder} holds {len(listing.paths)} images, expected {expected}: restore the "
+            f"data, or set --config.data.expected_counts.{domain} to its count, or to 0"
+        )
+    if settings.expected_classes and len(listing.classes) != settings.expected_classes:
+        raise UserError(
+            f"{listing.folder} holds {len(listing.classes)} classes, expected "
+            f"{settings.expected_classes}: restore the data, or set "
+            "--config.data.expected_classes to its count, or to 0"
+        )
+    return listing
+
+
+def _check_classes(source: folders.Listing, target: folders.Listing) -> None:
+    """Makes sure that the classes of the target, if it has any, are among those of the source."""
+    strange = sorted(set(target.classes) - set(source.classes))
+    if strange:
+        raise UserError(
+            f"{target.folder} has classes that {source.folder} has not: {', '.join(strange)}; "
+            "both must name a class alike, and what is not to be told apart must be left out"
+        )
+    empty = [
+        name for number, name in enumerate(source.classes) if not (source.labels == number).any()
+    ]
+    if empty:
+        raise UserError(f"{source.folder}: no image in {', '.join(empty)}")
+
+
+def _read(
+    listing: folders.Listing, classes: tuple[str, ...], settings: ConfigDict
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images, uint8 `[N,H,W,3]`, and the class of each in the source's count, int32 `[N]`."""
+    images, read = folders.decode(listing, settings.image_size, settings.on_error)
+    places = np.array([classes.index(name) for name in listing.classes], np.int32)
+    labels = listing.labels[read]
+    labels = places[labels] if listing.classes else labels
+    # Sorted by class; a limit shall leave some of each.
+    order = np.random.default_rng(settings.seed).permutation(len(images))
+    order = order[: settings.limit] if settings.limit else order
+    return images[order], labels[order]
