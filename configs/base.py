@@ -20,9 +20,14 @@ def get_config() -> ConfigDict:
     # attention maps would not correspond.
     config.augment = ConfigDict()
     config.augment.shift = 0  # pixels: a random shift of up to this many, edges repeated
+    config.augment.crop = 0  # pixels: what the classifiers see of an image, a random part; 0: all
+    config.augment.flip = False  # left and right of every second image
 
     config.model = ConfigDict()
-    config.model.name = "digits"
+    config.model.name = "digits"  # or resnet50, efficientnet_lite0
+    config.model.weights = ""  # of photos' networks: a file, or a name in models/pretrained.py
+    config.model.remat = False  # less memory, a third more time
+    config.model.dtype = "float32"  # or bfloat16, for the networks' inner computations
 
     # Section 3.1: CycleGAN (Eq. 1-3).
     pair = config.pair = ConfigDict()
@@ -75,6 +80,7 @@ def get_config() -> ConfigDict:
 
     config.evaluate = ConfigDict()
     config.evaluate.batch_size = 512
+    config.evaluate.crops = 1  # the centre; or 10, the corners too, and all flipped
 
     # How a run is carried out. Nothing here changes a result, nor marks a workdir as another's.
     config.run = ConfigDict()
@@ -96,6 +102,7 @@ def _optimizer(**changes) -> ConfigDict:
             "b2": 0.999,
             "momentum": 0.9,  # of sgd
             "weight_decay": 0.0,
+            "classifier_factor": 1.0,  # the classifier's learning rate, against the others'
         }
         | changes
     )

@@ -16,7 +16,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from daaa_jax import attention, em, losses, optimizers
-from daaa_jax.data.augment import apply_shifts, decode, draw_shifts
+from daaa_jax.data.augment import Views, apply_views, decode, draw_views
 from daaa_jax.data.pairs import GROUPS, Batch, BatchStream
 from daaa_jax.data.types import Evaluation as MeasuredData
 from daaa_jax.evaluation import Evaluator
@@ -150,29 +150,30 @@ def train_step(
     settings = config.adapt
     sizes = group_sizes(settings.batch_size, [settings.mix[group] for group in GROUPS])
     size, targets = sum(sizes), sum(sizes[2:])
-    shift = config.augment.shift
-    offsets = draw_shifts(jax.random.fold_in(state.key, state.step), size, shift)
+    key = jax.random.fold_in(state.key, state.step)
+    views = draw_views(key, size, images.shape[1], config.augment)
 
-    def view(rows: Array, offsets: Array) -> Array:
-        return apply_shifts(decode(images[rows]), offsets, shift)
+    def view(rows: Array, views: Views) -> Array:
+        return apply_views(decode(images[rows]), views, config.augment)
 
     observe = functools.partial(model.apply, mutable=["intermediates"], train=False)
-    logits, observed = observe(state.source, view(batch.source_rows, offsets))
+    logits, observed = observe(state.source, view(batch.source_rows, views))
     source_maps = attention.collect(observed["intermediates"], settings.layers)
 
     if targets:
-        padded = jnp.pad(
-            offsets[size - targets :], ((0, len(batch.posterior_rows) - targets), (0, 0))
+        padding = len(batch.posterior_rows) - targets
+        same = jax.tree.map(
+            lambda x: jnp.pad(x[size - targets :], ((0, padding), *[(0, 0)] * (x.ndim - 1))), views
         )
         posterior_logits = model.apply(
-            state.posterior, view(batch.posterior_rows, padded), train=False
+            state.posterior, view(batch.posterior_rows, same), train=False
         )
         posterior = em.posterior(posterior_logits)[:targets]
     else:
         posterior = jnp.zeros((0, logits.shape[-1]))
     kept = em.keep_mask(posterior, config.em.threshold)
     em_weight = (state.step >= config.em.start_step).astype(jnp.float32)
-    inputs = view(batch.target_rows, offsets)
+    inputs = view(batch.target_rows, views)
     learns_statistics = settings.batch_norm == "batch"
 
     def loss(params):

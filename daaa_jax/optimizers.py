@@ -1,5 +1,6 @@
 """An optax optimiser from a stage's settings."""
 
+import jax
 import optax
 from ml_collections import ConfigDict
 
@@ -18,7 +19,9 @@ def make(
     Args:
       settings: `name` (`adam` or `sgd`), `learning_rate`, `schedule` (see `schedules.make`),
         `decay_fraction` (for the `linear` schedule), `b1` and `b2` (adam), `momentum` (sgd),
-        `weight_decay` (added to the gradient before the momentum, as JAN's solver does).
+        `weight_decay` (added to the gradient before the momentum, as JAN's solver does),
+        `classifier_factor` (the learning rate of parameters under `classifier`, which pretrained
+        networks have anew, against that of the others).
       total_steps: updates in the whole stage.
       round_steps: updates in a round.
       restart: whether the schedule starts again with each round (section 3.3, C).
@@ -42,4 +45,11 @@ def make(
         raise ValueError(f"optimiser {settings.name!r}: choose adam or sgd")
     if settings.weight_decay:
         rule = optax.chain(optax.add_decayed_weights(settings.weight_decay), rule)
+    if settings.classifier_factor != 1:
+        newer = optax.masked(optax.scale(settings.classifier_factor), _is_classifier)
+        rule = optax.chain(rule, newer)
     return rule
+
+
+def _is_classifier(params):
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key == "classifier", params)

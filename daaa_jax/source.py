@@ -13,7 +13,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from daaa_jax import losses, optimizers
-from daaa_jax.data.augment import decode, random_shift
+from daaa_jax.data.augment import decode, random_view
 from daaa_jax.data.batches import IndexStream
 from daaa_jax.data.types import LabelledImages
 from daaa_jax.models import Variables, initial_variables
@@ -54,7 +54,7 @@ def train_step(
     *,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
-    shift: int,
+    augment: ConfigDict,
 ) -> tuple[SourceState, loop.Metrics]:
     """One update on the cross-entropy of Eq. 6.
 
@@ -65,10 +65,10 @@ def train_step(
       rows: those in the batch, int32 `[B]`.
       model: the classifier.
       optimizer: as `create_state` was given.
-      shift: images are shifted at random by up to this many pixels.
+      augment: `config.augment`, how images are varied.
     """
     key = jax.random.fold_in(state.key, state.step)
-    inputs, labels = random_shift(key, decode(images[rows]), shift), labels[rows]
+    inputs, labels = random_view(key, decode(images[rows]), augment), labels[rows]
 
     def objective(params):
         variables = {**state.variables, "params": params}
@@ -116,7 +116,7 @@ def run(
     stream = IndexStream(len(data.labels), settings.batch_size, config.seed, "source")
     images, labels = meshes.replicate((data.images, data.labels), mesh)
     step = jax.jit(
-        functools.partial(train_step, model=model, optimizer=optimizer, shift=config.augment.shift),
+        functools.partial(train_step, model=model, optimizer=optimizer, augment=config.augment),
         donate_argnums=0,
         out_shardings=meshes.replicated(mesh),
     )

@@ -1,27 +1,49 @@
-"""Pixels become inputs in [-1, 1]; a shift moves the images of a pair alike."""
+"""Pixels become inputs in [-1, 1]; a view moves, crops and flips the images of a pair alike."""
 
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
-from daaa_jax.data.augment import apply_shifts, decode, draw_shifts, random_shift
+from daaa_jax.data.augment import (
+    apply_views,
+    decode,
+    draw_views,
+    evaluation_views,
+    random_view,
+)
 
 KEY = jax.random.key(3)
 
 
 def images(count: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (count, 6, 5, 3), np.uint8)
+    return np.random.default_rng(seed).integers(0, 256, (count, 6, 6, 3), np.uint8)
 
 
-def slow_shift(batch: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+def settings(**changes) -> ConfigDict:
+    return ConfigDict({"shift": 0, "crop": 0, "flip": False} | changes)
+
+
+def slow_views(batch: np.ndarray, views, how: ConfigDict) -> np.ndarray:
     """Pixel by pixel; what lies outside is the nearest pixel inside."""
-    shifted = np.empty_like(batch)
-    _, height, width, _ = batch.shape
-    for b, y, x in np.ndindex(batch.shape[:3]):
-        row = min(max(y + shifts[b, 0], 0), height - 1)
-        column = min(max(x + shifts[b, 1], 0), width - 1)
-        shifted[b, y, x] = batch[b, row, column]
-    return shifted
+    size = batch.shape[1]
+    crop = how.crop or size
+    seen = np.empty((len(batch), crop, crop, 3), batch.dtype)
+    for b, y, x in np.ndindex(seen.shape[:3]):
+        across = crop - 1 - x if views.flipped[b] else x
+        row = min(max(y + int(views.offsets[b, 0]) - how.shift, 0), size - 1)
+        column = min(max(across + int(views.offsets[b, 1]) - how.shift, 0), size - 1)
+        seen[b, y, x] = batch[b, row, column]
+    return seen
+
+
+HOW = [
+    {"shift": 1},
+    {"shift": 4},
+    {"crop": 4},
+    {"crop": 4, "flip": True},
+    {"shift": 2, "crop": 5, "flip": True},
+]
 
 
 def test_decode_spans_minus_one_to_one():
@@ -31,35 +53,58 @@ def test_decode_spans_minus_one_to_one():
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-@pytest.mark.parametrize("shift", [1, 2, 4])
-def test_shift_is_that_of_the_slow_twin(shift, dtype):
-    batch = images(9).astype(dtype)
-    shifts = draw_shifts(KEY, 9, shift)
-    shifted = jax.jit(apply_shifts, static_argnums=2)(batch, shifts, shift)
-    assert shifted.dtype == dtype
-    np.testing.assert_array_equal(shifted, slow_shift(batch, np.asarray(shifts)))
+@pytest.mark.parametrize("how", HOW)
+def test_view_is_that_of_the_slow_twin(how, dtype):
+    batch, how = images(9).astype(dtype), settings(**how)
+    views = draw_views(KEY, 9, 6, how)
+    seen = jax.jit(lambda batch, views: apply_views(batch, views, how))(batch, views)
+    assert seen.dtype == dtype
+    np.testing.assert_array_equal(seen, slow_views(batch, views, how))
 
 
-def test_shift_of_zero_is_the_identity():
+def test_view_that_changes_nothing_is_the_identity():
     batch = images(4)
-    np.testing.assert_array_equal(random_shift(KEY, batch, 0), batch)
+    np.testing.assert_array_equal(random_view(KEY, batch, settings()), batch)
+    np.testing.assert_array_equal(random_view(KEY, batch, settings(crop=6)), batch)
 
 
-def test_shifts_reach_both_bounds_and_never_pass_them():
-    shifts = np.asarray(draw_shifts(KEY, 2000, 2))
-    for direction in shifts.T:
-        counts = np.bincount(direction + 2, minlength=5)
+def test_crops_reach_every_place_and_never_pass_the_edge():
+    views = draw_views(KEY, 2000, 6, settings(shift=1, crop=4, flip=True))
+    for direction in np.asarray(views.offsets).T:
+        counts = np.bincount(direction, minlength=5)
         assert len(counts) == 5 and counts.min() > 300
+    assert 900 < int(views.flipped.sum()) < 1100
 
 
-def test_one_draw_moves_both_images_of_a_pair_alike():
-    first, second = images(8, seed=0), images(8, seed=1)
-    shifts = draw_shifts(KEY, 8, 2)
-    together = apply_shifts(np.concatenate([first, second], axis=-1), shifts, 2)
-    np.testing.assert_array_equal(together[..., :3], apply_shifts(first, shifts, 2))
-    np.testing.assert_array_equal(together[..., 3:], apply_shifts(second, shifts, 2))
+def test_nothing_is_flipped_unless_it_is_wanted():
+    assert not draw_views(KEY, 1000, 6, settings(shift=1)).flipped.any()
 
 
-def test_another_key_gives_other_shifts():
-    other = draw_shifts(jax.random.key(4), 100, 2)
-    assert (np.asarray(draw_shifts(KEY, 100, 2)) != other).mean() > 0.6
+@pytest.mark.parametrize("how", HOW)
+def test_one_draw_changes_both_images_of_a_pair_alike(how):
+    first, second, how = images(8, seed=0), images(8, seed=1), settings(**how)
+    views = draw_views(KEY, 8, 6, how)
+    together = apply_views(np.concatenate([first, second], axis=-1), views, how)
+    np.testing.assert_array_equal(together[..., :3], apply_views(first, views, how))
+    np.testing.assert_array_equal(together[..., 3:], apply_views(second, views, how))
+
+
+def test_another_key_gives_other_views():
+    how = settings(shift=2, flip=True)
+    one, other = (draw_views(jax.random.key(seed), 100, 6, how) for seed in (3, 4))
+    assert (np.asarray(one.offsets) != other.offsets).mean() > 0.6
+    assert 0.3 < (np.asarray(one.flipped) != other.flipped).mean() < 0.7
+
+
+def test_image_is_judged_by_its_centre_or_by_ten_crops():
+    batch = images(2)
+    np.testing.assert_array_equal(
+        evaluation_views(batch, settings(crop=4), 1), batch[None, :, 1:5, 1:5]
+    )
+    ten = np.asarray(evaluation_views(batch, settings(crop=4), 10))
+    assert ten.shape == (10, 2, 4, 4, 3)
+    np.testing.assert_array_equal(ten[3], batch[:, 2:, 2:])
+    np.testing.assert_array_equal(ten[5:], ten[:5, :, :, ::-1])
+    np.testing.assert_array_equal(evaluation_views(batch, settings(shift=2), 1)[0], batch)
+    with pytest.raises(ValueError, match="evaluate.crops=3: choose 1 or 10"):
+        evaluation_views(batch, settings(crop=4), 3)

@@ -5,7 +5,22 @@ A view is drawn apart from its use, so that the images of a pair get the same on
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import Array
+from ml_collections import ConfigDict
+
+
+@struct.dataclass
+class Views:
+    """How each of `B` images is seen.
+
+    Attributes:
+      offsets: row and column at which the crop of the padded image begins, int32 `[B,2]`.
+      flipped: whether left and right change places, bool `[B]`.
+    """
+
+    offsets: Array
+    flipped: Array
 
 
 def decode(images: Array) -> Array:
@@ -13,42 +28,88 @@ def decode(images: Array) -> Array:
     return jnp.asarray(images, jnp.float32) / 127.5 - 1
 
 
-def draw_shifts(key: Array, count: int, shift: int) -> Array:
-    """Draws a shift for each of `count` images.
+def crop_size(size: int, settings: ConfigDict) -> int:
+    """Height and width of what the networks see of images of `size`: `crop`, or all of it."""
+    return settings.crop or size
+
+
+def draw_views(key: Array, count: int, size: int, settings: ConfigDict) -> Views:
+    """Draws a view for each of `count` images.
 
     Args:
       key: a PRNG key.
       count: number of images.
-      shift: the most pixels in each direction.
+      size: their height and width.
+      settings: `config.augment`: `shift` pixels at most in each direction, then a crop of
+        `crop` pixels (0: none), then a `flip` of every second image.
 
     Returns:
-      Rows and columns to shift up and left, int32 `[count,2]`, uniform in [-shift, shift].
+      Views, every possible place of the crop as likely as another.
     """
-    return jax.random.randint(key, (count, 2), -shift, shift + 1)
+    places = size + 2 * settings.shift - crop_size(size, settings) + 1
+    offsets = jax.random.randint(key, (count, 2), 0, places)
+    flipped = jax.random.bernoulli(jax.random.fold_in(key, 1), shape=(count,)) & settings.flip
+    return Views(offsets, flipped)
 
 
-def apply_shifts(images: Array, shifts: Array, shift: int) -> Array:
-    """Moves each image by its own shift, repeating the pixels at the edges.
+def apply_views(images: Array, views: Views, settings: ConfigDict) -> Array:
+    """Crops and flips each image as its view says.
 
     Args:
-      images: `[B,H,W,C]`.
-      shifts: as `draw_shifts` gives them, `[B,2]`.
-      shift: the most pixels in each direction, a Python int; 0 leaves the images as they are.
+      images: `[B,H,W,C]`, square.
+      views: of the same number of images, as `draw_views` gives them.
+      settings: those they were drawn with.
 
     Returns:
-      `[B,H,W,C]`.
+      `[B,crop,crop,C]`.
     """
-    if not shift:
-        return images
-    margin = (shift, shift)
-    padded = jnp.pad(images, ((0, 0), margin, margin, (0, 0)), mode="edge")
+    size, margin = images.shape[1], (settings.shift, settings.shift)
+    crop = crop_size(size, settings)
+    if settings.shift:
+        images = jnp.pad(images, ((0, 0), margin, margin, (0, 0)), mode="edge")
+    if crop < images.shape[1]:
 
-    def crop(image: Array, start: Array) -> Array:
-        return jax.lax.dynamic_slice(image, (start[0], start[1], 0), images.shape[1:])
+        def cut(image: Array, start: Array) -> Array:
+            return jax.lax.dynamic_slice(
+                image, (start[0], start[1], 0), (crop, crop, image.shape[2])
+            )
 
-    return jax.vmap(crop)(padded, shifts + shift)
+        images = jax.vmap(cut)(images, views.offsets)
+    if settings.flip:
+        images = jnp.where(views.flipped[:, None, None, None], images[:, :, ::-1], images)
+    return images
 
 
-def random_shift(key: Array, images: Array, shift: int) -> Array:
-    """`apply_shifts` with freshly drawn shifts."""
-    return apply_shifts(images, draw_shifts(key, len(images), shift), shift)
+def random_view(key: Array, images: Array, settings: ConfigDict) -> Array:
+    """`apply_views` with freshly drawn views."""
+    views = draw_views(key, len(images), images.shape[1], settings)
+    return apply_views(images, views, settings)
+
+
+def evaluation_views(images: Array, settings: ConfigDict, crops: int) -> Array:
+    """The views that an image is judged by.
+
+    Args:
+      images: `[B,H,W,C]`, square.
+      settings: `config.augment`.
+      crops: 1 for the crop in the centre; 10 for the four corners, the centre, and all flipped.
+
+    Returns:
+      `[crops,B,crop,crop,C]`.
+
+    Raises:
+      ValueError: if `crops` is neither.
+    """
+    last = images.shape[1] - crop_size(images.shape[1], settings)
+    centre = (last // 2, last // 2)
+    if crops == 1:
+        starts = [centre]
+    elif crops == 10:
+        starts = [(0, 0), (0, last), (last, 0), (last, last), centre]
+    else:
+        raise ValueError(f"evaluate.crops={crops}: choose 1 or 10")
+    size = crop_size(images.shape[1], settings)
+    views = [images[:, top : top + size, left : left + size] for top, left in starts]
+    if crops == 10:
+        views += [view[:, :, ::-1] for view in views]
+    return jnp.stack(views)

@@ -53,7 +53,7 @@ def read(path: Path, size: int) -> np.ndarray:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image, np.float64)
-        # 16 bits, whatever the mode says of itself; what is kept as floats is in [0, 1] or [0, 255].
+        # 16 bits, whatever the mode says of itself; floats are in [0, 1] or [0, 255].
         largest = 1 if values.max() <= 1 else 255 if values.max() <= 255 else 65535
         image = Image.fromarray(np.clip(values / largest * 255, 0, 255).astype(np.uint8))
     if image.has_transparency_data:
@@ -62,9 +62,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def read_all(
-    paths: Sequence[Path], size: int, name: str
-) -> tuple[np.ndarray, dict[int, str]]:
+def read_all(paths: Sequence[Path], size: int, name: str) -> tuple[np.ndarray, dict[int, str]]:
     """Decodes images on several threads.
 
     Args:
@@ -85,9 +83,11 @@ def read_all(
         except UnreadableImage as error:
             unreadable[position] = str(error)
 
-    with Progress(f"decode {name}", len(paths)) as progress:
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
-            for done, _ in enumerate(threads.map(one, range(len(paths))), start=1):
-                if done % 100 == 0 or done == len(paths):
-                    progress.update(done, {})
+    with (
+        Progress(f"decode {name}", len(paths)) as progress,
+        ThreadPoolExecutor(os.cpu_count()) as threads,
+    ):
+        for done, _ in enumerate(threads.map(one, range(len(paths))), start=1):
+            if done % 100 == 0 or done == len(paths):
+                progress.update(done, {})
     return images, dict(sorted(unreadable.items()))

@@ -1,4 +1,4 @@
-"""Weights trained elsewhere: found by path or name, read without PyTorch, fitted to our networks."""
+"""Weights trained elsewhere: found by path or name, read without PyTorch, fitted to a network."""
 
 import dataclasses
 import hashlib
