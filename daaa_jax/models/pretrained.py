@@ -185,8 +185,12 @@ def read(path: Path) -> dict[str, np.ndarray]:
     if strange or not content:
         found = f"{strange[0]!r} is none" if strange else "it is empty"
         raise UserError(f"{path} should hold tensors by name: {found}")
-    # Trained on several devices, PyTorch's names begin so.
-    return {str(name).removeprefix("module."): value for name, value in content.items()}
+    return without_prefix(content)
+
+
+def without_prefix(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Names without the `module.` that PyTorch's begin with when several devices trained them."""
+    return {str(name).removeprefix("module."): value for name, value in tensors.items()}
 
 
 def _read_safetensors(path: Path) -> Mapping[str, np.ndarray]:

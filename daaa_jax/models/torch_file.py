@@ -8,6 +8,7 @@ only that; any other name is refused before it is looked up.
 import collections
 import io
 import math
+import os
 import pickle
 import struct
 import zipfile
@@ -216,11 +217,14 @@ def _read_zip(file: BinaryIO) -> Any:
 
 def _read_legacy(file: BinaryIO) -> Any:
     storages: dict[str, _Storage] = {}
+    length = os.fstat(file.fileno()).st_size
 
     def refuse(key: str, *_) -> _Storage:
         raise ValueError("a tensor before the tensors begin")
 
     def storage(key: str, dtype: np.dtype, size: int) -> _Storage:
+        if size * dtype.itemsize > length:
+            raise ValueError(f"storage {key} should hold {size} values, more than the file")
         found = storages.setdefault(key, _Storage(dtype, size))
         if found.dtype != dtype or found.size != size:
             raise ValueError(f"storage {key} is described in two ways")
