@@ -24,10 +24,8 @@ def get_config() -> ConfigDict:
     config.augment.flip = False  # left and right of every second image
 
     config.model = ConfigDict()
-    config.model.name = "digits"  # or resnet50, efficientnet_lite0
-    config.model.weights = ""  # of photos' networks: a file, or a name in models/pretrained.py
-    config.model.remat = False  # less memory, a third more time
-    config.model.dtype = "float32"  # or bfloat16, for the networks' inner computations
+    config.model.name = "digits"
+    config.model.weights = ""  # pretrained: a file, or a name in models/pretrained.py
 
     # Section 3.1: CycleGAN (Eq. 1-3).
     pair = config.pair = ConfigDict()
@@ -39,6 +37,8 @@ def get_config() -> ConfigDict:
     pair.adversarial = "lsgan"  # or vanilla, the paper's log-likelihood
     pair.cycle_weight = 10.0
     pair.identity_weight = 0.0  # relative to cycle_weight; 0.5 for photos
+    pair.enlarge = 0  # pixels: resize images to this first, and show a random part; 0: as they are
+    pair.flip = False  # left and right of every second image
     pair.pool_size = 50  # past translations that the discriminators are shown
     pair.batch_size = 16
     pair.epochs = 12  # of the larger domain, half of them with a decaying learning rate

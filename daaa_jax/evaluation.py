@@ -10,9 +10,10 @@ from flax import linen as nn
 from flax import struct
 from jax import Array
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from daaa_jax import em
-from daaa_jax.data.augment import decode
+from daaa_jax.data.augment import decode, evaluation_views
 from daaa_jax.data.types import LabelledImages
 from daaa_jax.models import Variables
 from daaa_jax.runtime import mesh as meshes
@@ -23,7 +24,9 @@ class Sums:
     """What a batch adds to an evaluation; padding rows add nothing.
 
     Attributes:
-      confusion: counts by true (row) and predicted (column) class, `[K,K]`.
+      count: images.
+      confusion: counts by true (row) and predicted (column) class, `[K,K]`, of the images whose
+        class is known.
       marginal: sum of the posteriors, `[K]`.
       negative_entropy: sum over samples and classes of p log p.
       confidence: sum of the largest posterior of each sample.
@@ -31,6 +34,7 @@ class Sums:
       kept_correct: those of them that are classified rightly.
     """
 
+    count: Array
     confusion: Array
     marginal: Array
     negative_entropy: Array
@@ -48,7 +52,7 @@ class Evaluation:
       information: H(mean posterior) - mean H(posterior) in nats, a validator without labels.
       confidence: mean of the largest posterior.
       kept: share of the images that the filter of section 3.3, B, keeps.
-      kept_accuracy: accuracy on those alone; NaN where none is kept.
+      kept_accuracy: accuracy on those alone; NaN where none is kept or no class is known.
     """
 
     confusion: np.ndarray
@@ -59,8 +63,9 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """Share of the images that are classified rightly."""
-        return float(np.trace(self.confusion) / self.confusion.sum())
+        """Share of the images that are classified rightly; NaN where no class is known."""
+        known = self.confusion.sum()
+        return float(np.trace(self.confusion) / known) if known else float("nan")
 
     @property
     def per_class(self) -> np.ndarray:
@@ -80,23 +85,30 @@ def batch_sums(
     *,
     model: nn.Module,
     threshold: float,
+    augment: ConfigDict,
+    crops: int,
 ) -> Sums:
     """Evaluates one batch.
 
     Args:
       variables: of the network, parameters and batch statistics.
       images: uint8 `[B,H,W,3]`.
-      labels: int32 `[B]`.
+      labels: int32 `[B]`; negative where the class is not known.
       mask: `[B]`, 0 for the rows that only fill the batch.
       model: the classifier, run in evaluation mode.
       threshold: p_t of section 3.3, B.
+      augment: `config.augment`, for the size of a crop.
+      crops: see `evaluation_views`; the posteriors of an image's crops are averaged.
     """
-    posterior = em.posterior(model.apply(variables, decode(images), train=False))
+    views = evaluation_views(decode(images), augment, crops)
+    logits = model.apply(variables, views.reshape(-1, *views.shape[2:]), train=False)
+    posterior = em.posterior(logits).reshape(crops, len(images), -1).mean(axis=0)
     predicted = posterior.argmax(axis=-1)
     kept = em.keep_mask(posterior, threshold) * mask
     classes = posterior.shape[-1]
     true, guess = jax.nn.one_hot(labels, classes), jax.nn.one_hot(predicted, classes)
     return Sums(
+        count=mask.sum(),
         confusion=jnp.einsum("bi,bj,b->ij", true, guess, mask).astype(jnp.int32),
         marginal=(posterior * mask[:, None]).sum(axis=0),
         negative_entropy=(jax.scipy.special.xlogy(posterior, posterior) * mask[:, None]).sum(),
@@ -106,10 +118,17 @@ def batch_sums(
     )
 
 
-def make_evaluator(model: nn.Module, mesh: Mesh, *, batch_size: int, threshold: float) -> Evaluator:
+def make_evaluator(model: nn.Module, mesh: Mesh, config: ConfigDict) -> Evaluator:
     """A function `(variables, images) -> Evaluation`, compiled once for all sets of images."""
+    batch_size = config.evaluate.batch_size
     step = jax.jit(
-        lambda *arguments: batch_sums(*arguments, model=model, threshold=threshold),
+        lambda *arguments: batch_sums(
+            *arguments,
+            model=model,
+            threshold=config.em.threshold,
+            augment=config.augment,
+            crops=config.evaluate.crops,
+        ),
         out_shardings=meshes.replicated(mesh),
     )
 
@@ -128,7 +147,7 @@ def make_evaluator(model: nn.Module, mesh: Mesh, *, batch_size: int, threshold: 
 
 
 def _summary(sums: Sums) -> Evaluation:
-    count = float(sums.confusion.sum())
+    count, known = float(sums.count), sums.confusion.sum()
     marginal = np.asarray(sums.marginal, np.float64) / count
     entropy_of_mean = -np.sum(marginal * np.log(np.maximum(marginal, 1e-30)))
     return Evaluation(
@@ -136,5 +155,7 @@ def _summary(sums: Sums) -> Evaluation:
         information=float(entropy_of_mean + sums.negative_entropy / count),
         confidence=float(sums.confidence) / count,
         kept=float(sums.kept) / count,
-        kept_accuracy=float(sums.kept_correct) / float(sums.kept) if sums.kept else float("nan"),
+        kept_accuracy=float(sums.kept_correct) / float(sums.kept)
+        if sums.kept and known
+        else float("nan"),
     )

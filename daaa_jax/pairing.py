@@ -18,7 +18,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from daaa_jax import losses, optimizers
-from daaa_jax.data.augment import decode
+from daaa_jax.data.augment import decode, random_view
 from daaa_jax.data.batches import IndexStream
 from daaa_jax.errors import UserError
 from daaa_jax.models.discriminator import PatchDiscriminator
@@ -154,7 +154,9 @@ def train_step(
       optimizer: as `create_state` was given.
     """
     generator, discriminator = make_networks(settings)
-    a, b = decode(images_a[rows_a]), decode(images_b[rows_b])
+    key = jax.random.fold_in(state.key, state.step)
+    a = _view(jax.random.fold_in(key, 1), decode(images_a[rows_a]), settings)
+    b = _view(jax.random.fold_in(key, 2), decode(images_b[rows_b]), settings)
 
     def translate(params: Params, images: Array) -> Array:
         return generator.apply({"params": params}, images)
@@ -194,7 +196,7 @@ def train_step(
     )
 
     pools, shown = {}, {}
-    key_a, key_b = jax.random.split(jax.random.fold_in(state.key, state.step))
+    key_a, key_b = jax.random.split(key)
     pools["a"], shown["a"] = draw_from_pool(discriminators.pools["a"], fake_a, key_a)
     pools["b"], shown["b"] = draw_from_pool(discriminators.pools["b"], fake_b, key_b)
     judged, judge_gradient = jax.value_and_grad(discriminator_objective)(
@@ -213,6 +215,16 @@ def train_step(
     }
     state = state.replace(step=state.step + 1, generators=generators, discriminators=discriminators)
     return state, {name: loop.mean(value) for name, value in metrics.items()}
+
+
+def _view(key: Array, images: Array, settings: ConfigDict) -> Array:
+    """CycleGAN's own augmentation: enlarged, a random part of the old size, perhaps flipped."""
+    size = images.shape[1]
+    if settings.enlarge:
+        shape = (len(images), settings.enlarge, settings.enlarge, images.shape[-1])
+        images = jax.image.resize(images, shape, "bilinear")
+    how = ConfigDict({"shift": 0, "crop": size, "flip": settings.flip})
+    return random_view(key, images, how)
 
 
 def _update(optimizer, gradient, opt_state, params) -> dict[str, Any]:

