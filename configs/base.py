@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
     pair.flip = False  # left and right of every second image
     pair.pool_size = 50  # past translations that the discriminators are shown
     pair.batch_size = 16
-    pair.epochs = 12  # of the larger domain, half of them with a decaying learning rate
+    pair.epochs = 8  # of the larger domain, half of them with a decaying learning rate
     pair.optimizer = _optimizer(learning_rate=2e-4, b1=0.5, schedule="linear")
 
     config.translate = ConfigDict()
@@ -50,7 +50,7 @@ def get_config() -> ConfigDict:
 
     source = config.source = ConfigDict()
     source.batch_size = 128
-    source.epochs = 20
+    source.epochs = 10
     source.round_epochs = 5  # evaluated this often
     source.optimizer = _optimizer(learning_rate=1e-3, schedule="linear")
 
@@ -88,6 +88,7 @@ def get_config() -> ConfigDict:
     config.run.checkpoint_every = 500  # updates, a multiple of log_every; and at each round's end
     config.run.reuse = ""  # another workdir: its finished stages are used where they are the same
     config.run.compilation_cache = True
+    config.run.deterministic = False  # on a GPU: the same bits each time, more slowly
     return config
 
 

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from daaa_jax import attention, em, losses, optimizers
 from daaa_jax.data.augment import Views, apply_views, decode, draw_views
 from daaa_jax.data.pairs import GROUPS, Batch, BatchStream
-from daaa_jax.data.types import Evaluation as MeasuredData
+from daaa_jax.data.types import MeasuredData
 from daaa_jax.evaluation import Evaluator
 from daaa_jax.models import Variables, initial_variables
 from daaa_jax.runtime import loop
@@ -287,7 +287,8 @@ def run(
                 evaluate=evaluate,
                 measured=measured,
                 selected=selected,
-                # At the end of a round M^post has just become the target network, or has not.
+                # At the end of a round M^post has just become the target network, or has not. It is
+                # the one that the next round's soft labels come from.
                 refreshed=settings.round_steps % config.em.refresh_every == 0,
             ),
             context=context,
@@ -306,7 +307,11 @@ def end_of_round(
     selected: Checkpoints,
     refreshed: bool,
 ) -> dict[str, float]:
-    """Evaluates the target network, and keeps it if it is the best by the label-free validator."""
+    """Evaluates the target network, and keeps it if it is the best by the label-free validator.
+
+    `kept`, `confidence` and `kept_accuracy` are those of M^post as the next round will use it, on
+    the unlabelled training images as they are.
+    """
     unlabelled = evaluate(state.target, measured.target_train)
     posterior = unlabelled if refreshed else evaluate(state.posterior, measured.target_train)
     last = {
@@ -323,10 +328,9 @@ def end_of_round(
     if last["target_test"] > memory.get("oracle", {}).get("target_test", -math.inf):
         memory["oracle"] = last
     figures = {f"round_{name}": float(metrics[name].compute()) for name in ("loss", "alignment")}
-    if metrics["kept"].count:
-        figures["round_kept"] = float(metrics["kept"].compute())
-        figures["round_confidence"] = float(metrics["confidence"].compute())
     return figures | {
+        "kept": posterior.kept,
+        "confidence": posterior.confidence,
         "kept_accuracy": posterior.kept_accuracy,
         "information": last["information"],
         "source_test": last["source_test"],

@@ -1,4 +1,4 @@
-"""The adversarial EM of section 3.3: posterior, filter (B), asynchronous refresh (A), validator."""
+"""The adversarial EM of section 3.3: posterior, filter (B), asynchronous refresh (A)."""
 
 from typing import Any
 
@@ -54,26 +54,3 @@ def refresh(posterior_variables: Any, target_variables: Any, step: Array | int, 
     if every < 1:
         raise ValueError(f"the posterior network is refreshed every 1 or more steps, not {every}")
     return optax.periodic_update(target_variables, posterior_variables, jnp.asarray(step), every)
-
-
-def information_maximisation(probabilities: Array) -> Array:
-    """How confident and how varied predictions are: a validator that needs no labels.
-
-    `H(mean p) - mean H(p)`, the mutual information of image and predicted class. High where each
-    prediction is certain and the classes are used evenly.
-
-    Args:
-      probabilities: predicted class probabilities of a whole set, `[N, K]`.
-
-    Returns:
-      Scalar in [0, log K], in nats.
-    """
-    probabilities = probabilities.astype(jnp.float32)
-    return _entropy(jnp.mean(probabilities, axis=0)) - jnp.mean(_entropy(probabilities))
-
-
-def _entropy(probabilities: Array) -> Array:
-    """Entropy in nats over the last axis; 0 log 0 is 0, with a finite gradient."""
-    smallest = jnp.finfo(probabilities.dtype).tiny
-    logarithms = jnp.log(jnp.maximum(probabilities, smallest))
-    return -jnp.sum(probabilities * logarithms, axis=-1)

@@ -27,9 +27,12 @@ def main(_: list[str]) -> None:
     from daaa_jax import pipeline
     from daaa_jax.runtime import compilation
 
+    config = _CONFIG.value
+    if config.run.deterministic:
+        compilation.be_deterministic()
+
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # Orbax tells of every file
-    config = _CONFIG.value
     if config.run.compilation_cache:
         compilation.enable_cache()
     workdir = Path(_WORKDIR.value or default_workdir(flags.FLAGS["config"].config_filename))
@@ -69,7 +72,19 @@ def command() -> None:
 def _parse(arguments: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(arguments)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    except ImportError as error:
+        raise UserError(
+            f"the config cannot be imported ({error}): run from the root of the repository"
+        ) from error
+    except (
+        flags.Error,
+        AttributeError,
+        KeyError,
+        OSError,
+        SyntaxError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise UserError(_reason(error)) from error
     if len(rest) > 1:
         raise UserError(f"{rest[1]!r} is not a flag: flags look like --config=configs/digits.py")

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib.metadata
+import os
 import platform
 import shlex
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from clu import parameter_overview
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from daaa_jax import (
@@ -63,13 +65,16 @@ def run(config: ConfigDict, workdir: Path, stage: str = "all") -> dict[str, Any]
     # Before anything is written: a run with bad settings, or without its data, leaves nothing.
     mesh = meshes.data_mesh()
     settings.check(config, mesh)
+    _check_folder(workdir)
+    _check_reused(config)
     task = load_task(config.data)
-    _check_layers(config, task)
+    _check_networks(config, task)
+    stages = _Run(config, task, workdir, mesh)
+    stages.check_needs(stage)
     _write_config(workdir, config)
     with MetricWriter(workdir) as writer:
         print_overview(config, task)
-        stages = _Run(config, task, Context(workdir, mesh, writer, config.run))
-        stages.through(stage)
+        stages.through(stage, writer)
         if stage not in ("all", "adapt"):
             return {}
         result = stages.result()
@@ -81,7 +86,10 @@ def _check_same_config(workdir: Path, config: ConfigDict) -> None:
     path = workdir / CONFIG
     if not path.exists():
         return
-    found = _what(ConfigDict(markers.read_json(path)["config"]))
+    content = markers.read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
+        raise UserError(f"{path} is not the file that a run writes: choose another --workdir")
+    found = _what(ConfigDict(content["config"]))
     differing = markers.differing_settings(found, _what(config))
     if differing:
         raise UserError(
@@ -90,17 +98,41 @@ def _check_same_config(workdir: Path, config: ConfigDict) -> None:
         )
 
 
-def _check_layers(config: ConfigDict, task: Task) -> None:
-    """Makes sure, before a stage has taken its hours, that there are the layers to align."""
-    image = jnp.zeros((1, *task.source_train.images.shape[1:]))
-    model = models.create_classifier(config.model, len(task.class_names), config.adapt.attention)
-    init = functools.partial(model.init, train=False, mutable=True)  # with what it sows
-    sown = jax.eval_shape(init, jax.random.key(0), image)["intermediates"]
-    for pattern in (config.adapt.layers, config.adapt.jmmd_layers):
-        try:
-            attention.collect(sown, pattern)
-        except ValueError as error:
-            raise UserError(f"adapt.layers and adapt.jmmd_layers: {error}") from error
+def _check_folder(workdir: Path) -> None:
+    """Makes sure that a working directory can be written, without making it."""
+    existing = next(folder for folder in (workdir, *workdir.absolute().parents) if folder.exists())
+    if not existing.is_dir():
+        raise UserError(f"--workdir={workdir}: {existing} is a file, not a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"--workdir={workdir}: {existing} may not be written")
+
+
+def _check_reused(config: ConfigDict) -> None:
+    other = config.run.reuse
+    if other and not (Path(other).expanduser() / CONFIG).exists():
+        raise UserError(f"run.reuse={other} is no working directory: it holds no {CONFIG}")
+
+
+def _check_networks(config: ConfigDict, task: Task) -> None:
+    """Makes sure, before a stage has taken its hours, that the networks and layers can be had."""
+    shape, classes = task.source_train.images.shape[1:], len(task.class_names)
+    key, image = jax.random.key(0), jnp.zeros((1, *shape))
+    try:
+        for network in pairing.make_networks(config.pair):
+            jax.eval_shape(network.init, key, image)
+        model = models.create_classifier(config.model, classes, config.adapt.attention)
+        init = functools.partial(model.init, train=False, mutable=True)  # with what it sows
+        sown = jax.eval_shape(init, key, image)["intermediates"]
+    except ValueError as error:
+        raise UserError(
+            f"the networks do not suit images of {shape[0]}x{shape[1]}: {error}"
+        ) from error
+    try:
+        aligned = attention.collect(sown, config.adapt.layers)
+        if config.adapt.measure == "jmmd":
+            attention.collect({k: (v,) for k, v in aligned.items()}, config.adapt.jmmd_layers)
+    except ValueError as error:
+        raise UserError(f"adapt.layers and adapt.jmmd_layers: {error}") from error
 
 
 def _write_config(workdir: Path, config: ConfigDict) -> None:
@@ -112,8 +144,10 @@ def _what(config: ConfigDict) -> dict[str, Any]:
     """The settings that say what is computed, without those that say where and how."""
     what = markers.plain(config.to_dict())
     what.pop("run", None)
+    data = what.setdefault("data", {})
+    data["made_from_photos"] = bool(data.get("photos_dir"))
     for name in ("dir", "tfds_dir", "photos_dir"):
-        what["data"].pop(name, None)
+        data.pop(name, None)
     return what
 
 
@@ -146,19 +180,18 @@ def print_overview(config: ConfigDict, task: Task) -> None:
 class _Run:
     """One run: a task, its settings, and the stages on them."""
 
-    def __init__(self, config: ConfigDict, task: Task, context: Context):
-        self.config, self.task, self.context = config, task, context
+    def __init__(self, config: ConfigDict, task: Task, workdir: Path, mesh: Mesh):
+        self.config, self.task, self.workdir, self.mesh = config, task, workdir, mesh
         self.model = models.create_classifier(
             config.model, len(task.class_names), config.adapt.attention
         )
         self.generator, _ = pairing.make_networks(config.pair)
         self.evaluate = evaluation.make_evaluator(
             self.model,
-            context.mesh,
+            mesh,
             batch_size=config.evaluate.batch_size,
             threshold=config.em.threshold,
         )
-        self.seconds: dict[str, float] = {}
         originals = {
             task.source_name: task.source_train.images,
             task.target_name: task.target_train.images,
@@ -180,26 +213,30 @@ class _Run:
         adapt = source | translate | {name: what[name] for name in ("adapt", "em")}
         return {"pair": pair, "translate": translate, "source": source, "adapt": adapt}
 
-    def through(self, wanted: str) -> None:
-        """Runs one stage, or all of them."""
+    def check_needs(self, wanted: str) -> None:
+        """Makes sure that a stage which shall run alone has what it builds upon."""
         for needed in NEEDS.get(wanted, ()):
             if self._finished(needed, self._home(needed)) is None:
                 raise UserError(
                     f"--stage={wanted} needs the stage {needed}, which is not finished in "
-                    f"{self.context.workdir}: run --stage={needed} first, or leave --stage out"
+                    f"{self.workdir}: run --stage={needed} first, or leave --stage out"
                 )
-        if wanted in ("all", "pair"):
-            self._stage("pair", self._pair)
-        if wanted in ("all", "translate"):
-            self._stage("translate", self._translate)
-        if wanted in ("all", "source"):
-            self._stage("source", self._source)
-        if wanted in ("all", "adapt"):
-            self._stage("adapt", self._adapt)
+
+    def through(self, wanted: str, writer: MetricWriter) -> None:
+        """Runs one stage, or all of them."""
+        context = Context(self.workdir, self.mesh, writer, self.config.run)
+        for name, run in (
+            ("pair", self._pair),
+            ("translate", self._translate),
+            ("source", self._source),
+            ("adapt", self._adapt),
+        ):
+            if wanted in ("all", name):
+                self._stage(name, run, context)
 
     def _home(self, stage: str) -> Path:
         """The workdir that holds a stage: this one, or the reused one that has it finished."""
-        own, other = self.context.workdir, Path(self.config.run.reuse).expanduser()
+        own, other = self.workdir, Path(self.config.run.reuse).expanduser()
         reuses = self.config.run.reuse and self._finished(stage, own) is None
         if reuses and self._finished(stage, other):
             return other
@@ -210,32 +247,42 @@ class _Run:
         same = marker and marker["fingerprint"] == markers.fingerprint(self.settings[stage])
         return marker if same else None
 
-    def _stage(self, name: str, run: Callable[[Context], Mapping[str, Any]]) -> None:
+    def _stage(
+        self, name: str, run: Callable[[Context], Mapping[str, Any]], context: Context
+    ) -> None:
         """Runs a stage unless it is finished, and writes its marker."""
         home = self._home(name)
         marker = self._finished(name, home)
         if marker:
             print(f"{name}: finished before, in {home / name}", flush=True)
             return
+        if self.config.run.reuse:
+            print(f"{name}: not reused, {self._why_not_reused(name)}", flush=True)
         self._begin(name)
-        extra = run(self.context)
-        markers.write_marker(self.context.workdir / name, name, self.settings[name], extra)
+        extra = run(context)
+        markers.write_marker(self.workdir / name, name, self.settings[name], extra)
+
+    def _why_not_reused(self, name: str) -> str:
+        marker = markers.read_marker(Path(self.config.run.reuse).expanduser() / name)
+        if marker is None:
+            return f"not finished in {self.config.run.reuse}"
+        return "; ".join(markers.differing_settings(marker["settings"], self.settings[name])[:5])
 
     def _begin(self, name: str) -> None:
         """Makes sure that a half-done stage goes on with the inputs that it began with."""
-        path = self.context.workdir / name / "started.json"
+        path = self.workdir / name / "started.json"
         if path.exists():
             begun = markers.read_json(path)
             differing = markers.differing_settings(begun, self.settings[name])
             if differing:
                 raise UserError(
-                    f"stage {name} in {self.context.workdir} began with other inputs: "
+                    f"stage {name} in {self.workdir} began with other inputs: "
                     f"{'; '.join(differing[:5])}. Restore them, or remove {path.parent}"
                 )
         markers.write_json(path, self.settings[name])
 
-    def _at(self, stage: str) -> Context:
-        return dataclasses.replace(self.context, workdir=self._home(stage))
+    def _at(self, stage: str, context: Context) -> Context:
+        return dataclasses.replace(context, workdir=self._home(stage))
 
     def _pair(self, context: Context) -> Mapping[str, Any]:
         return self._generators(context)[1]
@@ -246,7 +293,7 @@ class _Run:
 
     def _translate(self, context: Context) -> Mapping[str, Any]:
         start = time.monotonic()
-        params, _ = self._generators(self._at("pair"))
+        params, _ = self._generators(self._at("pair", context))
         first, second = self.domains
         for name, origin, other in (("a_to_b", first, second), ("b_to_a", second, first)):
             translation.run(
@@ -274,8 +321,13 @@ class _Run:
     def _adapt(self, context: Context) -> Mapping[str, Any]:
         task, folder = self.task, self._home("translate") / "translate"
         variables, _ = source.run(
-            self.config, self.model, task.source_train, lambda _: {}, self._at("source")
+            self.config, self.model, task.source_train, lambda _: {}, self._at("source", context)
         )
+        # Here and not in stage `source`, which may be one that another target domain shares.
+        before = {
+            "source_test": self.evaluate(variables, task.evaluation.source_test).accuracy,
+            "target_test": self.evaluate(variables, task.evaluation.target_test).accuracy,
+        }
         images = all_images(
             task.source_train.images,
             translation.read(folder / f"{task.source_name}_to_{task.target_name}"),
@@ -293,16 +345,23 @@ class _Run:
             context,
         )
         final = self.evaluate(target, task.evaluation.target_test)
-        return {**memory, "per_class": final.per_class, "confusion": final.confusion}
+        return {
+            **memory,
+            "source_network": before,
+            "per_class": final.per_class,
+            "confusion": final.confusion,
+        }
 
     def result(self) -> dict[str, Any]:
         """The result of a run whose stages are all finished."""
         extra = {stage: self._finished(stage, self._home(stage))["extra"] for stage in STAGES}
-        source_only, adapt = extra["source"]["figures"], extra["adapt"]
+        adapt = extra["adapt"]
+        source_only = adapt["source_network"]
         development = self.config.data.get("development_size", 0)
         return {
             "task": f"{self.task.source_name} -> {self.task.target_name}",
             "data": self.config.data.name,
+            "made_from_photos": bool(self.config.data.photos_dir),
             "seed": self.config.seed,
             "evaluated_on": "development" if development else "test",
             "accuracy": {

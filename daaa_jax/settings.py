@@ -72,6 +72,18 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
                 raise UserError(f"{name}={value} must be at least {least}")
     if not sum(config.adapt.mix.values()):
         raise UserError("adapt.mix: at least one of s, t_f, t and s_f must be more than 0")
+    if not 0 <= config.em.threshold <= 2:
+        raise UserError(
+            f"em.threshold={config.em.threshold} is compared with a probability: choose 0 to 1, "
+            "or more than 1 to keep nothing"
+        )
+    start, every = config.em.start_step, config.em.refresh_every
+    if 0 < start < every:
+        raise UserError(
+            f"em.start_step={start} lies before the first refresh of the posterior network "
+            f"(em.refresh_every={every}), which till then is the unadapted one: set it to {every}, "
+            "or to 0 where the target network starts good enough"
+        )
     for stage in ("pair", "source", "adapt"):
         if not 0 <= (value := config[stage].optimizer.decay_fraction) <= 1:
             raise UserError(f"{stage}.optimizer.decay_fraction={value} must be between 0 and 1")

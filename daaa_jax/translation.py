@@ -34,7 +34,7 @@ def run(
     images: np.ndarray,
     direction: str,
     context: Context,
-) -> np.ndarray:
+) -> None:
     """Translates the images of one domain, or goes on with it part by part.
 
     Args:
@@ -44,9 +44,6 @@ def run(
       images: the originals, uint8 `[N,H,W,3]`.
       direction: names the folder, for instance `mnist_to_mnist_m`.
       context: the surroundings of the run.
-
-    Returns:
-      The translations in the order of the originals, uint8 `[N,H,W,3]`.
     """
     settings, mesh = config.translate, context.mesh
     folder = context.workdir / "translate" / direction
@@ -88,7 +85,6 @@ def run(
                 _write(path, _translate_all(translate, params, rows, settings.batch_size, mesh))
             progress.update(part["first"] + part["count"], {})
     markers.write_json(folder / MANIFEST, manifest | {"complete": True})
-    return read(folder)
 
 
 def read(folder: Path) -> np.ndarray:
@@ -99,7 +95,10 @@ def read(folder: Path) -> np.ndarray:
     """
     manifest = _manifest(folder)
     if not manifest.get("complete"):
-        raise UserError(f"{folder} holds no complete translation: run the stage translate again")
+        raise UserError(
+            f"{folder} holds no complete translation: remove {folder.parent} and run the stage "
+            "translate again"
+        )
     result = np.empty((manifest["count"], *manifest["shape"]), np.uint8)
     for part in manifest["parts"]:
         path = folder / part["file"]
@@ -111,7 +110,7 @@ def read(folder: Path) -> np.ndarray:
         if rows.shape != expected:
             raise UserError(
                 f"{path} should hold {part['count']} images of {manifest['shape']}: remove "
-                f"{folder} and run the stage translate again"
+                f"{folder.parent} and run the stage translate again"
             )
         result[part["first"] : part["first"] + part["count"]] = rows
     return result

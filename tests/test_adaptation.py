@@ -269,13 +269,12 @@ def test_last_selected_and_oracle_are_kept_apart():
             return types.SimpleNamespace(
                 accuracy=target_accuracy[number] if data == "T" else 0.99,
                 information=information[number] if data == "train" else math.nan,
+                kept=0.4,
+                confidence=0.8,
                 kept_accuracy=0.7,
             )
 
-        metrics = {
-            name: adaptation.loop.mean(jnp.full(4, 0.25))
-            for name in ("loss", "alignment", "kept", "confidence")
-        }
+        metrics = {name: adaptation.loop.mean(jnp.full(4, 0.25)) for name in ("loss", "alignment")}
         step = 10 * (number + 1)
         lines.append(
             adaptation.end_of_round(
@@ -292,7 +291,7 @@ def test_last_selected_and_oracle_are_kept_apart():
     assert [memory[name]["step"] for name in ("last", "selected", "oracle")] == [30, 20, 30]
     assert [memory[n]["target_test"] for n in ("last", "selected", "oracle")] == [0.9, 0.4, 0.9]
     assert [save[:2] for save in saved] == [(10, "target 0"), (20, "target 1")]
-    names = {"round_kept", "round_confidence", "round_alignment", "kept_accuracy", "source_test"}
+    names = {"kept", "confidence", "round_alignment", "kept_accuracy", "source_test"}
     names |= {"target_test", "target_test_selected", "target_test_oracle", "information"}
     assert names <= lines[-1].keys()
     assert lines[-1]["target_test_selected"] == 0.4 and lines[1]["target_test_oracle"] == 0.5

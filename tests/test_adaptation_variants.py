@@ -23,7 +23,7 @@ from tiny import (
 from daaa_jax import adaptation, evaluation, optimizers, source
 from daaa_jax.data.augment import decode
 from daaa_jax.data.pairs import GROUPS, BatchStream, all_images
-from daaa_jax.data.types import Evaluation
+from daaa_jax.data.types import MeasuredData
 from daaa_jax.models import DigitNetwork, initial_variables
 from daaa_jax.runtime import loop
 
@@ -186,7 +186,7 @@ def test_without_target_groups_no_posterior_is_asked_for(name):
 def adapt(workdir, settings=(), target_labels=TARGET.labels):
     config = make_config(dict(settings))
     target = dataclasses.replace(TARGET, labels=target_labels)
-    measured = Evaluation(source_test=SOURCE, target_test=target, target_train=target)
+    measured = MeasuredData(source_test=SOURCE, target_test=target, target_train=target)
     with surroundings(workdir, config) as context:
         evaluate = evaluation.make_evaluator(MODEL, context.mesh, batch_size=8, threshold=0.5)
         return adaptation.run(

@@ -12,11 +12,12 @@ from tiny import (
     surroundings,
 )
 
+from configs import digits
 from daaa_jax import adaptation, evaluation, pairing, source
 from daaa_jax.data.augment import decode
 from daaa_jax.data.pairs import all_images
-from daaa_jax.data.types import Evaluation
-from daaa_jax.models import initial_variables
+from daaa_jax.data.types import MeasuredData
+from daaa_jax.models import DigitNetwork, initial_variables
 from daaa_jax.runtime import metrics as metric_files
 
 pytestmark = pytest.mark.usefixtures("compile_once")
@@ -52,7 +53,7 @@ def adapt(workdir, devices):
     with surroundings(workdir, config, devices) as context:
         evaluate = evaluation.make_evaluator(MODEL, context.mesh, batch_size=16, threshold=0.5)
         variables = initial_variables(jax.random.key(1), MODEL, decode(images[:1]))
-        measured = Evaluation(SOURCE, TARGET, TARGET)
+        measured = MeasuredData(SOURCE, TARGET, TARGET)
         labels = SOURCE.labels
         adaptation.run(config, MODEL, variables, images, labels, evaluate, measured, context)
 
@@ -81,3 +82,27 @@ def test_first_ten_losses_are_the_same_on_one_device_and_on_eight(stage, tmp_pat
     assert len(set(one["loss"])) == STEPS
     if stage == "adapt":
         assert not one["em"][:5].any() and one["em"][5:].all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ("pair", "source"))
+def test_first_update_of_the_default_networks_is_the_same_on_one_device_and_on_eight(
+    stage, tmp_path
+):
+    """Their layers are wide enough for every form of convolution; later updates of a GAN drift."""
+    config = digits.get_config()
+    config.pair.epochs = config.source.epochs = config.run.log_every = 1
+    images = make_labelled(config.pair.batch_size, seed=5)
+    config.source.batch_size = config.pair.batch_size
+    figures = []
+    for devices in (1, 8):
+        workdir = tmp_path / str(devices)
+        with surroundings(workdir, config, devices) as context:
+            if stage == "pair":
+                pairing.run(config, images.images, make_images(16, seed=6), context)
+            else:
+                model = DigitNetwork(num_classes=4)
+                source.run(config, model, images, lambda _: {}, context)
+        (line,) = (line for line in metric_files.read(workdir) if "loss" in line)
+        figures.append([line[name] for name in FIGURES[stage]])
+    np.testing.assert_allclose(figures[1], figures[0], rtol=1e-5)

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.optimize import approx_fprime
 
 from daaa_jax import em, losses
 
@@ -99,47 +98,3 @@ def test_posterior_network_is_the_target_of_the_last_refresh(every):
 def test_refresh_counts_whole_steps():
     with pytest.raises(ValueError, match="not 0"):
         em.refresh({}, {}, 1, 0)
-
-
-# Validator
-
-
-def information_maximisation_twin(probabilities):
-    def entropy(distribution):
-        return -sum(p * np.log(p) for p in distribution if p > 0)
-
-    probabilities = probabilities.astype(np.float64)
-    return entropy(probabilities.mean(0)) - np.mean([entropy(p) for p in probabilities])
-
-
-def test_information_maximisation_is_mutual_information():
-    probabilities = probabilities_of(8, 20, 5)
-    np.testing.assert_allclose(
-        jax.jit(em.information_maximisation)(probabilities),
-        information_maximisation_twin(probabilities),
-        rtol=1e-5,
-    )
-
-
-def test_information_maximisation_has_the_right_gradient():
-    probabilities = probabilities_of(9, 6, 3)
-    want = approx_fprime(
-        probabilities.ravel().astype(np.float64),
-        lambda p: information_maximisation_twin(p.reshape(6, 3)),
-        epsilon=1e-7,
-    )
-    gradient = jax.jit(jax.grad(em.information_maximisation))(probabilities)
-    np.testing.assert_allclose(gradient.ravel(), want, rtol=1e-3, atol=1e-5)
-
-
-def test_information_maximisation_is_largest_for_certain_and_varied_predictions():
-    certain = jnp.eye(5)
-    np.testing.assert_allclose(em.information_maximisation(certain), np.log(5), rtol=1e-6)
-    collapsed = jnp.tile(certain[:1], (5, 1))
-    unsure = jnp.full((5, 5), 0.2)
-    np.testing.assert_allclose(em.information_maximisation(collapsed), 0, atol=1e-6)
-    np.testing.assert_allclose(em.information_maximisation(unsure), 0, atol=1e-6)
-
-
-def test_information_maximisation_of_zero_probabilities_has_a_finite_gradient():
-    assert np.isfinite(jax.grad(em.information_maximisation)(jnp.eye(3))).all()

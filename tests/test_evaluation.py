@@ -3,12 +3,11 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny import CLASSES
 
-from daaa_jax import em, evaluation
+from daaa_jax import evaluation
 from daaa_jax.data.types import LabelledImages
 from daaa_jax.runtime.mesh import data_mesh
 
@@ -74,9 +73,6 @@ def test_figures_are_the_twins_and_padding_adds_nothing(devices, batch_size):
 
     information = entropy(posterior.mean(0)) - np.mean([entropy(row) for row in posterior])
     np.testing.assert_allclose(found.information, information, rtol=1e-5)
-    np.testing.assert_allclose(
-        found.information, em.information_maximisation(jnp.asarray(posterior)), rtol=1e-5
-    )
 
 
 def test_labels_do_not_touch_the_validator_nor_what_is_kept():

@@ -21,7 +21,7 @@ from daaa_jax import adaptation, evaluation, pairing, source
 from daaa_jax.data import batches
 from daaa_jax.data.augment import decode
 from daaa_jax.data.pairs import all_images
-from daaa_jax.data.types import Evaluation
+from daaa_jax.data.types import MeasuredData
 from daaa_jax.errors import UserError
 from daaa_jax.models import initial_variables
 from daaa_jax.runtime import loop
@@ -219,7 +219,7 @@ def adapt(config, context):
         SOURCE.images, make_images(16, seed=3), TARGET.images, make_images(12, seed=4)
     )
     variables = initial_variables(jax.random.key(1), MODEL, decode(images[:1]))
-    measured = Evaluation(SOURCE, TARGET, TARGET)
+    measured = MeasuredData(SOURCE, TARGET, TARGET)
     labels = SOURCE.labels
     return adaptation.run(config, MODEL, variables, images, labels, evaluate, measured, context)
 

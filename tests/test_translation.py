@@ -28,7 +28,8 @@ class Scale(nn.Module):
 def translate(workdir, params, images=ORIGINALS, devices=1, batch_size=4):
     config = make_config({"translate.batch_size": batch_size, "translate.part_size": 5})
     with surroundings(workdir, config, devices) as context:
-        return translation.run(config, Scale(), params, images, "ours_to_theirs", context)
+        translation.run(config, Scale(), params, images, "ours_to_theirs", context)
+    return translation.read(workdir / FOLDER)
 
 
 def parts(workdir):

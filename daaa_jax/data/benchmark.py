@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from daaa_jax.data import mnist, mnist_m, recipe
-from daaa_jax.data.types import Evaluation, LabelledImages, Task, UnlabelledImages
+from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
 from daaa_jax.errors import UserError
 
 _PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png"}
@@ -53,7 +53,7 @@ def load(settings: ConfigDict) -> Task:
         class_names=tuple(str(digit) for digit in range(10)),
         source_train=source_train,
         target_train=UnlabelledImages(target_train.images),
-        evaluation=Evaluation(
+        evaluation=MeasuredData(
             source_test=_shuffled(source_test, generator, settings.limit),
             target_test=_shuffled(target_test, generator, settings.limit),
             target_train=target_train,

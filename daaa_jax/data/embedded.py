@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from daaa_jax.data import recipe
-from daaa_jax.data.types import Evaluation, LabelledImages, Task, UnlabelledImages
+from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
 from daaa_jax.errors import UserError
 
 CLASSES = tuple(str(digit) for digit in range(10))
@@ -56,7 +56,7 @@ def load(settings: ConfigDict) -> Task:
         class_names=CLASSES,
         source_train=LabelledImages(colour[source], labels[source]),
         target_train=UnlabelledImages(blended[target]),
-        evaluation=Evaluation(
+        evaluation=MeasuredData(
             source_test=LabelledImages(colour[held_out], labels[held_out]),
             target_test=LabelledImages(blended[held_out], labels[held_out]),
             target_train=LabelledImages(blended[target], labels[target]),

@@ -43,7 +43,7 @@ def load_tfds(data_dir: Path, split: str) -> LabelledImages:
       split: `train` or `test`.
 
     Raises:
-      UserError: if there is no such copy, or it is of another file format.
+      UserError: if there is no such copy, or it is damaged or of another file format.
     """
     import tensorflow_datasets as tfds
 
@@ -60,9 +60,16 @@ def load_tfds(data_dir: Path, split: str) -> LabelledImages:
         raise UserError(
             f"{versions[-1].parent} is a {file_format} copy, which needs TensorFlow to read: {how}"
         )
-    rows = builder.as_data_source(split=split)
-    images = np.stack([row["image"][..., 0] for row in rows])
-    labels = np.array([row["label"] for row in rows], np.int32)
+    try:
+        rows = builder.as_data_source(split=split)
+        images = np.stack([row["image"][..., 0] for row in rows])
+        labels = np.array([row["label"] for row in rows], np.int32)
+    except Exception as error:  # array_record and TFDS raise classes of their own
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{versions[-1].parent} is damaged or lacks the split {split} ({reason}): {how}"
+        ) from error
+    check_labels(labels, versions[-1].parent)
     return LabelledImages(pad(images), labels)
 
 

@@ -21,7 +21,7 @@ class UnlabelledImages:
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
+class MeasuredData:
     """Labels for measuring alone; those of `target_train` show how right the posteriors are."""
 
     source_test: LabelledImages
@@ -38,4 +38,4 @@ class Task:
     class_names: tuple[str, ...]
     source_train: LabelledImages
     target_train: UnlabelledImages
-    evaluation: Evaluation
+    evaluation: MeasuredData

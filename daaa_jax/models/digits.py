@@ -36,5 +36,11 @@ class DigitNetwork(nn.Module):
             features = nn.relu(features)
             attention.sow_map(self, f"conv{i}", features, self.attention)
             features = max_pool_2x2(features)
+        if features.shape[1:3] != (4, 4):
+            raise ValueError(
+                f"{len(self.widths)} convolutions make features of "
+                f"{features.shape[1]}x{features.shape[2]}, and the classifier takes 4x4: give "
+                f"model.widths one width for each halving"
+            )
         logits = Convolution(self.num_classes, size=4, padding="VALID", name="classifier")(features)
         return logits.reshape(logits.shape[0], -1).astype(jnp.float32)

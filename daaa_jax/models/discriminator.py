@@ -13,6 +13,9 @@ class PatchDiscriminator(nn.Module):
       filters: channels of the first convolution; doubled by each layer, up to eight times.
       layers: number of halving convolutions. 3 is the released 70x70 discriminator; 2 suits images
         of 32x32, which then give 6x6 logits.
+
+    Raises:
+      ValueError: if the images are too small.
     """
 
     filters: int = 64
@@ -34,6 +37,11 @@ class PatchDiscriminator(nn.Module):
             if i > 0:
                 features = InstanceNorm(name=f"conv{i + 1}_norm")(features)
             features = nn.leaky_relu(features, 0.2)
+        if min(features.shape[1:3]) < 2:
+            raise ValueError(
+                f"images of {images.shape[1]}x{images.shape[2]} are too small for a discriminator "
+                f"of {self.layers} layers"
+            )
         return Convolution(
             1, size=4, padding=((1, 1), (1, 1)), kernel_init=normal_initializer, name="logits"
         )(features)

@@ -131,7 +131,7 @@ class Checkpoints(contextlib.AbstractContextManager):
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise UserError(
                 f"checkpoint {self.directory / str(step)} cannot be read ({reason[0][:200]}): "
-                "delete that folder to start the stage again"
+                f"remove {self.directory.parent} to start the stage again"
             ) from error
         return restored.state, restored.loop
 

@@ -1,4 +1,4 @@
-"""Compiled programs are kept on disk, so that a run started again need not wait for them."""
+"""How programs are compiled: kept on disk for the next start, and on request without chance."""
 
 import os
 import platform
@@ -34,6 +34,15 @@ def enable_cache() -> Path | None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         return folder
     return Path(chosen)
+
+
+def be_deterministic() -> None:
+    """Has XLA leave out what gives other bits each time on a GPU; before JAX's first computation.
+
+    CPUs and TPUs compute the same bits each time as they are.
+    """
+    flag = "--xla_gpu_deterministic_ops=true"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
 
 
 def _processor() -> str:

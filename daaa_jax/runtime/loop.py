@@ -77,12 +77,18 @@ def run(
       starts, and `sha256` of the final state.
 
     Raises:
-      UserError: if a metric is not finite.
+      UserError: if a metric is not finite, or a finished stage has lost its last checkpoint.
     """
     settings = context.settings
     with Checkpoints(context.workdir / name / "checkpoints") as checkpoints:
         memory: Memory = {"seconds": 0.0, "round": {}}
         start = checkpoints.latest_step() or 0
+        if start < steps and markers.read_marker(context.workdir / name) is not None:
+            folder = context.workdir / name
+            raise UserError(
+                f"{folder} says that stage {name} is finished, and its last checkpoint is missing: "
+                f"restore {folder / 'checkpoints'}, or remove {folder} to run the stage again"
+            )
         if start:
             shapes = jax.eval_shape(create_state)
             whole = meshes.replicated(context.mesh)

@@ -1,9 +1,12 @@
 """Grids of images, as PNG files."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from daaa_jax.runtime import markers
 
 
 def grid(images: np.ndarray, gap: int = 2) -> np.ndarray:
@@ -28,7 +31,7 @@ def grid(images: np.ndarray, gap: int = 2) -> np.ndarray:
 
 def write_png(path: Path, pixels: np.ndarray, scale: int = 2) -> None:
     """Writes uint8 `[H,W,3]` pixels, each enlarged to `scale`² of them, or not at all."""
-    temporary = path.with_suffix(".tmp")
+    content = io.BytesIO()
     enlarged = pixels.repeat(scale, axis=0).repeat(scale, axis=1)
-    Image.fromarray(enlarged).save(temporary, format="png")
-    temporary.replace(path)
+    Image.fromarray(enlarged).save(content, format="png")
+    markers.write_bytes(path, content.getvalue())
