@@ -16,7 +16,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from daaa_jax import attention, em, losses, optimizers
-from daaa_jax.data.augment import Views, apply_views, decode, draw_views
+from daaa_jax.data.augment import Views, apply_views, decode, draw_views, evaluation_views
 from daaa_jax.data.pairs import GROUPS, Batch, BatchStream
 from daaa_jax.data.types import MeasuredData
 from daaa_jax.evaluation import Evaluator
@@ -263,7 +263,9 @@ def run(
     target = (
         source
         if settings.init == "source"
-        else initial_variables(init_key, model, decode(images[:1]))
+        else initial_variables(
+            init_key, model, evaluation_views(decode(images[:1]), config.augment, 1)[0]
+        )
     )
     stream = BatchStream(
         labels, (len(images) - 2 * len(labels)) // 2, sizes, config.seed, mesh.size

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import importlib.metadata
-import os
 import platform
 import shlex
 import sys
@@ -20,10 +19,10 @@ from ml_collections import ConfigDict
 
 from daaa_jax import (
     adaptation,
-    attention,
     evaluation,
     models,
     pairing,
+    preflight,
     settings,
     source,
     translation,
@@ -39,7 +38,7 @@ from daaa_jax.runtime.metrics import MetricWriter
 
 STAGES = ("pair", "translate", "source", "adapt")
 NEEDS = {"translate": ["pair"], "adapt": ["pair", "translate", "source"]}
-CONFIG, RESULT = "config.json", "result.json"
+RESULT = "result.json"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections", "clu", "numpy")
 
 
@@ -65,10 +64,10 @@ def run(config: ConfigDict, workdir: Path, stage: str = "all") -> dict[str, Any]
     # Before anything is written: a run with bad settings, or without its data, leaves nothing.
     mesh = meshes.data_mesh()
     settings.check(config, mesh)
-    _check_folder(workdir)
-    _check_reused(config)
+    preflight.check_workdir(workdir)
+    preflight.check_reused(config)
     task = load_task(config.data)
-    _check_networks(config, task)
+    preflight.check_networks(config, task)
     stages = _Run(config, task, workdir, mesh)
     stages.check_needs(stage)
     _write_config(workdir, config)
@@ -83,7 +82,7 @@ def run(config: ConfigDict, workdir: Path, stage: str = "all") -> dict[str, Any]
 
 
 def _check_same_config(workdir: Path, config: ConfigDict) -> None:
-    path = workdir / CONFIG
+    path = workdir / markers.CONFIG_NAME
     if not path.exists():
         return
     content = markers.read_json(path)
@@ -98,46 +97,9 @@ def _check_same_config(workdir: Path, config: ConfigDict) -> None:
         )
 
 
-def _check_folder(workdir: Path) -> None:
-    """Makes sure that a working directory can be written, without making it."""
-    existing = next(folder for folder in (workdir, *workdir.absolute().parents) if folder.exists())
-    if not existing.is_dir():
-        raise UserError(f"--workdir={workdir}: {existing} is a file, not a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"--workdir={workdir}: {existing} may not be written")
-
-
-def _check_reused(config: ConfigDict) -> None:
-    other = config.run.reuse
-    if other and not (Path(other).expanduser() / CONFIG).exists():
-        raise UserError(f"run.reuse={other} is no working directory: it holds no {CONFIG}")
-
-
-def _check_networks(config: ConfigDict, task: Task) -> None:
-    """Makes sure, before a stage has taken its hours, that the networks and layers can be had."""
-    shape, classes = task.source_train.images.shape[1:], len(task.class_names)
-    key, image = jax.random.key(0), jnp.zeros((1, *shape))
-    try:
-        for network in pairing.make_networks(config.pair):
-            jax.eval_shape(network.init, key, image)
-        model = models.create_classifier(config.model, classes, config.adapt.attention)
-        init = functools.partial(model.init, train=False, mutable=True)  # with what it sows
-        sown = jax.eval_shape(init, key, image)["intermediates"]
-    except ValueError as error:
-        raise UserError(
-            f"the networks do not suit images of {shape[0]}x{shape[1]}: {error}"
-        ) from error
-    try:
-        aligned = attention.collect(sown, config.adapt.layers)
-        if config.adapt.measure == "jmmd":
-            attention.collect({k: (v,) for k, v in aligned.items()}, config.adapt.jmmd_layers)
-    except ValueError as error:
-        raise UserError(f"adapt.layers and adapt.jmmd_layers: {error}") from error
-
-
 def _write_config(workdir: Path, config: ConfigDict) -> None:
     content = {"config": config.to_dict(), "command": shlex.join(sys.argv), "versions": versions()}
-    markers.write_json(workdir / CONFIG, content)
+    markers.write_json(workdir / markers.CONFIG_NAME, content)
 
 
 def _what(config: ConfigDict) -> dict[str, Any]:
@@ -186,12 +148,7 @@ class _Run:
             config.model, len(task.class_names), config.adapt.attention
         )
         self.generator, _ = pairing.make_networks(config.pair)
-        self.evaluate = evaluation.make_evaluator(
-            self.model,
-            mesh,
-            batch_size=config.evaluate.batch_size,
-            threshold=config.em.threshold,
-        )
+        self.evaluate = evaluation.make_evaluator(self.model, mesh, config)
         originals = {
             task.source_name: task.source_train.images,
             task.target_name: task.target_train.images,

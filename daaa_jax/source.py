@@ -13,10 +13,10 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from daaa_jax import losses, optimizers
-from daaa_jax.data.augment import decode, random_view
+from daaa_jax.data.augment import decode, evaluation_views, random_view
 from daaa_jax.data.batches import IndexStream
 from daaa_jax.data.types import LabelledImages
-from daaa_jax.models import Variables, initial_variables
+from daaa_jax.models import Variables, initial_variables, pretrained_variables
 from daaa_jax.runtime import loop
 from daaa_jax.runtime import mesh as meshes
 from daaa_jax.runtime.context import Context
@@ -33,11 +33,23 @@ class SourceState:
 
 
 def create_state(
-    key: Array, model: nn.Module, optimizer: optax.GradientTransformation, image: Array
+    key: Array,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    image: Array,
+    pretrained: Callable[[Variables], Variables] = lambda variables: variables,
 ) -> SourceState:
-    """A fresh state; `image` is float32 `[1,H,W,3]` and gives the input's shape alone."""
+    """The state before the first update.
+
+    Args:
+      key: of the stage.
+      model: the classifier.
+      optimizer: trains all of its parameters.
+      image: float32 `[1,H,W,3]`, for the input's shape alone.
+      pretrained: puts pretrained weights into fresh variables.
+    """
     init_key, step_key = jax.random.split(key)
-    variables = initial_variables(init_key, model, image)
+    variables = pretrained(initial_variables(init_key, model, image))
     return SourceState(
         step=jax.numpy.int32(0),
         key=step_key,
@@ -132,7 +144,8 @@ def run(
             loop.stage_key(config.seed, "source"),
             model,
             optimizer,
-            decode(data.images[:1]),
+            evaluation_views(decode(data.images[:1]), config.augment, 1)[0],
+            functools.partial(pretrained_variables, config.model),
         ),
         step,
         lambda s: (images, labels, meshes.shard_batch(stream.at(s), mesh)),

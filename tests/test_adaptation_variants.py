@@ -188,7 +188,9 @@ def adapt(workdir, settings=(), target_labels=TARGET.labels):
     target = dataclasses.replace(TARGET, labels=target_labels)
     measured = MeasuredData(source_test=SOURCE, target_test=target, target_train=target)
     with surroundings(workdir, config) as context:
-        evaluate = evaluation.make_evaluator(MODEL, context.mesh, batch_size=8, threshold=0.5)
+        evaluate = evaluation.make_evaluator(
+            MODEL, context.mesh, make_config({"evaluate.batch_size": 8, "em.threshold": 0.5})
+        )
         return adaptation.run(
             config, MODEL, variables_of(0), IMAGES, SOURCE.labels, evaluate, measured, context
         )

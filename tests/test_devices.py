@@ -51,7 +51,9 @@ def adapt(workdir, devices):
         SOURCE.images, make_images(40, seed=3), TARGET.images, make_images(30, seed=4)
     )
     with surroundings(workdir, config, devices) as context:
-        evaluate = evaluation.make_evaluator(MODEL, context.mesh, batch_size=16, threshold=0.5)
+        evaluate = evaluation.make_evaluator(
+            MODEL, context.mesh, make_config({"evaluate.batch_size": 16, "em.threshold": 0.5})
+        )
         variables = initial_variables(jax.random.key(1), MODEL, decode(images[:1]))
         measured = MeasuredData(SOURCE, TARGET, TARGET)
         labels = SOURCE.labels

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from tiny import CLASSES
+from tiny import CLASSES, make_config
 
 from daaa_jax import evaluation
 from daaa_jax.data.types import LabelledImages
@@ -28,13 +28,11 @@ def make_data(count=37, seed=0):
     return LabelledImages(images, draws.integers(0, CLASSES, count).astype(np.int32))
 
 
-def measure(data, *, devices=1, batch_size=16, threshold=0.9, sharpness=SHARPNESS):
-    evaluate = evaluation.make_evaluator(
-        FirstRow(),
-        data_mesh(jax.devices()[:devices]),
-        batch_size=batch_size,
-        threshold=threshold,
-    )
+def measure(data, *, devices=1, batch_size=16, threshold=0.9, sharpness=SHARPNESS, changes=None):
+    settings = {"evaluate.batch_size": batch_size, "em.threshold": threshold}
+    config = make_config(settings | (changes or {}))
+    mesh = data_mesh(jax.devices()[:devices])
+    evaluate = evaluation.make_evaluator(FirstRow(), mesh, config)
     return evaluate({"sharpness": sharpness}, data)
 
 
@@ -103,3 +101,34 @@ def test_class_without_images_has_no_accuracy():
     data = make_data()
     few = LabelledImages(data.images[:8], np.array([0, 0, 1, 1, 3, 3, 3, 3], np.int32))
     np.testing.assert_array_equal(np.isnan(measure(few).per_class), [False, False, True, False])
+
+
+def test_images_whose_class_is_not_known_count_for_everything_but_accuracy():
+    data = make_data()
+    unknown = np.where(np.arange(37) % 2, data.labels, -1).astype(np.int32)
+    found, some = measure(data), measure(LabelledImages(data.images, unknown))
+    none = measure(LabelledImages(data.images, np.full(37, -1, np.int32)))
+    half = LabelledImages(data.images[1::2], data.labels[1::2])
+    assert some.accuracy == measure(half).accuracy
+    for figures in (some, none):
+        assert (figures.information, figures.kept) == (found.information, found.kept)
+    assert np.isnan(none.accuracy) and np.isnan(none.kept_accuracy)
+
+
+def test_ten_crops_are_averaged():
+    """Images of one colour around a darker edge: the centre alone does not see the edge."""
+    data = make_data()
+    framed = np.zeros((37, CLASSES + 2, CLASSES + 2, 3), np.uint8)
+    framed[:, 1:-1, 1:-1] = data.images
+    framed = LabelledImages(framed, data.labels)
+    centre = measure(framed, changes={"augment.crop": CLASSES})
+    np.testing.assert_array_equal(centre.confusion, measure(data).confusion)
+
+    starts = [(0, 0), (0, 2), (2, 0), (2, 2), (1, 1)]
+    crops = [framed.images[:, y : y + CLASSES, x : x + CLASSES] for y, x in starts]
+    crops += [crop[:, :, ::-1] for crop in crops]
+    posterior = np.mean([posterior_twin(LabelledImages(crop, None)) for crop in crops], axis=0)
+    ten = measure(framed, changes={"augment.crop": CLASSES, "evaluate.crops": 10})
+    information = entropy(posterior.mean(0)) - np.mean([entropy(row) for row in posterior])
+    np.testing.assert_allclose(ten.information, information, rtol=1e-4)
+    np.testing.assert_allclose(ten.confidence, posterior.max(1).mean(), rtol=1e-5)

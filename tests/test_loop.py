@@ -207,14 +207,18 @@ def pair(config, context):
 
 
 def train_source(config, context):
-    evaluate = evaluation.make_evaluator(MODEL, context.mesh, batch_size=8, threshold=0.5)
+    evaluate = evaluation.make_evaluator(
+        MODEL, context.mesh, make_config({"evaluate.batch_size": 8, "em.threshold": 0.5})
+    )
     return source.run(
         config, MODEL, SOURCE, lambda v: {"accuracy": evaluate(v, SOURCE).accuracy}, context
     )
 
 
 def adapt(config, context):
-    evaluate = evaluation.make_evaluator(MODEL, context.mesh, batch_size=8, threshold=0.5)
+    evaluate = evaluation.make_evaluator(
+        MODEL, context.mesh, make_config({"evaluate.batch_size": 8, "em.threshold": 0.5})
+    )
     images = all_images(
         SOURCE.images, make_images(16, seed=3), TARGET.images, make_images(12, seed=4)
     )

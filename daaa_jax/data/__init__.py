@@ -27,4 +27,10 @@ def load_task(settings: ConfigDict) -> Task:
         from daaa_jax.data import benchmark
 
         return benchmark.load(settings)
-    raise UserError(f"data.name={settings.name} is unknown: choose embedded or mnist2mnistm")
+    if settings.name in ("office", "folder"):
+        from daaa_jax.data import office
+
+        return office.load(settings)
+    raise UserError(
+        f"data.name={settings.name} is unknown: choose embedded, mnist2mnistm, office or folder"
+    )

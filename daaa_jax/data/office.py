@@ -1,6 +1,6 @@
 """Tasks made of folders of photos: Office-31, its ten shared classes, and anybody's own."""
 
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -42,27 +42,29 @@ def load(settings: ConfigDict) -> Task:
             f"{source.folder}/<class>/*.jpg"
         )
     _check_classes(source, target)
-    source_images, source_labels = _read(source, source.classes, settings)
-    target_images, target_labels = _read(target, source.classes, settings)
-    measured = LabelledImages(target_images, target_labels)
+    source_train, source_files = _read(source, source.classes, settings)
+    target_train, target_files = _read(target, source.classes, settings)
+    measured = target_train
     if settings.target_test:
         test = folders.find(settings.target_test)
         if not test.classes:
             raise UserError(f"data.target_test={settings.target_test} has no classes")
         _check_classes(source, test)
-        measured = LabelledImages(*_read(test, source.classes, settings))
-    source_train = LabelledImages(source_images, source_labels)
+        measured, _ = _read(test, source.classes, settings)
     return Task(
         source_name=_name(settings.source),
         target_name=_name(settings.target),
         class_names=source.classes,
         source_train=source_train,
-        target_train=UnlabelledImages(target_images),
+        target_train=UnlabelledImages(target_train.images),
         evaluation=MeasuredData(
             source_test=source_train,
             target_test=measured,
-            target_train=LabelledImages(target_images, target_labels),
+            target_train=target_train,
         ),
+        source_files=source_files,
+        target_files=target_files,
+        source_measured_on="train",
     )
 
 
@@ -112,8 +114,8 @@ def _check_classes(source: folders.Listing, target: folders.Listing) -> None:
 
 def _read(
     listing: folders.Listing, classes: tuple[str, ...], settings: ConfigDict
-) -> tuple[np.ndarray, np.ndarray]:
-    """Images, uint8 `[N,H,W,3]`, and the class of each in the source's count, int32 `[N]`."""
+) -> tuple[LabelledImages, tuple[PurePath, ...]]:
+    """Images, their classes in the source's count, and where each lies in its domain."""
     images, read = folders.decode(listing, settings.image_size, settings.on_error)
     places = np.array([classes.index(name) for name in listing.classes], np.int32)
     labels = listing.labels[read]
@@ -121,4 +123,5 @@ def _read(
     # Sorted by class; a limit shall leave some of each.
     order = np.random.default_rng(settings.seed).permutation(len(images))
     order = order[: settings.limit] if settings.limit else order
-    return images[order], labels[order]
+    files = tuple(listing.paths[read[i]].relative_to(listing.folder) for i in order)
+    return LabelledImages(images[order], labels[order]), files

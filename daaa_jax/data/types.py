@@ -1,6 +1,7 @@
 """What a task consists of; the training view of a target domain has no labels, by type."""
 
 import dataclasses
+from pathlib import PurePath
 
 import numpy as np
 
@@ -31,7 +32,20 @@ class MeasuredData:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A source and a target domain with the same classes."""
+    """A source and a target domain with the same classes.
+
+    Attributes:
+      source_name: of the source domain.
+      target_name: of the target domain.
+      class_names: of the K classes.
+      source_train: what the source network is trained on.
+      target_train: what stands for the target in training.
+      evaluation: what the networks are measured on.
+      source_files: where each source training image lies in its domain; empty where they are no
+        files of their own.
+      target_files: likewise for the target.
+      source_measured_on: `test`, or `train` where the source domain has no test images.
+    """
 
     source_name: str
     target_name: str
@@ -39,3 +53,6 @@ class Task:
     source_train: LabelledImages
     target_train: UnlabelledImages
     evaluation: MeasuredData
+    source_files: tuple[PurePath, ...] = ()
+    target_files: tuple[PurePath, ...] = ()
+    source_measured_on: str = "test"

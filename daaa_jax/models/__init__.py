@@ -59,16 +59,22 @@ def create_classifier(settings, num_classes: int, attention: str) -> nn.Module:
     network, _ = CLASSIFIERS[settings.name]
     known = {field.name for field in dataclasses.fields(network)} - {"parent", "name"}
     chosen = {name: value for name, value in settings.items() if name in known}
+    if chosen.get("dtype") == "auto":
+        # On a CPU, bfloat16 is slower than float32.
+        chosen["dtype"] = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     return network(num_classes=num_classes, attention=attention, **chosen)
 
 
 def pretrained_variables(settings, variables: Variables) -> Variables:
     """`variables` with the pretrained weights that `config.model` names, or as they are.
 
+    While JAX asks for shapes alone, nothing is read.
+
     Raises:
       UserError: see `pretrained.load`.
     """
-    if not settings.weights:
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(variables))
+    if not settings.weights or traced:
         return variables
     _, names = CLASSIFIERS[settings.name]
     if not names:

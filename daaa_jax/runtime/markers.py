@@ -14,6 +14,7 @@ import numpy as np
 from daaa_jax.errors import UserError
 
 MARKER_NAME = "finished.json"
+CONFIG_NAME = "config.json"  # of a working directory
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

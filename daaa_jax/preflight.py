@@ -1,0 +1,76 @@
+"""What would end a run after hours is looked for before its first stage."""
+
+import functools
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from daaa_jax import attention, models, pairing
+from daaa_jax.data.augment import evaluation_views
+from daaa_jax.data.types import Task
+from daaa_jax.errors import UserError
+from daaa_jax.runtime import markers
+
+
+def check_workdir(workdir: Path) -> None:
+    """Makes sure that a working directory can be written, without making it.
+
+    Raises:
+      UserError: if it cannot.
+    """
+    existing = next(folder for folder in (workdir, *workdir.absolute().parents) if folder.exists())
+    if not existing.is_dir():
+        raise UserError(f"--workdir={workdir}: {existing} is a file, not a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"--workdir={workdir}: {existing} may not be written")
+
+
+def check_reused(config: ConfigDict) -> None:
+    """Makes sure that `run.reuse` is a working directory.
+
+    Raises:
+      UserError: if it is not.
+    """
+    other = config.run.reuse
+    if other and not (Path(other).expanduser() / markers.CONFIG_NAME).exists():
+        raise UserError(
+            f"run.reuse={other} is no working directory: it holds no {markers.CONFIG_NAME}"
+        )
+
+
+def check_networks(config: ConfigDict, task: Task) -> None:
+    """Makes sure that networks, weights and aligned layers can be had for the images.
+
+    Raises:
+      UserError: says what does not suit.
+    """
+    size = task.source_train.images.shape[1]
+    for name, value, suits in (
+        ("augment.crop", config.augment.crop, config.augment.crop <= size),
+        ("pair.enlarge", config.pair.enlarge, not 0 < config.pair.enlarge < size),
+    ):
+        if not suits:
+            raise UserError(f"{name}={value} does not suit images of {size}x{size}")
+    key, image = jax.random.key(0), jnp.zeros((1, *task.source_train.images.shape[1:]))
+    try:
+        for network in pairing.make_networks(config.pair):
+            jax.eval_shape(network.init, key, image)
+        model = models.create_classifier(
+            config.model, len(task.class_names), config.adapt.attention
+        )
+        init = functools.partial(model.init, train=False, mutable=True)  # with what it sows
+        shapes = jax.eval_shape(init, key, evaluation_views(image, config.augment, 1)[0])
+    except ValueError as error:
+        raise UserError(f"the networks do not suit images of {size}x{size}: {error}") from error
+    models.pretrained_variables(
+        config.model, {name: shapes[name] for name in ("params", "batch_stats")}
+    )
+    try:
+        aligned = attention.collect(shapes["intermediates"], config.adapt.layers)
+        if config.adapt.measure == "jmmd":
+            attention.collect({k: (v,) for k, v in aligned.items()}, config.adapt.jmmd_layers)
+    except ValueError as error:
+        raise UserError(f"adapt.layers and adapt.jmmd_layers: {error}") from error
