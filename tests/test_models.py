@@ -215,7 +215,8 @@ def test_upsampling_convolution_is_the_plain_one_with_its_gradients():
         ((7, 7, 8, 3), 1, "SAME", "few_outputs"),
         ((3, 3, 8, 8), 1, "SAME", None),
         ((3, 3, 32, 40), 2, ((1, 1), (1, 1)), None),
-        ((1, 1, 64, 64), 1, "VALID", None),
+        ((1, 1, 64, 64), 1, "VALID", "pointwise"),
+        ((1, 1, 64, 64), 2, "VALID", None),
         ((5, 5, 64, 64), 1, "SAME", None),
     ],
 )

@@ -19,26 +19,26 @@ def folder() -> Path:
     return Path(os.environ.get("DAAA_CACHE") or Path.home() / ".cache" / "daaa_jax")
 
 
-def get(
-    origin: Path, kind: str, decode: Callable[[], Mapping[str, np.ndarray]]
-) -> Mapping[str, np.ndarray]:
-    """Decodes a file, or takes what was decoded of the same file before.
+def identity(origin: Path, kind: str) -> str:
+    """Names what was decoded of a file: the same path, size and time of change, and `kind`."""
+    status = origin.stat()
+    return f"{kind} {origin.resolve()} {status.st_size} {status.st_mtime_ns}"
+
+
+def get(name: str, decode: Callable[[], Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
+    """Decodes, or takes what was decoded under the same name before.
 
     Args:
-      origin: the file; the same path, size and time of change mean the same file.
-      kind: names the way of decoding, and its version.
+      name: says of what, in which state, and in which way and version of it; of any length.
       decode: makes the arrays.
 
     Returns:
       Arrays by name. A cache that cannot be written or read is passed over.
     """
     try:
-        home = folder()
+        path = folder() / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.npz"
     except RuntimeError:  # no home folder at all
         return decode()
-    status = origin.stat()
-    name = f"{kind} {origin.resolve()} {status.st_size} {status.st_mtime_ns}"
-    path = home / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.npz"
     with contextlib.suppress(*_DAMAGED), np.load(path) as arrays:
         return dict(arrays)
     arrays = decode()

@@ -1,31 +1,48 @@
 """Networks by name: what the stages ask for when a config says which classifier to build."""
 
+import dataclasses
 from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
 
+from daaa_jax.errors import UserError
+from daaa_jax.models import efficientnet, pretrained, resnet
 from daaa_jax.models.digits import DigitNetwork
 from daaa_jax.models.discriminator import PatchDiscriminator
+from daaa_jax.models.efficientnet import EfficientNetLite0
 from daaa_jax.models.generator import Generator
+from daaa_jax.models.resnet import ResNet50
 
 __all__ = [
+    "CLASSIFIERS",
     "DigitNetwork",
+    "EfficientNetLite0",
     "Generator",
     "PatchDiscriminator",
+    "ResNet50",
     "Variables",
     "create_classifier",
     "initial_variables",
+    "pretrained_variables",
 ]
 
 Variables = Mapping[str, Mapping]  # of a classifier: `params` and `batch_stats`
+
+
+# A classifier and the table of its weights' names elsewhere. A new one is a file and a line here.
+CLASSIFIERS = {
+    "digits": (DigitNetwork, ()),
+    "efficientnet_lite0": (EfficientNetLite0, efficientnet.WEIGHT_NAMES),
+    "resnet50": (ResNet50, resnet.WEIGHT_NAMES),
+}
 
 
 def create_classifier(settings, num_classes: int, attention: str) -> nn.Module:
     """Builds the classifier that a config names.
 
     Args:
-      settings: `config.model`, with `name` and the sizes of that network (`widths` for `digits`).
+      settings: `config.model`: `name`, and what that network's attributes are called.
       num_classes: number of classes K.
       attention: how features become attention maps, see `attention.attention_map`.
 
@@ -35,10 +52,34 @@ def create_classifier(settings, num_classes: int, attention: str) -> nn.Module:
     Raises:
       ValueError: if no network has that name.
     """
-    if settings.name == "digits":
-        widths = tuple(settings.get("widths", DigitNetwork.widths))
-        return DigitNetwork(num_classes=num_classes, widths=widths, attention=attention)
-    raise ValueError(f"unknown classifier {settings.name!r}: known is 'digits'")
+    if settings.name not in CLASSIFIERS:
+        raise ValueError(
+            f"unknown classifier {settings.name!r}: choose {', '.join(sorted(CLASSIFIERS))}"
+        )
+    network, _ = CLASSIFIERS[settings.name]
+    known = {field.name for field in dataclasses.fields(network)} - {"parent", "name"}
+    chosen = {name: value for name, value in settings.items() if name in known}
+    if chosen.get("dtype") == "auto":
+        # On a CPU, bfloat16 is slower than float32.
+        chosen["dtype"] = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return network(num_classes=num_classes, attention=attention, **chosen)
+
+
+def pretrained_variables(settings, variables: Variables) -> Variables:
+    """`variables` with the pretrained weights that `config.model` names, or as they are.
+
+    While JAX asks for shapes alone, nothing is read.
+
+    Raises:
+      UserError: see `pretrained.load`.
+    """
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(variables))
+    if not settings.weights or traced:
+        return variables
+    _, names = CLASSIFIERS[settings.name]
+    if not names:
+        raise UserError(f"model.weights={settings.weights}: there are none for {settings.name}")
+    return pretrained.load(settings.weights, settings.name, names, variables)
 
 
 def initial_variables(key: jax.Array, model: nn.Module, images: jax.Array) -> Variables:

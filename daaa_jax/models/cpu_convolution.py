@@ -1,12 +1,13 @@
 """Convolutions made of matrix products, because XLA's own run at a fraction of a CPU's speed.
 
-Three forms, each the same function as the plain convolution up to rounding, gradients included:
+Four forms, each the same function as the plain convolution up to rounding, gradients included:
 
 * `winograd` for small square kernels: a tile of outputs costs fewer products than its pixels times
   the kernel's (Winograd's minimal filtering, Lavin and Gray 2016, arXiv:1509.09308), and
   `winograd_upsampled`, the same for an image doubled by repetition, which is never built.
 * `few_inputs`, for an image's 3 channels: patches times a matrix.
 * `few_outputs`, for an image as output: the transpose, products added up where patches overlap.
+* `pointwise`, for 1x1 kernels: a product and nothing else.
 
 All take `[B, H, W, C]` that is padded already and a standard HWIO kernel, and move by one pixel.
 """
@@ -291,11 +292,18 @@ def _few_outputs_backward(residuals, gradient):
 few_outputs.defvjp(lambda *inputs: (few_outputs(*inputs), inputs), _few_outputs_backward)
 
 
+def pointwise(images: Array, kernel: Array) -> Array:
+    """A 1x1 convolution as one product."""
+    return images @ kernel[0, 0]
+
+
 def choose(kernel: Array, stride: int) -> Callable[[Array, Array], Array] | None:
     """The form that was measured to be the fastest for a kernel; None is XLA's own convolution."""
     size, width, channels, features = kernel.shape
-    if stride != 1 or size != width or size == 1:
+    if stride != 1 or size != width:
         return None
+    if size == 1:
+        return pointwise
     if channels <= 4:
         return few_inputs
     if features <= 4:

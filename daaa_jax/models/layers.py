@@ -28,15 +28,22 @@ def he_normal_initializer(key: Array, shape: Sequence[int]) -> Array:
     return _normal(key, shape, math.sqrt(2 / math.prod(shape[:-1])))
 
 
-def convolve(images: Array, kernel: Array, stride: int = 1, padding: Padding = "SAME") -> Array:
+def convolve(
+    images: Array, kernel: Array, stride: int = 1, padding: Padding = "SAME", groups: int = 1
+) -> Array:
     """Convolution of `[B, H, W, C]` with an HWIO kernel, on a CPU in whichever form is fastest."""
-    fast = cpu_convolution.choose(kernel, stride) if _on_cpu(images) else None
+    fast = cpu_convolution.choose(kernel, stride) if _on_cpu(images) and groups == 1 else None
     if fast is not None:
         if isinstance(padding, str):
             padding = lax.padtype_to_pads(images.shape[1:3], kernel.shape[:2], (1, 1), padding)
         return fast(jnp.pad(images, ((0, 0), *padding, (0, 0))), kernel)
     return lax.conv_general_dilated(
-        images, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        images,
+        kernel,
+        (stride, stride),
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
     )
 
 
@@ -93,13 +100,14 @@ def reflect_pad(images: Array, width: int) -> Array:
 
 
 class Convolution(nn.Module):
-    """Convolution with a standard `[size, size, C, features]` kernel.
+    """Convolution with a standard `[size, size, C / groups, features]` kernel.
 
     Attributes:
       features: output channels.
       size: height and width of the kernel.
       stride: step in both directions.
       padding: as `lax.conv_general_dilated` takes it.
+      groups: of channels, each convolved by itself.
       upsample: doubles height and width by repetition first.
       use_bias: adds a bias; leave it out before a normalisation.
       kernel_init: initialiser of the kernel.
@@ -110,6 +118,7 @@ class Convolution(nn.Module):
     size: int = 3
     stride: int = 1
     padding: Padding = "SAME"
+    groups: int = 1
     upsample: bool = False
     use_bias: bool = True
     kernel_init: Callable[[Array, Sequence[int]], Array] = he_normal_initializer
@@ -117,13 +126,13 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
-        shape = (self.size, self.size, images.shape[-1], self.features)
+        shape = (self.size, self.size, images.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         images, kernel = nn.dtypes.promote_dtype(images, kernel, dtype=self.dtype)
         if self.upsample:
             outputs = upsample_convolve(images, kernel)
         else:
-            outputs = convolve(images, kernel, self.stride, self.padding)
+            outputs = convolve(images, kernel, self.stride, self.padding, self.groups)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
             outputs = outputs + bias.astype(outputs.dtype)

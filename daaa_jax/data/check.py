@@ -1,0 +1,101 @@
+"""The doctor: looks at folders of images before anything is trained on them.
+
+    python -m daaa_jax.data.check DIR [DIR…]
+
+Each folder is a domain. Tells counts, classes that another folder lacks, and files that cannot be
+read, are tiny, or are the same in two domains. Ends with 1 where training would refuse a folder.
+"""
+
+import argparse
+import collections
+import hashlib
+import sys
+from collections.abc import Sequence
+
+from PIL import Image
+
+from daaa_jax.data import folders, photos
+from daaa_jax.errors import UserError
+
+_TINY = 32  # pixels: smaller sides say little after resizing to 224
+_SHOWN = 10
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints what was found; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m daaa_jax.data.check", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("folders", nargs="+", metavar="DIR", help="a domain: DIR/<class>/*.jpg")
+    sick, listings = False, []
+    for folder in parser.parse_args(arguments).folders:
+        try:
+            listings.append(folders.find(folder))
+        except UserError as error:
+            print(f"error: {error}")
+            sick = True
+    owners = collections.defaultdict(list)
+    for listing in listings:
+        sick |= _check(listing, owners)
+    _compare(listings)
+    twins = {
+        digest: paths
+        for digest, paths in owners.items()
+        if len({listing for listing, _ in paths}) > 1
+    }
+    if twins:
+        print(f"{len(twins)} images are in more than one domain, byte for byte:")
+        _show([" = ".join(str(path) for _, path in paths) for paths in twins.values()])
+    print("something must be mended" if sick else "fit to train on")
+    return int(sick)
+
+
+def _check(listing: folders.Listing, owners: dict[str, list]) -> bool:
+    """Prints the state of one domain; whether training would refuse it."""
+    classes = f"{len(listing.classes)} classes" if listing.classes else "no classes (unlabelled)"
+    print(f"{listing.folder}: {len(listing.paths)} images, {classes}")
+    counts = [int((listing.labels == number).sum()) for number in range(len(listing.classes))]
+    for name, count in zip(listing.classes, counts, strict=True):
+        print(f"  {name}: {count}")
+    bad, tiny = [], []
+    for path in listing.paths:
+        try:
+            photos.read(path, 8)
+            with Image.open(path) as image:
+                if min(image.size) < _TINY:
+                    tiny.append(f"{path}: {image.size[0]} x {image.size[1]} pixels")
+        except photos.UnreadableImage as error:
+            bad.append(f"{path}: {error}")
+            continue
+        owners[hashlib.sha256(path.read_bytes()).hexdigest()].append((listing.folder, path))
+    for what, lines in (
+        ("cannot be read", bad),
+        (f"have a side of less than {_TINY} pixels", tiny),
+        ("are no images by their ending, and are passed over", list(map(str, listing.others))),
+    ):
+        if lines:
+            print(f"  {len(lines)} files {what}:")
+            _show(lines, "    ")
+    return bool(bad)
+
+
+def _compare(listings: Sequence[folders.Listing]) -> None:
+    """Prints the classes that a labelled domain has and another lacks."""
+    labelled = [listing for listing in listings if listing.classes]
+    everything = set().union(*(listing.classes for listing in labelled))
+    for listing in labelled:
+        missing = sorted(everything - set(listing.classes))
+        if missing:
+            print(f"{listing.folder} lacks {len(missing)} classes that another has:")
+            _show(missing)
+
+
+def _show(lines: Sequence[str], indent: str = "  ") -> None:
+    for line in lines[:_SHOWN]:
+        print(f"{indent}{line}")
+    if len(lines) > _SHOWN:
+        print(f"{indent}and {len(lines) - _SHOWN} more")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""Domains as folders of images: found by their layout, decoded once, kept as uint8."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from daaa_jax.data import cache, photos
+from daaa_jax.errors import UserError
+
+_SHOWN = 20
+UNKNOWN = -1  # the class of an image of a flat folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """The image files of a domain.
+
+    Attributes:
+      folder: where they lie.
+      classes: names in alphabetical order; empty for a flat folder.
+      paths: the files, by class and then by name.
+      labels: class of each, int32 `[N]`; `UNKNOWN` for those of a flat folder.
+      others: files whose ending is not an image's.
+    """
+
+    folder: Path
+    classes: tuple[str, ...]
+    paths: tuple[Path, ...]
+    labels: np.ndarray
+    others: tuple[Path, ...]
+
+
+def find(folder: str | Path) -> Listing:
+    """Lists a domain: `folder/[images/]<class>/*`, or images right in the folder, without classes.
+
+    Hidden files are passed over; images may lie in folders within a class's.
+
+    Raises:
+      UserError: if there is no such folder, no image in it, or images beside folders of images.
+    """
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise UserError(f"{root}: there is no such folder")
+    inner = root / "images"
+    if inner.is_dir() and not any(_images(root, deep=False)[0]):
+        root = inner
+    flat, others = _images(root, deep=False)
+    by_class = {
+        child.name: _images(child, deep=True)
+        for child in sorted(root.iterdir())
+        if child.is_dir() and not child.name.startswith(".")
+    }
+    by_class = {name: found for name, found in by_class.items() if any(found)}
+    full = {name for name, (images, _) in by_class.items() if images}
+    if flat and full:
+        raise UserError(
+            f"{root} holds both images ({flat[0].name}) and folders of images "
+            f"({', '.join(sorted(full)[:3])}): put each image into its class's folder, or all into "
+            "one folder if there are no classes"
+        )
+    paths = [*flat, *(path for images, _ in by_class.values() for path in images)]
+    others += [path for _, strange in by_class.values() for path in strange]
+    if not paths:
+        raise UserError(
+            f"{root} holds no image: expected {root}/<class>/*.jpg, or *.jpg if there are no "
+            f"classes; known endings are {', '.join(sorted(photos.SUFFIXES))}"
+        )
+    classes = () if flat else tuple(by_class)
+    labels = [UNKNOWN] * len(flat)
+    labels += [number for number, name in enumerate(classes) for _ in by_class[name][0]]
+    return Listing(root, classes, tuple(paths), np.array(labels, np.int32), tuple(others))
+
+
+def _images(folder: Path, deep: bool) -> tuple[list[Path], list[Path]]:
+    """Image files and other files, sorted, hidden ones left out."""
+    found = folder.rglob("*") if deep else folder.iterdir()
+    files = sorted(
+        path
+        for path in found
+        if path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    images = [path for path in files if path.suffix.lower() in photos.SUFFIXES]
+    return images, [path for path in files if path.suffix.lower() not in photos.SUFFIXES]
+
+
+def decode(listing: Listing, size: int, on_error: str) -> tuple[np.ndarray, np.ndarray]:
+    """The images of a listing, decoded once and cached.
+
+    Args:
+      listing: as `find` gives it.
+      size: height and width that they are resized to.
+      on_error: `raise` refuses the domain if an image cannot be read, `skip` leaves it out.
+
+    Returns:
+      uint8 `[N,size,size,3]` and the positions in the listing of those that were read, int `[N]`.
+
+    Raises:
+      UserError: names every image that cannot be read; or with `skip`, if none can.
+    """
+    arrays = cache.get(_identity(listing, size), lambda: _decode(listing, size))
+    images, reasons = arrays["images"], arrays["reasons"]
+    bad = [position for position, reason in enumerate(reasons) if reason]
+    lines = [f"  {listing.paths[position]}: {reasons[position]}" for position in bad]
+    if bad and on_error != "skip":
+        raise UserError(
+            f"{len(bad)} of {len(reasons)} images in {listing.folder} cannot be read; mend or "
+            "remove them, or leave them out by --config.data.on_error=skip\n" + "\n".join(lines)
+        )
+    if len(bad) == len(reasons):
+        raise UserError(f"none of the {len(bad)} images in {listing.folder} can be read{lines[0]}")
+    if not bad:
+        return images, np.arange(len(images))
+    print(f"{len(bad)} images of {listing.folder} are left out, as they cannot be read:")
+    print("\n".join(lines[:_SHOWN]), flush=True)
+    good = np.flatnonzero(reasons == "")
+    return images[good], good
+
+
+def _decode(listing: Listing, size: int) -> dict[str, np.ndarray]:
+    images, unreadable = photos.read_all(listing.paths, size, listing.folder.name)
+    reasons = [unreadable.get(position, "") for position in range(len(images))]
+    return {"images": images, "reasons": np.array(reasons, np.str_)}
+
+
+def _identity(listing: Listing, size: int) -> str:
+    """Changes with any file's name, size or time of change."""
+    digest = hashlib.sha256(f"photos 1, {size}, {listing.folder.resolve()}".encode())
+    for path in listing.paths:
+        status = path.stat()
+        name = path.relative_to(listing.folder)
+        digest.update(f"\n{name} {status.st_size} {status.st_mtime_ns}".encode())
+    return digest.hexdigest()

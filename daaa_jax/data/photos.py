@@ -1,0 +1,93 @@
+"""Photos of any size and mode, decoded to one size; what cannot be read is told, not guessed."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from daaa_jax.runtime.progress import Progress
+
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+_MOST_PIXELS = 100_000_000  # a file of some kilobytes may claim more than any memory holds
+
+
+class UnreadableImage(Exception):
+    """An image file that cannot be decoded; says why."""
+
+
+def read(path: Path, size: int) -> np.ndarray:
+    """Decodes an image and resizes it, its aspect not kept (as the paper's time did).
+
+    Turned as its EXIF orientation says; what is transparent becomes white; grey, palette, CMYK and
+    16-bit images become RGB of 8 bits; of an animation, the first frame.
+
+    Args:
+      path: the file.
+      size: height and width of the result.
+
+    Returns:
+      uint8 `[size,size,3]`.
+
+    Raises:
+      UnreadableImage: if it is no image, is damaged or cut short, or claims more pixels than 10^8.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            if width * height > _MOST_PIXELS:
+                raise UnreadableImage(f"it claims {width} x {height} pixels")
+            image.load()
+            image = _to_rgb(ImageOps.exif_transpose(image))
+            return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+    except UnreadableImage:
+        raise
+    except Exception as error:  # Pillow's decoders raise what their parsers happen to
+        if isinstance(error, OSError) and error.strerror:
+            raise UnreadableImage(error.strerror.lower()) from error
+        raise UnreadableImage(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image, np.float64)
+        # 16 bits, whatever the mode says of itself; floats are in [0, 1] or [0, 255].
+        largest = 1 if values.max() <= 1 else 255 if values.max() <= 255 else 65535
+        image = Image.fromarray(np.clip(values / largest * 255, 0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def read_all(paths: Sequence[Path], size: int, name: str) -> tuple[np.ndarray, dict[int, str]]:
+    """Decodes images on several threads.
+
+    Args:
+      paths: the files.
+      size: height and width of the results.
+      name: of the set, for the progress bar.
+
+    Returns:
+      uint8 `[N,size,size,3]`, black where an image cannot be read; and of those, the position and
+      the reason.
+    """
+    images = np.zeros((len(paths), size, size, 3), np.uint8)
+    unreadable: dict[int, str] = {}
+
+    def one(position: int) -> None:
+        try:
+            images[position] = read(paths[position], size)
+        except UnreadableImage as error:
+            unreadable[position] = str(error)
+
+    with (
+        Progress(f"decode {name}", len(paths)) as progress,
+        ThreadPoolExecutor(os.cpu_count()) as threads,
+    ):
+        for done, _ in enumerate(threads.map(one, range(len(paths))), start=1):
+            if done % 100 == 0 or done == len(paths):
+                progress.update(done, {})
+    return images, dict(sorted(unreadable.items()))

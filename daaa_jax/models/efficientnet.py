@@ -1,0 +1,136 @@
+"""EfficientNet-Lite0 (Tan and Le, 2019; its Lite form of 2020), a small network for photos."""
+
+import functools
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from daaa_jax import attention
+from daaa_jax.models.layers import Convolution
+
+# Repeats, kernel size, stride of the first repeat, expansion, output channels.
+_STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+
+# Names in the published file of weights, and ours; see `pretrained`. Block 0 has no expansion, but
+# its norms are numbered as if it had.
+WEIGHT_NAMES = (
+    (r"_conv_stem\.weight", r"stem/kernel"),
+    (r"_bn0\.(\w+)", r"stem_norm/\1"),
+    (r"_blocks\.(\d+)\._expand_conv\.weight", r"block\1/expand/kernel"),
+    (r"_blocks\.(\d+)\._bn0\.(\w+)", r"block\1/expand_norm/\2"),
+    (r"_blocks\.(\d+)\._depthwise_conv\.weight", r"block\1/depthwise/kernel"),
+    (r"_blocks\.(\d+)\._bn1\.(\w+)", r"block\1/depthwise_norm/\2"),
+    (r"_blocks\.(\d+)\._project_conv\.weight", r"block\1/project/kernel"),
+    (r"_blocks\.(\d+)\._bn2\.(\w+)", r"block\1/project_norm/\2"),
+    (r"_conv_head\.weight", r"head/kernel"),
+    (r"_bn1\.(\w+)", r"head_norm/\1"),
+    (r"_fc\.weight", r"classifier/kernel"),
+    (r"_fc\.bias", r"classifier/bias"),
+)
+
+
+class EfficientNetLite0(nn.Module):
+    """Classifies photos, and sows the attention map of each of its 49 convolutions.
+
+    Lite means ReLU6 and no squeeze-and-excitation. A map is taken after the convolution's
+    normalisation, and after its ReLU6 where it has one. There is no dropout: the source and the
+    target network shall attend alike on the same image. The images in [-1, 1] are what the
+    published weights expect.
+
+    Attributes:
+      num_classes: number of classes K.
+      attention: how features become attention maps, see `attention.attention_map`.
+      remat: computes each block's activations again in the backward pass instead of keeping them.
+      dtype: computation type; parameters, batch statistics and maps are float32.
+    """
+
+    num_classes: int
+    attention: str = "sum_squares"
+    remat: bool = False
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool) -> Array:
+        """Maps images `[B, H, W, 3]` in [-1, 1] to float32 logits `[B, K]`.
+
+        The maps are the intermediates `conv_stem`, `block0/conv_depthwise`, `block0/conv_project`,
+        `block1/conv_expand` and so on, and `conv_head`.
+        """
+        layer = functools.partial(_layer, self, train=train, kind=self.attention, dtype=self.dtype)
+        features = layer("stem", images, 32, size=3, stride=2)
+        block = nn.remat(InvertedResidual, static_argnums=(2,)) if self.remat else InvertedResidual
+        number = 0
+        for repeats, size, stride, expansion, channels in _STAGES:
+            for repeat in range(repeats):
+                features = block(
+                    channels=channels,
+                    size=size,
+                    stride=1 if repeat else stride,
+                    expansion=expansion,
+                    attention=self.attention,
+                    dtype=self.dtype,
+                    name=f"block{number}",
+                )(features, train)
+                number += 1
+        features = layer("head", features, 1280)
+        pooled = features.astype(jnp.promote_types(features.dtype, jnp.float32)).mean((1, 2))
+        return nn.Dense(self.num_classes, name="classifier")(pooled)
+
+
+class InvertedResidual(nn.Module):
+    """Widens by a 1x1 convolution, filters each channel, narrows by a 1x1 (MobileNetV2's block)."""
+
+    channels: int
+    size: int
+    stride: int
+    expansion: int
+    attention: str
+    dtype: jnp.dtype | None
+
+    @nn.compact
+    def __call__(self, features: Array, train: bool) -> Array:
+        layer = functools.partial(_layer, self, train=train, kind=self.attention, dtype=self.dtype)
+        inputs, wide = features, features.shape[-1] * self.expansion
+        if self.expansion > 1:
+            features = layer("expand", features, wide)
+        features = layer(
+            "depthwise", features, wide, size=self.size, stride=self.stride, groups=wide
+        )
+        features = layer("project", features, self.channels, activation=lambda x: x)
+        return features + inputs if features.shape == inputs.shape else features
+
+
+def _layer(
+    module: nn.Module,
+    name: str,
+    features: Array,
+    channels: int,
+    *,
+    train: bool,
+    kind: str,
+    dtype: jnp.dtype | None,
+    activation=nn.relu6,
+    **convolution,
+) -> Array:
+    """Convolution, normalisation and activation inside `module`, and the map sown there."""
+    convolution = {"size": 1, "use_bias": False, "dtype": dtype} | convolution
+    features = Convolution(channels, name=name, **convolution)(features)
+    features = nn.BatchNorm(
+        use_running_average=not train,
+        momentum=0.99,
+        epsilon=1e-3,
+        dtype=dtype,
+        name=f"{name}_norm",
+    )(features)
+    features = activation(features)
+    attention.sow_map(module, f"conv_{name}", features, kind)
+    return features

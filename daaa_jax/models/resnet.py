@@ -1,0 +1,153 @@
+"""ResNet-50 (He et al., 2016), the paper's network for Office-31."""
+
+import functools
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from daaa_jax import attention
+from daaa_jax.models.layers import Convolution
+
+# Of ImageNet, for images in [0, 1], as torchvision's weights expect them.
+_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Of ImageNet in the order blue, green, red, for images in [0, 255], as Caffe's weights expect them.
+_CAFFE_MEAN = (103.939, 116.779, 123.68)
+
+# Names in a file of weights, as torchvision gives them, and ours; see `pretrained`.
+WEIGHT_NAMES = (
+    (r"conv1\.weight", r"convolution1/kernel"),
+    (r"bn1\.(\w+)", r"norm1/\1"),
+    (r"layer(\d)\.(\d)\.conv(\d)\.weight", r"stage\1_block\2/convolution\3/kernel"),
+    (r"layer(\d)\.(\d)\.bn(\d)\.(\w+)", r"stage\1_block\2/norm\3/\4"),
+    (r"layer(\d)\.(\d)\.downsample\.0\.weight", r"stage\1_block\2/shortcut/kernel"),
+    (r"layer(\d)\.(\d)\.downsample\.1\.(\w+)", r"stage\1_block\2/shortcut_norm/\3"),
+    (r"fc\.weight", r"classifier/kernel"),
+    (r"fc\.bias", r"classifier/bias"),
+)
+
+
+class ResNet50(nn.Module):
+    """Classifies photos, and sows the attention map of each of its 53 convolutions.
+
+    A map is taken after the convolution's normalisation, and after its ReLU where one follows at
+    once; a block's last convolution and its shortcut have theirs before the two are added.
+
+    Attributes:
+      num_classes: number of classes K.
+      version: `v1.5` has a block's stride in its 3x3 convolution (torchvision), `v1` in its first
+        1x1, and pools as Caffe does (the original, which the paper used).
+      inputs: what the weights expect of an image: `imagenet`, its mean and standard deviation
+        (torchvision), or `caffe`, blue first, less the mean.
+      attention: how features become attention maps, see `attention.attention_map`.
+      remat: computes each block's activations again in the backward pass instead of keeping them.
+      dtype: computation type; parameters, batch statistics and maps are float32.
+      blocks: of each stage. Others than the default make other ResNets with bottlenecks.
+      width: channels of the first convolution.
+    """
+
+    num_classes: int
+    version: str = "v1.5"
+    inputs: str = "imagenet"
+    attention: str = "sum_squares"
+    remat: bool = False
+    dtype: jnp.dtype | None = None
+    blocks: tuple[int, ...] = (3, 4, 6, 3)
+    width: int = 64
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool) -> Array:
+        """Maps images `[B, H, W, 3]` in [-1, 1] to float32 logits `[B, K]`.
+
+        The maps are the intermediates `conv1`, `stage1_block0/conv1`, `/conv2`, `/conv3`,
+        `/conv_shortcut` and so on.
+
+        Raises:
+          ValueError: if `version` or `inputs` is unknown.
+        """
+        if self.version not in ("v1.5", "v1"):
+            raise ValueError(f"unknown version {self.version!r} of ResNet-50: choose v1.5 or v1")
+        norm = functools.partial(batch_norm, train=train, dtype=self.dtype)
+        features = prepare(images, self.inputs)
+        features = Convolution(
+            self.width,
+            size=7,
+            stride=2,
+            padding=((3, 3), (3, 3)),
+            use_bias=False,
+            dtype=self.dtype,
+            name="convolution1",
+        )(features)
+        features = nn.relu(norm(name="norm1")(features))
+        attention.sow_map(self, "conv1", features, self.attention)
+        # Caffe starts a window at the first pixel and lets the last one hang over the edge.
+        margin = (1, 1) if self.version == "v1.5" else (0, 1)
+        features = nn.max_pool(features, (3, 3), (2, 2), (margin, margin))
+        block = nn.remat(Bottleneck, static_argnums=(2,)) if self.remat else Bottleneck
+        for stage, count in enumerate(self.blocks, start=1):
+            for number in range(count):
+                features = block(
+                    width=self.width * 2 ** (stage - 1),
+                    stride=2 if stage > 1 and number == 0 else 1,
+                    stride_first=self.version == "v1",
+                    attention=self.attention,
+                    dtype=self.dtype,
+                    name=f"stage{stage}_block{number}",
+                )(features, train)
+        pooled = features.astype(jnp.promote_types(features.dtype, jnp.float32)).mean((1, 2))
+        return nn.Dense(self.num_classes, name="classifier")(pooled)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions around a sum, four times as wide at the end."""
+
+    width: int
+    stride: int
+    stride_first: bool
+    attention: str
+    dtype: jnp.dtype | None
+
+    @nn.compact
+    def __call__(self, features: Array, train: bool) -> Array:
+        convolution = functools.partial(Convolution, use_bias=False, dtype=self.dtype)
+        norm = functools.partial(batch_norm, train=train, dtype=self.dtype)
+        first, second = (self.stride, 1) if self.stride_first else (1, self.stride)
+        shortcut = features
+        if self.stride > 1 or features.shape[-1] != 4 * self.width:
+            shortcut = convolution(
+                4 * self.width, size=1, stride=self.stride, padding="VALID", name="shortcut"
+            )(features)
+            shortcut = norm(name="shortcut_norm")(shortcut)
+            attention.sow_map(self, "conv_shortcut", shortcut, self.attention)
+        for i, (width, size, stride) in enumerate(
+            ((self.width, 1, first), (self.width, 3, second), (4 * self.width, 1, 1)), start=1
+        ):
+            edge = size // 2
+            features = convolution(
+                width,
+                size=size,
+                stride=stride,
+                padding=((edge, edge), (edge, edge)),
+                name=f"convolution{i}",
+            )(features)
+            features = norm(name=f"norm{i}")(features)
+            features = nn.relu(features) if i < 3 else features
+            attention.sow_map(self, f"conv{i}", features, self.attention)
+        return nn.relu(shortcut + features)
+
+
+def batch_norm(train: bool, dtype: jnp.dtype | None, name: str) -> nn.BatchNorm:
+    """Batch normalisation with torchvision's constants, its statistics in float32."""
+    return nn.BatchNorm(
+        use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name
+    )
+
+
+def prepare(images: Array, inputs: str) -> Array:
+    """What the weights expect of images in [-1, 1]; see `ResNet50.inputs`."""
+    if inputs == "imagenet":
+        mean, deviation = (jnp.asarray(x, images.dtype) for x in (_MEAN, _DEVIATION))
+        return ((images + 1) / 2 - mean) / deviation
+    if inputs == "caffe":
+        return (images[..., ::-1] + 1) * 127.5 - jnp.asarray(_CAFFE_MEAN, images.dtype)
+    raise ValueError(f"unknown inputs {inputs!r} of ResNet-50: choose imagenet or caffe")

@@ -1,0 +1,120 @@
+"""Networks for photos agree with PyTorch's, from the pixels to the logits."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from backbone_references import SIZE, drawn_state, pixels
+from flax import traverse_util
+
+from daaa_jax import models
+from daaa_jax.data.augment import decode
+from daaa_jax.models import pretrained
+from daaa_jax.models.efficientnet import EfficientNetLite0
+from daaa_jax.models.resnet import ResNet50, prepare
+
+REFERENCES = Path(__file__).parent / "references"
+PARAMETERS = {"resnet50": 25_557_032, "efficientnet_lite0": 4_652_008}
+MAPS = {"resnet50": 53, "efficientnet_lite0": 49}
+FIRST = {"resnet50": "conv1", "efficientnet_lite0": "conv_stem"}
+
+
+def network(name: str, **changes):
+    return models.CLASSIFIERS[name][0](num_classes=1000, **changes)
+
+
+def shapes_of(model):
+    init = lambda key, images: model.init(key, images, train=False)  # noqa: E731
+    shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)))
+    return {name: shapes[name] for name in ("params", "batch_stats")}
+
+
+def foreign_shapes(name: str) -> dict[str, tuple[int, ...]]:
+    """PyTorch's names of a network's tensors, and their shapes there."""
+    with np.load(REFERENCES / f"{name}.npz") as reference:
+        pairs = zip(reference["names"], reference["shapes"], strict=True)
+        return {key: tuple(map(int, filter(None, shape.split(",")))) for key, shape in pairs}
+
+
+def drawn_variables(name: str, model):
+    """The reference's weights in our network, its classifier too."""
+    state = drawn_state(foreign_shapes(name))
+    head = "fc" if name == "resnet50" else "_fc"
+    fitted = pretrained.fit(state, models.CLASSIFIERS[name][1], shapes_of(model), Path("drawn"))
+    fitted["params"]["classifier"] = {
+        "kernel": state[f"{head}.weight"].T,
+        "bias": state[f"{head}.bias"],
+    }
+    return fitted
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_network_has_the_published_number_of_parameters(name):
+    shapes = shapes_of(network(name))["params"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("remat", [False, True])
+def test_every_convolution_gives_a_map(name, remat):
+    model = network(name, remat=remat)
+    apply = lambda variables, images: model.apply(  # noqa: E731
+        variables, images, train=True, mutable=["intermediates", "batch_stats"]
+    )
+    _, sown = jax.eval_shape(apply, shapes_of(model), jnp.zeros((2, SIZE, SIZE, 3)))
+    maps = traverse_util.flatten_dict(sown["intermediates"], sep="/")
+    kernels = traverse_util.flatten_dict(shapes_of(model)["params"], sep="/")
+    convolutions = [name for name, leaf in kernels.items() if leaf.ndim == 4]
+    assert len(maps) == len(convolutions) == MAPS[name]
+    assert maps[FIRST[name]][0].shape == (2, (SIZE // 2) ** 2)
+    assert all(found[0].dtype == jnp.float32 for found in maps.values())
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_logits_are_those_of_pytorch(name):
+    model = network(name)
+    logits = jax.jit(lambda v, x: model.apply(v, decode(x), train=False))(
+        drawn_variables(name, model), pixels()
+    )
+    with np.load(REFERENCES / f"{name}.npz") as reference:
+        expected = reference["logits"]
+    assert np.linalg.norm(logits - expected) < 1e-4 * np.linalg.norm(expected)
+    # Else the comparison would not tell one image from another.
+    assert np.linalg.norm(expected[0] - expected[1]) > 0.01 * np.linalg.norm(expected[0])
+
+
+def test_versions_of_resnet_differ_in_where_they_stride_and_pool():
+    strides = {}
+    for version in ("v1.5", "v1"):
+        model = ResNet50(num_classes=5, version=version, blocks=(1, 1), width=8)
+        apply = lambda v, x, model=model: model.apply(  # noqa: E731
+            v, x, train=False, mutable=["intermediates"]
+        )
+        _, sown = jax.eval_shape(apply, shapes_of(model), jnp.zeros((1, SIZE, SIZE, 3)))
+        block = sown["intermediates"]["stage2_block0"]
+        strides[version] = [int(block[f"conv{i}"][0].shape[1] ** 0.5) for i in (1, 2, 3)]
+    assert strides == {"v1.5": [16, 8, 8], "v1": [8, 8, 8]}
+    with pytest.raises(ValueError, match="unknown version 'v2'"):
+        shapes_of(ResNet50(num_classes=5, version="v2"))
+
+
+def test_caffe_weights_see_blue_first_less_the_mean():
+    images = jnp.array([[[[-1.0, 0.0, 1.0]]]])
+    np.testing.assert_allclose(
+        prepare(images, "caffe")[0, 0, 0], [255 - 103.939, 127.5 - 116.779, -123.68], rtol=1e-5
+    )
+    with pytest.raises(ValueError, match="unknown inputs 'torch'"):
+        prepare(images, "torch")
+
+
+def test_half_precision_keeps_variables_maps_and_logits_in_float32():
+    model = EfficientNetLite0(num_classes=7, dtype="bfloat16")
+    shapes = shapes_of(model)
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
+    apply = lambda v, x: model.apply(  # noqa: E731
+        v, x, train=True, mutable=["intermediates", "batch_stats"]
+    )
+    logits, updates = jax.eval_shape(apply, shapes, jnp.zeros((1, SIZE, SIZE, 3)))
+    assert {leaf.dtype for leaf in jax.tree.leaves((logits, updates))} == {jnp.dtype("float32")}

@@ -1,0 +1,220 @@
+"""Images of any kind become pixels alike, folders become domains, and faults are told by name."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from daaa_jax.data import folders, photos
+from daaa_jax.errors import UserError
+
+RED, BLUE, SIZE = (255, 0, 0), (0, 0, 255), 16
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DAAA_CACHE", str(tmp_path / "cache"))
+
+
+def halves(width: int = 40, height: int = 20) -> Image.Image:
+    """Red on the left, blue on the right."""
+    image = Image.new("RGB", (width, height), RED)
+    image.paste(BLUE, (width // 2, 0, width, height))
+    return image
+
+
+def is_halves(pixels: np.ndarray, tolerance: int = 12) -> bool:
+    left, right = pixels[:, :6].reshape(-1, 3), pixels[:, 10:].reshape(-1, 3)
+    return (abs(left - np.array(RED)) <= tolerance).all() and (
+        abs(right - np.array(BLUE)) <= tolerance
+    ).all()
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.jpg", "a.tiff", "a.webp", "a.ppm", "a.gif"])
+def test_every_known_format_is_read_whatever_its_aspect(name, tmp_path):
+    quality = {"quality": 100, "subsampling": 0} if name.endswith("jpg") else {}
+    quality = {"lossless": True} if name.endswith("webp") else quality
+    halves().save(tmp_path / name, **quality)
+    pixels = photos.read(tmp_path / name, SIZE)
+    assert pixels.shape == (SIZE, SIZE, 3) and pixels.dtype == np.uint8
+    assert is_halves(pixels)
+
+
+@pytest.mark.parametrize("mode", ["P", "CMYK", "RGBA", "YCbCr"])
+def test_every_mode_becomes_rgb(mode, tmp_path):
+    path = tmp_path / ("a.tiff" if mode in ("CMYK", "YCbCr") else "a.png")
+    halves().convert(mode).save(path)
+    assert is_halves(photos.read(path, SIZE))
+
+
+@pytest.mark.parametrize(
+    ("values", "grey"),
+    [
+        (np.full((8, 8), 200, np.uint8), 200),
+        (np.full((8, 8), 200 * 257, np.uint16), 200),
+        (np.full((8, 8), 200 / 255, np.float32), 200),
+        (np.full((8, 8), True), 255),
+    ],
+)
+def test_grey_of_any_depth_is_the_same_grey(values, grey, tmp_path):
+    path = tmp_path / "a.tiff"
+    Image.fromarray(values).save(path)
+    np.testing.assert_array_equal(photos.read(path, SIZE), np.full((SIZE, SIZE, 3), grey))
+
+
+def test_transparent_pixels_become_white(tmp_path):
+    image = halves().convert("RGBA")
+    image.putalpha(Image.new("L", image.size, 0))
+    image.save(tmp_path / "a.png")
+    assert (photos.read(tmp_path / "a.png", SIZE) == 255).all()
+    palette = Image.new("P", (8, 8), 0)
+    palette.save(tmp_path / "b.png", transparency=0)
+    assert (photos.read(tmp_path / "b.png", SIZE) == 255).all()
+
+
+@pytest.mark.parametrize(("orientation", "angle"), [(3, 180), (6, 90), (8, 270)])
+def test_image_is_turned_as_its_exif_says(orientation, angle, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    halves(32, 32).rotate(angle).save(tmp_path / "a.png", exif=exif)
+    assert is_halves(photos.read(tmp_path / "a.png", SIZE))
+
+
+def png_claiming(width: int, height: int) -> bytes:
+    """A small file whose header says that the image is large."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(100)))
+        + chunk(b"IEND", b"")
+    )
+
+
+def bad_files(folder: Path) -> dict[str, str]:
+    """Files that cannot be read, and what is said of each."""
+    halves(300, 300).save(folder / "whole.jpg")
+    whole = (folder / "whole.jpg").read_bytes()
+    (folder / "whole.jpg").unlink()
+    halves(300, 300).save(folder / "whole.png")
+    png = bytearray((folder / "whole.png").read_bytes())
+    (folder / "whole.png").unlink()
+    png[60:70] = bytes(10)
+    for name, content in {
+        "empty.jpg": b"",
+        "text.jpg": b"<html>404</html>",
+        "short.jpg": whole[: len(whole) // 2],
+        "garbled.png": bytes(png),
+        "bomb.png": png_claiming(60000, 60000),
+        "large.png": png_claiming(20000, 6000),
+    }.items():
+        (folder / name).write_bytes(content)
+    (folder / "lost.jpg").symlink_to(folder / "nowhere.jpg")
+    return {
+        "empty.jpg": "cannot identify",
+        "text.jpg": "cannot identify",
+        "short.jpg": "truncated",
+        "garbled.png": "",
+        "bomb.png": "pixels",
+        "large.png": "it claims 20000 x 6000 pixels",
+        "lost.jpg": "no such file",
+    }
+
+
+def test_unreadable_images_say_why(tmp_path):
+    for name, says in bad_files(tmp_path).items():
+        with pytest.raises(photos.UnreadableImage) as caught:
+            photos.read(tmp_path / name, SIZE)
+        assert says in str(caught.value) and str(caught.value), name
+
+
+def write_domain(root: Path, **classes: int) -> Path:
+    for number, (name, count) in enumerate(classes.items()):
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            Image.new("RGB", (9, 9), (number, i, 0)).save(root / name / f"{i}.png")
+    return root
+
+
+@pytest.mark.parametrize("inner", ["", "images"])
+def test_domain_is_found_by_its_layout(inner, tmp_path):
+    write_domain(tmp_path / "webcam" / inner, mug=2, bike=3)
+    (tmp_path / "webcam" / inner / "mug" / "Thumbs.db").write_bytes(b"")
+    (tmp_path / "webcam" / inner / "mug" / ".hidden.png").write_bytes(b"")
+    (tmp_path / "webcam" / inner / ".git").mkdir()
+    listing = folders.find(tmp_path / "webcam")
+    assert listing.classes == ("bike", "mug")
+    assert [path.name for path in listing.paths] == ["0.png", "1.png", "2.png", "0.png", "1.png"]
+    np.testing.assert_array_equal(listing.labels, [0, 0, 0, 1, 1])
+    assert [path.name for path in listing.others] == ["Thumbs.db"]
+
+
+def test_flat_folder_has_images_and_no_classes(tmp_path):
+    write_domain(tmp_path, new=2)
+    listing = folders.find(tmp_path / "new")
+    assert listing.classes == () and len(listing.paths) == 2
+    assert (listing.labels == folders.UNKNOWN).all()
+
+
+def message_of(function, *arguments) -> str:
+    with pytest.raises(UserError) as caught:
+        function(*arguments)
+    return str(caught.value)
+
+
+def test_folders_that_are_no_domain_are_refused(tmp_path):
+    assert "there is no such folder" in message_of(folders.find, tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    assert "holds no image" in message_of(folders.find, tmp_path / "empty")
+    both = write_domain(tmp_path / "both", mug=1)
+    halves().save(both / "loose.png")
+    message = message_of(folders.find, both)
+    assert "loose.png" in message and "mug" in message
+
+
+def test_images_are_decoded_once_until_a_file_changes(tmp_path, monkeypatch):
+    root = write_domain(tmp_path / "d", bike=2, mug=1)
+    images, read = folders.decode(folders.find(root), SIZE, "raise")
+    np.testing.assert_array_equal(images[:, 0, 0], [[0, 0, 0], [0, 1, 0], [1, 0, 0]])
+    np.testing.assert_array_equal(read, [0, 1, 2])
+    calls = []
+    monkeypatch.setattr(photos, "read", lambda path, size: calls.append(path))
+    again, _ = folders.decode(folders.find(root), SIZE, "raise")
+    np.testing.assert_array_equal(again, images)
+    assert not calls
+    monkeypatch.undo()
+    monkeypatch.setenv("DAAA_CACHE", str(tmp_path / "cache"))
+    Image.new("RGB", (30, 9), (9, 9, 9)).save(root / "mug" / "0.png")
+    changed, _ = folders.decode(folders.find(root), SIZE, "raise")
+    assert (changed[2] == 9).all()
+
+
+def test_unreadable_images_are_all_named_or_left_out(tmp_path, capsys):
+    root = write_domain(tmp_path / "d", bike=2, mug=1)
+    says = bad_files(root / "mug")
+    listing = folders.find(root)
+    bad = [path.name for path in listing.paths if path.name in says]
+    assert set(bad) == set(says) - {"lost.jpg"}  # a link to nothing is no file
+    message = message_of(folders.decode, listing, SIZE, "raise")
+    assert message.startswith(f"{len(bad)} of {len(bad) + 3} images in {root} cannot be read")
+    for name in bad:
+        assert str(root / "mug" / name) in message and says[name] in message
+    images, read = folders.decode(listing, SIZE, "skip")
+    assert len(images) == 3 and [listing.paths[i].name for i in read] == ["0.png", "1.png", "0.png"]
+    np.testing.assert_array_equal(listing.labels[read], [0, 0, 1])
+    assert f"{len(bad)} images of {root} are left out" in capsys.readouterr().out
+
+
+def test_domain_without_one_readable_image_is_refused(tmp_path):
+    (tmp_path / "d" / "mug").mkdir(parents=True)
+    bad_files(tmp_path / "d" / "mug")
+    assert "none of the" in message_of(folders.decode, folders.find(tmp_path / "d"), SIZE, "skip")

@@ -1,0 +1,165 @@
+"""PyTorch files are read without PyTorch, and nothing in them is ever run."""
+
+import os
+import pickle
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from daaa_jax.errors import UserError
+from daaa_jax.models import torch_file
+
+REFERENCES = Path(__file__).parent / "references"
+FORMATS = ("present.pth", "legacy.pth")
+
+
+def error_of(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        torch_file.read(path)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_tensors_are_those_that_were_saved(name):
+    content = torch_file.read(REFERENCES / name)
+    assert content["epoch"] == 3
+    state = content["state_dict"]
+    whole = np.arange(12, dtype=np.float32).reshape(3, 4)
+    expected = {
+        "float": whole,
+        "transposed": whole.T,
+        "tail": whole[1:, 2:],
+        "half": np.array([1.5, -2], np.float16),
+        "brain": np.array([1.5, -2], ml_dtypes.bfloat16),
+        "long": np.array(7),
+        "flags": np.array([True, False]),
+        "empty": np.zeros((0, 3), np.float32),
+        "parameter": np.ones(2, np.float32),
+    }
+    assert list(state) == list(expected)
+    for key, value in expected.items():
+        assert state[key].dtype == value.dtype, key
+        np.testing.assert_array_equal(state[key], value, err_msg=key)
+    state["float"][:] = 0  # a copy: views do not share it
+    assert state["tail"].any()
+
+
+class Payload:
+    """What an attacker puts into a pickle."""
+
+    def __init__(self, function, *arguments):
+        self.reduced = function, arguments
+
+    def __reduce__(self):
+        return self.reduced
+
+
+def write_zip(path: Path, content: bytes, **files: bytes) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", content)
+        for name, data in files.items():
+            archive.writestr(f"archive/data/{name}", data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("payload", "name"),
+    [
+        (Payload(os.system, "touch ran"), "system"),
+        (Payload(eval, "open('ran', 'w')"), "eval"),
+        (Payload(getattr, OrderedDict, "fromkeys"), "getattr"),
+        (Payload(print, "ran"), "print"),
+        (Payload(pickle.loads, b"."), "loads"),
+        (Path("ran"), "Path"),
+        (np.ones(2), "numpy"),
+        ({"a": {1, 2}}, "set"),
+    ],
+)
+@pytest.mark.parametrize("present", [True, False])
+def test_anything_but_tensors_and_dicts_is_refused_by_name(
+    payload, name, present, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "bad.pth"
+    if present:
+        write_zip(path, pickle.dumps({"state_dict": payload}, protocol=2))
+    else:
+        path.write_bytes(pickle.dumps(payload, protocol=2))
+    message = error_of(path)
+    assert name in message and "only tensors and ordered dicts" in message
+    assert [found.name for found in tmp_path.iterdir()] == ["bad.pth"]
+    assert "ran" not in capsys.readouterr().out
+
+
+def stored(size: int, shape: tuple, strides: tuple, offset: int = 0, kind="FloatStorage") -> bytes:
+    """The pickle `{"w": tensor}`, as PyTorch writes it, with whatever sizes."""
+
+    def piece(value) -> bytes:
+        return pickle.dumps(value, protocol=2).removeprefix(b"\x80\x02").removesuffix(pickle.STOP)
+
+    key = piece("storage") + f"ctorch\n{kind}\n".encode() + piece("0") + piece("cpu") + piece(size)
+    storage = pickle.MARK + key + pickle.TUPLE + pickle.BINPERSID
+    arguments = storage + b"".join(map(piece, (offset, shape, strides, False, None)))
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n" + pickle.MARK + arguments + pickle.TUPLE
+    item = piece({}) + piece("w") + tensor + pickle.REDUCE + pickle.SETITEM
+    return b"\x80\x02" + item + pickle.STOP
+
+
+def test_tensor_made_by_hand_is_read(tmp_path):
+    values = np.arange(6, dtype=np.float32)
+    path = write_zip(tmp_path / "w.pth", stored(6, (2, 3), (3, 1)), **{"0": values.tobytes()})
+    np.testing.assert_array_equal(torch_file.read(path)["w"], values.reshape(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (stored(6, (2, 4), (3, 1)), "beyond its storage"),
+        (stored(6, (2, 3), (3, 1), offset=1), "beyond its storage"),
+        (stored(6, (2, 3), (-3, 1)), "impossible sizes"),
+        (stored(6, (2, -3), (3, 1)), "impossible sizes"),
+        (stored(6, (2, 3), (3,)), "strides do not fit"),
+        (stored(2**60, (2, 3), (3, 1)), "has 24 bytes"),
+        (stored(-1, (0,), (1,)), "unknown kind or size"),
+        (stored(6, (2, 3), (3, 1), kind="DoubleStorage"), "has 24 bytes"),
+    ],
+)
+def test_tensor_with_impossible_sizes_is_refused(content, says, tmp_path):
+    path = write_zip(tmp_path / "w.pth", content, **{"0": bytes(24)})
+    assert says in error_of(path)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_file_that_is_cut_short_or_garbled_is_one_error(name, tmp_path):
+    whole = (REFERENCES / name).read_bytes()
+    path = tmp_path / "short.pth"
+    for length in range(0, len(whole), 97):
+        path.write_bytes(whole[:length])
+        error_of(path)
+    generator = np.random.default_rng(0)
+    for _ in range(100):
+        garbled = bytearray(whole)
+        for place in generator.integers(0, len(whole), 8):
+            garbled[place] = generator.integers(0, 256)
+        path.write_bytes(garbled)
+        try:
+            torch_file.read(path)  # what is hit may be a number in a tensor
+        except UserError as error:
+            assert str(path) in str(error)
+
+
+def test_other_files_are_refused(tmp_path):
+    path = tmp_path / "other.pth"
+    path.write_bytes(b"not a pickle")
+    assert "is not a sound PyTorch file" in error_of(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    assert "without data.pkl" in error_of(path)
+    path.write_bytes(pickle.dumps(7))
+    assert "does not begin as one" in error_of(path)
+    assert "No such file" in error_of(tmp_path / "absent.pth")
