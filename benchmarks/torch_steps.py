@@ -67,17 +67,34 @@ def generator(settings) -> nn.Module:
     return nn.Sequential(*layers, nn.ReflectionPad2d(3), nn.Conv2d(channels, 3, 7), nn.Tanh())
 
 
-def discriminator(settings) -> nn.Module:
+class Discriminator(nn.Module):
     """The network of `daaa_jax/models/discriminator.py`, of the sizes in `config.pair`."""
-    filters, layers = settings.discriminator_filters, settings.discriminator_layers
-    result, channels = [], 3
-    for i in range(layers + 1):
-        width, stride = filters * min(2**i, 8), 2 if i < layers else 1
-        result += [nn.Conv2d(channels, width, 4, stride=stride, padding=1, bias=i == 0)]
-        result += [nn.InstanceNorm2d(width, affine=True)] if i else []
-        result += [nn.LeakyReLU(0.2, inplace=True)]
-        channels = width
-    return nn.Sequential(*result, nn.Conv2d(channels, 1, 4, padding=1))
+
+    def __init__(self, settings):
+        super().__init__()
+        filters, layers = settings.discriminator_filters, settings.discriminator_layers
+        self.first = nn.Sequential(
+            nn.Conv2d(3, filters, 4, stride=2, padding=1), nn.LeakyReLU(0.2, inplace=True)
+        )
+        rest, channels = [], filters
+        for i in range(1, layers + 1):
+            width, stride = filters * min(2**i, 8), 2 if i < layers else 1
+            rest += [nn.Conv2d(channels, width, 4, stride=stride, padding=1, bias=False)]
+            rest += [nn.InstanceNorm2d(width, affine=True), nn.LeakyReLU(0.2, inplace=True)]
+            channels = width
+        self.rest = nn.Sequential(*rest)
+        self.batch_deviation = settings.batch_deviation
+        more = filters if self.batch_deviation else 0
+        self.logits = nn.Conv2d(channels + more, 1, 4, padding=1)
+
+    def forward(self, x):
+        first = self.first(x)
+        features = self.rest(first)
+        if self.batch_deviation:
+            deviation = (first.mean((2, 3)).var(0, unbiased=False) + 1e-4).sqrt()
+            tiled = deviation[None, :, None, None].expand(len(x), -1, *features.shape[2:])
+            features = torch.cat([features, tiled], 1)
+        return self.logits(features)
 
 
 class ImagePool:
@@ -123,7 +140,7 @@ class CycleGanStep:
 
     def __init__(self, settings, size: int = 32):
         self.to_b, self.to_a = (generator(settings) for _ in range(2))
-        self.judge_a, self.judge_b = (discriminator(settings) for _ in range(2))
+        self.judge_a, self.judge_b = (Discriminator(settings) for _ in range(2))
         for network in (self.to_b, self.to_a, self.judge_a, self.judge_b):
             network.to(memory_format=CHANNELS_LAST)
         self.generators = torch.optim.Adam(

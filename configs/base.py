@@ -34,6 +34,8 @@ def get_config() -> ConfigDict:
     pair.blocks = 3
     pair.discriminator_filters = 64
     pair.discriminator_layers = 2
+    # Whether discriminators see how much the images of a batch differ, see models/discriminator.py.
+    pair.batch_deviation = False
     pair.adversarial = "lsgan"  # or vanilla, the paper's log-likelihood
     pair.cycle_weight = 10.0
     pair.identity_weight = 0.0  # relative to cycle_weight; 0.5 for photos

@@ -69,7 +69,11 @@ def make_networks(settings: ConfigDict) -> tuple[Generator, PatchDiscriminator]:
     """The generator and the discriminator of `config.pair`, each used for both domains."""
     return (
         Generator(settings.filters, settings.downsamplings, settings.blocks),
-        PatchDiscriminator(settings.discriminator_filters, settings.discriminator_layers),
+        PatchDiscriminator(
+            settings.discriminator_filters,
+            settings.discriminator_layers,
+            settings.batch_deviation,
+        ),
     )
 
 

@@ -119,6 +119,35 @@ def test_discriminator_judges_patches():
     assert _count(shapes) == first + others + 4 * 4 * 32 + 1
 
 
+def test_batch_deviation_tells_a_varied_batch_from_one_image_repeated():
+    model = models.PatchDiscriminator(filters=8, layers=2, batch_deviation=True)
+    varied = jax.random.uniform(jax.random.key(1), (4, 32, 32, 3), minval=-1)
+    variables = model.init(jax.random.key(0), varied)
+    assert variables["params"]["logits"]["kernel"].shape == (4, 4, 32 + 8, 1)
+    # The images' own features are blotted out: what is left is what the batch says.
+    kernel = variables["params"]["logits"]["kernel"].at[:, :, :32].set(0)
+    variables = {
+        "params": variables["params"] | {"logits": {"kernel": kernel, "bias": jnp.ones(1)}}
+    }
+
+    first = model.apply(variables, varied)
+    np.testing.assert_allclose(first, jnp.tile(first[:1], (4, 1, 1, 1)), rtol=1e-5)
+    conv1 = nn.Conv(8, (4, 4), (2, 2), padding=((1, 1), (1, 1)))
+    means = nn.leaky_relu(conv1.apply({"params": variables["params"]["conv1"]}, varied), 0.2)
+    deviation = np.sqrt(np.asarray(means.mean((1, 2))).var(0) + 1e-4)
+    # In the middle a logit sees 4x4 places, each with the same deviations.
+    want = 1 + (np.asarray(kernel[:, :, 32:, 0]).sum((0, 1)) * deviation).sum()
+    np.testing.assert_allclose(first[0, 2, 2, 0], want, rtol=1e-4)
+
+
+def test_batch_deviation_of_images_all_alike_has_a_finite_gradient():
+    model = models.PatchDiscriminator(filters=8, layers=2, batch_deviation=True)
+    alike = jnp.zeros((4, 32, 32, 3))
+    variables = model.init(jax.random.key(0), alike)
+    gradient = jax.grad(lambda images: model.apply(variables, images).sum())(alike)
+    assert np.isfinite(gradient).all()
+
+
 def test_released_discriminator_is_the_default():
     shapes = _shapes(models.PatchDiscriminator(), 1, 256, 256, 3)
     kernels = [shapes["params"][f"conv{i}"]["kernel"].shape[-1] for i in (1, 2, 3, 4)]
@@ -186,7 +215,8 @@ def test_upsampling_convolution_is_the_plain_one_with_its_gradients():
         ((7, 7, 8, 3), 1, "SAME", "few_outputs"),
         ((3, 3, 8, 8), 1, "SAME", None),
         ((3, 3, 32, 40), 2, ((1, 1), (1, 1)), None),
-        ((1, 1, 64, 64), 1, "VALID", None),
+        ((1, 1, 64, 64), 1, "VALID", "pointwise"),
+        ((1, 1, 64, 64), 2, "VALID", None),
         ((5, 5, 64, 64), 1, "SAME", None),
     ],
 )

@@ -1,9 +1,12 @@
 """The patch discriminator of CycleGAN (section 3.1): D_S and D_T."""
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jax import Array
 
 from daaa_jax.models.layers import Convolution, InstanceNorm, normal_initializer
+
+_SMALLEST_VARIANCE = 1e-4  # keeps the root's gradient finite where all images are alike
 
 
 class PatchDiscriminator(nn.Module):
@@ -13,6 +16,10 @@ class PatchDiscriminator(nn.Module):
       filters: channels of the first convolution; doubled by each layer, up to eight times.
       layers: number of halving convolutions. 3 is the released 70x70 discriminator; 2 suits images
         of 32x32, which then give 6x6 logits.
+      batch_deviation: shows the last convolution how much the images of the batch differ in
+        brightness and colour, as a channel for each feature of the first convolution: its mean over
+        the image, and of that the standard deviation over the batch (after Karras et al., 2018).
+        A generator that paints every image alike is then found out.
 
     Raises:
       ValueError: if the images are too small.
@@ -20,6 +27,7 @@ class PatchDiscriminator(nn.Module):
 
     filters: int = 64
     layers: int = 3
+    batch_deviation: bool = False
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
@@ -37,11 +45,17 @@ class PatchDiscriminator(nn.Module):
             if i > 0:
                 features = InstanceNorm(name=f"conv{i + 1}_norm")(features)
             features = nn.leaky_relu(features, 0.2)
+            if i == 0:
+                means = features.mean((1, 2))
         if min(features.shape[1:3]) < 2:
             raise ValueError(
                 f"images of {images.shape[1]}x{images.shape[2]} are too small for a discriminator "
                 f"of {self.layers} layers"
             )
+        if self.batch_deviation:
+            deviation = jnp.sqrt(means.var(axis=0) + _SMALLEST_VARIANCE)
+            shape = (*features.shape[:3], len(deviation))
+            features = jnp.concatenate([features, jnp.broadcast_to(deviation, shape)], axis=-1)
         return Convolution(
             1, size=4, padding=((1, 1), (1, 1)), kernel_init=normal_initializer, name="logits"
         )(features)
