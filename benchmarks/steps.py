@@ -32,8 +32,11 @@ def our_digit_step(batch: int) -> Callable[[], float]:
     optimizer = optimizers.make(config.source.optimizer, total_steps=10**6)
     images, labels = _images(batch), np.arange(batch, dtype=np.int32) % 10
     state = source.create_state(jax.random.key(0), model, optimizer, decode(images[:1]))
-    step = functools.partial(source.train_step, model=model, optimizer=optimizer, shift=0)
-    return _Step(step, state, jax.device_put((images, labels, np.arange(batch))))
+    config.augment.shift = 0
+    step = functools.partial(
+        source.train_step, model=model, optimizer=optimizer, augment=config.augment
+    )
+    return _Step(step, state, jax.device_put((images, np.arange(batch), labels)))
 
 
 def our_cyclegan_step(settings: ConfigDict, size: int = 32) -> Callable[[], float]:

@@ -17,7 +17,9 @@ from ml_collections import ConfigDict
 
 from daaa_jax import attention, em, losses, optimizers
 from daaa_jax.data.augment import Views, apply_views, decode, draw_views, evaluation_views
-from daaa_jax.data.pairs import GROUPS, Batch, BatchStream
+from daaa_jax.data.feed import Feed, take
+from daaa_jax.data.images import Images
+from daaa_jax.data.pairs import GROUPS, Batch, BatchStream, with_images
 from daaa_jax.data.types import MeasuredData
 from daaa_jax.evaluation import Evaluator
 from daaa_jax.models import Variables, initial_variables
@@ -130,7 +132,7 @@ def create_state(
 
 def train_step(
     state: AdaptationState,
-    images: Array,
+    images: Array | None,
     batch: Batch,
     *,
     model: nn.Module,
@@ -141,8 +143,9 @@ def train_step(
 
     Args:
       state: before the update.
-      images: all images, uint8 `[N,H,W,3]`, in the order that `BatchStream` says.
-      batch: their rows.
+      images: all images, uint8 `[N,H,W,3]`, in the order that `BatchStream` says; or None, see
+        `feed.take`.
+      batch: their rows; or the images themselves.
       model: the classifier of all three networks.
       optimizer: as `create_state` was given.
       config: the whole config; `adapt`, `em` and `augment` are read.
@@ -151,13 +154,14 @@ def train_step(
     sizes = group_sizes(settings.batch_size, [settings.mix[group] for group in GROUPS])
     size, targets = sum(sizes), sum(sizes[2:])
     key = jax.random.fold_in(state.key, state.step)
-    views = draw_views(key, size, images.shape[1], config.augment)
+    by_source = take(images, batch.source_rows)
+    views = draw_views(key, size, by_source.shape[1], config.augment)
 
-    def view(rows: Array, views: Views) -> Array:
-        return apply_views(decode(images[rows]), views, config.augment)
+    def view(images: Array, views: Views) -> Array:
+        return apply_views(decode(images), views, config.augment)
 
     observe = functools.partial(model.apply, mutable=["intermediates"], train=False)
-    logits, observed = observe(state.source, view(batch.source_rows, views))
+    logits, observed = observe(state.source, view(by_source, views))
     source_maps = attention.collect(observed["intermediates"], settings.layers)
 
     if targets:
@@ -166,14 +170,14 @@ def train_step(
             lambda x: jnp.pad(x[size - targets :], ((0, padding), *[(0, 0)] * (x.ndim - 1))), views
         )
         posterior_logits = model.apply(
-            state.posterior, view(batch.posterior_rows, same), train=False
+            state.posterior, view(take(images, batch.posterior_rows), same), train=False
         )
         posterior = em.posterior(posterior_logits)[:targets]
     else:
         posterior = jnp.zeros((0, logits.shape[-1]))
     kept = em.keep_mask(posterior, config.em.threshold)
     em_weight = (state.step >= config.em.start_step).astype(jnp.float32)
-    inputs = view(batch.target_rows, views)
+    inputs = view(take(images, batch.target_rows), views)
     learns_statistics = settings.batch_norm == "batch"
 
     def loss(params):
@@ -227,7 +231,7 @@ def run(
     config: ConfigDict,
     model: nn.Module,
     source: Variables,
-    images: np.ndarray,
+    images: Images,
     labels: np.ndarray,
     evaluate: Evaluator,
     measured: MeasuredData,
@@ -239,7 +243,7 @@ def run(
       config: the whole config.
       model: the classifier of all three networks.
       source: the source network's variables.
-      images: all training images, as `pairs.all_images` lays them out, uint8 `[N,H,W,3]`.
+      images: all training images, as `pairs.all_images` lays them out.
       labels: classes of the source training images, int32 `[N_S]`.
       evaluate: measures a network on some images.
       measured: the images that the rounds are evaluated on; nothing of it reaches the training,
@@ -270,7 +274,14 @@ def run(
     stream = BatchStream(
         labels, (len(images) - 2 * len(labels)) // 2, sizes, config.seed, mesh.size
     )
-    resident = meshes.replicate(images, mesh)
+    feed = Feed(
+        (images,),
+        functools.partial(_rows, stream),
+        _images,
+        steps=steps,
+        mesh=mesh,
+        settings=context.settings,
+    )
     step = jax.jit(
         functools.partial(train_step, model=model, optimizer=optimizer, config=config),
         donate_argnums=0,
@@ -281,7 +292,7 @@ def run(
             "adapt",
             functools.partial(create_state, key, source, target, optimizer),
             step,
-            lambda s: (resident, meshes.shard_batch(stream.at(s), mesh)),
+            feed.at,
             steps=steps,
             round_steps=settings.round_steps,
             end_of_round=functools.partial(
@@ -296,6 +307,14 @@ def run(
             context=context,
         )
     return state.target, memory
+
+
+def _rows(stream, step):
+    return (stream.at(step),)
+
+
+def _images(domains, batch):
+    return (with_images(domains[0], batch[0]),)
 
 
 def end_of_round(

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from daaa_jax import losses, optimizers
 from daaa_jax.data.augment import decode, random_view
 from daaa_jax.data.batches import IndexStream
+from daaa_jax.data.feed import Feed, take
 from daaa_jax.errors import UserError
 from daaa_jax.models.discriminator import PatchDiscriminator
 from daaa_jax.models.generator import Generator
@@ -138,8 +139,8 @@ def draw_from_pool(pool: ImagePool, images: Array, key: Array) -> tuple[ImagePoo
 
 def train_step(
     state: PairingState,
-    images_a: Array,
-    images_b: Array,
+    images_a: Array | None,
+    images_b: Array | None,
     rows_a: Array,
     rows_b: Array,
     *,
@@ -150,17 +151,17 @@ def train_step(
 
     Args:
       state: before the update.
-      images_a: all training images of domain a, uint8 `[N_a,H,W,3]`.
-      images_b: all training images of domain b, uint8 `[N_b,H,W,3]`.
-      rows_a: those in the batch, int32 `[B]`.
+      images_a: all training images of domain a, uint8 `[N_a,H,W,3]`; or None, see `feed.take`.
+      images_b: all training images of domain b, uint8 `[N_b,H,W,3]`; or None.
+      rows_a: those in the batch, int32 `[B]`; or the images themselves.
       rows_b: likewise for b.
       settings: `config.pair`.
       optimizer: as `create_state` was given.
     """
     generator, discriminator = make_networks(settings)
     key = jax.random.fold_in(state.key, state.step)
-    a = _view(jax.random.fold_in(key, 1), decode(images_a[rows_a]), settings)
-    b = _view(jax.random.fold_in(key, 2), decode(images_b[rows_b]), settings)
+    a = _view(jax.random.fold_in(key, 1), decode(take(images_a, rows_a)), settings)
+    b = _view(jax.random.fold_in(key, 2), decode(take(images_b, rows_b)), settings)
 
     def translate(params: Params, images: Array) -> Array:
         return generator.apply({"params": params}, images)
@@ -270,7 +271,14 @@ def run(
         IndexStream(len(images), settings.batch_size, config.seed, f"pair {domain}")
         for domain, images in (("a", images_a), ("b", images_b))
     ]
-    resident = meshes.replicate((images_a, images_b), mesh)
+    feed = Feed(
+        (images_a, images_b),
+        functools.partial(_rows, streams),
+        _images,
+        steps=steps,
+        mesh=mesh,
+        settings=context.settings,
+    )
     step = jax.jit(
         functools.partial(train_step, settings=settings, optimizer=optimizer),
         donate_argnums=0,
@@ -296,13 +304,21 @@ def run(
             decode(images_a[:1]),
         ),
         step,
-        lambda s: (*resident, *meshes.shard_batch(tuple(x.at(s) for x in streams), mesh)),
+        feed.at,
         steps=steps,
         round_steps=epoch,
         end_of_round=end_of_round,
         context=context,
     )
     return state.generators.params, memory
+
+
+def _rows(streams, step):
+    return tuple(stream.at(step) for stream in streams)
+
+
+def _images(domains, rows):
+    return tuple(images[chosen] for images, chosen in zip(domains, rows, strict=True))
 
 
 def four_tuples(params: Mapping[str, Params], a: Array, b: Array, *, settings: ConfigDict) -> Array:

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from daaa_jax import losses, optimizers
 from daaa_jax.data.augment import decode, evaluation_views, random_view
 from daaa_jax.data.batches import IndexStream
+from daaa_jax.data.feed import Feed, take
 from daaa_jax.data.types import LabelledImages
 from daaa_jax.models import Variables, initial_variables, pretrained_variables
 from daaa_jax.runtime import loop
@@ -60,9 +61,9 @@ def create_state(
 
 def train_step(
     state: SourceState,
-    images: Array,
-    labels: Array,
+    images: Array | None,
     rows: Array,
+    labels: Array,
     *,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
@@ -72,15 +73,15 @@ def train_step(
 
     Args:
       state: before the update.
-      images: all source training images, uint8 `[N,H,W,3]`.
-      labels: their classes, int32 `[N]`.
-      rows: those in the batch, int32 `[B]`.
+      images: all source training images, uint8 `[N,H,W,3]`; or None, see `feed.take`.
+      rows: those in the batch, int32 `[B]`; or the images themselves.
+      labels: classes of the batch, int32 `[B]`.
       model: the classifier.
       optimizer: as `create_state` was given.
       augment: `config.augment`, how images are varied.
     """
     key = jax.random.fold_in(state.key, state.step)
-    inputs, labels = random_view(key, decode(images[rows]), augment), labels[rows]
+    inputs = random_view(key, decode(take(images, rows)), augment)
 
     def objective(params):
         variables = {**state.variables, "params": params}
@@ -126,7 +127,14 @@ def run(
     steps = settings.epochs * epoch
     optimizer = optimizers.make(settings.optimizer, total_steps=steps)
     stream = IndexStream(len(data.labels), settings.batch_size, config.seed, "source")
-    images, labels = meshes.replicate((data.images, data.labels), mesh)
+    feed = Feed(
+        (data.images,),
+        functools.partial(_rows, stream, data.labels),
+        _images,
+        steps=steps,
+        mesh=mesh,
+        settings=context.settings,
+    )
     step = jax.jit(
         functools.partial(train_step, model=model, optimizer=optimizer, augment=config.augment),
         donate_argnums=0,
@@ -148,10 +156,20 @@ def run(
             functools.partial(pretrained_variables, config.model),
         ),
         step,
-        lambda s: (images, labels, meshes.shard_batch(stream.at(s), mesh)),
+        feed.at,
         steps=steps,
         round_steps=settings.round_epochs * epoch,
         end_of_round=end_of_round,
         context=context,
     )
     return state.variables, memory
+
+
+def _rows(stream, labels, step):
+    rows = stream.at(step)
+    return rows, labels[rows]
+
+
+def _images(domains, batch):
+    rows, labels = batch
+    return domains[0][rows], labels

@@ -13,6 +13,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from daaa_jax.data.augment import decode
+from daaa_jax.data.images import Images
 from daaa_jax.errors import UserError
 from daaa_jax.runtime import markers
 from daaa_jax.runtime import mesh as meshes
@@ -87,8 +88,8 @@ def run(
     markers.write_json(folder / MANIFEST, manifest | {"complete": True})
 
 
-def read(folder: Path) -> np.ndarray:
-    """The translations of a finished direction, uint8 `[N,H,W,3]`, in the originals' order.
+def read(folder: Path) -> Images:
+    """The translations of a finished direction, in the originals' order; they stay on the disk.
 
     Raises:
       UserError: if the manifest says that the direction is not complete, or a part is missing.
@@ -99,7 +100,7 @@ def read(folder: Path) -> np.ndarray:
             f"{folder} holds no complete translation: remove {folder.parent} and run the stage "
             "translate again"
         )
-    result = np.empty((manifest["count"], *manifest["shape"]), np.uint8)
+    parts = []
     for part in manifest["parts"]:
         path = folder / part["file"]
         expected = (part["count"], *manifest["shape"])
@@ -112,8 +113,8 @@ def read(folder: Path) -> np.ndarray:
                 f"{path} should hold {part['count']} images of {manifest['shape']}: remove "
                 f"{folder.parent} and run the stage translate again"
             )
-        result[part["first"] : part["first"] + part["count"]] = rows
-    return result
+        parts.append(rows)
+    return Images(*parts)
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

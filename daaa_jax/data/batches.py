@@ -24,6 +24,7 @@ class IndexStream:
         if size < 1 or batch_size < 1:
             raise ValueError(f"stream {name!r}: {size} images in batches of {batch_size}")
         self.size, self.batch_size = size, batch_size
+        self._origin = (seed, name)
         self._root = (seed, zlib.crc32(name.encode()))
         self._permutation = functools.lru_cache(maxsize=2)(self._permute)
 
@@ -33,6 +34,9 @@ class IndexStream:
         epochs, places = np.divmod(positions, self.size)
         parts = [self._permutation(int(e))[places[epochs == e]] for e in np.unique(epochs)]
         return np.concatenate(parts)
+
+    def __reduce__(self):
+        return IndexStream, (self.size, self.batch_size, *self._origin)
 
     def _permute(self, epoch: int) -> np.ndarray:
         generator = np.random.default_rng((*self._root, epoch))

@@ -100,7 +100,9 @@ def decode(listing: Listing, size: int, on_error: str) -> tuple[np.ndarray, np.n
     Raises:
       UserError: names every image that cannot be read; or with `skip`, if none can.
     """
-    arrays = cache.get(_identity(listing, size), lambda: _decode(listing, size))
+    arrays = cache.get(
+        _identity(listing, size), ("images", "reasons"), lambda: _decode(listing, size)
+    )
     images, reasons = arrays["images"], arrays["reasons"]
     bad = [position for position, reason in enumerate(reasons) if reason]
     lines = [f"  {listing.paths[position]}: {reasons[position]}" for position in bad]

@@ -35,7 +35,11 @@ def load(folder: Path) -> dict[str, LabelledImages]:
     if (folder / "mnist_m_train_labels.txt").is_file():
         return {split: _in_order(split, folder, _from_folder(folder, split)) for split in SPLITS}
     if archive.is_file():
-        arrays = cache.get(cache.identity(archive, "mnist_m-1"), lambda: _decode_archive(archive))
+        arrays = cache.get(
+            cache.identity(archive, "mnist_m-1"),
+            [f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")],
+            lambda: _decode_archive(archive),
+        )
         return {
             split: LabelledImages(arrays[f"{split}_images"], arrays[f"{split}_labels"])
             for split in SPLITS

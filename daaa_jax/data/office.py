@@ -120,8 +120,9 @@ def _read(
     places = np.array([classes.index(name) for name in listing.classes], np.int32)
     labels = listing.labels[read]
     labels = places[labels] if listing.classes else labels
-    # Sorted by class; a limit shall leave some of each.
-    order = np.random.default_rng(settings.seed).permutation(len(images))
-    order = order[: settings.limit] if settings.limit else order
-    files = tuple(listing.paths[read[i]].relative_to(listing.folder) for i in order)
-    return LabelledImages(images[order], labels[order]), files
+    if settings.limit:
+        # They are sorted by class, and some of each shall be left.
+        order = np.random.default_rng(settings.seed).permutation(len(images))[: settings.limit]
+        images, labels, read = images[order], labels[order], read[order]
+    files = tuple(listing.paths[i].relative_to(listing.folder) for i in read)
+    return LabelledImages(images, labels), files

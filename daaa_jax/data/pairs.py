@@ -7,6 +7,7 @@ from flax import struct
 from jax import Array
 
 from daaa_jax.data.batches import IndexStream
+from daaa_jax.data.images import Images
 
 # Real source, synthetic target, real target, synthetic source: the order in a batch, and in the
 # array of all images, where a translation has the place of its original.
@@ -15,7 +16,7 @@ GROUPS = ("s", "t_f", "t", "s_f")
 
 @struct.dataclass
 class Batch:
-    """Rows of the four groups, as indices into one array that holds all images.
+    """Rows of the four groups, as indices into all images; or the images, see `feed.take`.
 
     Attributes:
       target_rows: what the target network sees, int32 `[B]`.
@@ -84,11 +85,11 @@ class BatchStream:
 
 def all_images(
     source: np.ndarray,
-    synthetic_target: np.ndarray,
+    synthetic_target: np.ndarray | Images,
     target: np.ndarray,
-    synthetic_source: np.ndarray,
-) -> np.ndarray:
-    """One array of the images of all groups, for a `BatchStream`'s rows.
+    synthetic_source: np.ndarray | Images,
+) -> Images:
+    """The images of all groups, for a `BatchStream`'s rows.
 
     Args:
       source: x^S, uint8 `[N_S,H,W,3]`.
@@ -104,4 +105,14 @@ def all_images(
             f"{len(synthetic_target)} translations of {len(source)} source images and "
             f"{len(synthetic_source)} of {len(target)} target images"
         )
-    return np.concatenate([source, synthetic_target, target, synthetic_source])
+    return Images(source, synthetic_target, target, synthetic_source)
+
+
+def with_images(images: Images, batch: Batch) -> Batch:
+    """A batch with the images in place of their rows."""
+    return Batch(
+        target_rows=images[batch.target_rows],
+        source_rows=images[batch.source_rows],
+        posterior_rows=images[batch.posterior_rows],
+        labels=batch.labels,
+    )

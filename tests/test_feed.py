@@ -1,0 +1,117 @@
+"""Images on the devices or streamed: a step sees the same, at any step, with any workers."""
+
+import functools
+import pickle
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+from tiny import make_config, make_images, make_labelled, surroundings
+
+from daaa_jax import source
+from daaa_jax.data.batches import IndexStream
+from daaa_jax.data.feed import Feed, take
+from daaa_jax.data.images import Images
+from daaa_jax.models import DigitNetwork
+from daaa_jax.runtime import mesh
+
+FIRST, SECOND = make_images(12, seed=1), make_images(9, seed=2)
+STEPS = 7
+
+
+def rows(streams, step):
+    return tuple(stream.at(step) for stream in streams)
+
+
+def fill(domains, batch):
+    return tuple(images[chosen] for images, chosen in zip(domains, batch, strict=True))
+
+
+def make_feed(images=(FIRST, SECOND), **settings):
+    streams = [IndexStream(len(part), 4, seed=0, name=str(i)) for i, part in enumerate(images)]
+    config = make_config({f"run.{name}": value for name, value in settings.items()})
+    return Feed(
+        images,
+        functools.partial(rows, streams),
+        fill,
+        steps=STEPS,
+        mesh=mesh.data_mesh(jax.devices()[:2]),
+        settings=config.run,
+    )
+
+
+def seen(feed, step):
+    first, second, rows_of_first, rows_of_second = feed.at(step)
+    return np.asarray(take(first, rows_of_first)), np.asarray(take(second, rows_of_second))
+
+
+def test_streamed_batches_are_those_of_resident_images():
+    resident, streamed = make_feed(), make_feed(resident_mib=0)
+    assert streamed.at(0)[:2] == (None, None) and resident.at(0)[0] is not None
+    for step in range(STEPS):
+        for ours, theirs in zip(seen(streamed, step), seen(resident, step), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_streaming_begins_at_any_step():
+    resident, streamed = make_feed(), make_feed(resident_mib=0)
+    for step in (4, 5, 2, 3, 6):
+        np.testing.assert_array_equal(seen(streamed, step)[1], seen(resident, step)[1])
+
+
+def test_worker_processes_make_the_same_batches(tmp_path):
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    path = tmp_path / "first.npy"
+    np.save(path, FIRST)
+    images = (np.load(path, mmap_mode="r"), SECOND)
+    resident, streamed = make_feed(images), make_feed(images, resident_mib=0, workers=2)
+    for step in range(STEPS):
+        for ours, theirs in zip(seen(streamed, step), seen(resident, step), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_streamed_batch_is_split_over_the_devices():
+    _, _, batch, _ = make_feed(resident_mib=0).at(0)
+    assert [shard.data.shape[0] for shard in batch.addressable_shards] == [2, 2]
+
+
+def test_stage_fed_by_stream_trains_as_one_with_resident_images(tmp_path):
+    data, model = make_labelled(24), DigitNetwork(num_classes=4, widths=(4, 4, 4))
+    trained = []
+    for mib in (-1, 0):
+        config = make_config({"run.resident_mib": mib})
+        with surroundings(tmp_path / str(mib), config) as context:
+            variables, _ = source.run(config, model, data, lambda _: {}, context)
+        trained.append(jax.tree.leaves(variables))
+    for ours, theirs in zip(*trained, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+# Images
+
+
+def test_parts_read_like_one_array():
+    images, whole = Images(FIRST, SECOND), np.concatenate([FIRST, SECOND])
+    assert len(images) == 21 and images.shape == whole.shape and images.nbytes == whole.nbytes
+    chosen = np.array([20, 0, 11, 12, 12])
+    np.testing.assert_array_equal(images[chosen], whole[chosen])
+    np.testing.assert_array_equal(images[10:14], whole[10:14])
+    np.testing.assert_array_equal(Images(images, FIRST)[-2:], FIRST[-2:])
+    np.testing.assert_array_equal(images, whole)
+
+
+def test_images_of_different_shapes_are_refused():
+    with pytest.raises(ValueError, match="different shapes"):
+        Images(FIRST, make_images(3, size=16))
+
+
+def test_memory_maps_are_pickled_by_their_file_and_slices_by_their_content(tmp_path):
+    np.save(tmp_path / "images.npy", np.concatenate([FIRST] * 50))
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    content = pickle.dumps(Images(mapped))
+    assert len(content) < 2000
+    np.testing.assert_array_equal(pickle.loads(content), mapped)
+    part = Images(mapped[3:5])
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(part)), FIRST[3:5])
