@@ -29,6 +29,9 @@ def get_config() -> ConfigDict:
 
     # Section 3.1: CycleGAN (Eq. 1-3).
     pair = config.pair = ConfigDict()
+    # A folder of translations made elsewhere, A_to_B/ and B_to_A/, each image under its original's
+    # name: instead of the stages pair and translate.
+    pair.translations = ""
     pair.filters = 32
     pair.downsamplings = 1
     pair.blocks = 3
@@ -51,6 +54,9 @@ def get_config() -> ConfigDict:
     config.translate.part_size = 4096  # images in a file
 
     source = config.source = ConfigDict()
+    # A source network trained elsewhere, instead of the stage: a workdir, or a file of weights with
+    # the classifier's too.
+    source.checkpoint = ""
     source.batch_size = 128
     source.epochs = 10
     source.round_epochs = 5  # evaluated this often
@@ -91,7 +97,9 @@ def get_config() -> ConfigDict:
     config.run.workers = 0  # processes that make batches to stream; 0 for two threads
     config.run.log_every = 50  # updates
     config.run.checkpoint_every = 500  # updates, a multiple of log_every; and at each round's end
-    config.run.reuse = ""  # another workdir: its finished stages are used where they are the same
+    # Stages that another run has finished with the same settings and data are not run again. It is
+    # looked for beside the workdir, and in this one first if it names one; "none": nowhere.
+    config.run.reuse = ""
     config.run.compilation_cache = True
     config.run.deterministic = False  # on a GPU: the same bits each time, more slowly
     return config

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -25,7 +25,6 @@ from daaa_jax.evaluation import Evaluator
 from daaa_jax.models import Variables, initial_variables
 from daaa_jax.runtime import loop
 from daaa_jax.runtime import mesh as meshes
-from daaa_jax.runtime.checkpoints import Checkpoints
 from daaa_jax.runtime.context import Context
 
 
@@ -236,6 +235,7 @@ def run(
     evaluate: Evaluator,
     measured: MeasuredData,
     context: Context,
+    keep: Callable[[Variables], None] = lambda _: None,
 ) -> tuple[Variables, Mapping[str, Any]]:
     """Trains the target network, or goes on with it.
 
@@ -249,6 +249,7 @@ def run(
       measured: the images that the rounds are evaluated on; nothing of it reaches the training,
         and only its unlabelled part chooses the selected checkpoint.
       context: the surroundings of the run.
+      keep: called with the target network whenever it is the best by the label-free validator.
 
     Returns:
       The target network's variables after the last update, and the loop's memory: `last`,
@@ -287,25 +288,25 @@ def run(
         donate_argnums=0,
         out_shardings=meshes.replicated(mesh),
     )
-    with Checkpoints(context.workdir / "adapt" / "selected") as selected:
-        state, memory = loop.run(
-            "adapt",
-            functools.partial(create_state, key, source, target, optimizer),
-            step,
-            feed.at,
-            steps=steps,
-            round_steps=settings.round_steps,
-            end_of_round=functools.partial(
-                end_of_round,
-                evaluate=evaluate,
-                measured=measured,
-                selected=selected,
-                # At the end of a round M^post has just become the target network, or has not. It is
-                # the one that the next round's soft labels come from.
-                refreshed=settings.round_steps % config.em.refresh_every == 0,
-            ),
-            context=context,
-        )
+    state, memory = loop.run(
+        "adapt",
+        functools.partial(create_state, key, source, target, optimizer),
+        step,
+        feed.at,
+        steps=steps,
+        round_steps=settings.round_steps,
+        end_of_round=functools.partial(
+            end_of_round,
+            evaluate=evaluate,
+            measured=measured,
+            keep=keep,
+            # At the end of a round M^post has just become the target network, or has not. It is
+            # the one that the next round's soft labels come from.
+            refreshed=settings.round_steps % config.em.refresh_every == 0,
+        ),
+        context=context,
+        reduce="adapt.batch_size or augment.crop, or set model.remat=True",
+    )
     return state.target, memory
 
 
@@ -325,37 +326,37 @@ def end_of_round(
     *,
     evaluate: Evaluator,
     measured: MeasuredData,
-    selected: Checkpoints,
+    keep: Callable[[Variables], None],
     refreshed: bool,
 ) -> dict[str, float]:
     """Evaluates the target network, and keeps it if it is the best by the label-free validator.
 
     `kept`, `confidence` and `kept_accuracy` are those of M^post as the next round will use it, on
-    the unlabelled training images as they are.
+    the unlabelled training images as they are. Accuracies that are not known are left out.
     """
     unlabelled = evaluate(state.target, measured.target_train)
     posterior = unlabelled if refreshed else evaluate(state.posterior, measured.target_train)
     last = {
         "step": step,
-        "source_test": evaluate(state.target, measured.source_test).accuracy,
+        measured.source_figure: evaluate(state.target, measured.source_test).accuracy,
         "target_test": evaluate(state.target, measured.target_test).accuracy,
         "information": unlabelled.information,
     }
     memory["last"] = last
     if last["information"] > memory.get("selected", {}).get("information", -math.inf):
         memory["selected"] = last
-        selected.save(step, state.target, last)
-        selected.wait()
-    if last["target_test"] > memory.get("oracle", {}).get("target_test", -math.inf):
+        keep(state.target)
+    if last["target_test"] > memory.setdefault("oracle", last)["target_test"]:
         memory["oracle"] = last
     figures = {f"round_{name}": float(metrics[name].compute()) for name in ("loss", "alignment")}
-    return figures | {
+    figures |= {
         "kept": posterior.kept,
         "confidence": posterior.confidence,
         "kept_accuracy": posterior.kept_accuracy,
         "information": last["information"],
-        "source_test": last["source_test"],
+        measured.source_figure: last[measured.source_figure],
         "target_test": last["target_test"],
         "target_test_selected": memory["selected"]["target_test"],
         "target_test_oracle": memory["oracle"]["target_test"],
     }
+    return {name: value for name, value in figures.items() if not math.isnan(value)}

@@ -42,16 +42,21 @@ def main(_: list[str]) -> None:
         print(f"stage {_STAGE.value} finished in {workdir}")
         return
     accuracy = result["accuracy"]
-    print(f"{result['task']}, seed {result['seed']}, accuracy on the {result['evaluated_on']} set:")
-    print(f"  source network on the source domain  {accuracy['source_test']:7.2%}")
-    print(f"  source network on the target domain  {accuracy['source_only']:7.2%}")
+    print(f"{result['task']}, seed {result['seed']}, {result['evaluated_on']}:")
+    on_source = accuracy.get("source_test", accuracy.get("source_train"))
+    print(f"  source network on the source domain  {_percent(on_source)}")
+    print(f"  source network on the target domain  {_percent(accuracy['source_only'])}")
     for name, meaning in (
         ("last", "after the last round"),
         ("selected", "chosen without labels"),
         ("oracle", "best by target labels"),
     ):
-        print(f"  {f'adapted, {meaning}':36} {accuracy['target_test'][name]:7.2%}  ({name})")
+        print(f"  {f'adapted, {meaning}':36} {_percent(accuracy['target_test'][name])}  ({name})")
     print(f"  {sum(result['seconds'].values()) / 60:.1f} minutes; all of it in {workdir}")
+
+
+def _percent(accuracy: float | None) -> str:
+    return "no labels" if accuracy is None else f"{accuracy:7.2%}"
 
 
 def default_workdir(config: str) -> Path:

@@ -309,6 +309,7 @@ def run(
         round_steps=epoch,
         end_of_round=end_of_round,
         context=context,
+        reduce="pair.batch_size, pair.filters, pair.blocks or data.image_size",
     )
     return state.generators.params, memory
 

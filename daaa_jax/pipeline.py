@@ -2,12 +2,8 @@
 
 import dataclasses
 import functools
-import importlib.metadata
-import platform
-import shlex
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +23,22 @@ from daaa_jax import (
     source,
     translation,
 )
-from daaa_jax.data import load_task
+from daaa_jax import workdir as workdirs
+from daaa_jax.data import load_task, translations
+from daaa_jax.data.images import Images
 from daaa_jax.data.pairs import all_images
 from daaa_jax.data.types import Task
 from daaa_jax.errors import UserError
+from daaa_jax.models import pretrained, trained
 from daaa_jax.runtime import markers
 from daaa_jax.runtime import mesh as meshes
 from daaa_jax.runtime.context import Context
+from daaa_jax.runtime.finished import Stages
 from daaa_jax.runtime.metrics import MetricWriter
 
 STAGES = ("pair", "translate", "source", "adapt")
 NEEDS = {"translate": ["pair"], "adapt": ["pair", "translate", "source"]}
 RESULT = "result.json"
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections", "clu", "numpy")
 
 
 def run(config: ConfigDict, workdir: Path, stage: str = "all") -> dict[str, Any]:
@@ -58,7 +57,7 @@ def run(config: ConfigDict, workdir: Path, stage: str = "all") -> dict[str, Any]
     """
     if stage not in ("all", *STAGES):
         raise UserError(f"--stage={stage} is unknown: choose {', '.join(STAGES)}, or leave it out")
-    _check_same_config(workdir, config)
+    workdirs.check_same_config(workdir, config)
     if (workdir / RESULT).exists():
         return markers.read_json(workdir / RESULT)
     # Before anything is written: a run with bad settings, or without its data, leaves nothing.
@@ -68,60 +67,17 @@ def run(config: ConfigDict, workdir: Path, stage: str = "all") -> dict[str, Any]
     preflight.check_reused(config)
     task = load_task(config.data)
     preflight.check_networks(config, task)
-    stages = _Run(config, task, workdir, mesh)
-    stages.check_needs(stage)
-    _write_config(workdir, config)
+    job = _Run(config, task, workdir, mesh)
+    job.check_needs(stage)
+    workdirs.write_config(workdir, config)
     with MetricWriter(workdir) as writer:
         print_overview(config, task)
-        stages.through(stage, writer)
+        job.through(stage, Context(workdir, mesh, writer, config.run))
         if stage not in ("all", "adapt"):
             return {}
-        result = stages.result()
+        result = job.result()
     markers.write_json(workdir / RESULT, result)
     return markers.plain(result)
-
-
-def _check_same_config(workdir: Path, config: ConfigDict) -> None:
-    path = workdir / markers.CONFIG_NAME
-    if not path.exists():
-        return
-    content = markers.read_json(path)
-    if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
-        raise UserError(f"{path} is not the file that a run writes: choose another --workdir")
-    found = _what(ConfigDict(content["config"]))
-    differing = markers.differing_settings(found, _what(config))
-    if differing:
-        raise UserError(
-            f"{workdir} belongs to another config: {'; '.join(differing[:5])}. Choose another "
-            f"--workdir, or the settings that it was made with"
-        )
-
-
-def _write_config(workdir: Path, config: ConfigDict) -> None:
-    content = {"config": config.to_dict(), "command": shlex.join(sys.argv), "versions": versions()}
-    markers.write_json(workdir / markers.CONFIG_NAME, content)
-
-
-def _what(config: ConfigDict) -> dict[str, Any]:
-    """The settings that say what is computed, without those that say where and how."""
-    what = markers.plain(config.to_dict())
-    what.pop("run", None)
-    data = what.setdefault("data", {})
-    data["made_from_photos"] = bool(data.get("photos_dir"))
-    for name in ("dir", "tfds_dir", "photos_dir"):
-        data.pop(name, None)
-    return what
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python, of the packages that compute, and the kind of device."""
-    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
-    device = jax.devices()[0]
-    return {
-        "python": platform.python_version(),
-        **packages,
-        "devices": f"{jax.device_count()} x {device.device_kind}",
-    }
 
 
 def print_overview(config: ConfigDict, task: Task) -> None:
@@ -143,7 +99,7 @@ class _Run:
     """One run: a task, its settings, and the stages on them."""
 
     def __init__(self, config: ConfigDict, task: Task, workdir: Path, mesh: Mesh):
-        self.config, self.task, self.workdir, self.mesh = config, task, workdir, mesh
+        self.config, self.task, self.workdir = config, task, workdir
         self.model = models.create_classifier(
             config.model, len(task.class_names), config.adapt.attention
         )
@@ -155,91 +111,96 @@ class _Run:
         }
         # The CycleGAN knows its domains by the order of their names: one serves both directions.
         self.domains = dict(sorted(originals.items()))
-        self.settings = self._settings()
+        self.forth = f"{task.source_name}_to_{task.target_name}"
+        self.back = f"{task.target_name}_to_{task.source_name}"
+        # What a user brings takes the place of stages.
+        self.brought_translations = self._brought_translations()
+        self.brought_source = self._brought_source()
+        self.runs = {
+            "pair": self._pair,
+            "translate": self._translate,
+            "source": self._source,
+            "adapt": self._adapt,
+        }
+        for name in (
+            *(("pair", "translate") if self.brought_translations else ()),
+            *(("source",) if self.brought_source else ()),
+        ):
+            del self.runs[name]
+        self.stages = Stages(workdir, config.run.reuse, self._settings())
+
+    def _brought_translations(self) -> dict[str, Images]:
+        if not (folder := self.config.pair.translations):
+            return {}
+        task, size = self.task, self.task.source_train.images.shape[1]
+        if not task.source_files:
+            raise UserError(
+                f"pair.translations={folder}: the images of {self.config.data.name} are no files "
+                "of their own, so none can be found by its name"
+            )
+        return {
+            self.forth: Images(translations.read(folder, self.forth, task.source_files, size)),
+            self.back: Images(translations.read(folder, self.back, task.target_files, size)),
+        }
+
+    def _brought_source(self) -> models.Variables | None:
+        if not (place := self.config.source.checkpoint):
+            return None
+        size = self.task.source_train.images.shape[1]
+        shapes = trained.variable_shapes(self.model, size, self.config.augment)
+        return trained.read_source_network(place, self.config.model, shapes, self.task.class_names)
 
     def _settings(self) -> dict[str, dict[str, Any]]:
         """What each stage's outcome depends on: settings, seed and inputs."""
-        what = _what(self.config)
+        what = workdirs.what(self.config)
         images = {name: markers.checksum(array) for name, array in self.domains.items()}
-        pair = {"seed": what["seed"], "images": images, "pair": what["pair"]}
+        model = what["model"] | {"weights": pretrained.identity(self.config.model.weights)}
+        common = {"seed": what["seed"], "images": images}
+        pair = common | {"pair": what["pair"]}
         translate = pair | {"translate": what["translate"]}
-        source = {name: what[name] for name in ("seed", "model", "augment", "source")} | {
+        source = {name: what[name] for name in ("seed", "augment", "source")} | {
+            "model": model,
             "images": {self.task.source_name: images[self.task.source_name]},
             "labels": markers.checksum(self.task.source_train.labels),
         }
-        adapt = source | translate | {name: what[name] for name in ("adapt", "em")}
+        adapt = source | translate | {name: what[name] for name in ("adapt", "em")} | common
+        if self.brought_translations:
+            adapt["pair"] = {
+                name: [markers.checksum(part) for part in images.parts]
+                for name, images in self.brought_translations.items()
+            }
+        if self.brought_source:
+            adapt["source"] = markers.checksum(self.brought_source)
         return {"pair": pair, "translate": translate, "source": source, "adapt": adapt}
 
     def check_needs(self, wanted: str) -> None:
-        """Makes sure that a stage which shall run alone has what it builds upon."""
+        """Makes sure that a stage which shall run alone can, and has what it builds upon."""
+        if wanted != "all" and wanted not in self.runs:
+            brought = "source.checkpoint" if wanted == "source" else "pair.translations"
+            raise UserError(f"--stage={wanted} has nothing to do: {brought} takes its place")
         for needed in NEEDS.get(wanted, ()):
-            if self._finished(needed, self._home(needed)) is None:
+            if needed in self.runs and self.stages.finished(needed) is None:
                 raise UserError(
                     f"--stage={wanted} needs the stage {needed}, which is not finished in "
                     f"{self.workdir}: run --stage={needed} first, or leave --stage out"
                 )
 
-    def through(self, wanted: str, writer: MetricWriter) -> None:
-        """Runs one stage, or all of them."""
-        context = Context(self.workdir, self.mesh, writer, self.config.run)
-        for name, run in (
-            ("pair", self._pair),
-            ("translate", self._translate),
-            ("source", self._source),
-            ("adapt", self._adapt),
-        ):
-            if wanted in ("all", name):
-                self._stage(name, run, context)
-
-    def _home(self, stage: str) -> Path:
-        """The workdir that holds a stage: this one, or the reused one that has it finished."""
-        own, other = self.workdir, Path(self.config.run.reuse).expanduser()
-        reuses = self.config.run.reuse and self._finished(stage, own) is None
-        if reuses and self._finished(stage, other):
-            return other
-        return own
-
-    def _finished(self, stage: str, workdir: Path) -> dict[str, Any] | None:
-        marker = markers.read_marker(workdir / stage)
-        same = marker and marker["fingerprint"] == markers.fingerprint(self.settings[stage])
-        return marker if same else None
-
-    def _stage(
-        self, name: str, run: Callable[[Context], Mapping[str, Any]], context: Context
-    ) -> None:
-        """Runs a stage unless it is finished, and writes its marker."""
-        home = self._home(name)
-        marker = self._finished(name, home)
-        if marker:
-            print(f"{name}: finished before, in {home / name}", flush=True)
-            return
-        if self.config.run.reuse:
-            print(f"{name}: not reused, {self._why_not_reused(name)}", flush=True)
-        self._begin(name)
-        extra = run(context)
-        markers.write_marker(self.workdir / name, name, self.settings[name], extra)
-
-    def _why_not_reused(self, name: str) -> str:
-        marker = markers.read_marker(Path(self.config.run.reuse).expanduser() / name)
-        if marker is None:
-            return f"not finished in {self.config.run.reuse}"
-        return "; ".join(markers.differing_settings(marker["settings"], self.settings[name])[:5])
-
-    def _begin(self, name: str) -> None:
-        """Makes sure that a half-done stage goes on with the inputs that it began with."""
-        path = self.workdir / name / "started.json"
-        if path.exists():
-            begun = markers.read_json(path)
-            differing = markers.differing_settings(begun, self.settings[name])
-            if differing:
-                raise UserError(
-                    f"stage {name} in {self.workdir} began with other inputs: "
-                    f"{'; '.join(differing[:5])}. Restore them, or remove {path.parent}"
-                )
-        markers.write_json(path, self.settings[name])
+    def through(self, wanted: str, context: Context) -> None:
+        """Runs one stage, or all of them, unless they are finished, and writes their markers."""
+        for name, stage in self.runs.items():
+            if wanted not in ("all", name):
+                continue
+            if self.stages.finished(name):
+                place = self.stages.home(name) / name
+                print(f"{name}: finished before, in {place}", flush=True)
+                continue
+            if reason := self.stages.why_not_reused(name):
+                print(f"{name}: not reused, {reason}", flush=True)
+            self.stages.begin(name)
+            self.stages.finish(name, stage(context))
 
     def _at(self, stage: str, context: Context) -> Context:
-        return dataclasses.replace(context, workdir=self._home(stage))
+        return dataclasses.replace(context, workdir=self.stages.home(stage))
 
     def _pair(self, context: Context) -> Mapping[str, Any]:
         return self._generators(context)[1]
@@ -264,33 +225,35 @@ class _Run:
         return {"seconds": time.monotonic() - start}
 
     def _source(self, context: Context) -> Mapping[str, Any]:
-        measured = self.task.evaluation
-
-        def figures(variables):
-            return {
-                "source_test": self.evaluate(variables, measured.source_test).accuracy,
-                "target_test": self.evaluate(variables, measured.target_test).accuracy,
-            }
-
-        _, memory = source.run(self.config, self.model, self.task.source_train, figures, context)
+        variables, memory = source.run(
+            self.config, self.model, self.task.source_train, self._accuracies, context
+        )
+        self._write_network(variables, "source", self.workdir / "source" / trained.NAME)
         return memory
 
+    def _accuracies(self, variables: models.Variables) -> dict[str, float]:
+        measured = self.task.evaluation
+        return {
+            measured.source_figure: self.evaluate(variables, measured.source_test).accuracy,
+            "target_test": self.evaluate(variables, measured.target_test).accuracy,
+        }
+
     def _adapt(self, context: Context) -> Mapping[str, Any]:
-        task, folder = self.task, self._home("translate") / "translate"
-        variables, _ = source.run(
-            self.config, self.model, task.source_train, lambda _: {}, self._at("source", context)
-        )
+        task = self.task
+        variables = self.brought_source
+        if variables is None:
+            path = self.stages.home("source") / "source" / trained.NAME
+            variables = trained.read(path).variables
         # Here and not in stage `source`, which may be one that another target domain shares.
-        before = {
-            "source_test": self.evaluate(variables, task.evaluation.source_test).accuracy,
-            "target_test": self.evaluate(variables, task.evaluation.target_test).accuracy,
+        before = self._accuracies(variables)
+        folder = self.stages.home("translate") / "translate"
+        made = self.brought_translations or {
+            name: translation.read(folder / name) for name in (self.forth, self.back)
         }
         images = all_images(
-            task.source_train.images,
-            translation.read(folder / f"{task.source_name}_to_{task.target_name}"),
-            task.target_train.images,
-            translation.read(folder / f"{task.target_name}_to_{task.source_name}"),
+            task.source_train.images, made[self.forth], task.target_train.images, made[self.back]
         )
+        folder = self.workdir / "adapt"
         target, memory = adaptation.run(
             self.config,
             self.model,
@@ -300,7 +263,11 @@ class _Run:
             self.evaluate,
             task.evaluation,
             context,
+            keep=lambda best: self._write_network(
+                best, "selected", folder / "selected.safetensors"
+            ),
         )
+        self._write_network(target, "last", folder / "last.safetensors")
         final = self.evaluate(target, task.evaluation.target_test)
         return {
             **memory,
@@ -309,27 +276,42 @@ class _Run:
             "confusion": final.confusion,
         }
 
+    def _write_network(self, variables: models.Variables, which: str, path: Path) -> None:
+        config, task = self.config, self.task
+        about = {
+            "network": which,
+            "source": task.source_name,
+            "target": task.target_name,
+            "classes": task.class_names,
+            "image_size": task.source_train.images.shape[1],
+            "augment": config.augment,
+            "crops": config.evaluate.crops,
+            "model": config.model,
+            "attention": config.adapt.attention,
+            "layers": config.adapt.layers,
+        }
+        trained.write(path, variables, about)
+
     def result(self) -> dict[str, Any]:
         """The result of a run whose stages are all finished."""
-        extra = {stage: self._finished(stage, self._home(stage))["extra"] for stage in STAGES}
-        adapt = extra["adapt"]
-        source_only = adapt["source_network"]
-        development = self.config.data.get("development_size", 0)
+        task = self.task
+        extra = {stage: self.stages.finished(stage)["extra"] for stage in self.runs}
+        adapt, figure = extra["adapt"], task.evaluation.source_figure
         return {
-            "task": f"{self.task.source_name} -> {self.task.target_name}",
+            "task": f"{task.source_name} -> {task.target_name}",
             "data": self.config.data.name,
-            "made_from_photos": bool(self.config.data.photos_dir),
+            "made_from_photos": bool(self.config.data.get("photos_dir", "")),
             "seed": self.config.seed,
-            "evaluated_on": "development" if development else "test",
+            "evaluated_on": task.evaluation.target_images,
             "accuracy": {
-                "source_test": source_only["source_test"],
-                "source_only": source_only["target_test"],
+                figure: adapt["source_network"][figure],
+                "source_only": adapt["source_network"]["target_test"],
                 "target_test": {
                     name: adapt[name]["target_test"] for name in ("last", "selected", "oracle")
                 },
             },
-            "per_class": dict(zip(self.task.class_names, adapt["per_class"], strict=True)),
+            "per_class": dict(zip(task.class_names, adapt["per_class"], strict=True)),
             "confusion": adapt["confusion"],
-            "seconds": {stage: extra[stage]["seconds"] for stage in STAGES},
-            "versions": versions(),
+            "seconds": {stage: extra[stage]["seconds"] for stage in self.runs},
+            "versions": workdirs.versions(),
         }

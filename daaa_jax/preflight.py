@@ -13,6 +13,7 @@ from daaa_jax.data.augment import evaluation_views
 from daaa_jax.data.types import Task
 from daaa_jax.errors import UserError
 from daaa_jax.runtime import markers
+from daaa_jax.runtime.finished import NONE
 
 
 def check_workdir(workdir: Path) -> None:
@@ -29,13 +30,13 @@ def check_workdir(workdir: Path) -> None:
 
 
 def check_reused(config: ConfigDict) -> None:
-    """Makes sure that `run.reuse` is a working directory.
+    """Makes sure that `run.reuse` is a working directory, empty or `none`.
 
     Raises:
       UserError: if it is not.
     """
     other = config.run.reuse
-    if other and not (Path(other).expanduser() / markers.CONFIG_NAME).exists():
+    if other not in ("", NONE) and not (Path(other).expanduser() / markers.CONFIG_NAME).exists():
         raise UserError(
             f"run.reuse={other} is no working directory: it holds no {markers.CONFIG_NAME}"
         )

@@ -161,6 +161,7 @@ def run(
         round_steps=settings.round_epochs * epoch,
         end_of_round=end_of_round,
         context=context,
+        reduce="source.batch_size or augment.crop, or set model.remat=True",
     )
     return state.variables, memory
 

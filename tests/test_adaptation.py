@@ -15,11 +15,11 @@ from tiny import CLASSES, assert_same_bits, make_config, make_images, make_label
 
 from daaa_jax import adaptation
 from daaa_jax.data.pairs import BatchStream, all_images
-from daaa_jax.data.types import Task, UnlabelledImages
+from daaa_jax.data.types import MeasuredData, Task, UnlabelledImages
 
 SOURCE, TARGET = make_labelled(10, seed=1), make_images(7, seed=2)
 # A translation is its original's negative: who sees which of them can be told from the pixels.
-IMAGES = all_images(SOURCE.images, 255 - SOURCE.images, TARGET, 255 - TARGET)
+IMAGES = np.asarray(all_images(SOURCE.images, 255 - SOURCE.images, TARGET, 255 - TARGET))
 PAPER = (0.35, 0.15, 0.35, 0.15)
 
 
@@ -258,11 +258,10 @@ def test_last_selected_and_oracle_are_kept_apart():
     """`selected` follows the validator without labels, `oracle` the target labels."""
     information, target_accuracy = [1.0, 3.0, 2.0], [0.5, 0.4, 0.9]
     saved = []
-    selected = types.SimpleNamespace(save=lambda *save: saved.append(save), wait=lambda: None)
     memory, lines = {}, []
     for number in range(3):
         state = types.SimpleNamespace(target=f"target {number}", posterior=f"posterior {number}")
-        measured = types.SimpleNamespace(source_test="S", target_test="T", target_train="train")
+        measured = MeasuredData(source_test="S", target_test="T", target_train="train")
 
         def evaluate(variables, data, number=number):
             assert variables == f"target {number}"
@@ -284,13 +283,13 @@ def test_last_selected_and_oracle_are_kept_apart():
                 memory,
                 evaluate=evaluate,
                 measured=measured,
-                selected=selected,
+                keep=saved.append,
                 refreshed=True,
             )
         )
     assert [memory[name]["step"] for name in ("last", "selected", "oracle")] == [30, 20, 30]
     assert [memory[n]["target_test"] for n in ("last", "selected", "oracle")] == [0.9, 0.4, 0.9]
-    assert [save[:2] for save in saved] == [(10, "target 0"), (20, "target 1")]
+    assert saved == ["target 0", "target 1"]
     names = {"kept", "confidence", "round_alignment", "kept_accuracy", "source_test"}
     names |= {"target_test", "target_test_selected", "target_test_oracle", "information"}
     assert names <= lines[-1].keys()

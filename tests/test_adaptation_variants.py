@@ -32,7 +32,9 @@ pytestmark = pytest.mark.usefixtures("compile_once")
 # Two feature convolutions instead of three, for images of half the size.
 MODEL, SIZE = DigitNetwork(num_classes=CLASSES, widths=(4, 4)), 16
 SOURCE, TARGET = make_labelled(10, 1, SIZE), make_labelled(7, 2, SIZE)
-IMAGES = all_images(SOURCE.images, make_images(10, 3, SIZE), TARGET.images, make_images(7, 4, SIZE))
+IMAGES = np.asarray(
+    all_images(SOURCE.images, make_images(10, 3, SIZE), TARGET.images, make_images(7, 4, SIZE))
+)
 OPTIMIZER = optax.adam(1e-2)
 MIXES = {
     "S": (1, 0, 0, 0),

@@ -77,7 +77,12 @@ def test_smoke_run_writes_a_result_and_every_file_of_the_working_directory(finis
         for line in map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
         if line["stage"] == "adapt" and "target_test" in line
     )
-    for name in ("config.json", "pair/pairs.png", "adapt/selected", "tensorboard/adapt"):
+    for name in (
+        "config.json",
+        "pair/pairs.png",
+        "adapt/selected.safetensors",
+        "tensorboard/adapt",
+    ):
         assert (workdir / name).exists(), name
     assert "Total: 113,962" in printed  # the parameters of the classifier
     assert "adapted, after the last round" in printed
@@ -114,12 +119,12 @@ def test_finished_stages_of_another_workdir_are_reused(finished, tmp_path):
     other, _ = finished
     done = call(
         "--config=configs/digits.py:smoke,adapt.beta=0.0",
-        f"--workdir={tmp_path}",
+        f"--workdir={tmp_path / 'run'}",
         f"--config.run.reuse={other}",
     )
     assert done.returncode == 0, done.stderr
-    assert not (tmp_path / "pair").exists() and not (tmp_path / "source").exists()
-    result = json.loads((tmp_path / "result.json").read_text())
+    assert not (tmp_path / "run/pair").exists() and not (tmp_path / "run/source").exists()
+    result = json.loads((tmp_path / "run/result.json").read_text())
     original = json.loads((other / "result.json").read_text())
     assert result["accuracy"]["source_only"] == original["accuracy"]["source_only"]
     assert result["seconds"]["pair"] == original["seconds"]["pair"]
@@ -149,7 +154,7 @@ def test_workdir_that_is_something_else_is_refused_and_left_alone(name, content,
 def test_stage_that_is_not_reused_says_why(finished, tmp_path):
     done = call(
         "--config=configs/digits.py:smoke,source.epochs=1",
-        f"--workdir={tmp_path}",
+        f"--workdir={tmp_path / 'run'}",
         f"--config.run.reuse={finished[0]}",
         "--stage=source",
     )
@@ -216,7 +221,7 @@ def progress(workdir: Path, stage: str) -> int:
 def test_run_killed_at_ten_random_moments_ends_with_the_same_parameters(finished, tmp_path):
     """Two and more kills in each stage: while it compiles, trains, saves or evaluates."""
     whole, _ = finished
-    flags = ("--config=configs/digits.py:smoke", f"--workdir={tmp_path}")
+    flags = ("--config=configs/digits.py:smoke", f"--workdir={tmp_path}", "--config.run.reuse=none")
     chance = random.Random(0)
     for stage in ("pair",) * 3 + ("translate",) * 2 + ("source",) * 2 + ("adapt",) * 3:
         before = progress(tmp_path, stage)

@@ -57,6 +57,7 @@ def load(settings: ConfigDict) -> Task:
             source_test=_shuffled(source_test, generator, settings.limit),
             target_test=_shuffled(target_test, generator, settings.limit),
             target_train=target_train,
+            target_images="development images" if settings.development_size else "test images",
         ),
     )
 

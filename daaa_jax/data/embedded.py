@@ -60,6 +60,7 @@ def load(settings: ConfigDict) -> Task:
             source_test=LabelledImages(colour[held_out], labels[held_out]),
             target_test=LabelledImages(blended[held_out], labels[held_out]),
             target_train=LabelledImages(blended[target], labels[target]),
+            target_images="development images" if settings.development_size else "test images",
         ),
     )
 

@@ -87,7 +87,7 @@ def _images(folder: Path, deep: bool) -> tuple[list[Path], list[Path]]:
 
 
 def decode(listing: Listing, size: int, on_error: str) -> tuple[np.ndarray, np.ndarray]:
-    """The images of a listing, decoded once and cached.
+    """The images of a listing that can be read.
 
     Args:
       listing: as `find` gives it.
@@ -100,10 +100,7 @@ def decode(listing: Listing, size: int, on_error: str) -> tuple[np.ndarray, np.n
     Raises:
       UserError: names every image that cannot be read; or with `skip`, if none can.
     """
-    arrays = cache.get(
-        _identity(listing, size), ("images", "reasons"), lambda: _decode(listing, size)
-    )
-    images, reasons = arrays["images"], arrays["reasons"]
+    images, reasons = decode_all(listing, size)
     bad = [position for position, reason in enumerate(reasons) if reason]
     lines = [f"  {listing.paths[position]}: {reasons[position]}" for position in bad]
     if bad and on_error != "skip":
@@ -121,6 +118,18 @@ def decode(listing: Listing, size: int, on_error: str) -> tuple[np.ndarray, np.n
     return images[good], good
 
 
+def decode_all(listing: Listing, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The images of a listing, and why one could not be read; decoded once and cached.
+
+    Returns:
+      uint8 `[N,size,size,3]`, and reasons, strings `[N]`, empty for what was read.
+    """
+    arrays = cache.get(
+        _identity(listing, size), ("images", "reasons"), lambda: _decode(listing, size)
+    )
+    return arrays["images"], arrays["reasons"]
+
+
 def _decode(listing: Listing, size: int) -> dict[str, np.ndarray]:
     images, unreadable = photos.read_all(listing.paths, size, listing.folder.name)
     reasons = [unreadable.get(position, "") for position in range(len(images))]
@@ -128,10 +137,12 @@ def _decode(listing: Listing, size: int) -> dict[str, np.ndarray]:
 
 
 def _identity(listing: Listing, size: int) -> str:
-    """Changes with any file's name, size or time of change."""
-    digest = hashlib.sha256(f"photos 1, {size}, {listing.folder.resolve()}".encode())
+    """Changes with any file's name, size, content or permissions."""
+    digest = hashlib.sha256(f"photos 2, {size}, {listing.folder.resolve()}".encode())
     for path in listing.paths:
         status = path.stat()
         name = path.relative_to(listing.folder)
-        digest.update(f"\n{name} {status.st_size} {status.st_mtime_ns}".encode())
+        digest.update(
+            f"\n{name} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}".encode()
+        )
     return digest.hexdigest()

@@ -30,6 +30,11 @@ class Images:
         return (int(self._ends[-1]), *self.parts[0].shape[1:])
 
     @property
+    def dtype(self) -> np.dtype:
+        """Of the pixels."""
+        return self.parts[0].dtype
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all images."""
         return sum(part.nbytes for part in self.parts)
@@ -41,7 +46,7 @@ class Images:
         """The images of a slice or of an array of row numbers."""
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(len(self)))
-        result = np.empty((len(rows), *self.shape[1:]), self.parts[0].dtype)
+        result = np.empty((len(rows), *self.shape[1:]), self.dtype)
         owners = np.searchsorted(self._ends, rows, side="right")
         for owner in np.unique(owners):
             here, part = owners == owner, self.parts[owner]
@@ -49,7 +54,7 @@ class Images:
         return result
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        return np.concatenate(self.parts).astype(dtype or self.parts[0].dtype, copy=False)
+        return np.concatenate(self.parts).astype(dtype or self.dtype, copy=False)
 
     def __reduce__(self):
         # A memory map would be pickled with all that is in its file; worker processes open it anew.

@@ -61,10 +61,13 @@ def load(settings: ConfigDict) -> Task:
             source_test=source_train,
             target_test=measured,
             target_train=target_train,
+            source_figure="source_train",
+            target_images="images of data.target_test"
+            if settings.target_test
+            else "all target images",
         ),
         source_files=source_files,
         target_files=target_files,
-        source_measured_on="train",
     )
 
 

@@ -1,5 +1,6 @@
 """Photos of any size and mode, decoded to one size; what cannot be read is told, not guessed."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -68,7 +69,7 @@ def read_all(paths: Sequence[Path], size: int, name: str) -> tuple[np.ndarray, d
     Args:
       paths: the files.
       size: height and width of the results.
-      name: of the set, for the progress bar.
+      name: of the set, for the progress bar; empty for none.
 
     Returns:
       uint8 `[N,size,size,3]`, black where an image cannot be read; and of those, the position and
@@ -84,10 +85,10 @@ def read_all(paths: Sequence[Path], size: int, name: str) -> tuple[np.ndarray, d
             unreadable[position] = str(error)
 
     with (
-        Progress(f"decode {name}", len(paths)) as progress,
+        Progress(f"decode {name}", len(paths)) if name else contextlib.nullcontext() as progress,
         ThreadPoolExecutor(os.cpu_count()) as threads,
     ):
         for done, _ in enumerate(threads.map(one, range(len(paths))), start=1):
-            if done % 100 == 0 or done == len(paths):
+            if progress and (done % 100 == 0 or done == len(paths)):
                 progress.update(done, {})
     return images, dict(sorted(unreadable.items()))

@@ -5,7 +5,7 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from daaa_jax.data import photos
+from daaa_jax.data import folders, photos
 from daaa_jax.errors import UserError
 
 
@@ -55,9 +55,13 @@ def read(
     Raises:
       UserError: see `find`; or names those that cannot be read.
     """
-    paths = find(folder, direction, originals)
-    images, unreadable = photos.read_all(paths, size, direction)
-    if unreadable:
-        lines = "\n".join(f"  {paths[i]}: {reason}" for i, reason in unreadable.items())
-        raise UserError(f"{len(unreadable)} translations cannot be read:\n{lines}")
+    paths = tuple(find(folder, direction, originals))
+    labels = np.full(len(paths), folders.UNKNOWN, np.int32)
+    root = Path(folder).expanduser() / direction
+    listing = folders.Listing(root, classes=(), paths=paths, labels=labels, others=())
+    images, reasons = folders.decode_all(listing, size)
+    bad = np.flatnonzero(reasons != "")
+    if len(bad):
+        lines = "\n".join(f"  {paths[i]}: {reasons[i]}" for i in bad)
+        raise UserError(f"{len(bad)} translations in {root} cannot be read; mend them\n{lines}")
     return images

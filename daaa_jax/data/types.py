@@ -23,11 +23,22 @@ class UnlabelledImages:
 
 @dataclasses.dataclass(frozen=True)
 class MeasuredData:
-    """Labels for measuring alone; those of `target_train` show how right the posteriors are."""
+    """Labels for measuring alone; a class that is not known is negative.
+
+    Attributes:
+      source_test: what the source domain is measured on.
+      target_test: what the target domain is measured on.
+      target_train: the training images, whose labels show how right the posteriors are.
+      source_figure: what accuracy on `source_test` is called: `source_train` where a domain has no
+        test images and is measured on its training images.
+      target_images: what `target_test` is, in words.
+    """
 
     source_test: LabelledImages
     target_test: LabelledImages
     target_train: LabelledImages
+    source_figure: str = "source_test"
+    target_images: str = "test images"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +55,6 @@ class Task:
       source_files: where each source training image lies in its domain; empty where they are no
         files of their own.
       target_files: likewise for the target.
-      source_measured_on: `test`, or `train` where the source domain has no test images.
     """
 
     source_name: str
@@ -55,4 +65,3 @@ class Task:
     evaluation: MeasuredData
     source_files: tuple[PurePath, ...] = ()
     target_files: tuple[PurePath, ...] = ()
-    source_measured_on: str = "test"

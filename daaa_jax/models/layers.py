@@ -1,7 +1,9 @@
 """Layers shared by the networks, each with the parameters and the meaning of the plain layer."""
 
+import contextlib
+import contextvars
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import flax.linen as nn
 import jax
@@ -9,6 +11,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from daaa_jax.models import cpu_convolution
+
+_PLAIN = contextvars.ContextVar("plain", default=False)
 
 Padding = str | Sequence[tuple[int, int]]
 
@@ -55,8 +59,18 @@ def upsample_convolve(images: Array, kernel: Array) -> Array:
     return convolve(jnp.repeat(jnp.repeat(images, 2, axis=1), 2, axis=2), kernel)
 
 
+@contextlib.contextmanager
+def plain_convolutions() -> Iterator[None]:
+    """Has convolutions traced within it be XLA's own, for a program that shall run anywhere."""
+    token = _PLAIN.set(True)
+    try:
+        yield
+    finally:
+        _PLAIN.reset(token)
+
+
 def _on_cpu(images: Array) -> bool:
-    return jax.default_backend() == "cpu" and images.dtype == jnp.float32
+    return not _PLAIN.get() and jax.default_backend() == "cpu" and images.dtype == jnp.float32
 
 
 @jax.custom_vjp

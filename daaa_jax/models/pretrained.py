@@ -122,6 +122,22 @@ def fetch(published: Published) -> Path:
     return path
 
 
+def identity(weights: str) -> str:
+    """The SHA-256 of the file of weights that a config names; empty for none.
+
+    Raises:
+      UserError: if there is no such file.
+    """
+    if not weights:
+        return ""
+    published = PUBLISHED.get(weights)
+    path = fetch(published) if published else Path(weights).expanduser()
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"model.weights={weights} cannot be read: {error.strerror}") from error
+
+
 def _packaged(published: Published) -> Path | None:
     if not published.package:
         return None
@@ -154,22 +170,21 @@ def _download(published: Published, path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
+def read(path: Path, what: str = "model.weights") -> dict[str, np.ndarray]:
     """The tensors in a file of weights by name, as the file has them.
 
     Args:
       path: `.safetensors`, `.npz`, or a PyTorch file, `.pth` or `.pt`.
+      what: the setting that names it, for messages.
 
     Raises:
       UserError: if it is missing, of another kind, damaged, or holds something else.
     """
     if path.suffix not in SUFFIXES:
-        raise UserError(
-            f"model.weights={path} is neither a file ending in {', '.join(SUFFIXES)} nor one of "
-            f"{', '.join(PUBLISHED)}"
-        )
+        published = f" nor one of {', '.join(PUBLISHED)}" if what == "model.weights" else ""
+        raise UserError(f"{what}={path} is no file ending in {', '.join(SUFFIXES)}{published}")
     if not path.is_file():
-        raise UserError(f"model.weights={path}: there is no such file")
+        raise UserError(f"{what}={path}: there is no such file")
     if path.suffix == ".safetensors":
         content = _read_safetensors(path)
     elif path.suffix == ".npz":
@@ -216,6 +231,7 @@ def fit(
     names: Sequence[tuple[str, str]],
     variables: Mapping[str, Mapping],
     origin: Path,
+    whole: bool = False,
 ) -> dict[str, dict]:
     """Puts tensors into the places of a network's variables.
 
@@ -225,6 +241,7 @@ def fit(
       names: see `load`.
       variables: see `load`.
       origin: the file, for messages.
+      whole: whether the classifier's weights are taken from the file too.
 
     Returns:
       A tree like `variables`, float32.
@@ -233,12 +250,12 @@ def fit(
       UserError: names every tensor that is missing, unexpected, of another shape, or not finite.
     """
     flat = traverse_util.flatten_dict(variables, sep="/")
-    wanted = {name for name in flat if name.split("/")[1] != "classifier"}
+    wanted = {name for name in flat if whole or name.split("/")[1] != "classifier"}
     ours = any(name.startswith("params/") for name in tensors)
     found, problems = {}, {"unexpected": [], "of another shape": [], "not finite": []}
     for name, value in tensors.items():
         place = name if ours else _place(name, value, names)
-        if place is not None and place.split("/")[1:2] == ["classifier"]:
+        if not whole and place is not None and place.split("/")[1:2] == ["classifier"]:
             continue
         if name.endswith("num_batches_tracked"):
             continue

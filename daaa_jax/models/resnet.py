@@ -82,7 +82,9 @@ class ResNet50(nn.Module):
         attention.sow_map(self, "conv1", features, self.attention)
         # Caffe starts a window at the first pixel and lets the last one hang over the edge.
         margin = (1, 1) if self.version == "v1.5" else (0, 1)
-        features = nn.max_pool(features, (3, 3), (2, 2), (margin, margin))
+        features = nn.max_pool(
+            features, window_shape=(3, 3), strides=(2, 2), padding=(margin, margin)
+        )
         block = nn.remat(Bottleneck, static_argnums=(2,)) if self.remat else Bottleneck
         for stage, count in enumerate(self.blocks, start=1):
             for number in range(count):

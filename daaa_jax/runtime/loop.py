@@ -11,6 +11,7 @@ from clu.metrics import Average
 
 from daaa_jax.errors import UserError
 from daaa_jax.runtime import markers
+from daaa_jax.runtime import memory as memory_use
 from daaa_jax.runtime import mesh as meshes
 from daaa_jax.runtime.checkpoints import Checkpoints
 from daaa_jax.runtime.context import Context
@@ -48,6 +49,7 @@ def run(
     round_steps: int,
     end_of_round: Callable[[int, State, Metrics, Memory], Mapping[str, float]],
     context: Context,
+    reduce: str = "the batch size",
 ) -> tuple[State, Memory]:
     """Trains one stage to its end, from its last checkpoint if it has one.
 
@@ -71,13 +73,15 @@ def run(
       end_of_round: `(step, state, round_metrics, memory) -> figures`; it may keep what it needs in
         `memory`, a JSON object that is saved with the state.
       context: the surroundings of the run.
+      reduce: the settings that make a step take less memory, for a message.
 
     Returns:
       The final state and the memory; in it are `seconds`, the time the stage took over all its
       starts, and `sha256` of the final state.
 
     Raises:
-      UserError: if a metric is not finite, or a finished stage has lost its last checkpoint.
+      UserError: if a metric is not finite, the devices run out of memory, or a finished stage has
+        lost its last checkpoint.
     """
     settings = context.settings
     with Checkpoints(context.workdir / name / "checkpoints") as checkpoints:
@@ -99,12 +103,15 @@ def run(
         else:
             state = meshes.replicate(create_state(), context.mesh)
         context.writer.drop_after(name, start)
-        with Progress(name, steps, start) as progress:
+        with memory_use.enough_memory(name, reduce), Progress(name, steps, start) as progress:
             if 0 < start < steps:
                 progress.line(f"{name}: resumed after step {start} of {steps}")
             clock, sums = time.monotonic(), None
             for step in range(start + 1, steps + 1):
-                state, metrics = train_step(state, *batch_at(step - 1))
+                batch = batch_at(step - 1)
+                if step == start + 1:
+                    train_step = memory_use.compile_step(name, train_step, (state, *batch), reduce)
+                state, metrics = train_step(state, *batch)
                 sums = metrics if sums is None else _merge(sums, metrics)
                 ends_round = step % round_steps == 0 or step == steps
                 saves = ends_round or step % settings.checkpoint_every == 0

@@ -1,0 +1,86 @@
+"""The model card of an exported network: its data, settings, figures and limits."""
+
+from pathlib import Path
+
+from daaa_jax import workdir as workdirs
+from daaa_jax.models import trained
+from daaa_jax.runtime import markers
+
+_FIGURES = {
+    "source_test": "source network, test images of the source domain",
+    "source_train": "source network, the source domain's training images",
+    "source_only": "source network, target domain",
+}
+
+
+def write(network: trained.Trained, workdir: Path, which: str) -> str:
+    """The card of a network of a working directory, in Markdown."""
+    about, config = network.about, workdirs.read_config(workdir)
+    path = workdir / "result.json"
+    result = markers.read_json(path) if path.exists() else {}
+    classes = about["classes"]
+    crop = about["augment"]["crop"]
+    seen = f"its central {crop}x{crop} pixels" if crop else "all of it"
+    side = about["image_size"]
+    lines = [
+        f"# Classifier of {len(classes)} classes, adapted from {about['source']} to "
+        f"{about['target']}",
+        "",
+        "Deep Adversarial Attention Alignment (Kang et al., ECCV 2018), by daaa_jax: trained on "
+        f"labelled images of `{about['source']}` and unlabelled images of `{about['target']}`.",
+        "",
+        "## Use",
+        "",
+        f"Input: uint8 RGB images `[B,{side},{side},3]`, resized bilinearly to that size "
+        f"without regard to their aspect; the network sees {seen}. Everything else, the "
+        "normalisation too, is inside. Output: probabilities "
+        f"`[B,{len(classes)}]`, in the order of `classes.txt`.",
+        "",
+        "```python",
+        "from jax import export",
+        'program = export.deserialize(open("model.stablehlo", "rb").read())',
+        "probabilities = program.call(images)",
+        "```",
+        "",
+        "## Figures",
+        "",
+        *_figures(result, which),
+        "",
+        "## Settings",
+        "",
+        f"- network: {about['model']['name']}, the `{which}` one of the run"
+        + {"selected": ", chosen without target labels", "last": ""}.get(which, ""),
+        f"- seed {config.seed}; pretrained weights: {config.model.weights or 'none'}",
+        f"- adaptation: {config.adapt.rounds} rounds of {config.adapt.round_steps} updates, "
+        f"beta {config.adapt.beta:g}, confidence threshold {config.em.threshold:g}",
+        "- all of them in the run's `config.json`"
+        + (f"; packages: {_versions(result)}" if result else ""),
+        "",
+        "## Limits",
+        "",
+        f"- Any image is given one of these classes: {', '.join(classes)}.",
+        f"- It was fitted to images like those of `{about['target']}`; on others, those of the "
+        "source domain too, it may do worse.",
+        "- Adaptation without labels can fail unseen: measure it on some labelled images of your "
+        "own before you rely on it. Its probabilities are not calibrated.",
+        "- The licences of the training images and of the pretrained weights apply.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _figures(result: dict, which: str) -> list[str]:
+    if not result:
+        return ["None: the run has no result yet."]
+    accuracy = result["accuracy"]
+    rows = [(text, accuracy[key]) for key, text in _FIGURES.items() if key in accuracy]
+    if which in accuracy["target_test"]:
+        rows.append(("this network, target domain", accuracy["target_test"][which]))
+    known = [(text, value) for text, value in rows if value is not None]
+    table = ["| accuracy | |", "| --- | --- |", *(f"| {t} | {v:.1%} |" for t, v in known)]
+    if len(known) == len(rows):
+        return [*table, "", f"On the target domain measured on {result['evaluated_on']}."]
+    return [*table, "", "On the target domain there were no labels to measure with."]
+
+
+def _versions(result: dict) -> str:
+    return ", ".join(f"{name} {version}" for name, version in result["versions"].items())

@@ -1,0 +1,118 @@
+"""The adapted network as a program of its own, with its preprocessing and a model card.
+
+    python -m daaa_jax.export --workdir=runs/office-w2a --out=DIR
+
+Writes `model.stablehlo`, a program that `jax.export` has serialised, and with `--onnx` the same as
+`model.onnx`: from uint8 images `[B,H,W,3]`, any B, to probabilities `[B,K]`; `classes.txt`, their
+names; and `README.md`, the model card.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax import export as jax_export
+
+from daaa_jax import card, inference
+from daaa_jax.errors import UserError
+from daaa_jax.models import layers, trained
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Exports the network of a working directory.
+
+    Raises:
+      UserError: for anything that the user can mend.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m daaa_jax.export", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--workdir", required=True, help="the working directory of a finished run")
+    parser.add_argument(
+        "--network",
+        choices=inference.NETWORKS,
+        default="selected",
+        help="the adapted network chosen without labels, the last, or the source network",
+    )
+    parser.add_argument("--out", required=True, help="the folder to make")
+    parser.add_argument("--onnx", action="store_true", help="ONNX too (pip install jax2onnx)")
+    options = parser.parse_args(arguments)
+    workdir, out = (Path(place).expanduser() for place in (options.workdir, options.out))
+    network = inference.load_network(workdir, options.network)
+    if out.exists():
+        raise UserError(f"--out={options.out} exists: remove it, or choose another folder")
+    files = {
+        "model.stablehlo": stablehlo(network),
+        "classes.txt": "".join(f"{name}\n" for name in network.about["classes"]).encode(),
+        "README.md": card.write(network, workdir, options.network).encode(),
+    }
+    if options.onnx:
+        files["model.onnx"] = onnx(network)
+    _write(out, files)
+    print(f"{', '.join(sorted(files))} in {out}")
+
+
+def stablehlo(network: trained.Trained) -> bytes:
+    """The network as a serialised `jax.export` program, for every platform."""
+    (batch,) = jax_export.symbolic_shape("batch")
+    side = network.about["image_size"]
+    images = jax.ShapeDtypeStruct((batch, side, side, 3), jnp.uint8)
+    with layers.plain_convolutions():
+        exported = jax_export.export(jax.jit(program(network)), platforms=PLATFORMS)(images)
+    return exported.serialize()
+
+
+def onnx(network: trained.Trained) -> bytes:
+    """The network as an ONNX model.
+
+    Raises:
+      UserError: if the converter is not installed.
+    """
+    try:
+        from jax2onnx import to_onnx
+    except ImportError as error:
+        raise UserError(
+            f'--onnx needs a converter ({error}): python -m pip install "jax2onnx>=0.17,<0.18"'
+        ) from error
+    side = network.about["image_size"]
+    images = jax.ShapeDtypeStruct(("B", side, side, 3), jnp.uint8)
+    with layers.plain_convolutions():
+        return to_onnx(program(network), [images]).SerializeToString()
+
+
+def program(network: trained.Trained) -> Callable[[Array], Array]:
+    """From uint8 images `[B,H,W,3]` to probabilities `[B,K]`, computed in float32."""
+    model = network.model
+    if hasattr(model, "dtype"):
+        model = model.clone(dtype=jnp.float32)
+    network = trained.Trained(model, network.variables, network.about)
+    return lambda images: inference.posterior(network, network.variables, images)
+
+
+def _write(out: Path, files: dict[str, bytes]) -> None:
+    """Makes the folder with all of its files, or nothing."""
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        for name, content in files.items():
+            (temporary / name).write_bytes(content)
+        temporary.rename(out)
+    except OSError as error:
+        raise UserError(f"--out={out} cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

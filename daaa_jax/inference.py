@@ -1,0 +1,166 @@
+"""Using a trained network: from image files to posteriors, and where it attends."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from ml_collections import ConfigDict
+
+from daaa_jax import attention, em
+from daaa_jax.data import photos
+from daaa_jax.data.augment import crop_size, decode, evaluation_views
+from daaa_jax.errors import UserError
+from daaa_jax.models import trained
+from daaa_jax.runtime import pictures
+from daaa_jax.runtime.progress import Progress
+
+NETWORKS = {
+    "selected": Path("adapt") / "selected.safetensors",
+    "last": Path("adapt") / "last.safetensors",
+    "source": Path("source") / trained.NAME,
+}
+
+
+def load_network(workdir: Path, which: str) -> trained.Trained:
+    """A network of a working directory.
+
+    Args:
+      workdir: of a finished run.
+      which: one of `NETWORKS`.
+
+    Raises:
+      UserError: if it is not there, or damaged.
+    """
+    path = workdir / NETWORKS[which]
+    if not path.is_file():
+        raise UserError(
+            f"{path} is missing: the run in {workdir} has not got so far, or has it from another "
+            "working directory, which its output names; choose another --network or --workdir"
+        )
+    return trained.read(path)
+
+
+def find_images(places: Sequence[str]) -> list[Path]:
+    """The files that are named, and the images in folders that are named, sorted.
+
+    Raises:
+      UserError: if a place does not exist, or there is no image at all.
+    """
+    found = []
+    for place in map(Path, places):
+        if place.is_dir():
+            inside = sorted(p for p in place.rglob("*") if p.suffix.lower() in photos.SUFFIXES)
+            found += [path for path in inside if not path.name.startswith(".")]
+        elif place.exists():
+            found.append(place)
+        else:
+            raise UserError(f"{place}: there is no such file or folder")
+    if not found:
+        endings = ", ".join(sorted(photos.SUFFIXES))
+        raise UserError(f"no image in {', '.join(places)}; known endings are {endings}")
+    return found
+
+
+def predict(
+    network: trained.Trained,
+    files: Sequence[Path],
+    *,
+    batch_size: int,
+    overlays: Path | None = None,
+    overlay_layers: str = ".*",
+) -> Iterator[tuple[Path, np.ndarray | None, str]]:
+    """Classifies images, a batch at a time.
+
+    Args:
+      network: as `load_network` gives it.
+      files: the images.
+      batch_size: how many at a time.
+      overlays: a folder for the images with the network's attention over them.
+      overlay_layers: the layers whose attention is shown, a regular expression.
+
+    Yields:
+      File, posterior `[K]` and an empty string; or file, None and why it could not be read.
+
+    Raises:
+      UserError: if no layer matches `overlay_layers`.
+    """
+    about = network.about
+    augment, size = ConfigDict(about["augment"]), about["image_size"]
+    batch_size = min(batch_size, len(files))
+    # Whatever the network was aligned by, its features are no picture.
+    watched = network.model.clone(attention="sum_squares")
+
+    @jax.jit
+    def classify(variables, images):
+        return posterior(network, variables, images)
+
+    @jax.jit
+    def attend(variables, images):
+        (view,) = evaluation_views(decode(images), augment, 1)
+        _, observed = watched.apply(variables, view, train=False, mutable=["intermediates"])
+        maps = attention.collect(observed["intermediates"], overlay_layers)
+        return heat(maps, crop_size(size, augment)), view
+
+    variables = jax.device_put(network.variables)
+    with Progress("predict", len(files)) as progress:
+        for start in range(0, len(files), batch_size):
+            batch = files[start : start + batch_size]
+            images, unreadable = photos.read_all(batch, size, "")
+            padded = np.zeros((batch_size, *images.shape[1:]), np.uint8)
+            padded[: len(batch)] = images
+            posteriors = np.asarray(classify(variables, padded))
+            if overlays is not None:
+                try:
+                    maps, views = jax.device_get(attend(variables, padded))
+                except ValueError as error:
+                    raise UserError(f"--overlay_layers: {error}") from error
+            for row, path in enumerate(batch):
+                if row in unreadable:
+                    yield path, None, unreadable[row]
+                    continue
+                if overlays is not None:
+                    place = overlays / f"{start + row:06d}_{path.stem}.png"
+                    _write_overlay(place, overlay(views[row], maps[row]))
+                yield path, posteriors[row], ""
+            progress.update(start + len(batch), {})
+
+
+def _write_overlay(path: Path, pixels: np.ndarray) -> None:
+    try:
+        pictures.write_png(path, pixels, scale=1)
+    except OSError as error:
+        raise UserError(f"--overlays: {path} cannot be written: {error.strerror}") from error
+
+
+def posterior(network: trained.Trained, variables, images: Array) -> Array:
+    """p(z given x) of uint8 images `[B,H,W,3]` of the network's `image_size`: `[B,K]`, float32."""
+    about = network.about
+    views = evaluation_views(decode(images), ConfigDict(about["augment"]), about["crops"])
+    each = [em.posterior(network.model.apply(variables, view, train=False)) for view in views]
+    return sum(each) / len(each)
+
+
+def heat(maps: dict[str, Array], size: int) -> Array:
+    """Attention maps of several layers as one, `[B,size,size]` in [0, 1].
+
+    Each map is divided by its norm, as in Eq. 5, brought to the size, and their mean to [0, 1].
+    """
+    total = 0.0
+    for flat in maps.values():
+        side = round(flat.shape[1] ** 0.5)
+        normalised = flat / jnp.maximum(jnp.linalg.norm(flat, axis=1, keepdims=True), 1e-20)
+        square = normalised.reshape(-1, side, side) * side  # mean square 1 at any size
+        total += jax.image.resize(square, (len(square), size, size), "bilinear")
+    low, high = total.min((1, 2), keepdims=True), total.max((1, 2), keepdims=True)
+    return (total - low) / jnp.maximum(high - low, 1e-20)
+
+
+def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """An image `[H,W,3]` in [-1,1], dimmed where attention is low, reddened where high: uint8."""
+    weight = heat[..., None]
+    grey = (image.mean(-1, keepdims=True) + 1) / 2
+    colour = (1 - weight) * 0.5 * grey + weight * (0.6 * (image + 1) / 2 + [0.4, 0, 0])
+    return np.clip(np.round(255 * colour), 0, 255).astype(np.uint8)

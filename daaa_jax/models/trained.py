@@ -1,0 +1,118 @@
+"""A trained classifier as one file: its variables, and what is needed to build and to use it."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+from flax import traverse_util
+from ml_collections import ConfigDict
+from safetensors import numpy as files
+
+from daaa_jax.data.augment import evaluation_views
+from daaa_jax.errors import UserError
+from daaa_jax.models import CLASSIFIERS, Variables, create_classifier, initial_variables, pretrained
+from daaa_jax.runtime import markers
+
+NAME = "network.safetensors"
+_ABOUT = "daaa_jax"  # the key of a file's metadata
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A classifier that can be used.
+
+    Attributes:
+      model: the network.
+      variables: its parameters and batch statistics.
+      about: `classes` (names, in the order of the logits), `image_size` (to which images are
+        resized), `augment` and `crops` (for `evaluation_views`), `model` and `attention` (for
+        `create_classifier`), `layers` (the aligned ones), and what else was written.
+    """
+
+    model: nn.Module
+    variables: Variables
+    about: Mapping[str, Any]
+
+
+def write(path: Path, variables: Variables, about: Mapping[str, Any]) -> None:
+    """Writes a classifier, or nothing.
+
+    Args:
+      path: the file, `.safetensors`.
+      variables: parameters and batch statistics.
+      about: see `Trained`; as `markers.plain` understands it.
+    """
+    flat = traverse_util.flatten_dict(jax.device_get(variables), sep="/")
+    tensors = {name: np.ascontiguousarray(value) for name, value in flat.items()}
+    metadata = {_ABOUT: json.dumps(markers.plain(about))}
+    markers.write_bytes(path, files.save(tensors, metadata=metadata))
+
+
+def read(path: Path) -> Trained:
+    """Reads what `write` wrote.
+
+    Raises:
+      UserError: if there is no such file, or it is another or a damaged one.
+    """
+    tensors, about = pretrained.read(path, "the network"), read_about(path)
+    if not about:
+        raise UserError(f"{path} was not written by daaa_jax: it does not say what it holds")
+    settings = ConfigDict(about["model"])
+    model = create_classifier(settings, len(about["classes"]), about["attention"])
+    shapes = variable_shapes(model, about["image_size"], ConfigDict(about["augment"]))
+    return Trained(model, pretrained.fit(tensors, (), shapes, path, whole=True), about)
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """What a file says of its network; empty for one written by another program."""
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return json.loads((file.metadata() or {}).get(_ABOUT, "{}"))
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path} is not a sound safetensors file: {error}") from error
+
+
+def read_source_network(
+    place: str, settings: ConfigDict, shapes: Variables, classes: Sequence[str]
+) -> Variables:
+    """A source network trained elsewhere, for `source.checkpoint`.
+
+    Args:
+      place: a working directory, or a file of weights with the classifier's too.
+      settings: `config.model`.
+      shapes: of the network's variables, as `variable_shapes` gives them.
+      classes: the task's, in the order of the logits.
+
+    Raises:
+      UserError: if the file cannot be read, or holds another network or other classes.
+    """
+    path = Path(place).expanduser()
+    path = path / "source" / NAME if path.is_dir() else path
+    tensors = pretrained.read(path, "source.checkpoint")
+    found = read_about(path).get("classes", list(classes))
+    if found != list(classes):
+        raise UserError(
+            f"source.checkpoint={place} tells {len(found)} classes apart, {', '.join(found[:5])} …;"
+            f" the task has {len(classes)}, {', '.join(classes[:5])} …"
+        )
+    _, names = CLASSIFIERS[settings.name]
+    return pretrained.fit(tensors, names, shapes, path, whole=True)
+
+
+def variable_shapes(model: nn.Module, image_size: int, augment: ConfigDict) -> Variables:
+    """Shapes of a classifier's variables, without making any."""
+
+    def init(key):
+        image = jnp.zeros((1, image_size, image_size, 3))
+        return initial_variables(key, model, evaluation_views(image, augment, 1)[0])
+
+    return jax.eval_shape(init, jax.random.key(0))

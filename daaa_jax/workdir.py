@@ -1,0 +1,75 @@
+"""A working directory belongs to one config: what that is, and with which versions it was made."""
+
+import importlib.metadata
+import platform
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from daaa_jax.errors import UserError
+from daaa_jax.runtime import markers
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections", "clu", "numpy")
+
+
+def check_same_config(workdir: Path, config: ConfigDict) -> None:
+    """Makes sure that a working directory is new, or was made with the same settings.
+
+    Raises:
+      UserError: names the settings that differ.
+    """
+    path = workdir / markers.CONFIG_NAME
+    if not path.exists():
+        return
+    found = what(read_config(workdir))
+    differing = markers.differing_settings(found, what(config))
+    if differing:
+        raise UserError(
+            f"{workdir} belongs to another config: {'; '.join(differing[:5])}. Choose another "
+            f"--workdir, or the settings that it was made with"
+        )
+
+
+def read_config(workdir: Path) -> ConfigDict:
+    """The config that a working directory was made with.
+
+    Raises:
+      UserError: if it is no working directory.
+    """
+    path = workdir / markers.CONFIG_NAME
+    content = markers.read_json(path) if path.exists() else None
+    if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
+        raise UserError(f"{path} is not the file that a run writes: choose another --workdir")
+    return ConfigDict(content["config"])
+
+
+def write_config(workdir: Path, config: ConfigDict) -> None:
+    """Writes the config, the command and the versions."""
+    content = {"config": config.to_dict(), "command": shlex.join(sys.argv), "versions": versions()}
+    markers.write_json(workdir / markers.CONFIG_NAME, content)
+
+
+def what(config: ConfigDict) -> dict[str, Any]:
+    """The settings that say what is computed, without those that say where and how."""
+    settings = markers.plain(config.to_dict())
+    settings.pop("run", None)
+    data = settings.setdefault("data", {})
+    data["made_from_photos"] = bool(data.get("photos_dir"))
+    for name in ("dir", "tfds_dir", "photos_dir"):
+        data.pop(name, None)
+    return settings
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of the packages that compute, and the kind of device."""
+    packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    device = jax.devices()[0]
+    return {
+        "python": platform.python_version(),
+        **packages,
+        "devices": f"{jax.device_count()} x {device.device_kind}",
+    }
