@@ -16,6 +16,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax import export as jax_export
 
@@ -23,6 +24,11 @@ from daaa_jax import card, inference
 from daaa_jax.errors import UserError
 from daaa_jax.models import layers, trained
 
+_TOLERANCE = 1e-4
+_UNFAITHFUL = (
+    "the converter to ONNX does not do this network justice; leave out --onnx, or try another "
+    "version of jax2onnx"
+)
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
@@ -71,21 +77,34 @@ def stablehlo(network: trained.Trained) -> bytes:
 
 
 def onnx(network: trained.Trained) -> bytes:
-    """The network as an ONNX model.
+    """The network as an ONNX model, which has been run and has given the same probabilities.
 
     Raises:
-      UserError: if the converter is not installed.
+      UserError: if the converter is not installed, or does not do the network justice.
     """
     try:
+        import onnxruntime
         from jax2onnx import to_onnx
     except ImportError as error:
         raise UserError(
-            f'--onnx needs a converter ({error}): python -m pip install "jax2onnx>=0.17,<0.18"'
+            f"--onnx needs more packages ({error}): "
+            'python -m pip install "jax2onnx>=0.17,<0.18" onnxruntime'
         ) from error
     side = network.about["image_size"]
-    images = jax.ShapeDtypeStruct(("B", side, side, 3), jnp.uint8)
-    with layers.plain_convolutions():
-        return to_onnx(program(network), [images]).SerializeToString()
+    shape = jax.ShapeDtypeStruct(("B", side, side, 3), jnp.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (3, side, side, 3)).astype(np.uint8)
+    wanted = jax.jit(program(network))(images)
+    try:
+        with layers.plain_convolutions():
+            content = to_onnx(program(network), [shape]).SerializeToString()
+        session = onnxruntime.InferenceSession(content)
+        (found,) = session.run(None, {session.get_inputs()[0].name: images})
+    except Exception as error:  # both raise many kinds, of their own
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"{_UNFAITHFUL}: {reason[0][:200]}") from error
+    if (difference := float(np.abs(found - wanted).max())) > _TOLERANCE:
+        raise UserError(f"{_UNFAITHFUL}: probabilities differ by {difference:.2g}")
+    return content
 
 
 def program(network: trained.Trained) -> Callable[[Array], Array]:

@@ -1,7 +1,6 @@
 """The stages in order: pair, translate, source, adapt; each resumed, or skipped if finished."""
 
 import dataclasses
-import functools
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -82,16 +81,16 @@ def run(config: ConfigDict, workdir: Path, stage: str = "all") -> dict[str, Any]
 
 def print_overview(config: ConfigDict, task: Task) -> None:
     """Prints the parameters of the networks, without making any."""
-    key, image = jax.random.key(0), jnp.zeros((1, *task.source_train.images.shape[1:]))
+    shape = task.source_train.images.shape[1:]
+    key, image = jax.random.key(0), jnp.zeros((1, *shape))
     classifier = models.create_classifier(config.model, len(task.class_names), "sum_squares")
     generator, discriminator = pairing.make_networks(config.pair)
-    for name, init in (
-        ("generator", generator.init),
-        ("discriminator", discriminator.init),
-        ("classifier", functools.partial(classifier.init, train=False)),
+    for name, variables in (
+        ("generator", jax.eval_shape(generator.init, key, image)),
+        ("discriminator", jax.eval_shape(discriminator.init, key, image)),
+        ("classifier", trained.variable_shapes(classifier, shape[0], config.augment)),
     ):
-        shapes = jax.eval_shape(init, key, image)["params"]
-        table = parameter_overview.get_parameter_overview(shapes, include_stats=False)
+        table = parameter_overview.get_parameter_overview(variables["params"], include_stats=False)
         print(f"{name}:\n{table}", flush=True)
 
 
