@@ -335,3 +335,20 @@ def test_office_that_is_not_as_expected_says_so_and_leaves_nothing(flags, says, 
     workdir = f"--workdir={tmp_path / 'run'}"
     assert says in refused("main", "--config=configs/office.py:w2a,smoke", workdir, *flags)
     assert not (tmp_path / "run").exists()
+
+
+def test_tfds_builder_is_prepared_and_read_without_tensorflow(tmp_path):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    from daaa_jax.data.tfds_office import CLASSES as OFFICE_31
+    from daaa_jax.data.tfds_office import Office31
+
+    root = write_office(tmp_path / "office", OFFICE_31, each=1)
+    builder = Office31(data_dir=tmp_path / "tfds", file_format="array_record")
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=str(root)))
+    assert "tensorflow" not in sys.modules
+    rows = builder.as_data_source(split="webcam")
+    assert len(rows) == 31
+    for row in rows:
+        name = row["file"].decode()
+        assert OFFICE_31[row["label"]] == Path(name).parent.name
+        np.testing.assert_array_equal(row["image"], Image.open(root / "webcam" / name))
