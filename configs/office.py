@@ -3,8 +3,9 @@
     python -m daaa_jax.main --config=configs/office.py:w2a --config.data.dir=DIR
 
 `DIR` holds `amazon/`, `dslr/` and `webcam/`, each `[images/]<class>/*.jpg`. The argument is a task
-(`a2w`, `d2w`, `w2d`, `a2d`, `d2a`, `w2a`), then `cpu` for sizes that a CPU carries or `smoke` for a
-first look, then settings: `configs/office.py:w2a,adapt.beta=0.05`.
+(`a2w`, `d2w`, `w2d`, `a2d`, `d2a`, `w2a`), then `cpu` for what a CPU carries (less of everything,
+and EfficientNet-Lite0) or `smoke` for a first look, then settings:
+`configs/office.py:w2a,adapt.beta=0.05`.
 """
 
 from ml_collections import ConfigDict

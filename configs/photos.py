@@ -23,6 +23,8 @@ def get_config() -> ConfigDict:
     config.model.update(
         name="resnet50",  # or efficientnet_lite0
         weights="resnet50",  # a name in models/pretrained.py, a file, or "" for random ones
+        version="v1.5",  # of ResNet-50: torchvision's; or v1, Caffe's, which the paper used
+        inputs="imagenet",  # or caffe: what ResNet-50's weights expect of an image
         dtype="auto",  # float32 on a CPU, else bfloat16; or either. Variables are float32
         remat=False,  # less memory and a third more time
     )
@@ -35,7 +37,7 @@ def get_config() -> ConfigDict:
         discriminator_filters=64,
         discriminator_layers=3,
         identity_weight=0.5,
-        batch_size=1,
+        batch_size=0,  # an image on each device
         epochs=100,
         enlarge=286,  # pixels: images are resized to this, and a random part of the old size seen
         flip=True,
@@ -69,7 +71,7 @@ def get_config() -> ConfigDict:
 
 
 def on_cpu(config: ConfigDict) -> None:
-    """Sizes that two CPU cores carry in an hour; figures are lower than at full size."""
+    """Sizes, and a network, that two CPU cores carry in an hour or two; figures are lower."""
     config.data.image_size = 112
     config.augment.crop = 96
     config.model.update(name="efficientnet_lite0", weights="efficientnet_lite0")

@@ -235,7 +235,7 @@ def run(
     evaluate: Evaluator,
     measured: MeasuredData,
     context: Context,
-    keep: Callable[[Variables], None] = lambda _: None,
+    keep: Callable[[int, Variables], None] = lambda *_: None,
 ) -> tuple[Variables, Mapping[str, Any]]:
     """Trains the target network, or goes on with it.
 
@@ -249,7 +249,8 @@ def run(
       measured: the images that the rounds are evaluated on; nothing of it reaches the training,
         and only its unlabelled part chooses the selected checkpoint.
       context: the surroundings of the run.
-      keep: called with the target network whenever it is the best by the label-free validator.
+      keep: called with the step and the target network whenever it is the best by the label-free
+        validator. A run that was killed may call it again.
 
     Returns:
       The target network's variables after the last update, and the loop's memory: `last`,
@@ -326,7 +327,7 @@ def end_of_round(
     *,
     evaluate: Evaluator,
     measured: MeasuredData,
-    keep: Callable[[Variables], None],
+    keep: Callable[[int, Variables], None],
     refreshed: bool,
 ) -> dict[str, float]:
     """Evaluates the target network, and keeps it if it is the best by the label-free validator.
@@ -336,16 +337,18 @@ def end_of_round(
     """
     unlabelled = evaluate(state.target, measured.target_train)
     posterior = unlabelled if refreshed else evaluate(state.posterior, measured.target_train)
+    same = measured.target_test is measured.target_train
+    on_target = unlabelled if same else evaluate(state.target, measured.target_test)
     last = {
         "step": step,
         measured.source_figure: evaluate(state.target, measured.source_test).accuracy,
-        "target_test": evaluate(state.target, measured.target_test).accuracy,
+        "target_test": on_target.accuracy,
         "information": unlabelled.information,
     }
     memory["last"] = last
     if last["information"] > memory.get("selected", {}).get("information", -math.inf):
         memory["selected"] = last
-        keep(state.target)
+        keep(step, state.target)
     if last["target_test"] > memory.setdefault("oracle", last)["target_test"]:
         memory["oracle"] = last
     figures = {f"round_{name}": float(metrics[name].compute()) for name in ("loss", "alignment")}

@@ -43,8 +43,10 @@ def main(_: list[str]) -> None:
         return
     accuracy = result["accuracy"]
     print(f"{result['task']}, seed {result['seed']}, {result['evaluated_on']}:")
-    on_source = accuracy.get("source_test", accuracy.get("source_train"))
-    print(f"  source network on the source domain  {_percent(on_source)}")
+    if "source_test" in accuracy:
+        print(f"  source network on the source domain  {_percent(accuracy['source_test'])}")
+    else:
+        print(f"  source network on what it learnt on  {_percent(accuracy['source_train'])}")
     print(f"  source network on the target domain  {_percent(accuracy['source_only'])}")
     for name, meaning in (
         ("last", "after the last round"),

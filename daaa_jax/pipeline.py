@@ -36,8 +36,16 @@ from daaa_jax.runtime.finished import Stages
 from daaa_jax.runtime.metrics import MetricWriter
 
 STAGES = ("pair", "translate", "source", "adapt")
+# Raised when a change of the code changes what a stage gives, so that what an older version has
+# finished is not taken for the same.
+VERSIONS = {"pair": 1, "translate": 1, "source": 1, "adapt": 1}
 NEEDS = {"translate": ["pair"], "adapt": ["pair", "translate", "source"]}
 RESULT = "result.json"
+# In a working directory.
+GENERATORS = Path("pair") / "generators.safetensors"
+SOURCE_NETWORK = Path("source") / trained.NAME
+LAST = Path("adapt") / "last.safetensors"
+SELECTED = Path("adapt") / "selected.safetensors"
 
 
 def run(config: ConfigDict, workdir: Path, stage: str = "all") -> dict[str, Any]:
@@ -56,11 +64,12 @@ def run(config: ConfigDict, workdir: Path, stage: str = "all") -> dict[str, Any]
     """
     if stage not in ("all", *STAGES):
         raise UserError(f"--stage={stage} is unknown: choose {', '.join(STAGES)}, or leave it out")
+    mesh = meshes.data_mesh()
+    settings.fit_to_devices(config, mesh)
     workdirs.check_same_config(workdir, config)
     if (workdir / RESULT).exists():
         return markers.read_json(workdir / RESULT)
     # Before anything is written: a run with bad settings, or without its data, leaves nothing.
-    mesh = meshes.data_mesh()
     settings.check(config, mesh)
     preflight.check_workdir(workdir)
     preflight.check_reused(config)
@@ -126,7 +135,13 @@ class _Run:
             *(("source",) if self.brought_source else ()),
         ):
             del self.runs[name]
-        self.stages = Stages(workdir, config.run.reuse, self._settings())
+        # What adaptation gives is evaluated in a way of its own, and is the run's own concern.
+        shared = {
+            "pair": [GENERATORS],
+            "translate": [f"translate/{d}/manifest.json" for d in (self.forth, self.back)],
+            "source": [SOURCE_NETWORK],
+        }
+        self.stages = Stages(workdir, config.run.reuse, self._settings(), shared)
 
     def _brought_translations(self) -> dict[str, Images]:
         if not (folder := self.config.pair.translations):
@@ -153,7 +168,11 @@ class _Run:
         """What each stage's outcome depends on: settings, seed and inputs."""
         what = workdirs.what(self.config)
         images = {name: markers.checksum(array) for name, array in self.domains.items()}
-        model = what["model"] | {"weights": pretrained.identity(self.config.model.weights)}
+        model = what["model"]
+        if "dtype" in model:
+            model["dtype"] = models.computation_type(self.config.model)
+        if self.brought_source is None:
+            model["weights"] = pretrained.identity(self.config.model.weights)
         common = {"seed": what["seed"], "images": images}
         pair = common | {"pair": what["pair"]}
         translate = pair | {"translate": what["translate"]}
@@ -162,7 +181,15 @@ class _Run:
             "images": {self.task.source_name: images[self.task.source_name]},
             "labels": markers.checksum(self.task.source_train.labels),
         }
-        adapt = source | translate | {name: what[name] for name in ("adapt", "em")} | common
+        adapt = source | translate | {name: what[name] for name in ("adapt", "em", "evaluate")}
+        measured = self.task.evaluation
+        adapt |= common | {
+            "classes": self.task.class_names,
+            "measured": {
+                name: markers.checksum(dataclasses.asdict(getattr(measured, name)))
+                for name in ("source_test", "target_test", "target_train")
+            },
+        }
         if self.brought_translations:
             adapt["pair"] = {
                 name: [markers.checksum(part) for part in images.parts]
@@ -170,7 +197,8 @@ class _Run:
             }
         if self.brought_source:
             adapt["source"] = markers.checksum(self.brought_source)
-        return {"pair": pair, "translate": translate, "source": source, "adapt": adapt}
+        stages = {"pair": pair, "translate": translate, "source": source, "adapt": adapt}
+        return {name: needs | {"version": VERSIONS[name]} for name, needs in stages.items()}
 
     def check_needs(self, wanted: str) -> None:
         """Makes sure that a stage which shall run alone can, and has what it builds upon."""
@@ -190,6 +218,7 @@ class _Run:
             if wanted not in ("all", name):
                 continue
             if self.stages.finished(name):
+                self.stages.note(name)
                 place = self.stages.home(name) / name
                 print(f"{name}: finished before, in {place}", flush=True)
                 continue
@@ -198,19 +227,14 @@ class _Run:
             self.stages.begin(name)
             self.stages.finish(name, stage(context))
 
-    def _at(self, stage: str, context: Context) -> Context:
-        return dataclasses.replace(context, workdir=self.stages.home(stage))
-
     def _pair(self, context: Context) -> Mapping[str, Any]:
-        return self._generators(context)[1]
-
-    def _generators(self, context: Context) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        """Trains the generators; restores them where that was done."""
-        return pairing.run(self.config, *self.domains.values(), context)
+        params, memory = pairing.run(self.config, *self.domains.values(), context)
+        trained.write_tensors(self.workdir / GENERATORS, params)
+        return memory
 
     def _translate(self, context: Context) -> Mapping[str, Any]:
         start = time.monotonic()
-        params, _ = self._generators(self._at("pair", context))
+        params = trained.read_tensors(self.stages.home("pair") / GENERATORS)
         first, second = self.domains
         for name, origin, other in (("a_to_b", first, second), ("b_to_a", second, first)):
             translation.run(
@@ -227,7 +251,7 @@ class _Run:
         variables, memory = source.run(
             self.config, self.model, self.task.source_train, self._accuracies, context
         )
-        self._write_network(variables, "source", self.workdir / "source" / trained.NAME)
+        self._write_network(variables, "source", self.workdir / SOURCE_NETWORK)
         return memory
 
     def _accuracies(self, variables: models.Variables) -> dict[str, float]:
@@ -241,8 +265,7 @@ class _Run:
         task = self.task
         variables = self.brought_source
         if variables is None:
-            path = self.stages.home("source") / "source" / trained.NAME
-            variables = trained.read(path).variables
+            variables = trained.read(self.stages.home("source") / SOURCE_NETWORK).variables
         # Here and not in stage `source`, which may be one that another target domain shares.
         before = self._accuracies(variables)
         folder = self.stages.home("translate") / "translate"
@@ -252,7 +275,6 @@ class _Run:
         images = all_images(
             task.source_train.images, made[self.forth], task.target_train.images, made[self.back]
         )
-        folder = self.workdir / "adapt"
         target, memory = adaptation.run(
             self.config,
             self.model,
@@ -262,11 +284,14 @@ class _Run:
             self.evaluate,
             task.evaluation,
             context,
-            keep=lambda best: self._write_network(
-                best, "selected", folder / "selected.safetensors"
-            ),
+            keep=self._keep,
         )
-        self._write_network(target, "last", folder / "last.safetensors")
+        self._write_network(target, "last", self.workdir / LAST)
+        candidate = self._candidate(memory["selected"]["step"])
+        if candidate.exists():  # else renamed before, by a run that was killed right after
+            candidate.replace(self.workdir / SELECTED)
+        for other in candidate.parent.glob("selected-*"):
+            other.unlink()
         final = self.evaluate(target, task.evaluation.target_test)
         return {
             **memory,
@@ -274,6 +299,19 @@ class _Run:
             "per_class": final.per_class,
             "confusion": final.confusion,
         }
+
+    def _keep(self, step: int, variables: models.Variables) -> None:
+        """Writes a network that may be the selected one.
+
+        Earlier ones stay for a while: a run that is killed before its next checkpoint goes back.
+        """
+        path = self._candidate(step)
+        self._write_network(variables, "selected", path)
+        for old in sorted(p for p in path.parent.glob("selected-*") if p <= path)[:-3]:
+            old.unlink()
+
+    def _candidate(self, step: int) -> Path:
+        return self.workdir / "adapt" / f"selected-{step:09d}.safetensors"
 
     def _write_network(self, variables: models.Variables, which: str, path: Path) -> None:
         config, task = self.config, self.task
@@ -294,11 +332,16 @@ class _Run:
     def result(self) -> dict[str, Any]:
         """The result of a run whose stages are all finished."""
         task = self.task
-        extra = {stage: self.stages.finished(stage)["extra"] for stage in self.runs}
+        extra = {stage: self.stages.extra(stage) for stage in self.runs}
         adapt, figure = extra["adapt"], task.evaluation.source_figure
         return {
             "task": f"{task.source_name} -> {task.target_name}",
             "data": self.config.data.name,
+            "images": {
+                "source_train": len(task.source_train.images),
+                "target_train": len(task.target_train.images),
+                "left_out": task.left_out,
+            },
             "made_from_photos": bool(self.config.data.get("photos_dir", "")),
             "seed": self.config.seed,
             "evaluated_on": task.evaluation.target_images,

@@ -66,9 +66,10 @@ def check_networks(config: ConfigDict, task: Task) -> None:
         shapes = jax.eval_shape(init, key, evaluation_views(image, config.augment, 1)[0])
     except ValueError as error:
         raise UserError(f"the networks do not suit images of {size}x{size}: {error}") from error
-    models.pretrained_variables(
-        config.model, {name: shapes[name] for name in ("params", "batch_stats")}
-    )
+    if not config.source.checkpoint:
+        models.pretrained_variables(
+            config.model, {name: shapes[name] for name in ("params", "batch_stats")}
+        )
     try:
         aligned = attention.collect(shapes["intermediates"], config.adapt.layers)
         if config.adapt.measure == "jmmd":

@@ -19,6 +19,11 @@ _CHOICES = {
     "adapt.attention": ("sum_squares", "sum_abs", "max_abs", "features"),
     "adapt.measure": ("l2", "l1", "mmd", "jmmd"),
     "em.normalize": ("batch", "kept"),
+    "evaluate.crops": (1, 10),
+    "data.on_error": ("raise", "skip"),
+    "model.dtype": ("auto", "float32", "bfloat16"),
+    "model.version": ("v1.5", "v1"),
+    "model.inputs": ("imagenet", "caffe"),
 } | {f"{stage}.{k}": v for stage in ("pair", "source", "adapt") for k, v in _OPTIMIZER.items()}
 _POSITIVE = (
     "pair.epochs",
@@ -31,12 +36,16 @@ _POSITIVE = (
     "adapt.rounds",
     "adapt.round_steps",
     "em.refresh_every",
+    "data.image_size",
     "run.log_every",
     "run.checkpoint_every",
 )
 _NOT_NEGATIVE = (
     "seed",
     "augment.shift",
+    "augment.crop",
+    "pair.enlarge",
+    "run.workers",
     "pair.downsamplings",
     "pair.blocks",
     "pair.cycle_weight",
@@ -53,6 +62,12 @@ _NOT_NEGATIVE = (
 _BATCHES = ("pair", "translate", "source", "adapt", "evaluate")
 
 
+def fit_to_devices(config: ConfigDict, mesh: Mesh) -> None:
+    """Sets what the number of devices decides: a CycleGAN batch of 0 is an image on each."""
+    if config.pair.batch_size == 0:
+        config.pair.batch_size = mesh.size
+
+
 def check(config: ConfigDict, mesh: Mesh) -> None:
     """Makes sure that the settings are ones that the stages can run with.
 
@@ -64,11 +79,13 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
       UserError: names the first setting that is not, and what it can be.
     """
     for name, choices in _CHOICES.items():
-        if (value := _get(config, name)) not in choices:
-            raise UserError(f"{name}={value} is unknown: choose {', '.join(choices)}")
+        value = _get(config, name)
+        if value is not None and value not in choices:
+            raise UserError(f"{name}={value} is unknown: choose {', '.join(map(str, choices))}")
     for names, least in ((_POSITIVE, 1), (_NOT_NEGATIVE, 0)):
         for name in names:
-            if (value := _get(config, name)) < least:
+            value = _get(config, name)
+            if value is not None and value < least:
                 raise UserError(f"{name}={value} must be at least {least}")
     if not sum(config.adapt.mix.values()):
         raise UserError("adapt.mix: at least one of s, t_f, t and s_f must be more than 0")
@@ -84,6 +101,11 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
             f"(em.refresh_every={every}), which till then is the unadapted one: set it to {every}, "
             "or to 0 where the target network starts good enough"
         )
+    if config.adapt.init == "scratch" and start < every:
+        raise UserError(
+            f"em.start_step={start}: a target network that starts from scratch gives no posteriors "
+            f"before the first refresh; set it to {every} (em.refresh_every) or more"
+        )
     for stage in ("pair", "source", "adapt"):
         if not 0 <= (value := config[stage].optimizer.decay_fraction) <= 1:
             raise UserError(f"{stage}.optimizer.decay_fraction={value} must be between 0 and 1")
@@ -98,7 +120,8 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
 
 
 def _get(config: ConfigDict, name: str):
+    """A setting by its dotted name; None where the config of a task has none of that name."""
     value = config
     for part in name.split("."):
-        value = value[part]
+        value = value.get(part) if value is not None else None
     return value

@@ -283,13 +283,13 @@ def test_last_selected_and_oracle_are_kept_apart():
                 memory,
                 evaluate=evaluate,
                 measured=measured,
-                keep=saved.append,
+                keep=lambda *kept: saved.append(kept),
                 refreshed=True,
             )
         )
     assert [memory[name]["step"] for name in ("last", "selected", "oracle")] == [30, 20, 30]
     assert [memory[n]["target_test"] for n in ("last", "selected", "oracle")] == [0.9, 0.4, 0.9]
-    assert saved == ["target 0", "target 1"]
+    assert saved == [(10, "target 0"), (20, "target 1")]
     names = {"kept", "confidence", "round_alignment", "kept_accuracy", "source_test"}
     names |= {"target_test", "target_test_selected", "target_test_oracle", "information"}
     assert names <= lines[-1].keys()

@@ -54,8 +54,9 @@ def read(path: Path, size: int) -> np.ndarray:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image, np.float64)
-        # 16 bits, whatever the mode says of itself; floats are in [0, 1] or [0, 255].
-        largest = 1 if values.max() <= 1 else 255 if values.max() <= 255 else 65535
+        # Integers have 16 bits, whatever the mode says of itself; floats are in [0, 1] or [0, 255].
+        floats = 1 if values.max() <= 1 else 255 if values.max() <= 255 else 65535
+        largest = floats if image.mode == "F" else 65535
         image = Image.fromarray(np.clip(values / largest * 255, 0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")

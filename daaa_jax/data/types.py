@@ -1,6 +1,7 @@
 """What a task consists of; the training view of a target domain has no labels, by type."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import PurePath
 
 import numpy as np
@@ -52,6 +53,7 @@ class Task:
       source_train: what the source network is trained on.
       target_train: what stands for the target in training.
       evaluation: what the networks are measured on.
+      left_out: by domain, images that could not be read and were left out.
       source_files: where each source training image lies in its domain; empty where they are no
         files of their own.
       target_files: likewise for the target.
@@ -63,5 +65,6 @@ class Task:
     source_train: LabelledImages
     target_train: UnlabelledImages
     evaluation: MeasuredData
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
     source_files: tuple[PurePath, ...] = ()
     target_files: tuple[PurePath, ...] = ()

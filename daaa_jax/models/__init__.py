@@ -59,10 +59,17 @@ def create_classifier(settings, num_classes: int, attention: str) -> nn.Module:
     network, _ = CLASSIFIERS[settings.name]
     known = {field.name for field in dataclasses.fields(network)} - {"parent", "name"}
     chosen = {name: value for name, value in settings.items() if name in known}
-    if chosen.get("dtype") == "auto":
-        # On a CPU, bfloat16 is slower than float32.
-        chosen["dtype"] = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    if "dtype" in chosen:
+        chosen["dtype"] = computation_type(settings)
     return network(num_classes=num_classes, attention=attention, **chosen)
+
+
+def computation_type(settings) -> str:
+    """The type that `config.model.dtype` stands for on these devices."""
+    if settings.dtype != "auto":
+        return settings.dtype
+    # On a CPU, bfloat16 is slower than float32.
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
 def pretrained_variables(settings, variables: Variables) -> Variables:

@@ -49,10 +49,23 @@ def write(path: Path, variables: Variables, about: Mapping[str, Any]) -> None:
       variables: parameters and batch statistics.
       about: see `Trained`; as `markers.plain` understands it.
     """
-    flat = traverse_util.flatten_dict(jax.device_get(variables), sep="/")
+    write_tensors(path, variables, {_ABOUT: json.dumps(markers.plain(about))})
+
+
+def write_tensors(path: Path, tree: Variables, metadata: Mapping[str, str] | None = None) -> None:
+    """Writes a tree of arrays, or nothing."""
+    flat = traverse_util.flatten_dict(jax.device_get(tree), sep="/")
     tensors = {name: np.ascontiguousarray(value) for name, value in flat.items()}
-    metadata = {_ABOUT: json.dumps(markers.plain(about))}
     markers.write_bytes(path, files.save(tensors, metadata=metadata))
+
+
+def read_tensors(path: Path) -> Variables:
+    """The tree that `write_tensors` wrote.
+
+    Raises:
+      UserError: if there is no such file, or it is damaged.
+    """
+    return traverse_util.unflatten_dict(pretrained.read(path, "the file"), sep="/")
 
 
 def read(path: Path) -> Trained:
@@ -98,7 +111,12 @@ def read_source_network(
     path = Path(place).expanduser()
     path = path / "source" / NAME if path.is_dir() else path
     tensors = pretrained.read(path, "source.checkpoint")
-    found = read_about(path).get("classes", list(classes))
+    about = read_about(path)
+    for name in ("name", "version", "inputs"):
+        ours, theirs = settings.get(name), about.get("model", {}).get(name)
+        if None not in (ours, theirs) and ours != theirs:
+            raise UserError(f"source.checkpoint={place}: its model.{name} is {theirs}, not {ours}")
+    found = about.get("classes", list(classes))
     if found != list(classes):
         raise UserError(
             f"source.checkpoint={place} tells {len(found)} classes apart, {', '.join(found[:5])} …;"

@@ -1,6 +1,6 @@
 """Where a stage lies finished: in this working directory, or in another that has done the same."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,27 +8,37 @@ from daaa_jax.errors import UserError
 from daaa_jax.runtime import markers
 
 NONE = "none"  # as `run.reuse`: every stage is run here
+_NOTES = "reused.json"
 _SHOWN = 5  # settings that differ
 
 
 class Stages:
     """The stages of a run, each with its settings and the folder where it is found finished."""
 
-    def __init__(self, workdir: Path, reuse: str, settings: Mapping[str, Mapping[str, Any]]):
+    def __init__(
+        self,
+        workdir: Path,
+        reuse: str,
+        settings: Mapping[str, Mapping[str, Any]],
+        shared: Mapping[str, Sequence[str]],
+    ):
         """Looks at nothing yet.
 
         Args:
           workdir: of the run.
           reuse: `run.reuse`: another working directory, empty, or `none`.
           settings: by stage, all that its outcome depends on.
+          shared: the stages that may be taken from another working directory, and the files that
+            must be there.
         """
-        self.workdir, self.settings = workdir, settings
+        self.workdir, self.settings, self._shared = workdir, settings, shared
         self._given = Path(reuse).expanduser() if reuse not in ("", NONE) else None
         self._alone = reuse == NONE
 
     def home(self, stage: str) -> Path:
         """The working directory where the stage is finished, or else this one."""
-        return next((place for place in self._places() if self._marker(stage, place)), self.workdir)
+        places = self._places(stage)
+        return next((place for place in places if self._marker(stage, place)), self.workdir)
 
     def finished(self, stage: str) -> dict[str, Any] | None:
         """The marker of a finished stage."""
@@ -51,13 +61,30 @@ class Stages:
                 )
         markers.write_json(path, self.settings[stage])
 
+    def note(self, stage: str) -> None:
+        """Keeps what the result needs of a stage that another working directory has finished.
+
+        The other directory may be gone when this run ends.
+        """
+        if self.home(stage) != self.workdir:
+            path = self.workdir / _NOTES
+            notes = markers.read_json(path) if path.exists() else {}
+            notes[stage] = {"from": self.home(stage), "extra": self.finished(stage)["extra"]}
+            markers.write_json(path, notes)
+
+    def extra(self, stage: str) -> dict[str, Any]:
+        """What a finished stage, here or elsewhere, has left for the result."""
+        if marker := self._marker(stage, self.workdir):
+            return marker["extra"]
+        return markers.read_json(self.workdir / _NOTES)[stage]["extra"]
+
     def finish(self, stage: str, extra: Mapping[str, Any]) -> None:
         """Writes a stage's marker."""
         markers.write_marker(self.workdir / stage, stage, self.settings[stage], extra)
 
     def why_not_reused(self, stage: str) -> str:
-        """Why the given working directory does not serve a stage; empty if none was given."""
-        if self._given is None:
+        """Why the given working directory does not serve a stage; empty if it was not asked to."""
+        if self._given is None or stage not in self._shared:
             return ""
         marker = markers.read_marker(self._given / stage)
         if marker is None:
@@ -65,21 +92,30 @@ class Stages:
         differing = markers.differing_settings(marker["settings"], self.settings[stage])
         return "; ".join(differing[:_SHOWN])
 
-    def _places(self):
-        yield self.workdir
-        if self._given:
-            yield self._given
-        parent = self.workdir.absolute().parent
-        if self._alone or not parent.is_dir():
-            return
-        for sibling in sorted(parent.iterdir()):
-            if sibling != self.workdir.absolute() and (sibling / markers.CONFIG_NAME).is_file():
-                yield sibling
+    def _places(self, stage: str) -> list[Path]:
+        if stage not in self._shared:
+            return [self.workdir]
+        own = self.workdir.absolute()
+        try:
+            siblings = [] if self._alone else sorted(own.parent.iterdir())
+        except OSError:
+            siblings = []
+        others = [place for place in siblings if place != own and self._is_whole(stage, place)]
+        return [self.workdir, *([self._given] if self._given else []), *others]
+
+    def _is_whole(self, stage: str, place: Path) -> bool:
+        """Whether a sibling, which somebody may have tidied up, still has what a stage made."""
+        try:
+            return (place / markers.CONFIG_NAME).is_file() and all(
+                (place / name).is_file() for name in self._shared[stage]
+            )
+        except OSError:
+            return False
 
     def _marker(self, stage: str, place: Path) -> dict[str, Any] | None:
         try:
             marker = markers.read_marker(place / stage)
-        except UserError:
+        except (OSError, UserError):
             if place in (self.workdir, self._given):
                 raise
             return None  # a sibling's damage is not this run's concern
