@@ -92,7 +92,7 @@ def get_config() -> ConfigDict:
 
     # How a run is carried out. Nothing here changes a result, nor marks a workdir as another's.
     config.run = ConfigDict()
-    # MiB of images that may lie on each device, -1 for a quarter of its memory; more are streamed.
+    # MiB of images that may lie on each device, -1 for a share of its memory; more are streamed.
     config.run.resident_mib = -1
     config.run.workers = 0  # processes that make batches to stream; 0 for two threads
     config.run.log_every = 50  # updates

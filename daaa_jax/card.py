@@ -19,21 +19,30 @@ def write(network: trained.Trained, workdir: Path, which: str) -> str:
     path = workdir / "result.json"
     result = markers.read_json(path) if path.exists() else {}
     classes = about["classes"]
-    crop = about["augment"]["crop"]
+    crop, crops = about["augment"]["crop"], about["crops"]
     seen = f"its central {crop}x{crop} pixels" if crop else "all of it"
+    seen = f"{crops} crops of {crop}x{crop} pixels" if crops > 1 else seen
+    adapted = which != "source"
     side = about["image_size"]
     lines = [
-        f"# Classifier of {len(classes)} classes, adapted from {about['source']} to "
-        f"{about['target']}",
+        f"# Classifier of {len(classes)} classes, "
+        + (f"adapted from {about['source']} to {about['target']}" if adapted else "not adapted"),
         "",
-        "Deep Adversarial Attention Alignment (Kang et al., ECCV 2018), by daaa_jax: trained on "
-        f"labelled images of `{about['source']}` and unlabelled images of `{about['target']}`.",
+        f"Trained on labelled images of `{about['source']}`"
+        + (
+            f" and unlabelled images of `{about['target']}` by Deep Adversarial Attention "
+            "Alignment (Kang et al., ECCV 2018; daaa_jax)."
+            if adapted
+            else ", as the source network of daaa_jax."
+        ),
+        *_data(result),
         "",
         "## Use",
         "",
-        f"Input: uint8 RGB images `[B,{side},{side},3]`, resized bilinearly to that size "
-        f"without regard to their aspect; the network sees {seen}. Everything else, the "
-        "normalisation too, is inside. Output: probabilities "
+        f"Input: uint8 RGB images `[B,{side},{side},3]`, turned as their EXIF "
+        "orientation says, on white where transparent, resized to that size without regard to "
+        f"their aspect by an antialiased bilinear filter (Pillow's `BILINEAR`); the network "
+        f"sees {seen}. Everything else, the normalisation too, is inside. Output: probabilities "
         f"`[B,{len(classes)}]`, in the order of `classes.txt`.",
         "",
         "```python",
@@ -66,6 +75,18 @@ def write(network: trained.Trained, workdir: Path, which: str) -> str:
         "- The licences of the training images and of the pretrained weights apply.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _data(result: dict) -> list[str]:
+    if "images" not in result:
+        return []
+    counts = result["images"]
+    left_out = sum(counts["left_out"].values())
+    return [
+        "",
+        f"{counts['source_train']} labelled and {counts['target_train']} unlabelled images"
+        + (f"; {left_out} more could not be read." if left_out else "."),
+    ]
 
 
 def _figures(result: dict, which: str) -> list[str]:

@@ -77,6 +77,26 @@ class Evaluation:
 Evaluator = Callable[[Variables, LabelledImages], Evaluation]
 
 
+def posterior(
+    model: nn.Module, variables: Variables, images: Array, augment: ConfigDict, crops: int
+) -> Array:
+    """p(z given x) as images are judged by it, the mean over their crops.
+
+    Args:
+      model: the classifier, run in evaluation mode.
+      variables: its parameters and batch statistics.
+      images: uint8 `[B,H,W,3]`.
+      augment: `config.augment`, for the size of a crop.
+      crops: see `evaluation_views`.
+
+    Returns:
+      `[B,K]`, float32.
+    """
+    views = evaluation_views(decode(images), augment, crops)
+    each = em.posterior(model.apply(variables, views.reshape(-1, *views.shape[2:]), train=False))
+    return each.reshape(crops, -1, each.shape[-1]).mean(axis=0)
+
+
 def batch_sums(
     variables: Variables,
     images: Array,
@@ -100,19 +120,19 @@ def batch_sums(
       augment: `config.augment`, for the size of a crop.
       crops: see `evaluation_views`; the posteriors of an image's crops are averaged.
     """
-    views = evaluation_views(decode(images), augment, crops)
-    logits = model.apply(variables, views.reshape(-1, *views.shape[2:]), train=False)
-    posterior = em.posterior(logits).reshape(crops, len(images), -1).mean(axis=0)
-    predicted = posterior.argmax(axis=-1)
-    kept = em.keep_mask(posterior, threshold) * mask
-    classes = posterior.shape[-1]
+    probabilities = posterior(model, variables, images, augment, crops)
+    predicted = probabilities.argmax(axis=-1)
+    kept = em.keep_mask(probabilities, threshold) * mask
+    classes = probabilities.shape[-1]
     true, guess = jax.nn.one_hot(labels, classes), jax.nn.one_hot(predicted, classes)
     return Sums(
         count=mask.sum(),
         confusion=jnp.einsum("bi,bj,b->ij", true, guess, mask).astype(jnp.int32),
-        marginal=(posterior * mask[:, None]).sum(axis=0),
-        negative_entropy=(jax.scipy.special.xlogy(posterior, posterior) * mask[:, None]).sum(),
-        confidence=(posterior.max(axis=-1) * mask).sum(),
+        marginal=(probabilities * mask[:, None]).sum(axis=0),
+        negative_entropy=(
+            jax.scipy.special.xlogy(probabilities, probabilities) * mask[:, None]
+        ).sum(),
+        confidence=(probabilities.max(axis=-1) * mask).sum(),
         kept=kept.sum(),
         kept_correct=(kept * (predicted == labels)).sum(),
     )

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="the adapted network chosen without labels, the last, or the source network",
     )
     parser.add_argument("--out", required=True, help="the folder to make")
-    parser.add_argument("--onnx", action="store_true", help="ONNX too (pip install jax2onnx)")
+    parser.add_argument("--onnx", action="store_true", help="ONNX too, by jax2onnx")
     options = parser.parse_args(arguments)
     workdir, out = (Path(place).expanduser() for place in (options.workdir, options.out))
     network = inference.load_network(workdir, options.network)
@@ -108,11 +108,7 @@ def onnx(network: trained.Trained) -> bytes:
 
 
 def program(network: trained.Trained) -> Callable[[Array], Array]:
-    """From uint8 images `[B,H,W,3]` to probabilities `[B,K]`, computed in float32."""
-    model = network.model
-    if hasattr(model, "dtype"):
-        model = model.clone(dtype=jnp.float32)
-    network = trained.Trained(model, network.variables, network.about)
+    """From uint8 images `[B,H,W,3]` to probabilities `[B,K]`."""
     return lambda images: inference.posterior(network, network.variables, images)
 
 

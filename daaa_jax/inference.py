@@ -1,5 +1,7 @@
 """Using a trained network: from image files to posteriors, and where it attends."""
 
+import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,8 +11,8 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from daaa_jax import attention, em
-from daaa_jax.data import photos
+from daaa_jax import attention, evaluation
+from daaa_jax.data import folders, photos
 from daaa_jax.data.augment import crop_size, decode, evaluation_views
 from daaa_jax.errors import UserError
 from daaa_jax.models import trained
@@ -25,7 +27,7 @@ NETWORKS = {
 
 
 def load_network(workdir: Path, which: str) -> trained.Trained:
-    """A network of a working directory.
+    """A network of a working directory, which computes in float32 wherever it was trained.
 
     Args:
       workdir: of a finished run.
@@ -40,7 +42,10 @@ def load_network(workdir: Path, which: str) -> trained.Trained:
             f"{path} is missing: the run in {workdir} has not got so far, or has it from another "
             "working directory, which its output names; choose another --network or --workdir"
         )
-    return trained.read(path)
+    network = trained.read(path)
+    if hasattr(network.model, "dtype"):
+        network = dataclasses.replace(network, model=network.model.clone(dtype=jnp.float32))
+    return network
 
 
 def find_images(places: Sequence[str]) -> list[Path]:
@@ -52,8 +57,7 @@ def find_images(places: Sequence[str]) -> list[Path]:
     found = []
     for place in map(Path, places):
         if place.is_dir():
-            inside = sorted(p for p in place.rglob("*") if p.suffix.lower() in photos.SUFFIXES)
-            found += [path for path in inside if not path.name.startswith(".")]
+            found += folders.images_in(place)
         elif place.exists():
             found.append(place)
         else:
@@ -115,7 +119,7 @@ def predict(
             if overlays is not None:
                 try:
                     maps, views = jax.device_get(attend(variables, padded))
-                except ValueError as error:
+                except (ValueError, re.error) as error:
                     raise UserError(f"--overlay_layers: {error}") from error
             for row, path in enumerate(batch):
                 if row in unreadable:
@@ -138,9 +142,8 @@ def _write_overlay(path: Path, pixels: np.ndarray) -> None:
 def posterior(network: trained.Trained, variables, images: Array) -> Array:
     """p(z given x) of uint8 images `[B,H,W,3]` of the network's `image_size`: `[B,K]`, float32."""
     about = network.about
-    views = evaluation_views(decode(images), ConfigDict(about["augment"]), about["crops"])
-    each = [em.posterior(network.model.apply(variables, view, train=False)) for view in views]
-    return sum(each) / len(each)
+    augment = ConfigDict(about["augment"])
+    return evaluation.posterior(network.model, variables, images, augment, about["crops"])
 
 
 def heat(maps: dict[str, Array], size: int) -> Array:

@@ -84,7 +84,7 @@ def write_csv(rows: Iterable[Row], classes: Sequence[str], out: str) -> int:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", newline="", encoding="utf-8") as file:
+        with temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             unreadable = _write(rows, classes, file)
         temporary.replace(path)
     except OSError as error:

@@ -27,6 +27,11 @@ def check_same_config(workdir: Path, config: ConfigDict) -> None:
         return
     found = what(read_config(workdir))
     differing = markers.differing_settings(found, what(config))
+    if any("absent" in line for line in differing):
+        raise UserError(
+            f"{workdir} was made by another version of daaa_jax, with other settings: "
+            f"{'; '.join(differing[:5])}. Choose another --workdir"
+        )
     if differing:
         raise UserError(
             f"{workdir} belongs to another config: {'; '.join(differing[:5])}. Choose another "
@@ -54,13 +59,21 @@ def write_config(workdir: Path, config: ConfigDict) -> None:
 
 
 def what(config: ConfigDict) -> dict[str, Any]:
-    """The settings that say what is computed, without those that say where and how."""
+    """The settings that say what is computed, without those that say where and how.
+
+    Of what a user brings only that it is there: its content enters the stages' fingerprints.
+    """
     settings = markers.plain(config.to_dict())
     settings.pop("run", None)
     data = settings.setdefault("data", {})
     data["made_from_photos"] = bool(data.get("photos_dir"))
     for name in ("dir", "tfds_dir", "photos_dir"):
         data.pop(name, None)
+    for name in {"source", "target", "target_test"} & data.keys():
+        data[name] = Path(data[name]).name
+    for part, name in (("pair", "translations"), ("source", "checkpoint"), ("model", "weights")):
+        if name in settings.get(part, {}):
+            settings[part][name] = Path(settings[part][name]).name
     return settings
 
 

@@ -34,7 +34,7 @@ def test_step_larger_than_the_devices_is_refused(monkeypatch, capsys):
 
 def test_running_out_of_memory_is_one_line_and_other_errors_are_themselves():
     with (
-        pytest.raises(UserError, match="stage little .* reduce its batch"),
+        pytest.raises(UserError, match="little takes .* reduce its batch"),
         memory.enough_memory("little", "its batch"),
     ):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nlong story")

@@ -166,6 +166,15 @@ program = export.deserialize(open(sys.argv[1], "rb").read())
 np.save(sys.argv[3], program.call(np.load(sys.argv[2])))
 """
 
+LOAD_ONNX = """
+import sys
+import numpy as np
+import onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1])
+(found,) = session.run(None, {session.get_inputs()[0].name: np.load(sys.argv[2])})
+np.save(sys.argv[3], found)
+"""
+
 
 def test_exported_program_gives_the_same_probabilities_in_a_fresh_process(finished, tmp_path):
     from daaa_jax import inference
@@ -192,7 +201,7 @@ def test_exported_program_gives_the_same_probabilities_in_a_fresh_process(finish
 
 
 def test_exported_onnx_gives_the_same_probabilities(finished, tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxruntime")
     pytest.importorskip("jax2onnx")
     from daaa_jax import inference
 
@@ -202,10 +211,14 @@ def test_exported_onnx_gives_the_same_probabilities(finished, tmp_path):
     assert done.returncode == 0, done.stderr
     side = network.about["image_size"]
     images = np.random.default_rng(0).integers(0, 256, (5, side, side, 3), np.uint8)
-    session = onnxruntime.InferenceSession(out / "model.onnx")
-    (found,) = session.run(None, {session.get_inputs()[0].name: images})
+    np.save(tmp_path / "images.npy", images)
+    subprocess.run(
+        [sys.executable, "-c", LOAD_ONNX, out / "model.onnx", tmp_path / "images.npy",
+         tmp_path / "found.npy"],
+        check=True, cwd=tmp_path,
+    )  # fmt: skip
     wanted = inference.posterior(network, network.variables, images)
-    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    np.testing.assert_allclose(np.load(tmp_path / "found.npy"), wanted, atol=1e-4)
 
 
 def test_export_overwrites_nothing(finished, tmp_path):
@@ -318,6 +331,32 @@ def test_all_six_tasks_of_office_pass_through_every_stage(tmp_path):
         assert set(result["per_class"]) == set(OFFICE_CLASSES)
         assert 0 <= result["accuracy"]["target_test"]["last"] <= 1
     assert finished == {"pair": 3, "source": 3}
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "says"),
+    [
+        ("", "phone", "data.source is not set"),
+        ("catalogue", "", "data.target is not set"),
+        ("catalogue", "other/catalogue", "have the same name"),
+        ("phone", "catalogue", "has no classes"),
+        ("catalogue", "nowhere", "there is no such folder"),
+    ],
+)
+def test_folders_that_make_no_task_are_refused_and_leave_nothing(
+    source, target, says, root, tmp_path
+):
+    shutil.copytree(root, tmp_path / "photos")
+    shutil.copytree(root / "catalogue", tmp_path / "photos" / "other" / "catalogue")
+    place = {name: tmp_path / "photos" / name if name else "" for name in (source, target)}
+    assert says in refused(
+        "main",
+        "--config=configs/folder.py:smoke",
+        f"--config.data.source={place[source]}",
+        f"--config.data.target={place[target]}",
+        f"--workdir={tmp_path / 'run'}",
+    )
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

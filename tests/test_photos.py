@@ -181,20 +181,24 @@ def test_folders_that_are_no_domain_are_refused(tmp_path):
     assert "loose.png" in message and "mug" in message
 
 
+def decode(listing, size, on_error):
+    return folders.decode({"domain": listing}, size, on_error)["domain"]
+
+
 def test_images_are_decoded_once_until_a_file_changes(tmp_path, monkeypatch):
     root = write_domain(tmp_path / "d", bike=2, mug=1)
-    images, read = folders.decode(folders.find(root), SIZE, "raise")
+    images, read = decode(folders.find(root), SIZE, "raise")
     np.testing.assert_array_equal(images[:, 0, 0], [[0, 0, 0], [0, 1, 0], [1, 0, 0]])
     np.testing.assert_array_equal(read, [0, 1, 2])
     calls = []
     monkeypatch.setattr(photos, "read", lambda path, size: calls.append(path))
-    again, _ = folders.decode(folders.find(root), SIZE, "raise")
+    again, _ = decode(folders.find(root), SIZE, "raise")
     np.testing.assert_array_equal(again, images)
     assert not calls
     monkeypatch.undo()
     monkeypatch.setenv("DAAA_CACHE", str(tmp_path / "cache"))
     Image.new("RGB", (30, 9), (9, 9, 9)).save(root / "mug" / "0.png")
-    changed, _ = folders.decode(folders.find(root), SIZE, "raise")
+    changed, _ = decode(folders.find(root), SIZE, "raise")
     assert (changed[2] == 9).all()
 
 
@@ -204,11 +208,11 @@ def test_unreadable_images_are_all_named_or_left_out(tmp_path, capsys):
     listing = folders.find(root)
     bad = [path.name for path in listing.paths if path.name in says]
     assert set(bad) == set(says) - {"lost.jpg"}  # a link to nothing is no file
-    message = message_of(folders.decode, listing, SIZE, "raise")
+    message = message_of(decode, listing, SIZE, "raise")
     assert message.startswith(f"{len(bad)} of {len(bad) + 3} images in {root} cannot be read")
     for name in bad:
         assert str(root / "mug" / name) in message and says[name] in message
-    images, read = folders.decode(listing, SIZE, "skip")
+    images, read = decode(listing, SIZE, "skip")
     assert len(images) == 3 and [listing.paths[i].name for i in read] == ["0.png", "1.png", "0.png"]
     np.testing.assert_array_equal(listing.labels[read], [0, 0, 1])
     assert f"{len(bad)} images of {root} are left out" in capsys.readouterr().out
@@ -217,4 +221,4 @@ def test_unreadable_images_are_all_named_or_left_out(tmp_path, capsys):
 def test_domain_without_one_readable_image_is_refused(tmp_path):
     (tmp_path / "d" / "mug").mkdir(parents=True)
     bad_files(tmp_path / "d" / "mug")
-    assert "none of the" in message_of(folders.decode, folders.find(tmp_path / "d"), SIZE, "skip")
+    assert "no image in" in message_of(decode, folders.find(tmp_path / "d"), SIZE, "skip")

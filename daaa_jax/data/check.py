@@ -1,9 +1,10 @@
 """The doctor: looks at folders of images before anything is trained on them.
 
-    python -m daaa_jax.data.check DIR [DIR…]
+    python -m daaa_jax.data.check SOURCE [TARGET…]
 
-Each folder is a domain. Tells counts, classes that another folder lacks, and files that cannot be
-read, are tiny, or are the same in two domains. Ends with 1 where training would refuse a folder.
+Each folder is a domain, the source first. Tells counts, classes that one has and the other lacks,
+and files that cannot be read, are tiny, or are the same in two domains. Ends with 1 where training
+would refuse a folder.
 """
 
 import argparse
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m daaa_jax.data.check", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("folders", nargs="+", metavar="DIR", help="a domain: DIR/<class>/*.jpg")
+    parser.add_argument("folders", nargs="+", metavar="DIR", help="a domain, the source first")
     sick, listings = False, []
     for folder in parser.parse_args(arguments).folders:
         try:
@@ -37,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     owners = collections.defaultdict(list)
     for listing in listings:
         sick |= _check(listing, owners)
-    _compare(listings)
+    if listings:
+        sick |= _compare(listings)
     twins = {
         digest: paths
         for digest, paths in owners.items()
@@ -57,6 +59,7 @@ def _check(listing: folders.Listing, owners: dict[str, list]) -> bool:
     counts = [int((listing.labels == number).sum()) for number in range(len(listing.classes))]
     for name, count in zip(listing.classes, counts, strict=True):
         print(f"  {name}: {count}")
+    empty = [name for name, count in zip(listing.classes, counts, strict=True) if not count]
     bad, tiny = [], []
     for path in listing.paths:
         try:
@@ -70,24 +73,34 @@ def _check(listing: folders.Listing, owners: dict[str, list]) -> bool:
         owners[hashlib.sha256(path.read_bytes()).hexdigest()].append((listing.folder, path))
     for what, lines in (
         ("cannot be read", bad),
+        ("are missing: classes without an image", empty),
         (f"have a side of less than {_TINY} pixels", tiny),
         ("are no images by their ending, and are passed over", list(map(str, listing.others))),
     ):
         if lines:
             print(f"  {len(lines)} files {what}:")
             _show(lines, "    ")
-    return bool(bad)
+    return bool(bad or empty)
 
 
-def _compare(listings: Sequence[folders.Listing]) -> None:
-    """Prints the classes that a labelled domain has and another lacks."""
-    labelled = [listing for listing in listings if listing.classes]
-    everything = set().union(*(listing.classes for listing in labelled))
-    for listing in labelled:
-        missing = sorted(everything - set(listing.classes))
-        if missing:
-            print(f"{listing.folder} lacks {len(missing)} classes that another has:")
-            _show(missing)
+def _compare(listings: Sequence[folders.Listing]) -> bool:
+    """Prints the classes that a domain has and another lacks; whether training would refuse them.
+
+    The first domain is the source, whose classes the others may lack but not exceed.
+    """
+    source, *others = listings
+    sick = not source.classes
+    if sick:
+        print(f"{source.folder} has no classes, which the source, named first, needs")
+    for listing in (other for other in others if other.classes and source.classes):
+        missing = sorted(set(source.classes) - set(listing.classes))
+        strange = sorted(set(listing.classes) - set(source.classes))
+        sick |= bool(strange)
+        for names, what in ((missing, f"lacks {len(missing)}"), (strange, f"adds {len(strange)}")):
+            if names:
+                print(f"{listing.folder} {what} classes, against {source.folder}:")
+                _show(names)
+    return sick
 
 
 def _show(lines: Sequence[str], indent: str = "  ") -> None:

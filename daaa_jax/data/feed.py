@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,10 +12,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from daaa_jax.data.images import Images
+from daaa_jax.runtime import memory
 from daaa_jax.runtime import mesh as meshes
 
-# Of a device's memory, what images may take; the rest is for networks and activations.
-_SHARE = 0.25
+# Of a device's memory, what images may take; the rest is for networks and activations. On a CPU
+# there are up to three copies of them while they are put in place.
+_SHARE, _SHARE_ON_CPU = 0.25, 0.1
 _MIB = 2**20
 _AHEAD = 4  # batches made before they are asked for
 
@@ -67,7 +70,8 @@ class Feed:
         if self._streams:
             print(f"{needed / _MIB:.0f} MiB of images are streamed to the devices", flush=True)
         else:
-            self._stored = meshes.replicate(tuple(np.asarray(i) for i in self._images), mesh)
+            with memory.enough_memory("images", "run.resident_mib"):
+                self._stored = meshes.replicate(tuple(np.asarray(i) for i in self._images), mesh)
         self._batches, self._next = None, -1
 
     def at(self, step: int) -> tuple[Any, ...]:
@@ -113,4 +117,13 @@ def _room(mesh: Mesh, settings: ConfigDict) -> float:
     if all(limits):
         return _SHARE * min(limits)
     # CPU devices share the memory of their host.
-    return _SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / jax.device_count()
+    return _SHARE_ON_CPU * _host_memory() / jax.local_device_count()
+
+
+def _host_memory() -> int:
+    """Bytes of this machine, or of the container that the process is confined to."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):  # no such file, or "max"
+        return machine

@@ -2,6 +2,8 @@
 
 import dataclasses
 import hashlib
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,6 @@ import numpy as np
 from daaa_jax.data import cache, photos
 from daaa_jax.errors import UserError
 
-_SHOWN = 20
 UNKNOWN = -1  # the class of an image of a flat folder
 
 
@@ -68,9 +69,19 @@ def find(folder: str | Path) -> Listing:
             f"classes; known endings are {', '.join(sorted(photos.SUFFIXES))}"
         )
     classes = () if flat else tuple(by_class)
+    for name in classes:
+        if not name.isprintable():  # bytes that are no UTF-8 among them
+            raise UserError(
+                f"{root} has a class with a name that cannot be shown, {name!a}: rename it"
+            )
     labels = [UNKNOWN] * len(flat)
     labels += [number for number, name in enumerate(classes) for _ in by_class[name][0]]
     return Listing(root, classes, tuple(paths), np.array(labels, np.int32), tuple(others))
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The image files in a folder and in the folders within it, sorted, hidden ones left out."""
+    return _images(folder, deep=True)[0]
 
 
 def _images(folder: Path, deep: bool) -> tuple[list[Path], list[Path]]:
@@ -86,36 +97,45 @@ def _images(folder: Path, deep: bool) -> tuple[list[Path], list[Path]]:
     return images, [path for path in files if path.suffix.lower() not in photos.SUFFIXES]
 
 
-def decode(listing: Listing, size: int, on_error: str) -> tuple[np.ndarray, np.ndarray]:
-    """The images of a listing that can be read.
+def decode(
+    listings: Mapping[str, Listing], size: int, on_error: str
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The images of several domains that can be read.
 
     Args:
-      listing: as `find` gives it.
-      size: height and width that they are resized to.
-      on_error: `raise` refuses the domain if an image cannot be read, `skip` leaves it out.
+      listings: by any name, as `find` gives them.
+      size: height and width that images are resized to.
+      on_error: `raise` refuses the domains if an image cannot be read, `skip` leaves it out.
 
     Returns:
-      uint8 `[N,size,size,3]` and the positions in the listing of those that were read, int `[N]`.
+      For each, uint8 `[n,size,size,3]` and the positions in the listing of those that were read.
 
     Raises:
-      UserError: names every image that cannot be read; or with `skip`, if none can.
+      UserError: names every image of all domains that cannot be read; or with `skip`, if all of one
+        cannot.
     """
-    images, reasons = decode_all(listing, size)
-    bad = [position for position, reason in enumerate(reasons) if reason]
-    lines = [f"  {listing.paths[position]}: {reasons[position]}" for position in bad]
-    if bad and on_error != "skip":
+    decoded = {name: decode_all(listing, size) for name, listing in listings.items()}
+    lines = [
+        f"  {listing.paths[position]}: {reason}"
+        for name, listing in listings.items()
+        for position, reason in enumerate(decoded[name][1])
+        if reason
+    ]
+    if lines and on_error != "skip":
         raise UserError(
-            f"{len(bad)} of {len(reasons)} images in {listing.folder} cannot be read; mend or "
-            "remove them, or leave them out by --config.data.on_error=skip\n" + "\n".join(lines)
+            f"{len(lines)} images cannot be read; mend or remove them, or leave them out by "
+            "--config.data.on_error=skip\n" + "\n".join(lines)
         )
-    if len(bad) == len(reasons):
-        raise UserError(f"none of the {len(bad)} images in {listing.folder} can be read{lines[0]}")
-    if not bad:
-        return images, np.arange(len(images))
-    print(f"{len(bad)} images of {listing.folder} are left out, as they cannot be read:")
-    print("\n".join(lines[:_SHOWN]), flush=True)
-    good = np.flatnonzero(reasons == "")
-    return images[good], good
+    if lines:
+        print(f"{len(lines)} images are left out, as they cannot be read:")
+        print("\n".join(lines), flush=True)
+    result = {}
+    for name, (images, reasons) in decoded.items():
+        good = np.flatnonzero(reasons == "")
+        if not len(good):
+            raise UserError(f"no image in {listings[name].folder} can be read\n{lines[0]}")
+        result[name] = (images if len(good) == len(images) else images[good], good)
+    return result
 
 
 def decode_all(listing: Listing, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -138,7 +158,8 @@ def _decode(listing: Listing, size: int) -> dict[str, np.ndarray]:
 
 def _identity(listing: Listing, size: int) -> str:
     """Changes with any file's name, size, content or permissions."""
-    digest = hashlib.sha256(f"photos 2, {size}, {listing.folder.resolve()}".encode())
+    digest = hashlib.sha256(f"photos 2, {size}, ".encode())
+    digest.update(os.fsencode(listing.folder.resolve()))
     for path in listing.paths:
         status = path.stat()
         name = path.relative_to(listing.folder)

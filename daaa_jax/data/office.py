@@ -14,7 +14,7 @@ _WHERE = (
     "Office-31 is to be had from its authors' page, "
     "https://faculty.cc.gatech.edu/~judy/domainadapt/ (office31); put it so that there are "
     "DIR/amazon/images/<class>/*.jpg, DIR/dslr/… and DIR/webcam/…, with or without images/, and "
-    "give --config.data.dir=DIR"
+    "give --config.data.dir=DIR (configs/office10.py takes its ten classes shared with Caltech-256)"
 )
 
 
@@ -34,23 +34,38 @@ def load(settings: ConfigDict) -> Task:
     Raises:
       UserError: if a folder is missing or is not as expected, or an image cannot be read.
     """
-    source = _list(settings, settings.source)
-    target = _list(settings, settings.target)
+    for name in ("source", "target"):
+        if not settings[name]:
+            raise UserError(f"data.{name} is not set: give a folder of images")
+    source, target = (_list(settings, settings[name]) for name in ("source", "target"))
+    if _name(settings.source) == _name(settings.target):
+        raise UserError(
+            f"data.source={settings.source} and data.target={settings.target} have the same name, "
+            "which tells domains apart: rename one"
+        )
     if not source.classes:
         raise UserError(
             f"the source {source.folder} has no classes: put its images into a folder for each, "
             f"{source.folder}/<class>/*.jpg"
         )
     _check_classes(source, target)
-    source_train, source_files = _read(source, source.classes, settings)
-    target_train, target_files = _read(target, source.classes, settings)
-    measured = target_train
+    listings = {"source": source, "target": target}
     if settings.target_test:
-        test = folders.find(settings.target_test)
+        test = folders.find(_place(settings, settings.target_test))
         if not test.classes:
             raise UserError(f"data.target_test={settings.target_test} has no classes")
         _check_classes(source, test)
-        measured, _ = _read(test, source.classes, settings)
+        listings["test"] = test
+    read = folders.decode(listings, settings.image_size, settings.on_error)
+    data = {
+        name: _labelled(listing, *read[name], source.classes, settings)
+        for name, listing in listings.items()
+    }
+    (source_train, source_files), (target_train, target_files) = data["source"], data["target"]
+    left_out = {
+        _name(settings[name]): len(listings[name].paths) - len(read[name][1])
+        for name in ("source", "target")
+    }
     return Task(
         source_name=_name(settings.source),
         target_name=_name(settings.target),
@@ -59,13 +74,14 @@ def load(settings: ConfigDict) -> Task:
         target_train=UnlabelledImages(target_train.images),
         evaluation=MeasuredData(
             source_test=source_train,
-            target_test=measured,
+            target_test=data.get("test", data["target"])[0],
             target_train=target_train,
             source_figure="source_train",
             target_images="images of data.target_test"
             if settings.target_test
             else "all target images",
         ),
+        left_out=left_out,
         source_files=source_files,
         target_files=target_files,
     )
@@ -75,16 +91,20 @@ def _name(domain: str) -> str:
     return Path(domain).name
 
 
-def _list(settings: ConfigDict, domain: str) -> folders.Listing:
+def _place(settings: ConfigDict, domain: str) -> Path:
+    """The folder of a domain: one that is named, or of that name in `data.dir`."""
     if settings.name == "folder":
-        listing = folders.find(domain)
-    else:
-        if not settings.dir:
-            raise UserError(f"data.dir is not set: give the folder of the domains. {_WHERE}")
-        root = Path(settings.dir).expanduser()
-        if not (root / domain).is_dir():
-            raise UserError(f"{root} holds no folder {domain}. {_WHERE}")
-        listing = folders.find(root / domain)
+        return Path(domain).expanduser()
+    if not settings.dir:
+        raise UserError(f"data.dir is not set: give the folder of the domains. {_WHERE}")
+    root = Path(settings.dir).expanduser()
+    if not (root / domain).is_dir():
+        raise UserError(f"{root} holds no folder {domain}. {_WHERE}")
+    return root / domain
+
+
+def _list(settings: ConfigDict, domain: str) -> folders.Listing:
+    listing = folders.find(_place(settings, domain))
     expected = settings.expected_counts.get(domain, 0)
     if expected and len(listing.paths) != expected:
         raise UserError(
@@ -115,11 +135,14 @@ def _check_classes(source: folders.Listing, target: folders.Listing) -> None:
         raise UserError(f"{source.folder}: no image in {', '.join(empty)}")
 
 
-def _read(
-    listing: folders.Listing, classes: tuple[str, ...], settings: ConfigDict
+def _labelled(
+    listing: folders.Listing,
+    images: np.ndarray,
+    read: np.ndarray,
+    classes: tuple[str, ...],
+    settings: ConfigDict,
 ) -> tuple[LabelledImages, tuple[PurePath, ...]]:
-    """Images, their classes in the source's count, and where each lies in its domain."""
-    images, read = folders.decode(listing, settings.image_size, settings.on_error)
+    """Images with their classes in the source's count, and where each lies in its domain."""
     places = np.array([classes.index(name) for name in listing.classes], np.int32)
     labels = listing.labels[read]
     labels = places[labels] if listing.classes else labels

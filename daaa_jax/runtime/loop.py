@@ -103,7 +103,10 @@ def run(
         else:
             state = meshes.replicate(create_state(), context.mesh)
         context.writer.drop_after(name, start)
-        with memory_use.enough_memory(name, reduce), Progress(name, steps, start) as progress:
+        with (
+            memory_use.enough_memory(f"stage {name}", reduce),
+            Progress(name, steps, start) as progress,
+        ):
             if 0 < start < steps:
                 progress.line(f"{name}: resumed after step {start} of {steps}")
             clock, sums = time.monotonic(), None
@@ -129,7 +132,10 @@ def run(
                         k: Average(total=t, count=c) for k, (t, c) in memory["round"].items()
                     }
                     memory["round"] = {}
-                    results = end_of_round(step, state, in_round, memory)
+                    with memory_use.enough_memory(
+                        f"evaluation in stage {name}", "evaluate.batch_size or evaluate.crops"
+                    ):
+                        results = end_of_round(step, state, in_round, memory)
                     context.writer.scalars(name, step, results)
                     progress.line(_round_line(name, step, round_steps, steps, results))
                 if saves:

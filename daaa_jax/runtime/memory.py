@@ -28,7 +28,7 @@ def compile_step(name: str, step: Callable, arguments: tuple, reduce: str) -> Ca
     """
     if not hasattr(step, "lower"):
         return step  # a plain function
-    with enough_memory(name, reduce):
+    with enough_memory(f"stage {name}", reduce):
         compiled = step.lower(*arguments).compile()
     needed = _bytes(compiled)
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
@@ -39,13 +39,17 @@ def compile_step(name: str, step: Callable, arguments: tuple, reduce: str) -> Ca
     if jax.process_index() == 0:
         print(f"{name}: a step takes {needed / _MIB:.0f}{of} MiB on each device", flush=True)
     if limit and needed > limit:
-        raise UserError(_too_large(name, reduce))
+        raise UserError(_too_large(f"stage {name}", reduce))
     return compiled
 
 
 @contextlib.contextmanager
 def enough_memory(name: str, reduce: str) -> Iterator[None]:
     """Tells what to change where the devices run out of memory.
+
+    Args:
+      name: what is going on.
+      reduce: the settings that make it take less.
 
     Raises:
       UserError: instead of JAX's own error, of some hundred lines.
@@ -72,4 +76,4 @@ def _bytes(compiled: Any) -> int | None:
 
 
 def _too_large(name: str, reduce: str) -> str:
-    return f"stage {name} takes more memory than the devices have: reduce {reduce}"
+    return f"{name} takes more memory than the devices have: reduce {reduce}"
