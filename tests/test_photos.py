@@ -209,13 +209,13 @@ def test_unreadable_images_are_all_named_or_left_out(tmp_path, capsys):
     bad = [path.name for path in listing.paths if path.name in says]
     assert set(bad) == set(says) - {"lost.jpg"}  # a link to nothing is no file
     message = message_of(decode, listing, SIZE, "raise")
-    assert message.startswith(f"{len(bad)} of {len(bad) + 3} images in {root} cannot be read")
+    assert message.startswith(f"{len(bad)} images cannot be read")
     for name in bad:
         assert str(root / "mug" / name) in message and says[name] in message
     images, read = decode(listing, SIZE, "skip")
     assert len(images) == 3 and [listing.paths[i].name for i in read] == ["0.png", "1.png", "0.png"]
     np.testing.assert_array_equal(listing.labels[read], [0, 0, 1])
-    assert f"{len(bad)} images of {root} are left out" in capsys.readouterr().out
+    assert f"{len(bad)} images are left out" in capsys.readouterr().out
 
 
 def test_domain_without_one_readable_image_is_refused(tmp_path):
