@@ -308,3 +308,11 @@ def test_save_killed_half_way_leaves_the_one_before_and_can_be_made_again(tmp_pa
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest_step() == 2
         assert checkpoints.restore(module.abstract(state))[1] == {"round": 2}
+
+
+def test_what_a_killed_save_left_is_gone_as_soon_as_the_directory_is_opened(tmp_path):
+    half = tmp_path / "7.orbax-checkpoint-tmp"
+    (half / "state").mkdir(parents=True)
+    (half / "state" / "part").write_bytes(b"half")
+    with Checkpoints(tmp_path) as checkpoints:
+        assert not half.exists() and checkpoints.latest_step() is None

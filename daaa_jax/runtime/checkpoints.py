@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class Checkpoints(contextlib.AbstractContextManager):
 
     A checkpoint holds a state (a tree of arrays) and what the loop around it needs to go on (a
     dict that JSON can express). It exists whole or not at all: what a killed save has left is
-    removed when the directory is opened again, at the latest by the first save.
+    removed when the directory is opened again.
     """
 
     def __init__(self, directory: str | Path, keep: int = 1):
@@ -47,6 +48,11 @@ class Checkpoints(contextlib.AbstractContextManager):
 
         self._ocp = ocp
         self.directory = Path(directory).absolute()
+        # Orbax would do it on a thread of its own, which a command that ends at once outlives, and
+        # which then shows a traceback.
+        if jax.process_index() == 0:
+            for half in self.directory.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(half, ignore_errors=True)
         # Without a registry a manager that has not saved yet cannot describe what it finds.
         registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
         for item, handler, save, restore in (
@@ -62,9 +68,7 @@ class Checkpoints(contextlib.AbstractContextManager):
             registry.add(item, restore, handler)
         self._manager = ocp.CheckpointManager(
             self.directory,
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, create=True, cleanup_tmp_directories=True
-            ),
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
             handler_registry=registry,
         )
 
