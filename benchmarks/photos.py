@@ -5,13 +5,18 @@
 A line for the CycleGAN step at 256, and for the adaptation step at 224 with batches of 32 and 64:
 the median time of a step (minimum to maximum), real images a second, TFLOP/s counted from the
 program before XLA optimises it, and their share of the device's dense peak in that precision.
+Then the adaptation step fed with other images each time, which lie on the device or are streamed
+from a file, against the same batch again and again.
+
 `--cpu` makes the images, the batch and the networks small, to see that it runs.
 """
 
 import argparse
 import functools
 import statistics
+import tempfile
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +25,9 @@ import numpy as np
 from configs import photos
 from daaa_jax import adaptation, models, optimizers, pairing
 from daaa_jax.data.augment import decode
+from daaa_jax.data.feed import Feed
 from daaa_jax.data.pairs import GROUPS, BatchStream
+from daaa_jax.runtime import mesh as meshes
 
 # Dense TFLOP/s of the vendors' data sheets: float32 in TF32 (as JAX convolves on a GPU), bfloat16.
 PEAKS = {
@@ -77,8 +84,52 @@ def measure(step, state, batch, rounds: int) -> tuple[list[float], float]:
     return seconds, flops
 
 
+def compare_inputs(config, count: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds of the adaptation step with each kind of input, measured in turn."""
+    step, state, (_, batch) = adaptation_step(config, count)
+    mesh = meshes.data_mesh(jax.devices()[:1])
+    labels = np.arange(count, dtype=np.int32) % 31
+    sizes = adaptation.group_sizes(config.adapt.batch_size, [config.adapt.mix[g] for g in GROUPS])
+    stream = BatchStream(labels, count, sizes, seed=0)
+    seconds: dict[str, list[float]] = {"the same batch": [], "on the device": [], "streamed": []}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "images.npy"
+        np.save(path, _images(4 * count, config.data.image_size))
+        images = np.load(path, mmap_mode="r")
+        feeds = {}
+        for name, mib in (("on the device", 2**20), ("streamed", 0)):
+            config.run.resident_mib = mib
+            feeds[name] = Feed(
+                (images,),
+                functools.partial(adaptation.rows_at, stream),
+                adaptation.with_their_images,
+                steps=10 * rounds,
+                mesh=mesh,
+                settings=config.run,
+            )
+        always = feeds["on the device"].at(0)
+        arguments = {
+            "the same batch": lambda number: always,
+            "on the device": feeds["on the device"].at,
+            "streamed": feeds["streamed"].at,
+        }
+        compiled = {
+            name: jax.jit(step, donate_argnums=0).lower(state, *at(0)).compile()
+            for name, at in arguments.items()
+        }
+        state = meshes.replicate(state, mesh)
+        for number in range(rounds + 3):  # three warm up
+            for name, at in arguments.items():
+                start = time.perf_counter()
+                state, metrics = compiled[name](state, *at(number))
+                float(metrics["loss"].total)
+                if number >= 3:
+                    seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
 def main() -> None:
-    """Prints the table."""
+    """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20, help="measured steps of each")
     parser.add_argument("--network", default="resnet50", help="model.name")
@@ -111,6 +162,17 @@ def main() -> None:
             f"| {1e3 * median:.1f} {spread} | {shown / median:.0f} | {rate:.2f} | {share} |",
             flush=True,
         )
+    config = photos.get_config()
+    config.model.name = options.network
+    if options.cpu:
+        photos.smoke(config)
+    config.adapt.batch_size = 8 if options.cpu else 64
+    seconds = compare_inputs(config, 32 if options.cpu else 500, options.rounds)
+    print("| input of the adaptation step | ms | against the same batch |\n| --- | --- | --- |")
+    for name, times in seconds.items():
+        ratios = [a / b for a, b in zip(times, seconds["the same batch"], strict=True)]
+        median = 1e3 * statistics.median(times)
+        print(f"| {name} | {median:.1f} | {statistics.median(ratios):.2f} |")
 
 
 if __name__ == "__main__":

@@ -278,8 +278,8 @@ def run(
     )
     feed = Feed(
         (images,),
-        functools.partial(_rows, stream),
-        _images,
+        functools.partial(rows_at, stream),
+        with_their_images,
         steps=steps,
         mesh=mesh,
         settings=context.settings,
@@ -311,11 +311,13 @@ def run(
     return state.target, memory
 
 
-def _rows(stream, step):
+def rows_at(stream: BatchStream, step: int) -> tuple[Batch]:
+    """The batch of a step, for a `Feed`."""
     return (stream.at(step),)
 
 
-def _images(domains, batch):
+def with_their_images(domains: Sequence[Images], batch: tuple[Batch]) -> tuple[Batch]:
+    """The same with images in place of their rows, for a `Feed`."""
     return (with_images(domains[0], batch[0]),)
 
 
