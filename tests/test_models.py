@@ -159,9 +159,14 @@ def test_released_discriminator_is_the_default():
 # Layers.
 
 
-def _plain(images, kernel, stride=1, padding="VALID"):
+def _plain(images, kernel, stride=1, padding="VALID", groups=1):
     return lax.conv_general_dilated(
-        images, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        images,
+        kernel,
+        (stride, stride),
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
     )
 
 
@@ -230,6 +235,25 @@ def test_every_convolution_means_the_same_in_whichever_form(kernel, stride, padd
         _uniform(2, 9, 8, kernel.shape[2]),
         kernel,
     )
+
+
+@pytest.mark.parametrize("size", [3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("padding", ["SAME", "VALID", ((2, 1), (0, 3))])
+def test_depthwise_convolution_is_the_plain_one_with_its_gradients(size, stride, padding):
+    kernel = _uniform(size, size, 1, 6, seed=1)
+    assert cpu_convolution.choose(kernel, stride, groups=6).func is cpu_convolution.depthwise
+    _assert_same(
+        lambda images, kernel: layers.convolve(images, kernel, stride, padding, groups=6),
+        lambda images, kernel: _plain(images, kernel, stride, padding, groups=6),
+        _uniform(2, 9, 8, 6),
+        kernel,
+    )
+
+
+def test_convolution_of_groups_of_channels_is_left_to_xla():
+    assert cpu_convolution.choose(_uniform(3, 3, 2, 6), stride=1, groups=3) is None
+    assert cpu_convolution.choose(_uniform(1, 1, 32, 64), stride=1, groups=2) is None
 
 
 def test_fast_convolution_is_for_cpus_and_float32_alone(monkeypatch):

@@ -1,6 +1,6 @@
 """Convolutions made of matrix products, because XLA's own run at a fraction of a CPU's speed.
 
-Four forms, each the same function as the plain convolution up to rounding, gradients included:
+Five forms, each the same function as the plain convolution up to rounding, gradients included:
 
 * `winograd` for small square kernels: a tile of outputs costs fewer products than its pixels times
   the kernel's (Winograd's minimal filtering, Lavin and Gray 2016, arXiv:1509.09308), and
@@ -8,8 +8,10 @@ Four forms, each the same function as the plain convolution up to rounding, grad
 * `few_inputs`, for an image's 3 channels: patches times a matrix.
 * `few_outputs`, for an image as output: the transpose, products added up where patches overlap.
 * `pointwise`, for 1x1 kernels: a product and nothing else.
+* `depthwise`, for a kernel for each channel: a sum of shifted images, without a matrix.
 
-All take `[B, H, W, C]` that is padded already and a standard HWIO kernel, and move by one pixel.
+All take `[B, H, W, C]` that is padded already and a standard HWIO kernel, and move by one pixel;
+`depthwise` by any stride.
 """
 
 import dataclasses
@@ -297,10 +299,24 @@ def pointwise(images: Array, kernel: Array) -> Array:
     return images @ kernel[0, 0]
 
 
-def choose(kernel: Array, stride: int) -> Callable[[Array, Array], Array] | None:
+def depthwise(images: Array, kernel: Array, stride: int = 1) -> Array:
+    """Each channel with a kernel of its own, `[size, size, 1, C]`."""
+    size = kernel.shape[0]
+    height, width = ((extent - size) // stride * stride + 1 for extent in images.shape[1:3])
+    return sum(
+        images[:, i : i + height : stride, j : j + width : stride] * kernel[i, j]
+        for i, j in np.ndindex(size, size)
+    )
+
+
+def choose(
+    kernel: Array, stride: int = 1, groups: int = 1
+) -> Callable[[Array, Array], Array] | None:
     """The form that was measured to be the fastest for a kernel; None is XLA's own convolution."""
     size, width, channels, features = kernel.shape
-    if stride != 1 or size != width:
+    if size == width and 1 < groups == features and channels == 1:
+        return functools.partial(depthwise, stride=stride)
+    if stride != 1 or size != width or groups != 1:
         return None
     if size == 1:
         return pointwise

@@ -36,10 +36,11 @@ def convolve(
     images: Array, kernel: Array, stride: int = 1, padding: Padding = "SAME", groups: int = 1
 ) -> Array:
     """Convolution of `[B, H, W, C]` with an HWIO kernel, on a CPU in whichever form is fastest."""
-    fast = cpu_convolution.choose(kernel, stride) if _on_cpu(images) and groups == 1 else None
+    fast = cpu_convolution.choose(kernel, stride, groups) if _on_cpu(images) else None
     if fast is not None:
         if isinstance(padding, str):
-            padding = lax.padtype_to_pads(images.shape[1:3], kernel.shape[:2], (1, 1), padding)
+            sizes, strides = (images.shape[1:3], kernel.shape[:2]), (stride, stride)
+            padding = lax.padtype_to_pads(*sizes, strides, padding)
         return fast(jnp.pad(images, ((0, 0), *padding, (0, 0))), kernel)
     return lax.conv_general_dilated(
         images,
