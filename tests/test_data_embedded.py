@@ -142,5 +142,5 @@ def test_sizes_that_cannot_be_held_out_name_the_settings(sizes):
 
 
 def test_unknown_task_names_those_there_are():
-    with pytest.raises(UserError, match="embeded.*embedded or mnist2mnistm"):
+    with pytest.raises(UserError, match="embeded.*embedded, mnist2mnistm"):
         load(name="embeded")

@@ -162,15 +162,16 @@ def test_stage_that_is_not_reused_says_why(finished, tmp_path):
     assert "source: not reused, source.epochs (was 4, is 1)" in done.stdout
 
 
-def test_finished_stage_that_lost_its_checkpoint_is_not_trained_again(finished, tmp_path):
+def test_finished_stage_that_lost_its_network_is_not_trained_again(finished, tmp_path):
     shutil.copytree(finished[0], tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "source" / "checkpoints")
+    shutil.rmtree(tmp_path / "run" / "source" / "checkpoints")  # is not needed any more
+    (tmp_path / "run" / "source" / "network.safetensors").unlink()
     line = refused(
         "--config=configs/digits.py:smoke,adapt.beta=0.0",
         f"--workdir={tmp_path / 'other'}",
         f"--config.run.reuse={tmp_path / 'run'}",
     )
-    assert "says that stage source is finished, and its last checkpoint is missing" in line
+    assert f"{tmp_path / 'run' / 'source' / 'network.safetensors'}" in line
 
 
 @pytest.mark.parametrize(
@@ -185,7 +186,8 @@ def test_finished_stage_that_lost_its_checkpoint_is_not_trained_again(finished, 
         (["--config=configs/digits.py:smoke", "smoke"], "'smoke' is not a flag"),
         ([], "--config is missing"),
         (["--config=configs/digits.py:mnist2mnistm", "--config.data.dir=/nowhere"], "/nowhere"),
-        (["--config=configs/digits.py:smoke,pair.batch_size=0"], "pair.batch_size is 0"),
+        (["--config=configs/digits.py:smoke,source.batch_size=0"], "source.batch_size is 0"),
+        (["--config=configs/digits.py:smoke,pair.batch_size=-1"], "pair.batch_size is -1"),
         (["--config=configs/digits.py:smoke,model.name=digit"], "unknown classifier 'digit'"),
         (["--config=configs/digits.py:smoke", "--config.model.widths=(8,8)"], "takes 4x4"),
         (["--config=configs/digits.py:smoke,pair.downsamplings=6"], "cannot be halved 6 times"),

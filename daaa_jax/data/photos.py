@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,8 @@ from daaa_jax.runtime.progress import Progress
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _MOST_PIXELS = 100_000_000  # a file of some kilobytes may claim more than any memory holds
+# Pillow warns of somewhat fewer, which are welcome.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 class UnreadableImage(Exception):
