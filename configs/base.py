@@ -154,8 +154,14 @@ def override(config: ConfigDict, settings: Mapping[str, str]) -> None:
             node = node[name] if known else node
         if not known or not isinstance(node, ConfigDict) or last not in node:
             raise ValueError(f"setting {key!r} is unknown{_nearest(key, _names(config))}")
+        if isinstance(node[last], ConfigDict):
+            raise ValueError(
+                f"setting {key!r} is a group: {', '.join(_names(node[last], f'{key}.'))}"
+            )
         try:
             value = text if isinstance(node[last], str) else ast.literal_eval(text)
+            if isinstance(value, bool) != isinstance(node[last], bool):
+                raise TypeError
             node[last] = float(value) if isinstance(node[last], float) else value
         except (TypeError, ValueError, SyntaxError) as error:
             kind = type(node[last]).__name__

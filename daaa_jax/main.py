@@ -107,7 +107,9 @@ def _reason(error: BaseException) -> str:
     """The message of an error, without the traceback that ml_collections puts into it."""
     while "Traceback" in str(error) and error.__context__ is not None:
         error = error.__context__
-    return " ".join(str(error).split())
+    # The text of a KeyError is the repr of its message.
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return " ".join(str(text).split())
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 """Settings are checked before anything starts, so that a typing error does not cost a stage."""
 
+import math
 import re
+from collections.abc import Iterator
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from daaa_jax.errors import UserError
+from daaa_jax.models import CLASSIFIERS
 from daaa_jax.runtime import mesh as meshes
 
 _OPTIMIZER = {
@@ -21,6 +24,7 @@ _CHOICES = {
     "em.normalize": ("batch", "kept"),
     "evaluate.crops": (1, 10),
     "data.on_error": ("raise", "skip"),
+    "model.name": tuple(CLASSIFIERS),
     "model.dtype": ("auto", "float32", "bfloat16"),
     "model.version": ("v1.5", "v1"),
     "model.inputs": ("imagenet", "caffe"),
@@ -78,6 +82,9 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
     Raises:
       UserError: names the first setting that is not, and what it can be.
     """
+    for name, value in _figures(config):
+        if not math.isfinite(value):
+            raise UserError(f"{name}={value} is no number")
     for name, choices in _CHOICES.items():
         value = _get(config, name)
         if value is not None and value not in choices:
@@ -106,6 +113,8 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
             f"em.start_step={start}: a target network that starts from scratch gives no posteriors "
             f"before the first refresh; set it to {every} (em.refresh_every) or more"
         )
+    if any(width < 1 for width in config.model.get("widths", ())):
+        raise UserError(f"model.widths={config.model.widths}: each must be at least 1")
     for stage in ("pair", "source", "adapt"):
         if not 0 <= (value := config[stage].optimizer.decay_fraction) <= 1:
             raise UserError(f"{stage}.optimizer.decay_fraction={value} must be between 0 and 1")
@@ -117,6 +126,15 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
             raise UserError(f"{name}={value} is no regular expression: {error}") from error
     for stage in _BATCHES:
         meshes.check_batch_size(f"{stage}.batch_size", config[stage].batch_size, mesh)
+
+
+def _figures(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Every setting that is a float, with its dotted name."""
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from _figures(value, f"{prefix}{key}.")
+        elif isinstance(value, float):
+            yield prefix + key, value
 
 
 def _get(config: ConfigDict, name: str):

@@ -53,9 +53,16 @@ def read_config(workdir: Path) -> ConfigDict:
 
 
 def write_config(workdir: Path, config: ConfigDict) -> None:
-    """Writes the config, the command and the versions."""
+    """Writes the config, the command and the versions, into a folder that is made if need be.
+
+    Raises:
+      UserError: if it cannot be written.
+    """
     content = {"config": config.to_dict(), "command": shlex.join(sys.argv), "versions": versions()}
-    markers.write_json(workdir / markers.CONFIG_NAME, content)
+    try:
+        markers.write_json(workdir / markers.CONFIG_NAME, content)
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be written: {error.strerror}") from error
 
 
 def what(config: ConfigDict) -> dict[str, Any]:

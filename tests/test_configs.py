@@ -101,7 +101,8 @@ def test_override_keeps_the_type_of_the_setting(setting, text, value):
         ("adapt.beta", "high", "float"),
         ("adapt.beta", "", "float"),
         ("adapt.restart", "no", "bool"),
-        ("adapt.mix", "3", "ConfigDict"),
+        ("adapt.restart", "1", "bool"),
+        ("pair.epochs", "True", "int"),
     ],
 )
 def test_value_of_another_type_is_refused(setting, text, kind):

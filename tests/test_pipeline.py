@@ -188,10 +188,22 @@ def test_finished_stage_that_lost_its_network_is_not_trained_again(finished, tmp
         (["--config=configs/digits.py:mnist2mnistm", "--config.data.dir=/nowhere"], "/nowhere"),
         (["--config=configs/digits.py:smoke,source.batch_size=0"], "source.batch_size is 0"),
         (["--config=configs/digits.py:smoke,pair.batch_size=-1"], "pair.batch_size is -1"),
-        (["--config=configs/digits.py:smoke,model.name=digit"], "unknown classifier 'digit'"),
+        (
+            ["--config=configs/digits.py:smoke,model.name=digit"],
+            "model.name=digit is unknown: choose",
+        ),
         (["--config=configs/digits.py:smoke", "--config.model.widths=(8,8)"], "takes 4x4"),
+        (["--config=configs/digits.py:smoke", "--config.model.widths=(0,8,8)"], "at least 1"),
+        (["--config=configs/digits.py:smoke,adapt=3"], "'adapt' is a group: adapt."),
+        (["--config=configs/digits.py:smoke,pair.epochs=True"], "expected a value of type int"),
+        (["--config=configs/digits.py:smoke,adapt.mix.s=nan"], "setting adapt.mix.s=nan"),
+        (["--config=configs/digits.py:smoke", "--config.adapt.beta=nan"], "beta=nan is no number"),
+        (["--config=configs/digits.py:smoke", "--config.data.dir=/tmp"], "of no use to the embed"),
+        (["--config=configs/digits.py:smoke,data.test_size=0"], "the first not 0"),
+        (["--config=configs/base.py"], "names no task"),
         (["--config=configs/digits.py:smoke,pair.downsamplings=6"], "cannot be halved 6 times"),
         (["--config=configs/digits.py:smoke,pair.discriminator_layers=4"], "too small for a"),
+        (["--config=configs/digits.py:smoke,pair.discriminator_layers=9"], "too small for a"),
         (["--config=configs/digits.py:smoke,adapt.layers=conv9"], "no layer matches 'conv9'"),
         (
             ["--config=configs/digits.py:smoke,adapt.measure=jmmd,adapt.layers=conv1"]

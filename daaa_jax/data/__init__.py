@@ -15,6 +15,11 @@ def load_task(settings: ConfigDict) -> Task:
     Raises:
       UserError: if the name is unknown, or the data cannot be read or are not as expected.
     """
+    if not settings.get("name"):
+        raise UserError(
+            "the config names no task: choose configs/digits.py, configs/office.py, "
+            "configs/office10.py or configs/folder.py"
+        )
     for setting in ("seed", "limit"):
         if settings[setting] < 0:
             raise UserError(f"data.{setting}={settings[setting]}: must be 0 or more")

@@ -37,6 +37,12 @@ def load(settings: ConfigDict) -> Task:
     Raises:
       UserError: if the held-out digits do not divide among the classes, or leave none to train on.
     """
+    for name in ("dir", "tfds_dir", "photos_dir"):
+        if settings[name]:
+            raise UserError(
+                f"data.{name}={settings[name]} is of no use to the embedded digits: choose "
+                "configs/digits.py:mnist2mnistm, or leave it out"
+            )
     digits, labels = _digits()
     generator = np.random.default_rng(settings.seed)
     test, development, train = _stratified(
@@ -98,10 +104,11 @@ def _stratified(
     """Splits off parts of the given sizes with as many of each class; the rest comes last."""
     parts: list[list[np.ndarray]] = [[] for _ in range(len(sizes) + 1)]
     classes = len(CLASSES)
-    if any(size < 0 or size % classes for size in sizes) or sum(sizes) >= len(labels):
+    whole = not any(size < 0 or size % classes for size in sizes)
+    if not whole or not sizes[0] or sum(sizes) >= len(labels):
         raise UserError(
             f"data.test_size={sizes[0]} and data.development_size={sizes[1]}: each must be a "
-            f"multiple of {classes}, and together less than {len(labels)}"
+            f"multiple of {classes}, the first not 0, and together less than {len(labels)}"
         )
     cuts = np.cumsum([size // classes for size in sizes])
     for digit in range(classes):

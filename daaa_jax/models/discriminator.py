@@ -32,6 +32,11 @@ class PatchDiscriminator(nn.Module):
     @nn.compact
     def __call__(self, images: Array) -> Array:
         features = images
+        if min(images.shape[1:3]) // 2**self.layers < 3:
+            raise ValueError(
+                f"images of {images.shape[1]}x{images.shape[2]} are too small for a discriminator "
+                f"of {self.layers} layers"
+            )
         for i in range(self.layers + 1):
             features = Convolution(
                 self.filters * min(2**i, 8),
@@ -47,11 +52,6 @@ class PatchDiscriminator(nn.Module):
             features = nn.leaky_relu(features, 0.2)
             if i == 0:
                 means = features.mean((1, 2))
-        if min(features.shape[1:3]) < 2:
-            raise ValueError(
-                f"images of {images.shape[1]}x{images.shape[2]} are too small for a discriminator "
-                f"of {self.layers} layers"
-            )
         if self.batch_deviation:
             deviation = jnp.sqrt(means.var(axis=0) + _SMALLEST_VARIANCE)
             shape = (*features.shape[:3], len(deviation))
