@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from daaa_jax import em
 from daaa_jax.data.augment import decode, evaluation_views
 from daaa_jax.data.types import LabelledImages
+from daaa_jax.errors import UserError
 from daaa_jax.models import Variables
 from daaa_jax.runtime import mesh as meshes
 
@@ -139,7 +140,10 @@ def batch_sums(
 
 
 def make_evaluator(model: nn.Module, mesh: Mesh, config: ConfigDict) -> Evaluator:
-    """A function `(variables, images) -> Evaluation`, compiled once for all sets of images."""
+    """A function `(variables, images) -> Evaluation`, compiled once for all sets of images.
+
+    It raises a `UserError` if the network's outputs are not finite.
+    """
     batch_size = config.evaluate.batch_size
     step = jax.jit(
         lambda *arguments: batch_sums(
@@ -167,6 +171,11 @@ def make_evaluator(model: nn.Module, mesh: Mesh, config: ConfigDict) -> Evaluato
 
 
 def _summary(sums: Sums) -> Evaluation:
+    if not np.isfinite(sums.negative_entropy):
+        raise UserError(
+            "evaluation: the network's outputs are not finite, its training has diverged; lower "
+            "the learning rate of this stage"
+        )
     count, known = float(sums.count), sums.confusion.sum()
     marginal = np.asarray(sums.marginal, np.float64) / count
     entropy_of_mean = -np.sum(marginal * np.log(np.maximum(marginal, 1e-30)))

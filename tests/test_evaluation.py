@@ -9,6 +9,7 @@ from tiny import CLASSES, make_config
 
 from daaa_jax import evaluation
 from daaa_jax.data.types import LabelledImages
+from daaa_jax.errors import UserError
 from daaa_jax.runtime.mesh import data_mesh
 
 SHARPNESS = 6.0
@@ -132,3 +133,8 @@ def test_ten_crops_are_averaged():
     information = entropy(posterior.mean(0)) - np.mean([entropy(row) for row in posterior])
     np.testing.assert_allclose(ten.information, information, rtol=1e-4)
     np.testing.assert_allclose(ten.confidence, posterior.max(1).mean(), rtol=1e-5)
+
+
+def test_a_network_that_has_diverged_is_told():
+    with pytest.raises(UserError, match="outputs are not finite"):
+        measure(make_data(), sharpness=float("inf"))
