@@ -286,10 +286,10 @@ def run(
     )
     picture = jax.jit(functools.partial(four_tuples, settings=settings))
     shown = min(8, len(images_a), len(images_b))
-    first = (decode(images_a[:shown]), decode(images_b[:shown]))
+    examples = tuple(decode(images[_spread(images, shown)]) for images in (images_a, images_b))
 
     def end_of_round(step, state, metrics, memory):
-        grid = pictures.grid(np.asarray(picture(state.generators.params, *first)))
+        grid = pictures.grid(np.asarray(picture(state.generators.params, *examples)))
         context.writer.image("pair", step, "pairs", grid)
         pictures.write_png(context.workdir / "pair" / "pairs.png", grid)
         return {name: float(metrics[name].compute()) for name in ("adversarial", "cycle")}
@@ -320,6 +320,11 @@ def _rows(streams, step):
 
 def _images(domains, rows):
     return tuple(images[chosen] for images, chosen in zip(domains, rows, strict=True))
+
+
+def _spread(images, count: int) -> np.ndarray:
+    """Rows from the first to the last: photos lie by class, and a picture shows several."""
+    return np.linspace(0, len(images) - 1, count).round().astype(int)
 
 
 def four_tuples(params: Mapping[str, Params], a: Array, b: Array, *, settings: ConfigDict) -> Array:

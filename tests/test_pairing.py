@@ -255,6 +255,12 @@ def test_an_epoch_is_one_of_the_larger_domain_and_ends_with_a_picture(tmp_path):
     assert pixels.shape == (*sides, 3)
     first = slice(scale * gap, scale * (gap + SIZE), scale)
     np.testing.assert_array_equal(pixels[first, first], A[0])
+    # The larger domain's are spread from its first to its last.
+    row, last = (
+        slice(scale * (n * (SIZE + gap) + gap), scale * (n + 1) * (SIZE + gap), scale)
+        for n in (3, len(A) - 1)
+    )
+    np.testing.assert_array_equal(pixels[row, last], B[-1])
 
 
 def test_picture_shows_each_domain_its_translation_and_the_way_back():
