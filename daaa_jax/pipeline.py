@@ -1,6 +1,5 @@
 """The stages in order: pair, translate, source, adapt; each resumed, or skipped if finished."""
 
-import dataclasses
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from ml_collections import ConfigDict
 from daaa_jax import (
     adaptation,
     evaluation,
+    fingerprints,
     models,
     pairing,
     preflight,
@@ -28,7 +28,7 @@ from daaa_jax.data.images import Images
 from daaa_jax.data.pairs import all_images
 from daaa_jax.data.types import Task
 from daaa_jax.errors import UserError
-from daaa_jax.models import pretrained, trained
+from daaa_jax.models import trained
 from daaa_jax.runtime import markers
 from daaa_jax.runtime import mesh as meshes
 from daaa_jax.runtime.context import Context
@@ -36,9 +36,6 @@ from daaa_jax.runtime.finished import Stages
 from daaa_jax.runtime.metrics import MetricWriter
 
 STAGES = ("pair", "translate", "source", "adapt")
-# Raised when a change of the code changes what a stage gives, so that what an older version has
-# finished is not taken for the same.
-VERSIONS = {"pair": 1, "translate": 1, "source": 1, "adapt": 1}
 NEEDS = {"translate": ["pair"], "adapt": ["pair", "translate", "source"]}
 RESULT = "result.json"
 # In a working directory.
@@ -141,7 +138,10 @@ class _Run:
             "translate": [f"translate/{d}/manifest.json" for d in (self.forth, self.back)],
             "source": [SOURCE_NETWORK],
         }
-        self.stages = Stages(workdir, config.run.reuse, self._settings(), shared)
+        depends = fingerprints.of_stages(
+            config, task, self.brought_translations, self.brought_source
+        )
+        self.stages = Stages(workdir, config.run.reuse, depends, shared)
 
     def _brought_translations(self) -> dict[str, Images]:
         if not (folder := self.config.pair.translations):
@@ -163,42 +163,6 @@ class _Run:
         size = self.task.source_train.images.shape[1]
         shapes = trained.variable_shapes(self.model, size, self.config.augment)
         return trained.read_source_network(place, self.config.model, shapes, self.task.class_names)
-
-    def _settings(self) -> dict[str, dict[str, Any]]:
-        """What each stage's outcome depends on: settings, seed and inputs."""
-        what = workdirs.what(self.config)
-        images = {name: markers.checksum(array) for name, array in self.domains.items()}
-        model = what["model"]
-        if "dtype" in model:
-            model["dtype"] = models.computation_type(self.config.model)
-        if self.brought_source is None:
-            model["weights"] = pretrained.identity(self.config.model.weights)
-        common = {"seed": what["seed"], "images": images}
-        pair = common | {"pair": what["pair"]}
-        translate = pair | {"translate": what["translate"]}
-        source = {name: what[name] for name in ("seed", "augment", "source")} | {
-            "model": model,
-            "images": {self.task.source_name: images[self.task.source_name]},
-            "labels": markers.checksum(self.task.source_train.labels),
-        }
-        adapt = source | translate | {name: what[name] for name in ("adapt", "em", "evaluate")}
-        measured = self.task.evaluation
-        adapt |= common | {
-            "classes": self.task.class_names,
-            "measured": {
-                name: markers.checksum(dataclasses.asdict(getattr(measured, name)))
-                for name in ("source_test", "target_test", "target_train")
-            },
-        }
-        if self.brought_translations:
-            adapt["pair"] = {
-                name: [markers.checksum(part) for part in images.parts]
-                for name, images in self.brought_translations.items()
-            }
-        if self.brought_source:
-            adapt["source"] = markers.checksum(self.brought_source)
-        stages = {"pair": pair, "translate": translate, "source": source, "adapt": adapt}
-        return {name: needs | {"version": VERSIONS[name]} for name, needs in stages.items()}
 
     def check_needs(self, wanted: str) -> None:
         """Makes sure that a stage which shall run alone can, and has what it builds upon."""

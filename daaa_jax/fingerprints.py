@@ -1,0 +1,71 @@
+"""What the outcome of each stage depends on: where any of it differs, the stage is another one."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from daaa_jax import models, workdir
+from daaa_jax.data.images import Images
+from daaa_jax.data.types import Task
+from daaa_jax.models import pretrained
+from daaa_jax.runtime import markers
+
+# Raised when a change of the code changes what a stage gives, so that what an older version has
+# finished is not taken for the same.
+VERSIONS = {"pair": 1, "translate": 1, "source": 1, "adapt": 1}
+
+
+def of_stages(
+    config: ConfigDict,
+    task: Task,
+    brought_translations: Mapping[str, Images],
+    brought_source: models.Variables | None,
+) -> dict[str, dict[str, Any]]:
+    """Settings, seed and inputs of each stage.
+
+    Args:
+      config: the whole config.
+      task: the two domains.
+      brought_translations: those that a user brings, by direction; empty if none.
+      brought_source: the source network that a user brings, if any.
+
+    Returns:
+      By stage, what `runtime.finished.Stages` compares: names, numbers and checksums.
+    """
+    what = workdir.what(config)
+    images = {
+        task.source_name: markers.checksum(task.source_train.images),
+        task.target_name: markers.checksum(task.target_train.images),
+    }
+    model = what["model"]
+    if "dtype" in model:
+        model["dtype"] = models.computation_type(config.model)
+    if brought_source is None:
+        model["weights"] = pretrained.identity(config.model.weights)
+    common = {"seed": what["seed"], "images": images}
+    pair = common | {"pair": what["pair"]}
+    translate = pair | {"translate": what["translate"]}
+    source = {name: what[name] for name in ("seed", "augment", "source")} | {
+        "model": model,
+        "images": {task.source_name: images[task.source_name]},
+        "labels": markers.checksum(task.source_train.labels),
+    }
+    adapt = source | translate | {name: what[name] for name in ("adapt", "em", "evaluate")}
+    adapt |= common | {
+        "classes": task.class_names,
+        "measured": {
+            name: markers.checksum(dataclasses.asdict(getattr(task.evaluation, name)))
+            for name in ("source_test", "target_test", "target_train")
+        },
+    }
+    if brought_translations:
+        adapt["pair"] = {
+            name: [markers.checksum(part) for part in images.parts]
+            for name, images in brought_translations.items()
+        }
+    if brought_source:
+        adapt["source"] = markers.checksum(brought_source)
+    stages = {"pair": pair, "translate": translate, "source": source, "adapt": adapt}
+    return {name: needs | {"version": VERSIONS[name]} for name, needs in stages.items()}
