@@ -59,7 +59,9 @@ def get_config() -> ConfigDict:
         batch_size=64,
         rounds=20,
         round_steps=200,
-        batch_norm="frozen",  # both networks agree at step 0
+        # Frozen statistics make both networks agree at step 0, but leave the information score
+        # lower on D->A and W->A of office10.
+        batch_norm="batch",
         beta=0.02,  # 52 layers, not three
         layers="(?!conv1$|conv_stem$).*",  # all but the first convolution
     )
@@ -96,8 +98,7 @@ def smoke(config: ConfigDict) -> None:
     )
     config.translate.update(batch_size=8, part_size=10)
     config.source.update(batch_size=8, epochs=2, round_epochs=1)
-    # A few steps from random weights leave statistics that do not fit the network.
-    config.adapt.update(batch_size=8, rounds=2, round_steps=2, batch_norm="batch")
+    config.adapt.update(batch_size=8, rounds=2, round_steps=2)
     config.evaluate.batch_size = 8
     config.em.threshold = 0.0
     config.run.update(log_every=1, checkpoint_every=2)

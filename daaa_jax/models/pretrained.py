@@ -287,7 +287,7 @@ def _place(name: str, value: np.ndarray, names: Sequence[tuple[str, str]]) -> st
             continue
         path = match.expand(replacement)
         layer, _, last = path.rpartition("/")
-        if last in ("kernel",) or layer == "classifier":
+        if last == "kernel" or layer == "classifier":
             return f"params/{path}"
         collection, last = _BATCH_NORM.get(last, (None, None))
         return f"{collection}/{layer}/{last}" if collection else None
