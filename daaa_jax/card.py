@@ -68,10 +68,19 @@ def write(network: trained.Trained, workdir: Path, which: str) -> str:
         "## Limits",
         "",
         f"- Any image is given one of these classes: {', '.join(classes)}.",
-        f"- It was fitted to images like those of `{about['target']}`; on others, those of the "
-        "source domain too, it may do worse.",
-        "- Adaptation without labels can fail unseen: measure it on some labelled images of your "
-        "own before you rely on it. Its probabilities are not calibrated.",
+        *(
+            (
+                f"- It was fitted to images like those of `{about['target']}`; on others, those of "
+                "the source domain too, it may do worse.",
+                "- Adaptation without labels can fail unseen: measure it on some labelled images "
+                "of your own before you rely on it. Its probabilities are not calibrated.",
+            )
+            if adapted
+            else (
+                f"- It has seen images of `{about['source']}` alone, and does worse on others.",
+                "- Its probabilities are not calibrated.",
+            )
+        ),
         "- The licences of the training images and of the pretrained weights apply.",
     ]
     return "\n".join(lines) + "\n"

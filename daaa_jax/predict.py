@@ -49,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.batch_size < 1:
         raise UserError(f"--batch_size={options.batch_size} must be at least 1")
+    if Path(options.out).expanduser().is_dir():
+        raise UserError(f"--out={options.out} is a folder: give a file, such as predictions.csv")
     compilation.enable_cache()
     network = inference.load_network(Path(options.workdir).expanduser(), options.network)
     files = inference.find_images(options.images)
@@ -113,3 +115,5 @@ if __name__ == "__main__":
         main()
     except UserError as error:
         sys.exit(f"error: {error}")
+    except BrokenPipeError:  # --out=- | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

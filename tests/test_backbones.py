@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from backbone_references import SIZE, drawn_state, pixels
+from flax import linen as nn
 from flax import traverse_util
 
 from daaa_jax import models
@@ -98,6 +99,61 @@ def test_versions_of_resnet_differ_in_where_they_stride_and_pool():
     assert strides == {"v1.5": [16, 8, 8], "v1": [8, 8, 8]}
     with pytest.raises(ValueError, match="unknown version 'v2'"):
         shapes_of(ResNet50(num_classes=5, version="v2"))
+
+
+def test_caffe_pools_from_the_first_pixel(monkeypatch):
+    """A lone bright pixel in the last row lies in one window of Caffe's, which hangs over."""
+    pooled = {}
+    pool = nn.max_pool
+
+    def watch(features, **how):
+        pooled[version] = np.asarray(pool(jnp.arange(36.0).reshape(1, 6, 6, 1), **how))[0, :, :, 0]
+        return pool(features, **how)
+
+    monkeypatch.setattr(nn, "max_pool", watch)
+    for version in ("v1.5", "v1"):
+        model = ResNet50(num_classes=2, version=version, blocks=(1,), width=4)
+        model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False)
+    np.testing.assert_array_equal(pooled["v1.5"], [[7, 9, 11], [19, 21, 23], [31, 33, 35]])
+    np.testing.assert_array_equal(pooled["v1"], [[14, 16, 17], [26, 28, 29], [32, 34, 35]])
+
+
+def normed(path: str) -> str:
+    """The normalisation behind a convolution's map, by the names of both networks."""
+    block, _, layer = path.rpartition("conv")
+    return f"{block}{layer[1:]}_norm" if layer.startswith("_") else f"{block}norm{layer}"
+
+
+@pytest.mark.parametrize("name", ["resnet50", "efficientnet_lite0"])
+def test_maps_are_of_what_is_normalised_and_activated(name):
+    """Each against the captured output of its normalisation, put through the activation."""
+    if name == "resnet50":
+        model = ResNet50(num_classes=3, blocks=(1, 1), width=4, attention="features")
+        activation = jax.nn.relu
+    else:
+        model = EfficientNetLite0(num_classes=3, attention="features")
+        activation = jax.nn.relu6
+    images = jax.random.normal(jax.random.key(1), (2, 32, 32, 3))
+    variables = models.initial_variables(jax.random.key(0), model, images[:1])
+    _, seen = model.apply(
+        variables,
+        images,
+        train=True,
+        mutable=["intermediates", "batch_stats"],
+        capture_intermediates=lambda module, _: isinstance(module, nn.BatchNorm),
+    )
+    flat = traverse_util.flatten_dict(seen["intermediates"], sep="/")
+    norms = {path.removesuffix("/__call__"): v[0] for path, v in flat.items() if "__call__" in path}
+    maps = {path: value[0] for path, value in flat.items() if "__call__" not in path}
+    assert len(maps) == len(norms)
+    linear = 0
+    for path, found in maps.items():
+        norm = norms[normed(path)].reshape(found.shape)
+        is_linear = bool((found < 0).any())
+        linear += is_linear
+        np.testing.assert_allclose(found, norm if is_linear else activation(norm), atol=1e-6)
+    # A bottleneck's third and its shortcut; the narrow end of each of the 16 inverted ones.
+    assert linear == (4 if name == "resnet50" else 16)
 
 
 def test_caffe_weights_see_blue_first_less_the_mean():

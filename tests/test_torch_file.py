@@ -96,17 +96,26 @@ def test_anything_but_tensors_and_dicts_is_refused_by_name(
     assert "ran" not in capsys.readouterr().out
 
 
-def stored(size: int, shape: tuple, strides: tuple, offset: int = 0, kind="FloatStorage") -> bytes:
-    """The pickle `{"w": tensor}`, as PyTorch writes it, with whatever sizes."""
+def piece(value) -> bytes:
+    """What puts a value on a pickle's stack."""
+    return pickle.dumps(value, protocol=2).removeprefix(b"\x80\x02").removesuffix(pickle.STOP)
 
-    def piece(value) -> bytes:
-        return pickle.dumps(value, protocol=2).removeprefix(b"\x80\x02").removesuffix(pickle.STOP)
 
+def stored(
+    size: int,
+    shape: tuple,
+    strides: tuple,
+    offset: int = 0,
+    kind="FloatStorage",
+    after_storage=b"",
+    after_tensor=b"",
+) -> bytes:
+    """The pickle `{"w": tensor}`, as PyTorch writes it, with whatever sizes and additions."""
     key = piece("storage") + f"ctorch\n{kind}\n".encode() + piece("0") + piece("cpu") + piece(size)
-    storage = pickle.MARK + key + pickle.TUPLE + pickle.BINPERSID
+    storage = pickle.MARK + key + pickle.TUPLE + pickle.BINPERSID + after_storage
     arguments = storage + b"".join(map(piece, (offset, shape, strides, False, None)))
     tensor = b"ctorch._utils\n_rebuild_tensor_v2\n" + pickle.MARK + arguments + pickle.TUPLE
-    item = piece({}) + piece("w") + tensor + pickle.REDUCE + pickle.SETITEM
+    item = piece({}) + piece("w") + tensor + pickle.REDUCE + after_tensor + pickle.SETITEM
     return b"\x80\x02" + item + pickle.STOP
 
 
@@ -123,6 +132,7 @@ def test_tensor_made_by_hand_is_read(tmp_path):
         (stored(6, (2, 3), (3, 1), offset=1), "beyond its storage"),
         (stored(6, (2, 3), (-3, 1)), "impossible sizes"),
         (stored(6, (2, -3), (3, 1)), "impossible sizes"),
+        (stored(6, (1000, 1000), (0, 0)), "more values than its storage"),
         (stored(6, (2, 3), (3,)), "strides do not fit"),
         (stored(2**60, (2, 3), (3, 1)), "has 24 bytes"),
         (stored(-1, (0,), (1,)), "unknown kind or size"),
@@ -132,6 +142,30 @@ def test_tensor_made_by_hand_is_read(tmp_path):
 def test_tensor_with_impossible_sizes_is_refused(content, says, tmp_path):
     path = write_zip(tmp_path / "w.pth", content, **{"0": bytes(24)})
     assert says in error_of(path)
+
+
+@pytest.mark.parametrize(
+    ("where", "change"),
+    [
+        ("after_storage", {"size": 2**40}),
+        ("after_storage", {"values": None}),
+        ("after_tensor", {"shape": (2**20,)}),
+        ("after_tensor", {"strides": (-(2**30),)}),
+    ],
+)
+def test_what_was_checked_cannot_be_changed_afterwards(where, change, tmp_path):
+    """Else a tensor would reach into whatever lies beside its storage in memory."""
+    content = stored(6, (6,), (1,), **{where: piece((None, change)) + pickle.BUILD})
+    path = write_zip(tmp_path / "w.pth", content, **{"0": bytes(24)})
+    assert "an attempt to change what was read" in error_of(path)
+
+
+def test_lists_within_lists_take_no_time(tmp_path):
+    value = []
+    for _ in range(60):
+        value = [value, value]
+    read = torch_file.read(write_zip(tmp_path / "w.pth", pickle.dumps({"w": value}, protocol=2)))
+    assert len(read["w"]) == 2 and read["w"][0] is read["w"][1]
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -160,6 +194,13 @@ def test_other_files_are_refused(tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", "hello")
     assert "without data.pkl" in error_of(path)
+    content = pickle.dumps({"w": 1}, protocol=2)
+    write_zip(path, content)
+    locked = bytearray(path.read_bytes())
+    for header, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        locked[locked.index(header) + flags] |= 1
+    path.write_bytes(locked)
+    assert "is not a sound PyTorch file" in error_of(path) and "password" in error_of(path)
     path.write_bytes(pickle.dumps(7))
     assert "does not begin as one" in error_of(path)
     assert "No such file" in error_of(tmp_path / "absent.pth")

