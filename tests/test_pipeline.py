@@ -1,7 +1,6 @@
 """The command, from its flags to its result: run as a user runs it."""
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -10,43 +9,18 @@ import sys
 import time
 from pathlib import Path
 
+import commands
 import pytest
+from commands import call, refused
 
-ROOT = Path(__file__).parent.parent
 STAGES = ("pair", "translate", "source", "adapt")
-
-
-def environment() -> dict[str, str]:
-    """One device, as on a user's machine."""
-    kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    return kept | {"JAX_PLATFORMS": "cpu"}
-
-
-def command(*flags: str) -> list[str]:
-    return [sys.executable, "-m", "daaa_jax.main", *flags]
-
-
-def call(*flags: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        command(*flags), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600
-    )
-
-
-def refused(*flags: str) -> str:
-    """The line that a call which cannot succeed ends with."""
-    done = call(*flags)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    line = done.stderr.strip().splitlines()[-1]
-    assert line.startswith("error: ")
-    return line
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> tuple[Path, str]:
     """A finished smoke run: its workdir and what it printed."""
     workdir = tmp_path_factory.mktemp("smoke") / "run"
-    done = call("--config=configs/digits.py:smoke", f"--workdir={workdir}")
+    done = commands.fresh("main", "--config=configs/digits.py:smoke", f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
     return workdir, done.stdout + done.stderr
 
@@ -80,11 +54,12 @@ def test_smoke_run_writes_a_result_and_every_file_of_the_working_directory(finis
     for name in (
         "config.json",
         "pair/pairs.png",
+        "networks.txt",
         "adapt/selected.safetensors",
         "tensorboard/adapt",
     ):
         assert (workdir / name).exists(), name
-    assert "Total: 113,962" in printed  # the parameters of the classifier
+    assert "classifier: 113,962 parameters" in printed
     assert "adapted, after the last round" in printed
 
 
@@ -108,19 +83,23 @@ def test_round_lines_show_what_em_and_alignment_do(finished):
 def test_second_run_of_the_same_command_only_prints_the_result(finished):
     workdir, _ = finished
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
-    done = call("--config=configs/digits.py:smoke", f"--workdir={workdir}")
+    done = call("main", "--config=configs/digits.py:smoke", f"--workdir={workdir}")
     assert done.returncode == 0
     assert "adapted, after the last round" in done.stdout
     after = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
     assert after == before
 
 
-def test_finished_stages_of_another_workdir_are_reused(finished, tmp_path):
+def test_stage_run_alone_on_finished_stages_of_another_workdir_ends_with_a_result(
+    finished, tmp_path
+):
     other, _ = finished
     done = call(
+        "main",
         "--config=configs/digits.py:smoke,adapt.beta=0.0",
         f"--workdir={tmp_path / 'run'}",
         f"--config.run.reuse={other}",
+        "--stage=adapt",
     )
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "run/pair").exists() and not (tmp_path / "run/source").exists()
@@ -131,7 +110,9 @@ def test_finished_stages_of_another_workdir_are_reused(finished, tmp_path):
 
 
 def test_workdir_of_another_config_is_refused_and_the_setting_named(finished):
-    line = refused("--config=configs/digits.py:smoke,adapt.beta=0.7", f"--workdir={finished[0]}")
+    line = refused(
+        "main", "--config=configs/digits.py:smoke,adapt.beta=0.7", f"--workdir={finished[0]}"
+    )
     assert "adapt.beta (was 0.1, is 0.7)" in line
 
 
@@ -146,13 +127,16 @@ def test_workdir_that_is_something_else_is_refused_and_left_alone(name, content,
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     path.write_text(content)
-    assert says in refused("--config=configs/digits.py:smoke", f"--workdir={tmp_path / 'run'}")
+    assert says in refused(
+        "main", "--config=configs/digits.py:smoke", f"--workdir={tmp_path / 'run'}"
+    )
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path]
     assert path.read_text() == content
 
 
 def test_stage_that_is_not_reused_says_why(finished, tmp_path):
     done = call(
+        "main",
         "--config=configs/digits.py:smoke,source.epochs=1",
         f"--workdir={tmp_path / 'run'}",
         f"--config.run.reuse={finished[0]}",
@@ -167,6 +151,7 @@ def test_finished_stage_that_lost_its_network_is_not_trained_again(finished, tmp
     shutil.rmtree(tmp_path / "run" / "source" / "checkpoints")  # is not needed any more
     (tmp_path / "run" / "source" / "network.safetensors").unlink()
     line = refused(
+        "main",
         "--config=configs/digits.py:smoke,adapt.beta=0.0",
         f"--workdir={tmp_path / 'other'}",
         f"--config.run.reuse={tmp_path / 'run'}",
@@ -219,7 +204,7 @@ def test_finished_stage_that_lost_its_network_is_not_trained_again(finished, tmp
 )
 def test_bad_input_is_one_line_and_leaves_nothing_behind(flags, says, tmp_path):
     workdir = tmp_path / "run"
-    assert says in refused(*flags, f"--workdir={workdir}")
+    assert says in refused("main", *flags, f"--workdir={workdir}")
     left = {path.name for path in workdir.rglob("*") if path.is_file()} if workdir.exists() else {}
     assert not left
 
@@ -240,9 +225,9 @@ def test_run_killed_at_ten_random_moments_ends_with_the_same_parameters(finished
     for stage in ("pair",) * 3 + ("translate",) * 2 + ("source",) * 2 + ("adapt",) * 3:
         before = progress(tmp_path, stage)
         process = subprocess.Popen(
-            command(*flags),
-            cwd=ROOT,
-            env=environment(),
+            [sys.executable, "-m", "daaa_jax.main", *flags],
+            cwd=commands.ROOT,
+            env=commands.environment(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -253,6 +238,6 @@ def test_run_killed_at_ten_random_moments_ends_with_the_same_parameters(finished
         assert process.poll() is None, f"{stage} was over before the kill"
         process.send_signal(signal.SIGKILL)
         process.wait()
-    done = call(*flags)
+    done = call("main", *flags)
     assert done.returncode == 0, done.stderr
     assert outcome(tmp_path) == outcome(whole)

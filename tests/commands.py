@@ -1,0 +1,127 @@
+"""Runs the project's commands, many of them, without importing JAX for each anew.
+
+One process imports what they need and forks for every call; it has computed nothing yet, so that a
+fork is as good as a fresh start. Run as a program, this file is that process.
+"""
+
+import atexit
+import functools
+import json
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+import traceback
+import warnings
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def environment() -> dict[str, str]:
+    """One device, as on a user's machine."""
+    kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    return kept | {"JAX_PLATFORMS": "cpu"}
+
+
+def fresh(module: str, *flags: object, timeout: float = 900) -> subprocess.CompletedProcess:
+    """Runs `python -m daaa_jax.<module>` in a process of its own, exactly as a user does."""
+    return subprocess.run(
+        [sys.executable, "-m", f"daaa_jax.{module}", *map(str, flags)],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def call(module: str, *flags: object) -> subprocess.CompletedProcess:
+    """The same, forked."""
+    server = _server()
+    with tempfile.TemporaryDirectory() as folder:
+        job = {
+            "arguments": [f"daaa_jax.{module}", *map(str, flags)],
+            "environment": environment(),
+            "folder": folder,
+        }
+        server.stdin.write(json.dumps(job) + "\n")
+        server.stdin.flush()
+        code = int(server.stdout.readline())
+        printed = [
+            (Path(folder) / name).read_text(errors="replace") for name in ("stdout", "stderr")
+        ]
+    return subprocess.CompletedProcess(job["arguments"], code, *printed)
+
+
+def refused(module: str, *flags: object) -> str:
+    """What a call that cannot succeed ends with."""
+    done = call(module, *flags)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr[done.stderr.index("error: ") :].rstrip("\n")
+
+
+@functools.cache
+def _server() -> subprocess.Popen:
+    server = subprocess.Popen(
+        [sys.executable, __file__],
+        cwd=ROOT,
+        env=environment() | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    atexit.register(server.kill)
+    return server
+
+
+def _serve() -> None:
+    for module in ("daaa_jax.pipeline", "daaa_jax.inference", "orbax.checkpoint", "tensorboardX"):
+        __import__(module)
+    for line in sys.stdin:
+        job = json.loads(line)
+        child = _fork()
+        if not child:
+            _run(job)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def _fork() -> int:
+    with warnings.catch_warnings():
+        # JAX warns of its threads, of which there are none before its first computation.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return os.fork()
+
+
+def _run(job: dict) -> None:
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        file = os.open(Path(job["folder"]) / name, os.O_WRONLY | os.O_CREAT)
+        os.dup2(file, number)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        setattr(sys, name, os.fdopen(number, "w", buffering=1, closefd=False))
+    os.environ.clear()
+    os.environ.update(job["environment"])
+    sys.argv = job["arguments"]
+    code = 0
+    try:
+        runpy.run_module(job["arguments"][0], run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    finally:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    _serve()
