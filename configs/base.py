@@ -45,6 +45,9 @@ def get_config() -> ConfigDict:
     pair.enlarge = 0  # pixels: resize images to this first, and show a random part; 0: as they are
     pair.flip = False  # left and right of every second image
     pair.pool_size = 50  # past translations that the discriminators are shown
+    # Pools that they lie in: 1 as the original; 0 for one to each image of a batch, so that no
+    # device waits for the images of others.
+    pair.pools = 1
     pair.batch_size = 16
     pair.epochs = 8  # of the larger domain, half of them with a decaying learning rate
     pair.optimizer = _optimizer(learning_rate=2e-4, b1=0.5, schedule="linear")
@@ -94,6 +97,7 @@ def get_config() -> ConfigDict:
     config.run = ConfigDict()
     # MiB of images that may lie on each device, -1 for a share of its memory; more are streamed.
     config.run.resident_mib = -1
+    config.run.parameter_shards = 1  # devices that hold one copy of a state together (FSDP)
     config.run.workers = 0  # processes that make batches to stream; 0 for two threads
     config.run.log_every = 50  # updates
     config.run.checkpoint_every = 500  # updates, a multiple of log_every; and at each round's end

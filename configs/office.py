@@ -4,8 +4,8 @@
 
 `DIR` holds `amazon/`, `dslr/` and `webcam/`, each `[images/]<class>/*.jpg`. The argument is a task
 (`a2w`, `d2w`, `w2d`, `a2d`, `d2a`, `w2a`), then `cpu` for what a CPU carries (less of everything,
-and EfficientNet-Lite0) or `smoke` for a first look, then settings:
-`configs/office.py:w2a,adapt.beta=0.05`.
+and EfficientNet-Lite0), `pod` for batches that 32 chips share, or `smoke` for a first look, then
+settings: `configs/office.py:w2a,adapt.beta=0.05`.
 """
 
 from ml_collections import ConfigDict

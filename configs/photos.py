@@ -38,6 +38,7 @@ def get_config() -> ConfigDict:
         discriminator_layers=3,
         identity_weight=0.5,
         batch_size=0,  # an image on each device
+        pools=0,
         epochs=100,
         enlarge=286,  # pixels: images are resized to this, and a random part of the old size seen
         flip=True,
@@ -82,6 +83,23 @@ def on_cpu(config: ConfigDict) -> None:
     config.adapt.update(batch_size=16, rounds=6, round_steps=100)
 
 
+def on_pod(config: ConfigDict) -> None:
+    """Batches for 32 chips: each a multiple of them. Figures with these sizes are not known yet.
+
+    Learning rates grow with the square root of the batch, CycleGAN's (Adam) and JAN's (SGD) alike;
+    rounds are as many updates, each of four times the images.
+    """
+    # An image on each chip, which the released CycleGAN had one of: as many epochs as there.
+    config.pair.update(batch_size=32, pools=32)
+    config.pair.optimizer.learning_rate *= 32**0.5
+    config.translate.batch_size = 256
+    config.source.batch_size = 256
+    config.source.optimizer.learning_rate *= 2
+    config.adapt.batch_size = 256
+    config.adapt.optimizer.learning_rate *= 2
+    config.evaluate.batch_size = 256
+
+
 def smoke(config: ConfigDict) -> None:
     """Every stage and every file, at sizes that show nothing but that they work."""
     config.data.update(image_size=40, limit=24)
@@ -95,6 +113,7 @@ def smoke(config: ConfigDict) -> None:
         enlarge=44,
         epochs=1,
         batch_size=4,
+        pools=0,
     )
     config.translate.update(batch_size=8, part_size=10)
     config.source.update(batch_size=8, epochs=2, round_epochs=1)
@@ -105,10 +124,10 @@ def smoke(config: ConfigDict) -> None:
 
 
 def words(config: ConfigDict, chosen: list[str]) -> None:
-    """Applies the words that all of these tasks know, `cpu` and `smoke`."""
+    """Applies the words that all of these tasks know: `cpu`, `pod` and `smoke`."""
     for name, change in WORDS.items():
         if name in chosen:
             change(config)
 
 
-WORDS = {"cpu": on_cpu, "smoke": smoke}
+WORDS = {"cpu": on_cpu, "pod": on_pod, "smoke": smoke}

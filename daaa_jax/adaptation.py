@@ -24,7 +24,6 @@ from daaa_jax.data.types import MeasuredData
 from daaa_jax.evaluation import Evaluator
 from daaa_jax.models import Variables, initial_variables
 from daaa_jax.runtime import loop
-from daaa_jax.runtime import mesh as meshes
 from daaa_jax.runtime.context import Context
 
 
@@ -284,11 +283,7 @@ def run(
         mesh=mesh,
         settings=context.settings,
     )
-    step = jax.jit(
-        functools.partial(train_step, model=model, optimizer=optimizer, config=config),
-        donate_argnums=0,
-        out_shardings=meshes.replicated(mesh),
-    )
+    step = functools.partial(train_step, model=model, optimizer=optimizer, config=config)
     state, memory = loop.run(
         "adapt",
         functools.partial(create_state, key, source, target, optimizer),

@@ -142,9 +142,10 @@ def batch_sums(
 def make_evaluator(model: nn.Module, mesh: Mesh, config: ConfigDict) -> Evaluator:
     """A function `(variables, images) -> Evaluation`, compiled once for all sets of images.
 
-    It raises a `UserError` if the network's outputs are not finite.
+    All processes call it together, and each reads the images of its own devices. It raises a
+    `UserError` if the network's outputs are not finite.
     """
-    batch_size = config.evaluate.batch_size
+    batch_size, share = config.evaluate.batch_size, meshes.local_share(mesh)
     step = jax.jit(
         lambda *arguments: batch_sums(
             *arguments,
@@ -158,11 +159,13 @@ def make_evaluator(model: nn.Module, mesh: Mesh, config: ConfigDict) -> Evaluato
 
     def evaluate(variables: Variables, data: LabelledImages) -> Evaluation:
         total: Sums | None = None
+        if jax.process_count() > 1 and isinstance(jax.tree.leaves(variables)[0], np.ndarray):
+            variables = meshes.replicate(variables, mesh)
         for start in range(0, len(data.labels), batch_size):
-            rows = np.arange(start, start + batch_size)
+            rows = share(np.arange(start, start + batch_size))
             mask = (rows < len(data.labels)).astype(np.float32)
             rows = np.minimum(rows, len(data.labels) - 1)
-            batch = meshes.shard_batch((data.images[rows], data.labels[rows], mask), mesh)
+            batch = meshes.assemble_batch((data.images[rows], data.labels[rows], mask), mesh)
             sums = jax.device_get(step(variables, *batch))
             total = sums if total is None else jax.tree.map(np.add, total, sums)
         return _summary(total)

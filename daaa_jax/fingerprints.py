@@ -1,6 +1,5 @@
 """What the outcome of each stage depends on: where any of it differs, the stage is another one."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +13,7 @@ from daaa_jax.runtime import markers
 
 # Raised when a change of the code changes what a stage gives, so that what an older version has
 # finished is not taken for the same.
-VERSIONS = {"pair": 1, "translate": 1, "source": 1, "adapt": 1}
+VERSIONS = {"pair": 1, "translate": 2, "source": 1, "adapt": 1}
 
 
 def of_stages(
@@ -56,7 +55,7 @@ def of_stages(
     adapt |= common | {
         "classes": task.class_names,
         "measured": {
-            name: markers.checksum(dataclasses.asdict(getattr(task.evaluation, name)))
+            name: markers.checksum(vars(getattr(task.evaluation, name)))
             for name in ("source_test", "target_test", "target_train")
         },
     }

@@ -37,10 +37,13 @@ def load_network(workdir: Path, which: str) -> trained.Trained:
       UserError: if it is not there, or damaged.
     """
     path = workdir / NETWORKS[which]
+    if not workdir.is_dir():
+        raise UserError(f"--workdir={workdir}: there is no such folder")
     if not path.is_file():
         raise UserError(
-            f"{path} is missing: the run in {workdir} has not got so far, or has it from another "
-            "working directory, which its output names; choose another --network or --workdir"
+            f"{path} is missing: the run in {workdir} has not got so far (its command, given again,"
+            " goes on), or has it from another working directory, which its output names; choose "
+            "another --network or --workdir"
         )
     network = trained.read(path)
     if hasattr(network.model, "dtype"):
@@ -112,9 +115,8 @@ def predict(
     with Progress("predict", len(files)) as progress:
         for start in range(0, len(files), batch_size):
             batch = files[start : start + batch_size]
-            images, unreadable = photos.read_all(batch, size, "")
-            padded = np.zeros((batch_size, *images.shape[1:]), np.uint8)
-            padded[: len(batch)] = images
+            padded = np.zeros((batch_size, size, size, 3), np.uint8)
+            unreadable = photos.read_all(batch, padded, "")
             posteriors = np.asarray(classify(variables, padded))
             if overlays is not None:
                 try:

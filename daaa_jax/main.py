@@ -15,6 +15,11 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where everything is written; by default runs/<config and its argument>."
 )
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "Of several processes, where no launcher says it: HOST:PORT of the first."
+)
+_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many there are.", lower_bound=1)
+_PROCESS = flags.DEFINE_integer("process_id", None, "Which this one is, counted from 0.")
 _STAGE = flags.DEFINE_string("stage", "all", "One of pair, translate, source, adapt; or all.")
 
 
@@ -25,11 +30,12 @@ def main(_: list[str]) -> None:
 
     allocator.keep_freed_memory()
     from daaa_jax import pipeline
-    from daaa_jax.runtime import compilation
+    from daaa_jax.runtime import compilation, distributed
 
     config = _CONFIG.value
     if config.run.deterministic:
         compilation.be_deterministic()
+    distributed.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
 
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # Orbax tells of every file
@@ -69,14 +75,48 @@ def default_workdir(config: str) -> Path:
 
 
 def command() -> None:
-    """Parses the flags and runs; what the user can mend is one line and exit code 1."""
+    """Parses the flags and runs.
+
+    Ends with 0 when all is done, with 1 and one line where a person must mend something, and with
+    `distributed.RESTART` where the same command goes on: after SIGTERM, and when another process
+    of the run has ended.
+    """
     try:
         app.run(main, flags_parser=_parse)
     except UserError as error:
-        sys.exit(f"error: {error}")
+        _end(f"error: {error}", 1)
+    except Exception as error:
+        # Imported here, so that a misspelt flag is answered at once.
+        from daaa_jax.runtime import distributed, preemption
+
+        if isinstance(error, preemption.Preempted):
+            sys.stderr.write(f"told to end: {error}; the same command goes on from there\n")
+            sys.exit(distributed.RESTART)
+        if not distributed.is_loss(error):
+            raise
+        _end(f"error: {distributed.loss(error)}", distributed.RESTART)
+
+
+def _end(message: str, code: int) -> None:
+    """Ends the process; one of several does not wait for the others, who may wait for it."""
+    sys.stderr.write(f"{message}\n")
+    if "jax" in sys.modules:
+        from daaa_jax.runtime import distributed
+
+        if distributed.started():
+            distributed.end_at_once(code)
+    sys.exit(code)
 
 
 def _parse(arguments: list[str]) -> list[str]:
+    if not any(re.match("--?(config=|config$|help|version)", word) for word in arguments):
+        raise UserError("--config is missing: for instance --config=configs/digits.py")
+    for word in arguments:
+        path = word.partition("=")[2].partition(":")[0]
+        if re.match("--?config=", word) and not Path(path).is_file():
+            known = ", ".join(sorted(str(found) for found in Path("configs").glob("*.py")))
+            there = f"there are {known}" if known else "run from the root of the repository"
+            raise UserError(f"--config={path}: there is no such file; {there}")
     try:
         rest = flags.FLAGS(arguments)
     except ImportError as error:
@@ -95,11 +135,6 @@ def _parse(arguments: list[str]) -> list[str]:
         raise UserError(_reason(error)) from error
     if len(rest) > 1:
         raise UserError(f"{rest[1]!r} is not a flag: flags look like --config=configs/digits.py")
-    if _CONFIG.value is None:
-        raise UserError("--config is missing: for instance --config=configs/digits.py")
-    path = flags.FLAGS["config"].config_filename.partition(":")[0]
-    if not Path(path).is_file():
-        raise UserError(f"--config={path}: there is no such file")
     return rest
 
 
@@ -107,9 +142,9 @@ def _reason(error: BaseException) -> str:
     """The message of an error, without the traceback that ml_collections puts into it."""
     while "Traceback" in str(error) and error.__context__ is not None:
         error = error.__context__
-    # The text of a KeyError is the repr of its message.
+    # The text of a KeyError is the repr of its message, and ml_collections puts it into others.
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
-    return " ".join(str(text).split())
+    return " ".join(re.sub(r"\\n|\\'", " ", str(text)).strip("\"'").split())
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from flax import struct
 from jax import Array
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from daaa_jax import losses, optimizers
@@ -32,8 +33,8 @@ Params = Mapping[str, Any]
 
 
 @struct.dataclass
-class ImagePool:
-    """Past translations: `images` `[P,H,W,3]`, of which the first `filled` hold one."""
+class ImagePools:
+    """Past translations: `images` `[k,P,H,W,3]`, of which the first `filled` of each hold one."""
 
     images: Array
     filled: Array
@@ -49,11 +50,11 @@ class GeneratorState:
 
 @struct.dataclass
 class DiscriminatorState:
-    """Parameters of the discriminators of `a` and `b`, their optimiser, and a pool for each."""
+    """Parameters of the discriminators of `a` and `b`, their optimiser, and pools for each."""
 
     params: Mapping[str, Params]
     opt_state: optax.OptState
-    pools: Mapping[str, ImagePool]
+    pools: Mapping[str, ImagePools]
 
 
 @struct.dataclass
@@ -95,9 +96,13 @@ def create_state(
         "a": discriminator.init(keys[2], image)["params"],
         "b": discriminator.init(keys[3], image)["params"],
     }
-    size = max(settings.pool_size, settings.batch_size)
+    size = math.ceil(max(settings.pool_size, settings.batch_size) / settings.pools)
     pools = {
-        domain: ImagePool(jnp.zeros((size, *image.shape[1:])), jnp.int32(0)) for domain in "ab"
+        domain: ImagePools(
+            jnp.zeros((settings.pools, size, *image.shape[1:])),
+            jnp.zeros(settings.pools, jnp.int32),
+        )
+        for domain in "ab"
     }
     return PairingState(
         step=jnp.int32(0),
@@ -107,23 +112,25 @@ def create_state(
     )
 
 
-def draw_from_pool(pool: ImagePool, images: Array, key: Array) -> tuple[ImagePool, Array]:
+def draw_from_pools(pools: ImagePools, images: Array, key: Array) -> tuple[ImagePools, Array]:
     """Shows the discriminator past translations as well as present ones (Shrivastava et al., 2017).
 
-    One image after another: while the pool is not full, the image enters it and is shown;
+    One image after another: while its pool is not full, the image enters it and is shown;
     then, with probability a half, a random one of the pool is shown, and the image replaces it.
+    Each of the k pools takes B / k neighbouring images of the batch. The original has one pool,
+    for which every device needs the images of all others.
 
     Args:
-      pool: the pool before.
-      images: the present translations, `[B,H,W,3]`.
+      pools: the pools before.
+      images: the present translations, `[B,H,W,3]`; k divides B.
       key: a PRNG key.
 
     Returns:
-      The pool after, and the images to show, `[B,H,W,3]`.
+      The pools after, and the images to show, `[B,H,W,3]`.
     """
-    size = pool.images.shape[0]
+    count, size = pools.images.shape[:2]
 
-    def visit(pool: ImagePool, item: tuple[Array, Array]) -> tuple[ImagePool, Array]:
+    def visit(pool: ImagePools, item: tuple[Array, Array]) -> tuple[ImagePools, Array]:
         image, key = item
         slot_key, coin_key = jax.random.split(key)
         filling = pool.filled < size
@@ -131,10 +138,15 @@ def draw_from_pool(pool: ImagePool, images: Array, key: Array) -> tuple[ImagePoo
         slot = jnp.where(filling, pool.filled, jax.random.randint(slot_key, (), 0, size))
         old = pool.images[slot]
         stored = jnp.where(filling | swaps, image, old)
-        after = ImagePool(pool.images.at[slot].set(stored), pool.filled + filling)
+        after = ImagePools(pool.images.at[slot].set(stored), pool.filled + filling)
         return after, jnp.where(swaps, old, image)
 
-    return jax.lax.scan(visit, pool, (images, jax.random.split(key, images.shape[0])))
+    def divide(batch: Array) -> Array:
+        return batch.reshape(count, -1, *batch.shape[1:])
+
+    items = divide(images), divide(jax.random.split(key, len(images)))
+    pools, shown = jax.vmap(functools.partial(jax.lax.scan, visit))(pools, items)
+    return pools, shown.reshape(images.shape)
 
 
 def train_step(
@@ -202,8 +214,8 @@ def train_step(
 
     pools, shown = {}, {}
     key_a, key_b = jax.random.split(key)
-    pools["a"], shown["a"] = draw_from_pool(discriminators.pools["a"], fake_a, key_a)
-    pools["b"], shown["b"] = draw_from_pool(discriminators.pools["b"], fake_b, key_b)
+    pools["a"], shown["a"] = draw_from_pools(discriminators.pools["a"], fake_a, key_a)
+    pools["b"], shown["b"] = draw_from_pools(discriminators.pools["b"], fake_b, key_b)
     judged, judge_gradient = jax.value_and_grad(discriminator_objective)(
         discriminators.params, shown
     )
@@ -279,14 +291,14 @@ def run(
         mesh=mesh,
         settings=context.settings,
     )
-    step = jax.jit(
-        functools.partial(train_step, settings=settings, optimizer=optimizer),
-        donate_argnums=0,
-        out_shardings=meshes.replicated(mesh),
+    step = functools.partial(train_step, settings=settings, optimizer=optimizer)
+    picture = jax.jit(
+        functools.partial(four_tuples, settings=settings), out_shardings=meshes.replicated(mesh)
     )
-    picture = jax.jit(functools.partial(four_tuples, settings=settings))
     shown = min(8, len(images_a), len(images_b))
-    examples = tuple(decode(images[_spread(images, shown)]) for images in (images_a, images_b))
+    examples = tuple(
+        np.asarray(decode(images[_spread(images, shown)])) for images in (images_a, images_b)
+    )
 
     def end_of_round(step, state, metrics, memory):
         grid = pictures.grid(np.asarray(picture(state.generators.params, *examples)))
@@ -309,9 +321,19 @@ def run(
         round_steps=epoch,
         end_of_round=end_of_round,
         context=context,
+        shardings=state_shardings,
         reduce="pair.batch_size, pair.filters, pair.blocks or data.image_size",
     )
     return state.generators.params, memory
+
+
+def state_shardings(shapes: PairingState, mesh: Mesh) -> PairingState:
+    """As `mesh.state_shardings`, but pools lie where their images come from, if it divides them."""
+    shardings = meshes.state_shardings(shapes, mesh)
+    if len(shapes.discriminators.pools["a"].filled) % mesh.size:
+        return shardings
+    split = jax.tree.map(lambda _: meshes.batch_sharded(mesh), shapes.discriminators.pools)
+    return shardings.replace(discriminators=shardings.discriminators.replace(pools=split))
 
 
 def _rows(streams, step):

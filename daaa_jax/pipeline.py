@@ -29,15 +29,17 @@ from daaa_jax.data.pairs import all_images
 from daaa_jax.data.types import Task
 from daaa_jax.errors import UserError
 from daaa_jax.models import trained
-from daaa_jax.runtime import markers
+from daaa_jax.runtime import distributed, markers
 from daaa_jax.runtime import mesh as meshes
 from daaa_jax.runtime.context import Context
 from daaa_jax.runtime.finished import Stages
 from daaa_jax.runtime.metrics import MetricWriter
+from daaa_jax.runtime.preemption import Notice
 
 STAGES = ("pair", "translate", "source", "adapt")
 NEEDS = {"translate": ["pair"], "adapt": ["pair", "translate", "source"]}
 RESULT = "result.json"
+OVERVIEW = "networks.txt"
 # In a working directory.
 GENERATORS = Path("pair") / "generators.safetensors"
 SOURCE_NETWORK = Path("source") / trained.NAME
@@ -58,10 +60,11 @@ def run(config: ConfigDict, workdir: Path, stage: str = "all") -> dict[str, Any]
 
     Raises:
       UserError: for anything that the user can mend.
+      Preempted: if SIGTERM has told the run to end; the same call goes on.
     """
     if stage not in ("all", *STAGES):
         raise UserError(f"--stage={stage} is unknown: choose {', '.join(STAGES)}, or leave it out")
-    mesh = meshes.data_mesh()
+    mesh = meshes.data_mesh(shards=config.run.parameter_shards)
     settings.fit_to_devices(config, mesh)
     workdirs.check_same_config(workdir, config)
     if (workdir / RESULT).exists():
@@ -69,15 +72,17 @@ def run(config: ConfigDict, workdir: Path, stage: str = "all") -> dict[str, Any]
     # Before anything is written: a run with bad settings, or without its data, leaves nothing.
     settings.check(config, mesh)
     preflight.check_workdir(workdir)
-    preflight.check_reused(config)
+    preflight.check_brought(config)
     task = load_task(config.data)
     preflight.check_networks(config, task)
     job = _Run(config, task, workdir, mesh)
     job.check_needs(stage)
     workdirs.write_config(workdir, config)
-    with MetricWriter(workdir) as writer:
-        print_overview(config, task)
-        job.through(stage, Context(workdir, mesh, writer, config.run))
+    distributed.barrier("config written")
+    distributed.check_shared(workdir)
+    with MetricWriter(workdir) as writer, Notice().listening() as notice:
+        write_overview(config, task, workdir / OVERVIEW)
+        job.through(stage, Context(workdir, mesh, writer, config.run, notice))
         if stage not in ("all", "adapt"):
             return {}
         result = job.result()
@@ -85,19 +90,24 @@ def run(config: ConfigDict, workdir: Path, stage: str = "all") -> dict[str, Any]
     return markers.plain(result)
 
 
-def print_overview(config: ConfigDict, task: Task) -> None:
-    """Prints the parameters of the networks, without making any."""
+def write_overview(config: ConfigDict, task: Task, path: Path) -> None:
+    """Prints the size of each network, and writes tables of their parameters; makes none."""
     shape = task.source_train.images.shape[1:]
     key, image = jax.random.key(0), jnp.zeros((1, *shape))
     classifier = models.create_classifier(config.model, len(task.class_names), "sum_squares")
     generator, discriminator = pairing.make_networks(config.pair)
+    tables = []
     for name, variables in (
         ("generator", jax.eval_shape(generator.init, key, image)),
         ("discriminator", jax.eval_shape(discriminator.init, key, image)),
         ("classifier", trained.variable_shapes(classifier, shape[0], config.augment)),
     ):
-        table = parameter_overview.get_parameter_overview(variables["params"], include_stats=False)
-        print(f"{name}:\n{table}", flush=True)
+        params = variables["params"]
+        table = parameter_overview.get_parameter_overview(params, include_stats=False)
+        tables.append(f"{name}:\n{table}\n")
+        count = parameter_overview.count_parameters(params)
+        print(f"{name}: {count:,} parameters, listed in {path}", flush=True)
+    markers.write_bytes(path, "\n".join(tables).encode())
 
 
 class _Run:
@@ -134,9 +144,12 @@ class _Run:
             del self.runs[name]
         # What adaptation gives is evaluated in a way of its own, and is the run's own concern.
         shared = {
-            "pair": [GENERATORS],
-            "translate": [f"translate/{d}/manifest.json" for d in (self.forth, self.back)],
-            "source": [SOURCE_NETWORK],
+            "pair": lambda home: (home / GENERATORS).is_file(),
+            "translate": lambda home: all(
+                translation.is_whole(home / "translate" / direction)
+                for direction in (self.forth, self.back)
+            ),
+            "source": lambda home: (home / SOURCE_NETWORK).is_file(),
         }
         depends = fingerprints.of_stages(
             config, task, self.brought_translations, self.brought_source
@@ -181,15 +194,20 @@ class _Run:
         for name, stage in self.runs.items():
             if wanted not in ("all", name):
                 continue
-            if self.stages.finished(name):
+            # As the first process finds it: another may see a file system a little later.
+            if distributed.of_first("yes" if self.stages.finished(name) else ""):
                 self.stages.note(name)
                 place = self.stages.home(name) / name
                 print(f"{name}: finished before, in {place}", flush=True)
                 continue
             if reason := self.stages.why_not_reused(name):
                 print(f"{name}: not reused, {reason}", flush=True)
+            for needed in NEEDS.get(name, ()):  # passed over above if this stage runs alone
+                if needed in self.runs:
+                    self.stages.note(needed)
             self.stages.begin(name)
             self.stages.finish(name, stage(context))
+            distributed.barrier(f"{name} finished")  # before others look for what it has made
 
     def _pair(self, context: Context) -> Mapping[str, Any]:
         params, memory = pairing.run(self.config, *self.domains.values(), context)
@@ -251,11 +269,12 @@ class _Run:
             keep=self._keep,
         )
         self._write_network(target, "last", self.workdir / LAST)
-        candidate = self._candidate(memory["selected"]["step"])
-        if candidate.exists():  # else renamed before, by a run that was killed right after
-            candidate.replace(self.workdir / SELECTED)
-        for other in candidate.parent.glob("selected-*"):
-            other.unlink()
+        if distributed.is_first():
+            candidate = self._candidate(memory["selected"]["step"])
+            if candidate.exists():  # else renamed before, by a run that was killed right after
+                candidate.replace(self.workdir / SELECTED)
+            for other in candidate.parent.glob("selected-*"):
+                other.unlink()
         final = self.evaluate(target, task.evaluation.target_test)
         return {
             **memory,
@@ -271,8 +290,9 @@ class _Run:
         """
         path = self._candidate(step)
         self._write_network(variables, "selected", path)
-        for old in sorted(p for p in path.parent.glob("selected-*") if p <= path)[:-3]:
-            old.unlink()
+        if distributed.is_first():
+            for old in sorted(p for p in path.parent.glob("selected-*") if p <= path)[:-3]:
+                old.unlink()
 
     def _candidate(self, step: int) -> Path:
         return self.workdir / "adapt" / f"selected-{step:09d}.safetensors"

@@ -12,6 +12,7 @@ from daaa_jax import attention, models, pairing
 from daaa_jax.data.augment import evaluation_views
 from daaa_jax.data.types import Task
 from daaa_jax.errors import UserError
+from daaa_jax.models import pretrained
 from daaa_jax.runtime import markers
 from daaa_jax.runtime.finished import NONE
 
@@ -29,17 +30,19 @@ def check_workdir(workdir: Path) -> None:
         raise UserError(f"--workdir={workdir}: {existing} may not be written")
 
 
-def check_reused(config: ConfigDict) -> None:
-    """Makes sure that `run.reuse` is a working directory, empty or `none`.
+def check_brought(config: ConfigDict) -> None:
+    """Makes sure that what a user brings is there, before images are decoded for minutes.
 
     Raises:
-      UserError: if it is not.
+      UserError: if `run.reuse` is no working directory, or the file of weights is missing.
     """
     other = config.run.reuse
     if other not in ("", NONE) and not (Path(other).expanduser() / markers.CONFIG_NAME).exists():
         raise UserError(
             f"run.reuse={other} is no working directory: it holds no {markers.CONFIG_NAME}"
         )
+    if not config.source.checkpoint:
+        pretrained.identity(config.model.weights)
 
 
 def check_networks(config: ConfigDict, task: Task) -> None:

@@ -31,6 +31,7 @@ _CHOICES = {
 } | {f"{stage}.{k}": v for stage in ("pair", "source", "adapt") for k, v in _OPTIMIZER.items()}
 _POSITIVE = (
     "pair.epochs",
+    "pair.pools",
     "pair.filters",
     "pair.discriminator_filters",
     "pair.discriminator_layers",
@@ -67,9 +68,14 @@ _BATCHES = ("pair", "translate", "source", "adapt", "evaluate")
 
 
 def fit_to_devices(config: ConfigDict, mesh: Mesh) -> None:
-    """Sets what the number of devices decides: a CycleGAN batch of 0 is an image on each."""
+    """Sets what the number of devices decides.
+
+    A CycleGAN batch of 0 is an image on each of them, and 0 pools are one for each image.
+    """
     if config.pair.batch_size == 0:
         config.pair.batch_size = mesh.size
+    if config.pair.pools == 0:
+        config.pair.pools = config.pair.batch_size
 
 
 def check(config: ConfigDict, mesh: Mesh) -> None:
@@ -124,6 +130,11 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
         except re.error as error:
             value = _get(config, name)
             raise UserError(f"{name}={value} is no regular expression: {error}") from error
+    if config.pair.batch_size % config.pair.pools:
+        raise UserError(
+            f"pair.pools={config.pair.pools} does not divide pair.batch_size="
+            f"{config.pair.batch_size}: each pool takes the same number of images"
+        )
     for stage in _BATCHES:
         meshes.check_batch_size(f"{stage}.batch_size", config[stage].batch_size, mesh)
 

@@ -19,7 +19,6 @@ from daaa_jax.data.feed import Feed, take
 from daaa_jax.data.types import LabelledImages
 from daaa_jax.models import Variables, initial_variables, pretrained_variables
 from daaa_jax.runtime import loop
-from daaa_jax.runtime import mesh as meshes
 from daaa_jax.runtime.context import Context
 
 
@@ -122,7 +121,7 @@ def run(
     Returns:
       The variables after the last update, and the loop's memory with the last `evaluate` figures.
     """
-    settings, mesh = config.source, context.mesh
+    settings = config.source
     epoch = math.ceil(len(data.labels) / settings.batch_size)
     steps = settings.epochs * epoch
     optimizer = optimizers.make(settings.optimizer, total_steps=steps)
@@ -132,14 +131,10 @@ def run(
         functools.partial(_rows, stream, data.labels),
         _images,
         steps=steps,
-        mesh=mesh,
+        mesh=context.mesh,
         settings=context.settings,
     )
-    step = jax.jit(
-        functools.partial(train_step, model=model, optimizer=optimizer, augment=config.augment),
-        donate_argnums=0,
-        out_shardings=meshes.replicated(mesh),
-    )
+    step = functools.partial(train_step, model=model, optimizer=optimizer, augment=config.augment)
 
     def end_of_round(step, state, metrics, memory):
         memory["figures"] = dict(evaluate(state.variables))

@@ -1,7 +1,6 @@
-"""Stage `translate`: every training image through its generator, once, to memory-mappable files."""
+"""Stage `translate`: every training image through its generator, once, to files of records."""
 
-import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,15 @@ from flax import linen as nn
 from jax import Array
 from ml_collections import ConfigDict
 
+from daaa_jax.data import records
 from daaa_jax.data.augment import decode
 from daaa_jax.data.images import Images
+from daaa_jax.data.records import Records
 from daaa_jax.errors import UserError
-from daaa_jax.runtime import markers
+from daaa_jax.runtime import distributed, markers
 from daaa_jax.runtime import mesh as meshes
 from daaa_jax.runtime.context import Context
+from daaa_jax.runtime.preemption import Preempted
 from daaa_jax.runtime.progress import Progress
 
 MANIFEST = "manifest.json"
@@ -32,11 +34,14 @@ def run(
     config: ConfigDict,
     generator: nn.Module,
     params: Mapping[str, Any],
-    images: np.ndarray,
+    images: np.ndarray | Images | Records,
     direction: str,
     context: Context,
 ) -> None:
     """Translates the images of one domain, or goes on with it part by part.
+
+    Of several processes each makes its share of the parts, on its own devices; the manifest says
+    that the direction is complete when all are done.
 
     Args:
       config: the whole config; `translate` is read.
@@ -45,12 +50,15 @@ def run(
       images: the originals, uint8 `[N,H,W,3]`.
       direction: names the folder, for instance `mnist_to_mnist_m`.
       context: the surroundings of the run.
+
+    Raises:
+      Preempted: if the run has been told to end; what is finished is kept.
     """
-    settings, mesh = config.translate, context.mesh
+    settings = config.translate
     folder = context.workdir / "translate" / direction
     parts = [
         {
-            "file": f"part-{number:05d}.npy",
+            "file": f"part-{number:05d}{records.SUFFIX}",
             "first": first,
             "count": min(settings.part_size, len(images) - first),
         }
@@ -65,30 +73,42 @@ def run(
         "generator_sha256": markers.checksum(params),
         "parts": parts,
     }
-    if not _is_same(folder, manifest):
-        folder.mkdir(parents=True, exist_ok=True)
-        for stale in folder.glob("part-*"):
-            stale.unlink()
-        markers.write_json(folder / MANIFEST, manifest | {"complete": False})
+    if distributed.is_first():
+        if not _is_same(folder, manifest):
+            folder.mkdir(parents=True, exist_ok=True)
+            for stale in folder.glob("part-*"):
+                stale.unlink()
+            markers.write_json(folder / MANIFEST, manifest | {"complete": False})
+        records.drop_halves(folder)
+    distributed.barrier(f"{direction} begun")
 
-    for half in folder.glob(".*.tmp"):  # of a killed run
-        half.unlink()
+    mesh = meshes.data_mesh(context.mesh.local_devices)
     translate = jax.jit(
         lambda params, batch: encode(generator.apply({"params": params}, decode(batch))),
         out_shardings=meshes.replicated(mesh),
     )
     params = meshes.replicate(params, mesh)
-    with Progress(f"translate {direction}", len(images)) as progress:
-        for part in parts:
-            path = folder / part["file"]
-            if not path.exists():
-                rows = images[part["first"] : part["first"] + part["count"]]
-                _write(path, _translate_all(translate, params, rows, settings.batch_size, mesh))
-            progress.update(part["first"] + part["count"], {})
+    batch_size = settings.batch_size * mesh.size // context.mesh.size
+    missing = [part for part in parts if not (folder / part["file"]).exists()]
+    mine = missing[jax.process_index() :: jax.process_count()]
+    distributed.barrier(f"{direction} divided")  # before any part that another would count
+    done = len(images) - sum(part["count"] for part in missing)
+    with Progress(f"translate {direction}", len(images), done) as progress:
+        for part in mine:
+            if context.notice.heard():
+                raise Preempted(
+                    f"{direction}: {round(done)} of {len(images)} images are translated"
+                )
+            rows = np.arange(part["first"], part["first"] + part["count"])
+            made = _translated(translate, params, images, rows, batch_size, mesh)
+            records.write(folder / part["file"], made)
+            done += part["count"] * (len(missing) / len(mine))  # others go on meanwhile
+            progress.update(min(round(done), len(images)), {})
+    distributed.barrier(f"{direction} translated")
     markers.write_json(folder / MANIFEST, manifest | {"complete": True})
 
 
-def read(folder: Path) -> Images:
+def read(folder: Path) -> Records:
     """The translations of a finished direction, in the originals' order; they stay on the disk.
 
     Raises:
@@ -100,21 +120,29 @@ def read(folder: Path) -> Images:
             f"{folder} holds no complete translation: remove {folder.parent} and run the stage "
             "translate again"
         )
-    parts = []
-    for part in manifest["parts"]:
-        path = folder / part["file"]
-        expected = (part["count"], *manifest["shape"])
-        try:
-            rows = np.load(path, mmap_mode="r")
-        except (OSError, ValueError, EOFError):
-            rows = np.empty(0)
-        if rows.shape != expected:
-            raise UserError(
-                f"{path} should hold {part['count']} images of {manifest['shape']}: remove "
-                f"{folder.parent} and run the stage translate again"
-            )
-        parts.append(rows)
-    return Images(*parts)
+    # The generator and the originals say what the translations are.
+    identity = markers.fingerprint(manifest)
+    parts = [(folder / part["file"], part["count"]) for part in manifest["parts"]]
+    made = Records(parts, manifest["shape"], identity)
+    try:
+        made.check()
+    except UserError as error:
+        raise UserError(
+            f"{error}; remove {folder.parent} and run the stage translate again"
+        ) from error
+    return made
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a direction is finished and all of its parts are still there; reads none.
+
+    Raises:
+      UserError: if the manifest is damaged.
+    """
+    manifest = _manifest(folder)
+    return manifest.get("complete", False) and all(
+        (folder / part["file"]).is_file() for part in manifest["parts"]
+    )
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -128,16 +156,9 @@ def _is_same(folder: Path, manifest: Mapping[str, Any]) -> bool:
     return found == manifest
 
 
-def _translate_all(translate, params, images, batch_size, mesh) -> np.ndarray:
-    result = []
-    for first in range(0, len(images), batch_size):
-        rows = np.arange(first, first + batch_size)
-        batch = meshes.shard_batch(images[np.minimum(rows, len(images) - 1)], mesh)
-        result.append(jax.device_get(translate(params, batch)))
-    return np.concatenate(result)[: len(images)]
-
-
-def _write(path: Path, array: np.ndarray) -> None:
-    content = io.BytesIO()
-    np.save(content, array)
-    markers.write_bytes(path, content.getvalue())
+def _translated(translate, params, images, rows, batch_size, mesh) -> Iterator[np.ndarray]:
+    for first in range(0, len(rows), batch_size):
+        chosen = rows[first : first + batch_size]
+        filled = np.pad(chosen, (0, batch_size - len(chosen)), mode="edge")
+        batch = meshes.shard_batch(images[filled], mesh)
+        yield from jax.device_get(translate(params, batch))[: len(chosen)]

@@ -12,12 +12,14 @@ from tiny import (
     surroundings,
 )
 
+from benchmarks import collectives
 from configs import digits
 from daaa_jax import adaptation, evaluation, pairing, source
 from daaa_jax.data.augment import decode
 from daaa_jax.data.pairs import all_images
 from daaa_jax.data.types import MeasuredData
 from daaa_jax.models import DigitNetwork, initial_variables
+from daaa_jax.runtime import memory
 from daaa_jax.runtime import metrics as metric_files
 
 pytestmark = pytest.mark.usefixtures("compile_once")
@@ -84,6 +86,41 @@ def test_first_ten_losses_are_the_same_on_one_device_and_on_eight(stage, tmp_pat
     assert len(set(one["loss"])) == STEPS
     if stage == "adapt":
         assert not one["em"][:5].any() and one["em"][5:].all()
+
+
+class Compiled(Exception):
+    """Ends a stage when its step is compiled."""
+
+
+def bytes_received(stage, workdir, devices, monkeypatch):
+    """By kind of operation, in a step whose batch grows with the devices."""
+    size = 8 * devices
+    sizes = {"pair.batch_size": size, "pair.pools": size, "source.batch_size": size}
+    make = make_config
+
+    def compile_step(name, step, arguments, reduce):
+        raise Compiled(step.lower(*arguments).compile().as_text())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(memory, "compile_step", compile_step)
+        changes = sizes | {"adapt.batch_size": size}
+        patch.setitem(globals(), "make_config", lambda more=None: make((more or {}) | changes))
+        with pytest.raises(Compiled) as compiled:
+            STAGES[stage](workdir, devices)
+    return collectives.bytes_by_kind(str(compiled.value))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_devices_send_each_other_does_not_grow_with_their_number(stage, tmp_path, monkeypatch):
+    """But for what all-reduce says: the gradients, once round, whatever the number of devices."""
+    few, many = (
+        bytes_received(stage, tmp_path / str(devices), devices, monkeypatch) for devices in (2, 8)
+    )
+    assert few["all-reduce"] > 1000
+    assert many["all-reduce"] == pytest.approx(few["all-reduce"], rel=0.01)
+    for kind in many.keys() - {"all-reduce"}:
+        assert many[kind] <= few.get(kind, 0), (kind, few, many)
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ from daaa_jax.models import initial_variables
 from daaa_jax.runtime import loop
 from daaa_jax.runtime import metrics as metric_files
 from daaa_jax.runtime.checkpoints import Checkpoints
+from daaa_jax.runtime.preemption import Notice, Preempted
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
@@ -125,6 +126,18 @@ def test_run_killed_while_it_evaluates_evaluates_again(tmp_path, whole):
     assert_ended_like(whole, tmp_path, *run(tmp_path))
 
 
+def test_run_that_is_told_to_end_saves_and_ends_with_the_same_bits(tmp_path, whole, monkeypatch):
+    asked = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Notice, "after_update", lambda _: asked.append(0) or len(asked) == 5)
+        with pytest.raises(Preempted, match="stage little is saved after step 5 of 10"):
+            run(tmp_path)
+    assert newest(tmp_path) == 5 and lines_of(tmp_path)[-1].count('"step": 5')
+    state, memory = run(tmp_path)
+    assert_same_bits(state, whole[1])
+    assert memory["sha256"] == whole[2]["sha256"]
+
+
 def test_run_that_is_finished_does_nothing(tmp_path):
     state, memory = run(tmp_path)
     before = lines_of(tmp_path)
@@ -148,11 +161,13 @@ def test_how_often_it_logs_and_saves_changes_no_bit(tmp_path, whole):
 
 
 def test_lines_are_averages_since_the_last_line_and_over_the_round(tmp_path):
-    values = []
+    values, state = [], create_state()
+    for number in range(STEPS):
+        state, _ = train_step(state, jnp.float32(number))
+        values.append(np.asarray(state["w"], np.float64))
 
     def step(state, batch):
         state, _ = train_step(state, batch)
-        values.append(np.asarray(state["w"], np.float64))
         positive = state["w"] > 0
         return state, {"w2": loop.mean(state["w"] ** 2), "part": loop.mean(state["w"], positive)}
 
@@ -236,6 +251,32 @@ def every_leaf(workdir, stage):
         folder = checkpoints.directory / str(checkpoints.latest_step()) / "state"
     tree = ocp.StandardCheckpointer().restore(folder)
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("train", [pair, train_source, adapt])
+def test_nothing_is_compiled_after_the_first_round(train, tmp_path, monkeypatch):
+    compiled, listening, by_step = [], True, {}
+
+    def listen(event, _, **about):
+        if listening and event.endswith("jaxpr_to_mlir_module_duration"):
+            compiled.append(about)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    save = Checkpoints.save
+
+    def count(checkpoints, step, state, memory):
+        by_step[step] = len(compiled)
+        return save(checkpoints, step, state, memory)
+
+    monkeypatch.setattr(Checkpoints, "save", count)
+    config = make_config({"adapt.rounds": 3, "source.epochs": 3, "pair.epochs": 3})
+    with surroundings(tmp_path, config) as context:
+        train(config, context)
+    listening = False
+    ends = [step for step in by_step if step % (3 if train is adapt else 2) == 0]
+    assert len(ends) > 2 and by_step[ends[0]] > 0
+    assert by_step[ends[-1]] == by_step[ends[0]], compiled[by_step[ends[0]] :]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,10 @@ ARGUMENTS = (jnp.zeros(1000), jnp.ones((512, 512)))
 def test_compiled_step_is_the_step_and_its_memory_is_printed(capsys):
     compiled = memory.compile_step("little", step, ARGUMENTS, "nothing")
     assert jnp.array_equal(compiled(*ARGUMENTS)[0], step(*ARGUMENTS)[0])
-    assert capsys.readouterr().out == "little: a step takes 1 MiB on each device\n"
+    assert capsys.readouterr().out.splitlines() == [
+        "little: compiling its step",
+        "little: a step takes 1 MiB on each device",
+    ]
 
 
 def test_step_larger_than_the_devices_is_refused(monkeypatch, capsys):

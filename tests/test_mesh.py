@@ -15,15 +15,17 @@ from daaa_jax.runtime import mesh as meshes
 
 TWO_PROCESSES = """
 import sys
+from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
-from daaa_jax.runtime import checkpoints, mesh as meshes
+from daaa_jax.errors import UserError
+from daaa_jax.runtime import checkpoints, distributed, markers, mesh as meshes
 from daaa_jax.runtime.metrics import MetricWriter
 
 address, index, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-jax.distributed.initialize(address, num_processes=2, process_id=index)
+distributed.start(address, 2, index)
+assert distributed.started() and distributed.is_first() == (index == 0)
 mesh = meshes.data_mesh()
 assert mesh.size == 4 and len(mesh.local_devices) == 2
 
@@ -35,6 +37,34 @@ for shard in sharded.addressable_shards:
 rows = {shard.index[0].start for shard in sharded.addressable_shards}
 assert rows == ({0, 2} if index == 0 else {4, 6}), rows
 assert float(jax.jit(jnp.sum)(sharded)) == batch.sum()
+
+share = meshes.local_share(mesh)
+assert share == meshes.Share(2 * index, 2 * index + 2, 4)
+read = meshes.assemble_batch({"rows": share(batch)}, mesh)["rows"]
+assert read.sharding == sharded.sharding and read.shape == (8, 3)
+np.testing.assert_array_equal(meshes.to_host(read), batch)
+assert markers.checksum(read) == markers.checksum(batch)
+
+split = meshes.data_mesh(shards=4)
+wide = {"w": np.arange(8192).reshape(2, 4096), "b": np.zeros(3)}
+places = meshes.state_shardings(wide, split)
+assert tuple(places["w"].spec) == (None, "shards")
+assert places["b"].is_fully_replicated
+placed = meshes.place(wide, places)
+assert [part.data.shape for part in placed["w"].addressable_shards] == [(2, 1024)] * 2
+np.testing.assert_array_equal(meshes.to_host(placed)["w"], wide["w"])
+
+assert distributed.of_first(f"found by {index}") == "found by 0"
+distributed.check_shared(Path(folder))
+try:
+    distributed.check_shared(Path(folder) / str(index))  # folders of their own
+    seen = True
+except (UserError, FileNotFoundError) as error:
+    seen = "is not the same folder" not in str(error)
+assert seen == (index == 0), seen
+markers.write_json(Path(folder) / "by_first.json", index)
+distributed.barrier("written")
+assert markers.read_json(Path(folder) / "by_first.json") == 0
 
 state = meshes.replicate({"w": batch, "key": jax.random.key(3)}, mesh)
 with checkpoints.Checkpoints(folder + "/checkpoints") as kept:
@@ -49,7 +79,7 @@ np.testing.assert_array_equal(
 with MetricWriter(folder) as writer:
     writer.drop_after("pair", 0)
     writer.scalars("pair", 1, {"loss": 2.0})
-multihost_utils.sync_global_devices("done")
+distributed.barrier("done")
 """
 
 
@@ -101,6 +131,21 @@ def test_batch_changed_by_the_caller_afterwards_is_not_changed_on_the_device(mes
     np.testing.assert_array_equal(sharded, 0)
 
 
+@pytest.mark.parametrize("shards", [1, 2, 8])
+def test_shards_make_a_second_axis_and_batches_are_split_over_both(shards):
+    mesh = meshes.data_mesh(shards=shards)
+    assert mesh.shape == ({"data": 8} if shards == 1 else {"data": 8 // shards, "shards": shards})
+    batch = np.arange(16)
+    np.testing.assert_array_equal(meshes.shard_batch(batch, mesh), batch)
+    assert len(meshes.shard_batch(batch, mesh).addressable_shards[0].data) == 2
+    assert meshes.local_share(mesh)(batch).tolist() == batch.tolist()
+
+
+def test_shards_that_do_not_divide_the_devices_name_those_that_do():
+    with pytest.raises(UserError, match="parameter_shards=3 does not .* choose 1, 2, 4, 8"):
+        meshes.data_mesh(shards=3)
+
+
 def test_mean_over_eight_devices_equals_the_mean_over_one():
     batch = np.random.default_rng(0).normal(size=(64, 5)).astype(np.float32)
     means = [
@@ -133,6 +178,8 @@ def test_two_processes_hold_their_rows_and_write_one_checkpoint_and_one_log(tmp_
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
     }
+    for index in range(2):
+        (tmp_path / str(index)).mkdir()
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", TWO_PROCESSES, address, str(index), str(tmp_path)],
@@ -144,7 +191,7 @@ def test_two_processes_hold_their_rows_and_write_one_checkpoint_and_one_log(tmp_
         for index in range(2)
     ]
     try:
-        outputs = [process.communicate(timeout=120)[0] for process in processes]
+        outputs = [process.communicate(timeout=600)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()

@@ -10,30 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import call, refused
 from photo_trees import OFFICE_CLASSES, write_domain, write_image, write_office
 from PIL import Image
 
-ROOT = Path(__file__).parent.parent
+from configs import folder as folder_config
+from daaa_jax.data import convert, load_task
+from daaa_jax.errors import UserError
+
 CLASSES = ("mug", "pen", "stapler")
-
-
-def call(module: str, *flags: object) -> subprocess.CompletedProcess:
-    kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    return subprocess.run(
-        [sys.executable, "-m", f"daaa_jax.{module}", *map(str, flags)],
-        cwd=ROOT,
-        env=kept | {"JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-
-
-def refused(module: str, *flags: object) -> str:
-    done = call(module, *flags)
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr[done.stderr.index("error: ") :]
 
 
 def folder_flags(root: Path, workdir: Path, *more: str) -> list[str]:
@@ -130,6 +115,7 @@ def test_batch_size_changes_no_prediction(finished, root, tmp_path):
         with out.open(newline="") as file:
             tables.append(list(csv.reader(file))[1:])
     for ours, theirs in zip(*tables, strict=True):
+        assert ours[:2] == theirs[:2]
         np.testing.assert_allclose(
             [float(p) for p in ours[2:-1]], [float(p) for p in theirs[2:-1]], atol=1e-5
         )
@@ -339,6 +325,7 @@ def test_all_six_tasks_of_office_pass_through_every_stage(tmp_path):
         ("", "phone", "data.source is not set"),
         ("catalogue", "", "data.target is not set"),
         ("catalogue", "other/catalogue", "have the same name"),
+        ("catalogue", "catalogue", "are the same folder"),
         ("phone", "catalogue", "has no classes"),
         ("catalogue", "nowhere", "there is no such folder"),
     ],
@@ -357,6 +344,36 @@ def test_folders_that_make_no_task_are_refused_and_leave_nothing(
         f"--workdir={tmp_path / 'run'}",
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_class_that_is_left_out_whole_is_refused(tmp_path):
+    source = write_domain(tmp_path / "catalogue", CLASSES, each=2)
+    for path in (source / "pen").iterdir():
+        path.write_bytes(b"no image")
+    config = folder_config.get_config("smoke,data.on_error=skip")
+    config.data.update(source=str(source), target=str(write_domain(tmp_path / "t", CLASSES, 1)))
+    with pytest.raises(UserError, match="no readable image in pen"):
+        load_task(config.data)
+
+
+def test_records_stand_where_folders_of_photos_do(tmp_path):
+    source = write_domain(tmp_path / "catalogue", CLASSES, each=3)
+    target = write_domain(tmp_path / "phone", CLASSES, each=2, seed=1)
+    tasks = []
+    for name in ("photos", "records"):
+        config = folder_config.get_config("smoke,data.limit=5")
+        config.data.update(source=str(source), target=str(target))
+        if name == "records":
+            convert.convert(source, tmp_path / "r/catalogue", config.data.image_size, 4, "raise")
+            config.data.source = str(tmp_path / "r/catalogue")
+        tasks.append(load_task(config.data))
+    ours, theirs = tasks
+    np.testing.assert_array_equal(ours.source_train.images, theirs.source_train.images)
+    np.testing.assert_array_equal(ours.source_train.labels, theirs.source_train.labels)
+    assert ours.source_files == theirs.source_files and ours.class_names == theirs.class_names
+    config.data.image_size = 24
+    with pytest.raises(UserError, match="holds images of 40 pixels, and data.image_size is 24"):
+        load_task(config.data)
 
 
 @pytest.mark.parametrize(

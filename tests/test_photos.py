@@ -1,5 +1,6 @@
 """Images of any kind become pixels alike, folders become domains, and faults are told by name."""
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -8,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daaa_jax.data import folders, photos
+from daaa_jax.data import cache, folders, photos
 from daaa_jax.errors import UserError
 
 RED, BLUE, SIZE = (255, 0, 0), (0, 0, 255), 16
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
+def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("DAAA_CACHE", str(tmp_path / "cache"))
 
 
@@ -116,6 +117,8 @@ def bad_files(folder: Path) -> dict[str, str]:
         "garbled.png": bytes(png),
         "bomb.png": png_claiming(60000, 60000),
         "large.png": png_claiming(20000, 6000),
+        # PostScript would be handed to another program.
+        "script.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n",
     }.items():
         (folder / name).write_bytes(content)
     (folder / "lost.jpg").symlink_to(folder / "nowhere.jpg")
@@ -126,6 +129,7 @@ def bad_files(folder: Path) -> dict[str, str]:
         "garbled.png": "",
         "bomb.png": "pixels",
         "large.png": "it claims 20000 x 6000 pixels",
+        "script.jpg": "cannot identify",
         "lost.jpg": "no such file",
     }
 
@@ -158,6 +162,11 @@ def test_domain_is_found_by_its_layout(inner, tmp_path):
     assert [path.name for path in listing.others] == ["Thumbs.db"]
 
 
+def test_class_may_be_called_images(tmp_path):
+    write_domain(tmp_path, images=2, mug=1)
+    assert folders.find(tmp_path).classes == ("images", "mug")
+
+
 def test_flat_folder_has_images_and_no_classes(tmp_path):
     write_domain(tmp_path, new=2)
     listing = folders.find(tmp_path / "new")
@@ -179,6 +188,10 @@ def test_folders_that_are_no_domain_are_refused(tmp_path):
     halves().save(both / "loose.png")
     message = message_of(folders.find, both)
     assert "loose.png" in message and "mug" in message
+    odd = write_domain(tmp_path / "odd", mug=1)
+    (odd / "mug" / "0.png").rename(odd / "mug" / os.fsdecode(b"m\xe4rz.png"))
+    message = message_of(folders.find, odd)
+    assert "cannot be shown" in message and message.isprintable()
 
 
 def decode(listing, size, on_error):
@@ -200,6 +213,38 @@ def test_images_are_decoded_once_until_a_file_changes(tmp_path, monkeypatch):
     Image.new("RGB", (30, 9), (9, 9, 9)).save(root / "mug" / "0.png")
     changed, _ = decode(folders.find(root), SIZE, "raise")
     assert (changed[2] == 9).all()
+
+
+def test_image_that_could_not_be_read_is_tried_again(tmp_path, monkeypatch):
+    root, read = write_domain(tmp_path / "d", bike=2), photos.read
+
+    def fail_on_second(path, size):
+        if path.name == "1.png":
+            raise photos.UnreadableImage("too many open files")
+        return read(path, size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(photos, "read", fail_on_second)
+        for _ in range(2):
+            assert len(decode(folders.find(root), SIZE, "skip")[0]) == 1
+    images, rows = decode(folders.find(root), SIZE, "raise")
+    np.testing.assert_array_equal(images[:, 0, 0], [[0, 0, 0], [0, 1, 0]])
+    np.testing.assert_array_equal(rows, [0, 1])
+
+
+@pytest.mark.parametrize("place", ["cache", "no cache", "full disk"])
+def test_images_are_the_same_wherever_they_are_kept(place, tmp_path, monkeypatch):
+    root = write_domain(tmp_path / "d", bike=2, mug=1)
+    if place == "no cache":
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("DAAA_CACHE", str(tmp_path / "file"))
+    else:
+        monkeypatch.setenv("DAAA_CACHE", str(tmp_path / "cache"))
+    if place == "full disk":
+        monkeypatch.setattr(cache, "_SPARE", 2**80)
+    images, _ = decode(folders.find(root), SIZE, "raise")
+    np.testing.assert_array_equal(images[:, 0, 0], [[0, 0, 0], [0, 1, 0], [1, 0, 0]])
+    assert not list(tmp_path.glob("cache/*.tmp"))
 
 
 def test_unreadable_images_are_all_named_or_left_out(tmp_path, capsys):

@@ -8,9 +8,11 @@ import pytest
 from tiny import make_config, make_images, surroundings
 
 from daaa_jax import translation
+from daaa_jax.data import records
 from daaa_jax.data.augment import decode
 from daaa_jax.errors import UserError
 from daaa_jax.runtime import markers
+from daaa_jax.runtime.preemption import Notice, Preempted
 
 ORIGINALS = make_images(13, size=4)
 NEGATIVE, SAME = ({"scale": jnp.float32(factor)} for factor in (-1, 1))
@@ -39,15 +41,15 @@ def parts(workdir):
 
 def stop_at_part(number, monkeypatch):
     """Ends the run, as a kill would, in the middle of writing a part."""
-    write = markers.write_bytes
+    write = records.write
 
-    def write_or_stop(path, content):
+    def write_or_stop(path, images):
         if f"part-{number:05d}" in path.name:
-            path.with_name(f".{path.name}.1.tmp").write_bytes(content[:9])
+            path.with_name(f".{path.name}.1.tmp").write_bytes(b"half")
             raise KeyboardInterrupt
-        write(path, content)
+        write(path, images)
 
-    monkeypatch.setattr(markers, "write_bytes", write_or_stop)
+    monkeypatch.setattr(records, "write", write_or_stop)
 
 
 def test_encoding_is_the_inverse_of_decoding():
@@ -64,7 +66,7 @@ def test_row_i_is_the_translation_of_original_i(tmp_path, devices, batch_size):
     np.testing.assert_array_equal(translation.read(tmp_path / FOLDER), result)
 
 
-def test_parts_can_be_memory_mapped_and_the_manifest_describes_them(tmp_path):
+def test_parts_can_be_read_alone_and_the_manifest_describes_them(tmp_path):
     translate(tmp_path, NEGATIVE)
     manifest = markers.read_json(tmp_path / FOLDER / "manifest.json")
     assert manifest["complete"] and manifest["count"] == 13
@@ -74,7 +76,8 @@ def test_parts_can_be_memory_mapped_and_the_manifest_describes_them(tmp_path):
         (10, 3),
     ]
     for part in manifest["parts"]:
-        rows = np.load(tmp_path / FOLDER / part["file"], mmap_mode="r")
+        path = tmp_path / FOLDER / part["file"]
+        rows = records.Records([(path, part["count"])], manifest["shape"], "")
         wanted = 255 - ORIGINALS[part["first"] : part["first"] + part["count"]]
         np.testing.assert_array_equal(rows, wanted)
     assert manifest["generator_sha256"] == markers.checksum(NEGATIVE)
@@ -95,13 +98,14 @@ def test_killed_translation_goes_on_with_the_part_that_is_missing(tmp_path, monk
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop_at_part(1, patch)
         translate(tmp_path, NEGATIVE)
-    before = {name: time for name, time in parts(tmp_path).items() if name.endswith(".npy")}
-    assert before.keys() == {"part-00000.npy"}
+    before = parts(tmp_path)
+    assert before.keys() == {"part-00000.array_record"}
 
     np.testing.assert_array_equal(translate(tmp_path, NEGATIVE), 255 - ORIGINALS)
     after = parts(tmp_path)
-    assert after["part-00000.npy"] == before["part-00000.npy"]
-    assert after.keys() == {f"part-{number:05d}.npy" for number in range(3)}
+    assert after.items() >= before.items()
+    assert after.keys() == {f"part-{number:05d}.array_record" for number in range(3)}
+    assert not [path for path in (tmp_path / FOLDER).iterdir() if path.suffix == ".tmp"]
 
 
 def test_finished_translation_is_not_made_again(tmp_path):
@@ -127,7 +131,7 @@ def test_parts_of_other_originals_are_dropped(tmp_path):
     others = ORIGINALS[::-1]
     np.testing.assert_array_equal(translate(tmp_path, NEGATIVE, others), 255 - others)
     np.testing.assert_array_equal(translate(tmp_path, NEGATIVE, others[:4]), 255 - others[:4])
-    assert parts(tmp_path).keys() == {"part-00000.npy"}
+    assert parts(tmp_path).keys() == {"part-00000.array_record"}
 
 
 def test_incomplete_translation_is_refused(tmp_path, monkeypatch):
@@ -143,15 +147,30 @@ def test_incomplete_translation_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize("damage", ["removed", "short", "torn", "empty"])
 def test_damaged_part_is_named(tmp_path, damage):
     translate(tmp_path, NEGATIVE)
-    part = tmp_path / FOLDER / "part-00001.npy"
+    part = tmp_path / FOLDER / "part-00001.array_record"
+    assert translation.is_whole(tmp_path / FOLDER)
     if damage == "removed":
         part.unlink()
+        assert not translation.is_whole(tmp_path / FOLDER)
     elif damage == "short":
-        np.save(part, ORIGINALS[:4])
+        records.write(part, ORIGINALS[:4])
     else:
         part.write_bytes(part.read_bytes()[:150] if damage == "torn" else b"")
-    with pytest.raises(UserError, match=r"part-00001\.npy"):
+    with pytest.raises(UserError, match=r"part-00001\.array_record.*run the stage"):
         translation.read(tmp_path / FOLDER)
+
+
+def test_translation_that_is_told_to_end_keeps_what_is_finished(tmp_path, monkeypatch):
+    write, told = records.write, []
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "write", lambda *a: told.append(write(*a)))
+        patch.setattr(Notice, "heard", lambda _: len(told) == 2)
+        with pytest.raises(Preempted, match="10 of 13"):
+            translate(tmp_path, NEGATIVE)
+    assert len(parts(tmp_path)) == 2
+    with pytest.raises(UserError, match="complete"):
+        translation.read(tmp_path / FOLDER)
+    np.testing.assert_array_equal(translate(tmp_path, NEGATIVE), 255 - ORIGINALS)
 
 
 def test_damaged_manifest_is_named(tmp_path):

@@ -2,9 +2,9 @@
 
     python -m daaa_jax.data.check SOURCE [TARGET…]
 
-Each folder is a domain, the source first. Tells counts, classes that one has and the other lacks,
-and files that cannot be read, are tiny, or are the same in two domains. Ends with 1 where training
-would refuse a folder.
+Each folder is a domain, of photos or of records, the source first. Tells counts, classes that one
+has and the other lacks, and files that cannot be read, are tiny, or are the same in two domains.
+Ends with 1 where training would refuse a folder.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from daaa_jax.data import folders, photos
+from daaa_jax.data import folders, photos, record_sets
 from daaa_jax.errors import UserError
 
 _TINY = 32  # pixels: smaller sides say little after resizing to 224
@@ -28,17 +28,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m daaa_jax.data.check", description=__doc__.splitlines()[0]
     )
     parser.add_argument("folders", nargs="+", metavar="DIR", help="a domain, the source first")
-    sick, listings = False, []
-    for folder in parser.parse_args(arguments).folders:
+    sick, sick_source, listings = False, False, []
+    for number, folder in enumerate(parser.parse_args(arguments).folders):
         try:
-            listings.append(folders.find(folder))
+            listings.append(record_sets.find(folder) or folders.find(folder))
         except UserError as error:
             print(f"error: {error}")
-            sick = True
+            sick, sick_source = True, sick_source or number == 0
     owners = collections.defaultdict(list)
-    for listing in listings:
-        sick |= _check(listing, owners)
-    if listings:
+    for number, listing in enumerate(listings):
+        sick |= _check(listing, owners, is_source=number == 0 and not sick_source)
+    if listings and not sick_source:
         sick |= _compare(listings)
     twins = {
         digest: paths
@@ -52,14 +52,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(sick)
 
 
-def _check(listing: folders.Listing, owners: dict[str, list]) -> bool:
+def _check(
+    listing: folders.Listing | record_sets.RecordSet, owners: dict[str, list], is_source: bool
+) -> bool:
     """Prints the state of one domain; whether training would refuse it."""
     classes = f"{len(listing.classes)} classes" if listing.classes else "no classes (unlabelled)"
-    print(f"{listing.folder}: {len(listing.paths)} images, {classes}")
+    print(f"{listing.folder}: {len(listing.labels)} images, {classes}")
     counts = [int((listing.labels == number).sum()) for number in range(len(listing.classes))]
     for name, count in zip(listing.classes, counts, strict=True):
         print(f"  {name}: {count}")
     empty = [name for name, count in zip(listing.classes, counts, strict=True) if not count]
+    if isinstance(listing, record_sets.RecordSet):
+        if bad := record_sets.damaged(listing):
+            print(f"  {len(bad)} files of records are damaged: convert the photos anew")
+            _show(bad, "    ")
+        return bool(bad or (empty and is_source))
     bad, tiny = [], []
     for path in listing.paths:
         try:
@@ -80,10 +87,10 @@ def _check(listing: folders.Listing, owners: dict[str, list]) -> bool:
         if lines:
             print(f"  {len(lines)} files {what}:")
             _show(lines, "    ")
-    return bool(bad or empty)
+    return bool(bad or (empty and is_source))
 
 
-def _compare(listings: Sequence[folders.Listing]) -> bool:
+def _compare(listings: Sequence[folders.Listing | record_sets.RecordSet]) -> bool:
     """Prints the classes that a domain has and another lacks; whether training would refuse them.
 
     The first domain is the source, whose classes the others may lack but not exceed.
@@ -92,6 +99,10 @@ def _compare(listings: Sequence[folders.Listing]) -> bool:
     sick = not source.classes
     if sick:
         print(f"{source.folder} has no classes, which the source, named first, needs")
+    for listing in others:
+        if listing.name == source.name:
+            print(f"{listing.folder} has the same name as {source.folder}: rename one")
+            sick = True
     for listing in (other for other in others if other.classes and source.classes):
         missing = sorted(set(source.classes) - set(listing.classes))
         strange = sorted(set(listing.classes) - set(source.classes))

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from daaa_jax.data.images import Images
-from daaa_jax.runtime import memory
+from daaa_jax.runtime import distributed, memory
 from daaa_jax.runtime import mesh as meshes
 
 # Of a device's memory, what images may take; the rest is for networks and activations. On a CPU
@@ -65,7 +65,9 @@ class Feed:
         self._batch_at, self._fill = batch_at, fill
         self._steps, self._mesh, self._settings = steps, mesh, settings
         needed = sum(part.nbytes for part in self._images)
-        self._streams = needed > _room(mesh, settings)
+        # As the first process finds it: hosts may have more or less memory.
+        too_large = "yes" if needed > _room(mesh, settings) else ""
+        self._streams = bool(distributed.of_first(too_large))
         self._stored = (None,) * len(self._images)
         if self._streams:
             print(f"{needed / _MIB:.0f} MiB of images are streamed to the devices", flush=True)
@@ -75,21 +77,24 @@ class Feed:
         self._batches, self._next = None, -1
 
     def at(self, step: int) -> tuple[Any, ...]:
-        """The arguments of update `step`, on the mesh: a function of `step` alone."""
+        """The arguments of update `step`, on the mesh: a function of `step` alone.
+
+        Where images are streamed, each process reads those of its own devices.
+        """
         if not self._streams:
-            batch = self._batch_at(step)
-        else:
-            if step != self._next:
-                self._batches, self._next = iter(self._dataset(step)), step
-            batch = next(self._batches)
-            self._next += 1
-        return (*self._stored, *meshes.shard_batch(batch, self._mesh))
+            return (*self._stored, *meshes.shard_batch(self._batch_at(step), self._mesh))
+        if step != self._next:
+            self._batches, self._next = iter(self._dataset(step)), step
+        batch = next(self._batches)
+        self._next += 1
+        return (*self._stored, *meshes.assemble_batch(batch, self._mesh))
 
     def _dataset(self, start: int):
         # Imported here, as it takes most of a second that runs without it spare.
         import grain
 
-        make = _Make(self._batch_at, self._fill, self._images)
+        share = meshes.local_share(self._mesh)
+        make = _Make(self._batch_at, self._fill, self._images, share)
         dataset = grain.MapDataset.range(start, self._steps).map(make)
         workers = self._settings.workers
         if workers:
@@ -100,13 +105,13 @@ class Feed:
 
 
 class _Make:
-    """From a step's number to its batch with images, in a worker."""
+    """From a step's number to this process's share of its batch, with images, in a worker."""
 
-    def __init__(self, batch_at, fill, images):
-        self.batch_at, self.fill, self.images = batch_at, fill, images
+    def __init__(self, batch_at, fill, images, share):
+        self.batch_at, self.fill, self.images, self.share = batch_at, fill, images, share
 
     def __call__(self, step: int) -> Batch:
-        return self.fill(self.images, self.batch_at(int(step)))
+        return self.fill(self.images, jax.tree.map(self.share, self.batch_at(int(step))))
 
 
 def _room(mesh: Mesh, settings: ConfigDict) -> float:

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
@@ -19,6 +19,7 @@ class Listing:
     """The image files of a domain.
 
     Attributes:
+      name: the last part of the path that it was asked for by.
       folder: where they lie.
       classes: names in alphabetical order; empty for a flat folder.
       paths: the files, by class and then by name.
@@ -26,11 +27,22 @@ class Listing:
       others: files whose ending is not an image's.
     """
 
+    name: str
     folder: Path
     classes: tuple[str, ...]
     paths: tuple[Path, ...]
     labels: np.ndarray
     others: tuple[Path, ...]
+
+    @property
+    def files(self) -> tuple[PurePath, ...]:
+        """Where each image lies in the domain."""
+        return tuple(path.relative_to(self.folder) for path in self.paths)
+
+
+def name_of(folder: str | Path) -> str:
+    """What a domain is called: the last part of its path."""
+    return Path(folder).name
 
 
 def find(folder: str | Path) -> Listing:
@@ -39,20 +51,26 @@ def find(folder: str | Path) -> Listing:
     Hidden files are passed over; images may lie in folders within a class's.
 
     Raises:
-      UserError: if there is no such folder, no image in it, or images beside folders of images.
+      UserError: if there is no such folder, it cannot be read, there is no image in it, or there
+        are images beside folders of images.
     """
+    try:
+        return _find(folder)
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+
+def _find(folder: str | Path) -> Listing:
     root = Path(folder).expanduser()
     if not root.is_dir():
-        raise UserError(f"{root}: there is no such folder")
+        what = "is a file, not a folder" if root.exists() else "there is no such folder"
+        raise UserError(f"{root}: {what}")
     inner = root / "images"
-    if inner.is_dir() and not any(_images(root, deep=False)[0]):
+    beside = [child for child in _folders(root) if child != inner and _images(child, deep=True)[0]]
+    if inner.is_dir() and not beside and not _images(root, deep=False)[0]:
         root = inner
     flat, others = _images(root, deep=False)
-    by_class = {
-        child.name: _images(child, deep=True)
-        for child in sorted(root.iterdir())
-        if child.is_dir() and not child.name.startswith(".")
-    }
+    by_class = {child.name: _images(child, deep=True) for child in _folders(root)}
     by_class = {name: found for name, found in by_class.items() if any(found)}
     full = {name for name, (images, _) in by_class.items() if images}
     if flat and full:
@@ -69,19 +87,29 @@ def find(folder: str | Path) -> Listing:
             f"classes; known endings are {', '.join(sorted(photos.SUFFIXES))}"
         )
     classes = () if flat else tuple(by_class)
-    for name in classes:
-        if not name.isprintable():  # bytes that are no UTF-8 among them
+    # Bytes that are no UTF-8 are among what cannot be shown.
+    for what, names in (("a class", classes), ("an image", [path.name for path in paths])):
+        if hidden := [name for name in names if not name.isprintable()]:
             raise UserError(
-                f"{root} has a class with a name that cannot be shown, {name!a}: rename it"
+                f"{root} has {what} with a name that cannot be shown, {hidden[0]!a}: rename it"
             )
     labels = [UNKNOWN] * len(flat)
     labels += [number for number, name in enumerate(classes) for _ in by_class[name][0]]
-    return Listing(root, classes, tuple(paths), np.array(labels, np.int32), tuple(others))
+    return Listing(
+        name_of(folder), root, classes, tuple(paths), np.array(labels, np.int32), tuple(others)
+    )
 
 
 def images_in(folder: Path) -> list[Path]:
     """The image files in a folder and in the folders within it, sorted, hidden ones left out."""
     return _images(folder, deep=True)[0]
+
+
+def _folders(root: Path) -> list[Path]:
+    """The folders in a folder, sorted, hidden ones left out."""
+    return sorted(
+        child for child in root.iterdir() if child.is_dir() and not child.name.startswith(".")
+    )
 
 
 def _images(folder: Path, deep: bool) -> tuple[list[Path], list[Path]]:
@@ -129,6 +157,13 @@ def decode(
     if lines:
         print(f"{len(lines)} images are left out, as they cannot be read:")
         print("\n".join(lines), flush=True)
+    for listing in listings.values():
+        if listing.others:
+            print(
+                f"{len(listing.others)} files in {listing.folder} are passed over: by their ending "
+                f"they are no images that can be read ({listing.others[0].name})",
+                flush=True,
+            )
     result = {}
     for name, (images, reasons) in decoded.items():
         good = np.flatnonzero(reasons == "")
@@ -144,19 +179,31 @@ def decode_all(listing: Listing, size: int) -> tuple[np.ndarray, np.ndarray]:
     Returns:
       uint8 `[N,size,size,3]`, and reasons, strings `[N]`, empty for what was read.
     """
-    arrays = cache.get(
-        _identity(listing, size), ("images", "reasons"), lambda: _decode(listing, size)
-    )
+    name = identity(listing, size)
+
+    def decode(new: cache.New) -> dict[str, np.ndarray]:
+        images = new("images", (len(listing.paths), size, size, 3), np.uint8)
+        unreadable = photos.read_all(listing.paths, images, listing.folder.name)
+        reasons = [unreadable.get(position, "") for position in range(len(images))]
+        return {"images": images, "reasons": np.array(reasons, np.str_)}
+
+    arrays = cache.get(name, ("images", "reasons"), decode)
+    # What failed then may have been the disk, or an older Pillow.
+    if any(_is_readable(listing.paths[i], size) for i in np.flatnonzero(arrays["reasons"] != "")):
+        cache.drop(name)
+        arrays = cache.get(name, ("images", "reasons"), decode)
     return arrays["images"], arrays["reasons"]
 
 
-def _decode(listing: Listing, size: int) -> dict[str, np.ndarray]:
-    images, unreadable = photos.read_all(listing.paths, size, listing.folder.name)
-    reasons = [unreadable.get(position, "") for position in range(len(images))]
-    return {"images": images, "reasons": np.array(reasons, np.str_)}
+def _is_readable(path: Path, size: int) -> bool:
+    try:
+        photos.read(path, size)
+    except photos.UnreadableImage:
+        return False
+    return True
 
 
-def _identity(listing: Listing, size: int) -> str:
+def identity(listing: Listing, size: int) -> str:
     """Changes with any file's name, size, content or permissions."""
     digest = hashlib.sha256(f"photos 2, {size}, ".encode())
     digest.update(os.fsencode(listing.folder.resolve()))

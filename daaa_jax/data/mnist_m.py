@@ -38,7 +38,7 @@ def load(folder: Path) -> dict[str, LabelledImages]:
         arrays = cache.get(
             cache.identity(archive, "mnist_m-1"),
             [f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")],
-            lambda: _decode_archive(archive),
+            lambda _: _decode_archive(archive),
         )
         return {
             split: LabelledImages(arrays[f"{split}_images"], arrays[f"{split}_labels"])

@@ -1,11 +1,13 @@
 """Tasks made of folders of photos: Office-31, its ten shared classes, and anybody's own."""
 
+from collections.abc import Mapping
 from pathlib import Path, PurePath
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from daaa_jax.data import folders
+from daaa_jax.data import folders, record_sets
+from daaa_jax.data.records import Records
 from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
 from daaa_jax.errors import UserError
 
@@ -38,7 +40,11 @@ def load(settings: ConfigDict) -> Task:
         if not settings[name]:
             raise UserError(f"data.{name} is not set: give a folder of images")
     source, target = (_list(settings, settings[name]) for name in ("source", "target"))
-    if _name(settings.source) == _name(settings.target):
+    if Path(source.folder).resolve() == Path(target.folder).resolve():
+        raise UserError(
+            f"data.source={settings.source} and data.target={settings.target} are the same folder"
+        )
+    if folders.name_of(settings.source) == folders.name_of(settings.target):
         raise UserError(
             f"data.source={settings.source} and data.target={settings.target} have the same name, "
             "which tells domains apart: rename one"
@@ -51,24 +57,27 @@ def load(settings: ConfigDict) -> Task:
     _check_classes(source, target)
     listings = {"source": source, "target": target}
     if settings.target_test:
-        test = folders.find(_place(settings, settings.target_test))
+        test = _find(_place(settings, settings.target_test))
         if not test.classes:
             raise UserError(f"data.target_test={settings.target_test} has no classes")
         _check_classes(source, test)
+        if missing := sorted(set(source.classes) - set(test.classes)):
+            print(f"{test.folder} has no {', '.join(missing)}: not measured there", flush=True)
         listings["test"] = test
-    read = folders.decode(listings, settings.image_size, settings.on_error)
+    read = _images(listings, settings)
+    _check_none_is_empty(source, read["source"][1])
     data = {
         name: _labelled(listing, *read[name], source.classes, settings)
         for name, listing in listings.items()
     }
     (source_train, source_files), (target_train, target_files) = data["source"], data["target"]
     left_out = {
-        _name(settings[name]): len(listings[name].paths) - len(read[name][1])
+        folders.name_of(settings[name]): len(listings[name].labels) - len(read[name][1])
         for name in ("source", "target")
     }
     return Task(
-        source_name=_name(settings.source),
-        target_name=_name(settings.target),
+        source_name=folders.name_of(settings.source),
+        target_name=folders.name_of(settings.target),
         class_names=source.classes,
         source_train=source_train,
         target_train=UnlabelledImages(target_train.images),
@@ -87,29 +96,58 @@ def load(settings: ConfigDict) -> Task:
     )
 
 
-def _name(domain: str) -> str:
-    return Path(domain).name
-
-
-def _place(settings: ConfigDict, domain: str) -> Path:
+def _place(settings: ConfigDict, domain: str) -> str:
     """The folder of a domain: one that is named, or of that name in `data.dir`."""
     if settings.name == "folder":
-        return Path(domain).expanduser()
+        return domain
     if not settings.dir:
         raise UserError(f"data.dir is not set: give the folder of the domains. {_WHERE}")
+    if record_sets.is_remote(settings.dir):
+        return f"{settings.dir.rstrip('/')}/{domain}"
     root = Path(settings.dir).expanduser()
     if not (root / domain).is_dir():
         raise UserError(f"{root} holds no folder {domain}. {_WHERE}")
-    return root / domain
+    return str(root / domain)
 
 
-def _list(settings: ConfigDict, domain: str) -> folders.Listing:
-    listing = folders.find(_place(settings, domain))
+def _find(place: str) -> folders.Listing | record_sets.RecordSet:
+    """A domain's images, as photos or as records."""
+    return record_sets.find(place) or folders.find(place)
+
+
+def _images(
+    listings: Mapping[str, folders.Listing | record_sets.RecordSet], settings: ConfigDict
+) -> dict[str, tuple[np.ndarray | Records, np.ndarray]]:
+    """The images of several domains that can be read, and the rows that they have in them."""
+    converted = {
+        name: listing
+        for name, listing in listings.items()
+        if isinstance(listing, record_sets.RecordSet)
+    }
+    for listing in converted.values():
+        if listing.size != settings.image_size:
+            raise UserError(
+                f"{listing.folder} holds images of {listing.size} pixels, and data.image_size is "
+                f"{settings.image_size}: set it to {listing.size}, or convert the photos anew"
+            )
+    decoded = folders.decode(
+        {name: listing for name, listing in listings.items() if name not in converted},
+        settings.image_size,
+        settings.on_error,
+    )
+    return decoded | {
+        name: (listing.images, np.arange(len(listing.labels)))
+        for name, listing in converted.items()
+    }
+
+
+def _list(settings: ConfigDict, domain: str) -> folders.Listing | record_sets.RecordSet:
+    listing = _find(_place(settings, domain))
     expected = settings.expected_counts.get(domain, 0)
-    if expected and len(listing.paths) != expected:
+    if expected and len(listing.labels) != expected:
         raise UserError(
-            f"{listing.folder} holds {len(listing.paths)} images, expected {expected}: restore the "
-            f"data, or set --config.data.expected_counts.{domain} to its count, or to 0"
+            f"{listing.folder} holds {len(listing.labels)} images, expected {expected}: restore "
+            f"the data, or set --config.data.expected_counts.{domain} to its count, or to 0"
         )
     if settings.expected_classes and len(listing.classes) != settings.expected_classes:
         raise UserError(
@@ -120,7 +158,9 @@ def _list(settings: ConfigDict, domain: str) -> folders.Listing:
     return listing
 
 
-def _check_classes(source: folders.Listing, target: folders.Listing) -> None:
+def _check_classes(
+    source: folders.Listing | record_sets.RecordSet, target: folders.Listing | record_sets.RecordSet
+) -> None:
     """Makes sure that the classes of the target, if it has any, are among those of the source."""
     strange = sorted(set(target.classes) - set(source.classes))
     if strange:
@@ -128,16 +168,21 @@ def _check_classes(source: folders.Listing, target: folders.Listing) -> None:
             f"{target.folder} has classes that {source.folder} has not: {', '.join(strange)}; "
             "both must name a class alike, and what is not to be told apart must be left out"
         )
-    empty = [
-        name for number, name in enumerate(source.classes) if not (source.labels == number).any()
-    ]
+    _check_none_is_empty(source, np.arange(len(source.labels)))
+
+
+def _check_none_is_empty(source: folders.Listing | record_sets.RecordSet, rows: np.ndarray) -> None:
+    """Makes sure that every class of the source has an image among some of its rows."""
+    empty = set(range(len(source.classes))) - set(source.labels[rows].tolist())
     if empty:
-        raise UserError(f"{source.folder}: no image in {', '.join(empty)}")
+        names = ", ".join(source.classes[number] for number in sorted(empty))
+        what = "no image" if len(rows) == len(source.labels) else "no readable image"
+        raise UserError(f"{source.folder}: {what} in {names}; put one there, or remove the folder")
 
 
 def _labelled(
-    listing: folders.Listing,
-    images: np.ndarray,
+    listing: folders.Listing | record_sets.RecordSet,
+    images: np.ndarray | Records,
     read: np.ndarray,
     classes: tuple[str, ...],
     settings: ConfigDict,
@@ -147,8 +192,9 @@ def _labelled(
     labels = listing.labels[read]
     labels = places[labels] if listing.classes else labels
     if settings.limit:
-        # They are sorted by class, and some of each shall be left.
+        # They are sorted by class, and the first would be of one.
         order = np.random.default_rng(settings.seed).permutation(len(images))[: settings.limit]
-        images, labels, read = images[order], labels[order], read[order]
-    files = tuple(listing.paths[i].relative_to(listing.folder) for i in read)
-    return LabelledImages(images, labels), files
+        images = images.chosen(order) if isinstance(images, Records) else images[order]
+        labels, read = labels[order], read[order]
+    files = listing.files
+    return LabelledImages(images, labels), tuple(files[i] for i in read)

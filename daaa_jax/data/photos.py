@@ -13,6 +13,8 @@ from PIL import Image, ImageOps
 from daaa_jax.runtime.progress import Progress
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+# By their content, whatever the ending: Pillow knows more, and starts other programs for some.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _MOST_PIXELS = 100_000_000  # a file of some kilobytes may claim more than any memory holds
 # Pillow warns of somewhat fewer, which are welcome.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -39,10 +41,12 @@ def read(path: Path, size: int) -> np.ndarray:
       UnreadableImage: if it is no image, is damaged or cut short, or claims more pixels than 10^8.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             width, height = image.size
             if width * height > _MOST_PIXELS:
-                raise UnreadableImage(f"it claims {width} x {height} pixels")
+                raise UnreadableImage(
+                    f"it claims {width} x {height} pixels, more than {_MOST_PIXELS:,}"
+                )
             image.load()
             image = _to_rgb(ImageOps.exif_transpose(image))
             return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
@@ -67,19 +71,18 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def read_all(paths: Sequence[Path], size: int, name: str) -> tuple[np.ndarray, dict[int, str]]:
+def read_all(paths: Sequence[Path], images: np.ndarray, name: str) -> dict[int, str]:
     """Decodes images on several threads.
 
     Args:
       paths: the files.
-      size: height and width of the results.
+      images: where to put them, zeros, uint8 `[N,size,size,3]`; may be a memory map.
       name: of the set, for the progress bar; empty for none.
 
     Returns:
-      uint8 `[N,size,size,3]`, black where an image cannot be read; and of those, the position and
-      the reason.
+      The position and the reason of those that cannot be read; they stay black.
     """
-    images = np.zeros((len(paths), size, size, 3), np.uint8)
+    size = images.shape[1]
     unreadable: dict[int, str] = {}
 
     def one(position: int) -> None:
@@ -95,4 +98,4 @@ def read_all(paths: Sequence[Path], size: int, name: str) -> tuple[np.ndarray, d
         for done, _ in enumerate(threads.map(one, range(len(paths))), start=1):
             if progress and (done % 100 == 0 or done == len(paths)):
                 progress.update(done, {})
-    return images, dict(sorted(unreadable.items()))
+    return dict(sorted(unreadable.items()))

@@ -58,7 +58,7 @@ def read(
     paths = tuple(find(folder, direction, originals))
     labels = np.full(len(paths), folders.UNKNOWN, np.int32)
     root = Path(folder).expanduser() / direction
-    listing = folders.Listing(root, classes=(), paths=paths, labels=labels, others=())
+    listing = folders.Listing(direction, root, classes=(), paths=paths, labels=labels, others=())
     images, reasons = folders.decode_all(listing, size)
     bad = np.flatnonzero(reasons != "")
     if len(bad):

@@ -19,6 +19,7 @@ from daaa_jax.data.augment import evaluation_views
 from daaa_jax.errors import UserError
 from daaa_jax.models import CLASSIFIERS, Variables, create_classifier, initial_variables, pretrained
 from daaa_jax.runtime import markers
+from daaa_jax.runtime import mesh as meshes
 
 NAME = "network.safetensors"
 _ABOUT = "daaa_jax"  # the key of a file's metadata
@@ -54,7 +55,7 @@ def write(path: Path, variables: Variables, about: Mapping[str, Any]) -> None:
 
 def write_tensors(path: Path, tree: Variables, metadata: Mapping[str, str] | None = None) -> None:
     """Writes a tree of arrays, or nothing."""
-    flat = traverse_util.flatten_dict(jax.device_get(tree), sep="/")
+    flat = traverse_util.flatten_dict(meshes.to_host(tree), sep="/")
     tensors = {name: np.ascontiguousarray(value) for name, value in flat.items()}
     markers.write_bytes(path, files.save(tensors, metadata=metadata))
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from daaa_jax.errors import UserError
+from daaa_jax.runtime import distributed
 
 _SHOWN_MISFITS = 3
 
@@ -50,7 +51,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         self.directory = Path(directory).absolute()
         # Orbax would do it on a thread of its own, which a command that ends at once outlives, and
         # which then shows a traceback.
-        if jax.process_index() == 0:
+        if distributed.is_first():
             for half in self.directory.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(half, ignore_errors=True)
         # Without a registry a manager that has not saved yet cannot describe what it finds.

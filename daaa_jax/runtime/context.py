@@ -7,6 +7,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from daaa_jax.runtime.metrics import MetricWriter
+from daaa_jax.runtime.preemption import Notice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,12 +16,14 @@ class Context:
 
     Attributes:
       workdir: where the stages write.
-      mesh: the devices, one axis `data`.
+      mesh: the devices.
       writer: the sink of figures and pictures.
       settings: `config.run`: how often to log and to save; nothing in it changes a result.
+      notice: whether the run has been told to end.
     """
 
     workdir: Path
     mesh: Mesh
     writer: MetricWriter
     settings: ConfigDict
+    notice: Notice = dataclasses.field(default_factory=Notice)

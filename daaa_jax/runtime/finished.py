@@ -1,6 +1,6 @@
 """Where a stage lies finished: in this working directory, or in another that has done the same."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ class Stages:
         workdir: Path,
         reuse: str,
         settings: Mapping[str, Mapping[str, Any]],
-        shared: Mapping[str, Sequence[str]],
+        shared: Mapping[str, Callable[[Path], bool]],
     ):
         """Looks at nothing yet.
 
@@ -28,8 +28,8 @@ class Stages:
           workdir: of the run.
           reuse: `run.reuse`: another working directory, empty, or `none`.
           settings: by stage, all that its outcome depends on.
-          shared: the stages that may be taken from another working directory, and the files that
-            must be there.
+          shared: the stages that may be taken from another working directory, and whether all that
+            such a stage has made is still there.
         """
         self.workdir, self.settings, self._shared = workdir, settings, shared
         self._given = Path(reuse).expanduser() if reuse not in ("", NONE) else None
@@ -106,10 +106,8 @@ class Stages:
     def _is_whole(self, stage: str, place: Path) -> bool:
         """Whether a sibling, which somebody may have tidied up, still has what a stage made."""
         try:
-            return (place / markers.CONFIG_NAME).is_file() and all(
-                (place / name).is_file() for name in self._shared[stage]
-            )
-        except OSError:
+            return (place / markers.CONFIG_NAME).is_file() and self._shared[stage](place)
+        except (OSError, UserError):
             return False
 
     def _marker(self, stage: str, place: Path) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import jax
 from clu.metrics import Average
+from jax.sharding import Mesh
 
 from daaa_jax.errors import UserError
 from daaa_jax.runtime import markers
@@ -15,6 +16,7 @@ from daaa_jax.runtime import memory as memory_use
 from daaa_jax.runtime import mesh as meshes
 from daaa_jax.runtime.checkpoints import Checkpoints
 from daaa_jax.runtime.context import Context
+from daaa_jax.runtime.preemption import Preempted
 from daaa_jax.runtime.progress import Progress
 
 State = TypeVar("State")
@@ -49,6 +51,7 @@ def run(
     round_steps: int,
     end_of_round: Callable[[int, State, Metrics, Memory], Mapping[str, float]],
     context: Context,
+    shardings: Callable[[Any, Mesh], Any] = meshes.state_shardings,
     reduce: str = "the batch size",
 ) -> tuple[State, Memory]:
     """Trains one stage to its end, from its last checkpoint if it has one.
@@ -60,12 +63,13 @@ def run(
     2. they are written, and added to the round's sums;
     3. at the end of a round, `end_of_round` evaluates, and its figures are written;
     4. only then the state and the memory are saved. What was written past the last save is dropped
-       when the run resumes, and is written again.
+       when the run resumes, and is written again;
+    5. if the run has been told to end, which counts as the end of a saving interval, it does.
 
     Args:
       name: the stage, and the folder under the workdir.
       create_state: makes the initial state; only its shapes are asked for where it is restored.
-      train_step: `(state, *batch) -> (state, metrics)`, jitted, donating the state.
+      train_step: `(state, *batch) -> (state, metrics)`; it is compiled here, donating the state.
       batch_at: the batch of update `s`, counted from 0: a function of `s` alone.
       steps: number of updates in all.
       round_steps: number of updates between two calls of `end_of_round`, which is also called
@@ -73,6 +77,7 @@ def run(
       end_of_round: `(step, state, round_metrics, memory) -> figures`; it may keep what it needs in
         `memory`, a JSON object that is saved with the state.
       context: the surroundings of the run.
+      shardings: where each array of a state lies on a mesh, given the shapes.
       reduce: the settings that make a step take less memory, for a message.
 
     Returns:
@@ -82,6 +87,7 @@ def run(
     Raises:
       UserError: if a metric is not finite, the devices run out of memory, or a finished stage has
         lost its last checkpoint.
+      Preempted: if the run has been told to end; all is saved.
     """
     settings = context.settings
     with Checkpoints(context.workdir / name / "checkpoints") as checkpoints:
@@ -93,15 +99,24 @@ def run(
                 f"{folder} says that stage {name} is finished, and its last checkpoint is missing: "
                 f"restore {folder / 'checkpoints'}, or remove {folder} to run the stage again"
             )
+        shapes = jax.eval_shape(create_state)
+        places = shardings(shapes, context.mesh)
         if start:
-            shapes = jax.eval_shape(create_state)
-            whole = meshes.replicated(context.mesh)
             expected = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), shapes
+                lambda leaf, sharding: jax.ShapeDtypeStruct(
+                    leaf.shape, leaf.dtype, sharding=sharding
+                ),
+                shapes,
+                places,
             )
             state, memory = checkpoints.restore(expected)
         else:
-            state = meshes.replicate(create_state(), context.mesh)
+            state = meshes.place(create_state(), places)
+        update = jax.jit(
+            train_step,
+            donate_argnums=0,
+            out_shardings=(places, meshes.replicated(context.mesh)),
+        )
         context.writer.drop_after(name, start)
         with (
             memory_use.enough_memory(f"stage {name}", reduce),
@@ -113,11 +128,12 @@ def run(
             for step in range(start + 1, steps + 1):
                 batch = batch_at(step - 1)
                 if step == start + 1:
-                    train_step = memory_use.compile_step(name, train_step, (state, *batch), reduce)
-                state, metrics = train_step(state, *batch)
+                    update = memory_use.compile_step(name, update, (state, *batch), reduce)
+                state, metrics = update(state, *batch)
                 sums = metrics if sums is None else _merge(sums, metrics)
                 ends_round = step % round_steps == 0 or step == steps
-                saves = ends_round or step % settings.checkpoint_every == 0
+                told_to_end = context.notice.after_update()
+                saves = ends_round or told_to_end or step % settings.checkpoint_every == 0
                 if not (saves or step % settings.log_every == 0):
                     continue
                 sums = jax.device_get(sums)
@@ -143,6 +159,9 @@ def run(
                     memory["seconds"], clock = memory["seconds"] + now - clock, now
                     context.writer.flush()
                     checkpoints.save(step, state, dict(memory))
+                if told_to_end:
+                    checkpoints.wait()
+                    raise Preempted(f"stage {name} is saved after step {step} of {steps}")
     return state, {**memory, "sha256": markers.checksum(state)}
 
 

@@ -12,6 +12,8 @@ import jax
 import numpy as np
 
 from daaa_jax.errors import UserError
+from daaa_jax.runtime import distributed
+from daaa_jax.runtime import mesh as meshes
 
 MARKER_NAME = "finished.json"
 CONFIG_NAME = "config.json"  # of a working directory
@@ -20,10 +22,14 @@ CONFIG_NAME = "config.json"  # of a working directory
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Writes a file atomically: readers, and a run that is killed, see the old or the new whole.
 
+    Of several processes the first one writes, as all would write the same.
+
     Args:
       path: the file; its folder is made if need be.
       content: what it shall hold.
     """
+    if not distributed.is_first():
+        return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -57,10 +63,12 @@ def read_json(path: str | Path) -> Any:
       path: the file.
 
     Raises:
-      UserError: if it is no JSON.
+      UserError: if it is no JSON, or there is no such file.
     """
     try:
         return json.loads(Path(path).read_bytes())
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no such file") from error
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: remove it, or restore it") from error
 
@@ -106,13 +114,18 @@ def fingerprint(settings: Mapping[str, Any]) -> str:
 
 
 def checksum(tree: Any) -> str:
-    """The SHA-256 of a tree of arrays: of the leaves' names, types, shapes and bytes."""
+    """The SHA-256 of a tree of arrays: of the leaves' names, types, shapes and bytes.
+
+    What has an attribute `sha256`, as images in files have, is not read: that stands for its bytes.
+    """
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        name = jax.tree_util.keystr(path)
+        if hasattr(leaf, "sha256"):
+            digest.update(f"{name} {leaf.dtype} {leaf.shape} {leaf.sha256}".encode())
+            continue
+        array = np.ascontiguousarray(meshes.to_host(leaf))
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
         digest.update(array.data)
     return digest.hexdigest()
 

@@ -16,7 +16,7 @@ def compile_step(name: str, step: Callable, arguments: tuple, reduce: str) -> Ca
 
     Args:
       name: the stage.
-      step: as `jax.jit` gives it; a plain function is left as it is.
+      step: as `jax.jit` gives it.
       arguments: those of the first call.
       reduce: the settings that make it take less, for the message.
 
@@ -26,8 +26,8 @@ def compile_step(name: str, step: Callable, arguments: tuple, reduce: str) -> Ca
     Raises:
       UserError: if the devices have less memory than the step takes.
     """
-    if not hasattr(step, "lower"):
-        return step  # a plain function
+    # It can take minutes, in which nothing else is shown.
+    print(f"{name}: compiling its step", flush=True)
     with enough_memory(f"stage {name}", reduce):
         compiled = step.lower(*arguments).compile()
     needed = _bytes(compiled)
@@ -36,8 +36,7 @@ def compile_step(name: str, step: Callable, arguments: tuple, reduce: str) -> Ca
     if needed is None:
         return compiled
     of = f" of {limit / _MIB:.0f}" if limit else ""
-    if jax.process_index() == 0:
-        print(f"{name}: a step takes {needed / _MIB:.0f}{of} MiB on each device", flush=True)
+    print(f"{name}: a step takes {needed / _MIB:.0f}{of} MiB on each device", flush=True)
     if limit and needed > limit:
         raise UserError(_too_large(f"stage {name}", reduce))
     return compiled

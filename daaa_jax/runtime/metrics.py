@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from daaa_jax.runtime import markers
+from daaa_jax.runtime import distributed, markers
 
 
 class MetricWriter(contextlib.AbstractContextManager):
@@ -33,7 +32,7 @@ class MetricWriter(contextlib.AbstractContextManager):
         self._events: dict[str, Any] = {}
         self._purge_steps: dict[str, int] = {}
         self._file: io.TextIOWrapper | None = None
-        if jax.process_index() == 0:
+        if distributed.is_first():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _cut_torn_line(self.path)
             self._file = self._open()

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-import jax
+from daaa_jax.runtime import distributed
 
 _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BETWEEN_REFRESHES = 0.5
@@ -41,7 +41,7 @@ class Progress(contextlib.AbstractContextManager):
         self._total = total
         self._step = initial
         self._stream = stream or sys.stderr
-        self._silent = jax.process_index() != 0
+        self._silent = not distributed.is_first()
         self._bar = None
         self._first: tuple[int, float] | None = None
         self._shown_step: int | None = None

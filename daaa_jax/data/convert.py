@@ -1,0 +1,155 @@
+"""Makes records of a folder of photos, for sets that do not fit in memory.
+
+    python -m daaa_jax.data.convert FOLDER --out=DIR [--size=256]
+
+`DIR` then stands wherever a folder of photos does: `--config.data.source=DIR`. It may be copied to
+object storage as it is, and read from there: `--config.data.source=gs://…`. The same command again
+goes on with what is missing.
+"""
+
+import argparse
+import hashlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from daaa_jax.data import folders, photos, record_sets, records
+from daaa_jax.errors import UserError
+from daaa_jax.runtime import markers
+from daaa_jax.runtime.progress import Progress
+
+_AHEAD = 4  # images that each thread may have decoded before they are written
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Converts one folder.
+
+    Raises:
+      UserError: if the folder is no domain, images cannot be read, or the files not be written.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m daaa_jax.data.convert", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("folder", help="of photos: FOLDER/<class>/*.jpg, or *.jpg")
+    parser.add_argument("--out", required=True, help="a folder for the records")
+    parser.add_argument("--size", type=int, default=256, help="pixels: images become such squares")
+    parser.add_argument("--shard", type=int, default=1024, help="images in a file")
+    parser.add_argument("--on_error", choices=("raise", "skip"), default="raise")
+    options = parser.parse_args(arguments)
+    for name in ("size", "shard"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name}={getattr(options, name)} must be at least 1")
+    out = Path(options.out).expanduser()
+    try:
+        convert(options.folder, out, options.size, options.shard, options.on_error)
+    except OSError as error:
+        raise UserError(f"--out={options.out} cannot be written: {error.strerror}") from error
+
+
+def convert(folder: str | Path, out: Path, size: int, shard: int, on_error: str) -> None:
+    """Writes a folder of photos as records, file by file; what is there already is kept.
+
+    At no time are more than some images of a thread's in memory.
+
+    Args:
+      folder: see `folders.find`.
+      out: the folder for the records.
+      size: height and width that images are resized to.
+      shard: number of images in a file.
+      on_error: `raise` refuses images that cannot be read, naming all; `skip` leaves them out.
+
+    Raises:
+      UserError: if `out` holds records of something else, or images cannot be read.
+    """
+    listing = folders.find(folder)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out={out} is a file, not a folder")
+    what = {"images": folders.identity(listing, size), "size": size, "shard": shard}
+    begun = out / record_sets.BEGUN
+    if begun.exists() and markers.read_json(begun) != what:
+        raise UserError(
+            f"{out} holds records of other images, or of another --size or --shard: choose another "
+            "--out, or remove it"
+        )
+    if not begun.exists() and out.is_dir() and any(out.iterdir()):
+        raise UserError(f"--out={out} is not empty: choose a new folder")
+    markers.write_json(begun, what)
+    records.drop_halves(out)
+    starts = range(0, len(listing.paths), shard)
+    shards = [record_sets.shard_name(number) for number in range(len(starts))]
+    with Progress(f"convert {listing.name}", len(listing.paths)) as progress:
+        for name, start in zip(shards, starts, strict=True):
+            rows = range(start, min(start + shard, len(listing.paths)))
+            if not (out / f"{name}.json").exists():
+                _write_shard(out, name, listing, rows, size)
+            progress.update(rows.stop, {})
+    bad = [
+        line for name in shards for line in markers.read_json(out / f"{name}.json")["unreadable"]
+    ]
+    if bad and on_error != "skip":
+        lines = "\n".join(f"  {listing.folder / file}: {reason}" for file, reason in bad)
+        raise UserError(
+            f"{len(bad)} images cannot be read; mend them and convert again to a new folder, or "
+            f"leave them out by --on_error=skip, which goes on from here\n{lines}"
+        )
+    record_sets.write_index(out, listing.classes, size, shards)
+    left_out = f", {len(bad)} unreadable ones left out" if bad else ""
+    print(f"{len(listing.paths) - len(bad)} images{left_out}: {out}", flush=True)
+
+
+def _write_shard(out: Path, name: str, listing: folders.Listing, rows: range, size: int) -> None:
+    """Writes one file of records, then the file beside it that says what is in it."""
+    files, labels, unreadable = [], [], []
+    digest = hashlib.sha256()
+
+    def images() -> Iterator[np.ndarray]:
+        for row, image in _decoded(listing.paths, rows, size):
+            file = str(listing.paths[row].relative_to(listing.folder))
+            if isinstance(image, str):
+                unreadable.append([file, image])
+                continue
+            files.append(file)
+            labels.append(int(listing.labels[row]))
+            digest.update(image.tobytes())
+            yield image
+
+    records.write(out / f"{name}{records.SUFFIX}", images())
+    markers.write_json(
+        out / f"{name}.json",
+        {
+            "files": files,
+            "labels": labels,
+            "unreadable": unreadable,
+            "sha256": digest.hexdigest(),
+            "bytes": (out / f"{name}{records.SUFFIX}").stat().st_size,
+        },
+    )
+
+
+def _decoded(
+    paths: Sequence[Path], rows: range, size: int
+) -> Iterator[tuple[int, np.ndarray | str]]:
+    """Rows in order, each with its image or why there is none; a few are decoded ahead."""
+
+    def one(row: int) -> np.ndarray | str:
+        try:
+            return photos.read(paths[row], size)
+        except photos.UnreadableImage as error:
+            return str(error)
+
+    threads = os.cpu_count() or 1
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(rows), threads * _AHEAD):
+            some = rows[start : start + threads * _AHEAD]
+            yield from zip(some, pool.map(one, some), strict=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,176 @@
+"""A domain as records: its files, classes and labels, here or on object storage.
+
+The folder holds `index.json`, and for each file of records a JSON file of the same name that lists
+the images in it.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from daaa_jax.data import cache, folders, records
+from daaa_jax.data.records import Records
+from daaa_jax.errors import UserError
+from daaa_jax.runtime import markers
+from daaa_jax.runtime.progress import Progress
+
+INDEX = "index.json"  # written last: without it the set is not complete
+BEGUN = "begun.json"  # what is being converted
+_FORMAT = "daaa_jax images 1"
+_AT_ONCE = 64  # images
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordSet:
+    """The images of a domain, as `folders.Listing` describes those of a folder of photos.
+
+    Attributes:
+      name: the last part of the path that it was asked for by.
+      folder: where it lies.
+      classes: names in alphabetical order; empty where there are none.
+      labels: class of each image, int32 `[N]`; `folders.UNKNOWN` where there are no classes.
+      files: where each image lay in the folder of photos.
+      size: height and width of the images.
+      images: uint8 `[N,size,size,3]`.
+    """
+
+    name: str
+    folder: str
+    classes: tuple[str, ...]
+    labels: np.ndarray
+    files: tuple[PurePath, ...]
+    size: int
+    images: Records
+
+
+def shard_name(number: int) -> str:
+    """The name of a file of records, without its ending."""
+    return f"images-{number:05d}"
+
+
+def write_index(folder: Path, classes: Sequence[str], size: int, shards: Sequence[str]) -> None:
+    """Declares a set complete; the files of records and those beside them are there."""
+    entries = []
+    for name in shards:
+        content = markers.read_json(folder / f"{name}.json")
+        entries.append(
+            {
+                "name": name,
+                "count": len(content["files"]),
+                "sha256": content["sha256"],
+                "bytes": content["bytes"],
+            }
+        )
+    index = {"format": _FORMAT, "size": size, "classes": list(classes), "shards": entries}
+    markers.write_json(folder / INDEX, index)
+
+
+def is_remote(place: str) -> bool:
+    """Whether a place is an address of object storage, such as `gs://bucket/amazon`."""
+    return "://" in place
+
+
+def find(place: str) -> RecordSet | None:
+    """The set in a folder or at an address; None for a folder that is something else.
+
+    What lies on object storage is copied to the cache folder first, once.
+
+    Raises:
+      UserError: if there is a set, and it is not complete, is damaged, or cannot be fetched.
+    """
+    folder = _fetch(place) if is_remote(place) else Path(place).expanduser()
+    if not (folder / INDEX).is_file():
+        if (folder / BEGUN).is_file():
+            raise UserError(
+                f"{folder} is not converted to its end: give the command of "
+                "daaa_jax.data.convert again"
+            )
+        return None
+    index = _checked(markers.read_json(folder / INDEX), str(folder / INDEX))
+    files, labels = [], []
+    for shard in index["shards"]:
+        content = markers.read_json(folder / f"{shard['name']}.json")
+        files += [PurePosixPath(name) for name in content["files"]]
+        labels += content["labels"]
+    shards = [(folder / f"{s['name']}{records.SUFFIX}", s["count"]) for s in index["shards"]]
+    size = index["size"]
+    images = Records(shards, (size, size, 3), markers.fingerprint(index))
+    if len(files) != len(images) or len(labels) != len(images):
+        raise UserError(f"{folder}: its lists do not agree with {INDEX}; convert the photos anew")
+    images.check()
+    return RecordSet(
+        name=folders.name_of(place),
+        folder=place,
+        classes=tuple(index["classes"]),
+        labels=np.array(labels, np.int32),
+        files=tuple(files),
+        size=size,
+        images=images,
+    )
+
+
+def damaged(found: RecordSet) -> list[str]:
+    """The files of records that do not hold what was written; reads all images of the set."""
+    folder = _fetch(found.folder) if is_remote(found.folder) else Path(found.folder).expanduser()
+    bad, first = [], 0
+    for shard in markers.read_json(folder / INDEX)["shards"]:
+        digest, last = hashlib.sha256(), first + shard["count"]
+        try:
+            for start in range(first, last, _AT_ONCE):
+                digest.update(found.images[start : min(start + _AT_ONCE, last)].tobytes())
+        except UserError as error:
+            bad.append(str(error))
+        else:
+            if digest.hexdigest() != shard["sha256"]:
+                bad.append(
+                    f"{folder / shard['name']}{records.SUFFIX} has other images than written"
+                )
+        first = last
+    return bad
+
+
+def _checked(index: Any, where: str) -> dict[str, Any]:
+    if not isinstance(index, dict) or index.get("format") != _FORMAT:
+        raise UserError(f"{where} is not the index that daaa_jax.data.convert writes")
+    return index
+
+
+def _fetch(place: str) -> Path:
+    """Copies a set to the cache folder, file by file, unless it is there."""
+    import fsspec
+
+    try:
+        files, root = fsspec.core.url_to_fs(place)
+        content = files.cat_file(f"{root}/{INDEX}")
+        index = _checked(json.loads(content), f"{place}/{INDEX}")
+        folder = cache.folder() / "records" / hashlib.sha256(content).hexdigest()[:24]
+        folder.mkdir(parents=True, exist_ok=True)
+        sizes = {f"{s['name']}{records.SUFFIX}": s["bytes"] for s in index["shards"]}
+        sizes |= {f"{s['name']}.json": None for s in index["shards"]}
+        with Progress(f"fetch {folders.name_of(place)}", len(sizes)) as progress:
+            for done, (name, size) in enumerate(sizes.items(), start=1):
+                if not (folder / name).exists():
+                    _fetch_file(files, f"{root}/{name}", folder / name, size)
+                progress.update(done, {})
+        (folder / INDEX).write_bytes(content)
+    except (ImportError, ValueError, OSError) as error:
+        reason = str(error) or type(error).__name__
+        raise UserError(f"{place} cannot be fetched: {reason}") from error
+    return folder
+
+
+def _fetch_file(files: Any, origin: str, path: Path, size: int | None) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        files.get_file(origin, str(temporary))
+        if size is not None and temporary.stat().st_size != size:
+            raise OSError(f"{origin} has {temporary.stat().st_size} bytes, expected {size}")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

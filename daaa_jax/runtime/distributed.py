@@ -1,0 +1,195 @@
+"""Several processes as one run: how they find each other, wait, agree, and end together."""
+
+import os
+import sys
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from daaa_jax.errors import UserError
+
+# How a process ends, for what starts it: 0 is finished, 1 is for a person to mend, and after
+# anything else, this one above all, the same command on every host goes on from the last save.
+RESTART = 75
+# Seconds without a sign of life after which a process counts as dead, and all others end.
+_HEARTBEAT = 30
+_SHUTDOWN = 60
+_METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/"
+_LONGEST_TEXT = 4096
+
+
+def start(
+    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+) -> None:
+    """Joins the other processes of a run, if there are any; before JAX's first computation.
+
+    On Cloud TPU, Slurm, Kubernetes (an indexed Job or JobSet) and Open MPI, JAX finds them by
+    itself; elsewhere the arguments say where they are. A single process starts nothing. All
+    processes but the first are silent from here on, but for errors.
+
+    Args:
+      coordinator: `HOST:PORT` of process 0, a free port there.
+      num_processes: how many there are.
+      process_id: which this one is, counted from 0.
+
+    Raises:
+      UserError: if the arguments are incomplete or do not suit, or the others cannot be reached.
+    """
+    given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
+    if any(value is not None for value in given.values()):
+        _check(given)
+        if num_processes == 1:
+            return
+    elif not in_cluster(os.environ):
+        return
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            num_processes,
+            process_id,
+            heartbeat_timeout_seconds=_HEARTBEAT,
+            shutdown_timeout_seconds=_SHUTDOWN,
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"the processes of this run do not find each other ({reason[0]}): start the same "
+            "command on every host, or say where they are by --coordinator, --num_processes and "
+            "--process_id"
+        ) from error
+    if jax.process_index():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, for the process's life
+
+
+def _check(given: Mapping[str, str | int | None]) -> None:
+    missing = [f"--{name}" for name, value in given.items() if value is None]
+    if missing:
+        raise UserError(
+            f"{', '.join(missing)} missing: --coordinator=HOST:PORT, --num_processes and "
+            "--process_id go together"
+        )
+    host, _, port = str(given["coordinator"]).rpartition(":")
+    if not host or not port.isdecimal():
+        raise UserError(f"--coordinator={given['coordinator']} is no HOST:PORT")
+    if not 0 <= given["process_id"] < given["num_processes"]:
+        raise UserError(
+            f"--process_id={given['process_id']} must be from 0 to --num_processes less 1, "
+            f"{given['num_processes'] - 1}"
+        )
+
+
+def in_cluster(environment: Mapping[str, str]) -> bool:
+    """Whether a launcher has started this process as one of several.
+
+    Args:
+      environment: the environment variables.
+    """
+    for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
+        if int(environment.get(name) or 1) > 1:
+            return True
+    # How many pods there are, JAX asks the cluster itself.
+    if "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment:
+        return True
+    return len(_tpu_hosts(environment)) > 1
+
+
+def _tpu_hosts(environment: Mapping[str, str]) -> list[str]:
+    """The hosts of the TPU slice that this one belongs to; empty where there is no TPU."""
+    for name in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"):  # GKE
+        if environment.get(name):
+            return environment[name].split(",")
+    if not (Path("/dev/accel0").exists() or Path("/dev/vfio/0").exists()):
+        return []
+    request = urllib.request.Request(
+        f"{_METADATA}worker-network-endpoints", headers={"Metadata-Flavor": "Google"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=2) as answer:
+            return answer.read().decode().split(",")
+    except OSError:
+        return []
+
+
+def started() -> bool:
+    """Whether this process is one of several; asks no device."""
+    return jax.distributed.is_initialized()
+
+
+def is_loss(error: Exception) -> bool:
+    """Whether an error may be the sight of another process's end."""
+    return started() and isinstance(error, jax.errors.JaxRuntimeError)
+
+
+def loss(error: Exception) -> str:
+    """What to say of it."""
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    return (
+        f"process {jax.process_index()} has lost another one ({reason}); start all of them again, "
+        "the run goes on from its last checkpoint"
+    )
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes what all would write alike.
+
+    Asks no device where there is only one process.
+    """
+    return not started() or jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+    """Returns when every process is here; `name` tells barriers apart."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def of_first(text: str) -> str:
+    """The text that the first process gives: what it has found holds for all."""
+    if jax.process_count() == 1:
+        return text
+    content = text.encode()
+    if len(content) > _LONGEST_TEXT:
+        raise ValueError(f"a text of {len(content)} bytes is not sent to other processes")
+    padded = np.zeros(_LONGEST_TEXT, np.uint8)
+    padded[: len(content)] = np.frombuffer(content, np.uint8)
+    # The sum over processes, by which it is sent, has a wider type.
+    sent = np.asarray(multihost_utils.broadcast_one_to_all(padded)).astype(np.uint8)
+    return sent.tobytes().rstrip(b"\0").decode()
+
+
+def check_shared(folder: Path) -> None:
+    """Makes sure that all processes see the same working directory, which exists.
+
+    Raises:
+      UserError: on a process that does not see what the first one writes there.
+    """
+    if jax.process_count() == 1:
+        return
+    token = of_first(os.urandom(8).hex())
+    path = folder / f".shared-{token}"
+    if is_first():
+        path.touch()
+    barrier("token written")
+    seen = path.exists()
+    barrier("token seen")
+    if is_first():
+        path.unlink(missing_ok=True)
+    if not seen:
+        raise UserError(
+            f"--workdir={folder} is not the same folder on every host: choose one on a file system "
+            "that all hosts share"
+        )
+
+
+def end_at_once(code: int) -> None:
+    """Ends this process without waiting for others, who may never come.
+
+    They notice by what they were about to do together, or by its missing signs of life.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,289 @@
+"""Several processes as one run, over loopback: the same results, and an end that all share."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import commands
+import numpy as np
+import pytest
+
+from daaa_jax.errors import UserError
+from daaa_jax.runtime import distributed, preemption
+
+# A GAN turns rounding into differences: with small steps ten of them agree, see test_devices.
+CONFIG = "configs/digits.py:smoke,pair.optimizer.learning_rate=5e-5,run.log_every=1"
+STEPS = 10
+FIGURES = {
+    "pair": ("loss", "adversarial", "cycle", "discriminator", "grad_norm"),
+    "source": ("loss", "grad_norm"),
+    "adapt": ("loss", "cross_entropy", "em", "alignment", "grad_norm"),
+}
+# Between a run of one process and one of several, whose CycleGANs differ: of 256 test images.
+ACCURACY_TOLERANCE = 0.15
+
+
+class Run:
+    """Processes of one run, each with its log."""
+
+    def __init__(self, workdir: Path, processes: int, devices: int, *flags: str):
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            address = f"localhost:{probe.getsockname()[1]}"
+        several = f"--xla_force_host_platform_device_count={devices}"
+        self.logs = [workdir.with_suffix(f".{number}.log") for number in range(processes)]
+        self.processes = [
+            subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "daaa_jax.main", f"--config={CONFIG}"),
+                    *(f"--workdir={workdir}", f"--coordinator={address}"),
+                    *(f"--num_processes={processes}", f"--process_id={number}", *flags),
+                ],
+                cwd=commands.ROOT,
+                env=commands.environment() | {"XLA_FLAGS": several},
+                stdout=log.open("w"),
+                stderr=subprocess.STDOUT,
+            )
+            for number, log in enumerate(self.logs)
+        ]
+
+    def codes(self, timeout: float = 900) -> list[int]:
+        """How each ended; those that do not are killed."""
+        try:
+            end = time.monotonic() + timeout
+            return [p.wait(max(0.1, end - time.monotonic())) for p in self.processes]
+        finally:
+            for process in self.processes:
+                process.kill()
+
+    def said(self) -> str:
+        return "\n".join(f"{log.name}:\n{log.read_text()}" for log in self.logs)
+
+
+def run(workdir: Path, processes: int, devices: int, *flags: str) -> Run:
+    started = Run(workdir, processes, devices, *flags)
+    assert started.codes() == [0] * processes, started.said()
+    return started
+
+
+def lines_of(workdir: Path, stage: str) -> list[dict]:
+    path = workdir / "metrics.jsonl"
+    lines = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
+    return [line for line in lines if line["stage"] == stage and "loss" in line]
+
+
+def wait_for(workdir: Path, stage: str, step: int, started: Run | None = None) -> None:
+    """Returns when a stage has logged a step."""
+    for _ in range(9000):
+        if any(line["step"] >= step for line in lines_of(workdir, stage)):
+            return
+        if started is not None:
+            assert all(p.poll() is None for p in started.processes), started.said()
+        time.sleep(0.1)
+    raise AssertionError(f"{stage} has not reached step {step}")
+
+
+def result_of(workdir: Path) -> dict:
+    return json.loads((workdir / "result.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Path:
+    """The run of one process."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    done = commands.call("main", f"--config={CONFIG}", f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+def assert_ten_steps_agree(stage: str, one: Path, other: Path) -> None:
+    ours, theirs = (lines_of(workdir, stage)[:STEPS] for workdir in (one, other))
+    assert [line["step"] for line in ours] == list(range(1, STEPS + 1))
+    for name in FIGURES[stage]:
+        np.testing.assert_allclose(
+            [line[name] for line in theirs], [line[name] for line in ours], 1e-5, err_msg=name
+        )
+
+
+def assert_same_run(workdir: Path, alone: Path, processes: int, devices: int) -> None:
+    """A whole run from the start, then stage `adapt` on what the lone process has made."""
+    started = run(workdir, processes, devices, "--config.run.reuse=none")
+    for stage in ("pair", "source"):
+        assert_ten_steps_agree(stage, alone, workdir)
+    first, *others = (log.read_text() for log in started.logs)
+    assert "adapted, after the last round" in first and "pair: a step takes" in first
+    assert not any("adapted" in said or "a step takes" in said for said in others)
+    ours, theirs = (result_of(w)["accuracy"]["target_test"]["last"] for w in (alone, workdir))
+    assert abs(ours - theirs) < ACCURACY_TOLERANCE
+    adapted = workdir.with_name("adapted")
+    run(adapted, processes, devices, f"--config.run.reuse={alone}")
+    assert not (adapted / "pair").exists() and not (adapted / "source").exists()
+    assert_ten_steps_agree("adapt", alone, adapted)
+
+
+@pytest.mark.slow
+def test_two_processes_of_two_devices_run_as_one(alone, tmp_path):
+    assert_same_run(tmp_path / "run", alone, 2, 2)
+
+
+@pytest.mark.slow
+def test_four_processes_run_as_one(alone, tmp_path):
+    assert_same_run(tmp_path / "run", alone, 4, 1)
+
+
+@pytest.mark.slow
+def test_two_processes_that_share_parameters_run_as_one(alone, tmp_path):
+    run(tmp_path / "run", 2, 2, "--config.run.reuse=none", "--config.run.parameter_shards=2")
+    for stage in ("pair", "source"):
+        assert_ten_steps_agree(stage, alone, tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [((4, 1), (1, 1)), ((1, 4), (4, 1))])
+def test_run_goes_on_with_another_number_of_processes(before, after, alone, tmp_path):
+    """Told to end in the middle of adaptation, all save the same step; others go on from it."""
+    workdir, reuse = tmp_path / "run", f"--config.run.reuse={alone}"
+    started = Run(workdir, *before, reuse)
+    wait_for(workdir, "adapt", 5, started)
+    started.processes[-1].send_signal(signal.SIGTERM)
+    assert set(started.codes()) == {distributed.RESTART}, started.said()
+    (saved,) = (path.name for path in (workdir / "adapt/checkpoints").iterdir())
+    assert "told to end: stage adapt is saved" in started.said()
+    again = run(workdir, *after, reuse)
+    assert f"resumed after step {saved}" in again.said() or int(saved) == 24
+    lines, theirs = lines_of(alone, "adapt"), lines_of(workdir, "adapt")
+    assert [line["step"] for line in theirs] == [line["step"] for line in lines]
+    np.testing.assert_allclose(
+        [line["loss"] for line in theirs], [line["loss"] for line in lines], rtol=1e-3
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_process_that_dies_ends_the_others_within_a_minute_and_nothing_is_lost(
+    victim, alone, tmp_path
+):
+    workdir, reuse = tmp_path / "run", f"--config.run.reuse={alone}"
+    started = Run(workdir, 2, 1, reuse, "--config.adapt.rounds=200")
+    wait_for(workdir, "adapt", 20, started)
+    started.processes[victim].kill()
+    killed = time.monotonic()
+    code = started.processes[1 - victim].wait(120)
+    assert time.monotonic() - killed < 60
+    assert code not in (0, 1)
+    said = started.logs[1 - victim].read_text()
+    assert "has lost another one" in said or "distributed service detected fatal errors" in said
+    again = Run(workdir, 2, 1, reuse, "--config.adapt.rounds=200")
+    wait_for(workdir, "adapt", lines_of(workdir, "adapt")[-1]["step"] + 1, again)
+    for process in again.processes:
+        process.kill()
+    assert "adapt: resumed after step" in again.logs[0].read_text()
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_the_same_command_ends_with_the_same_parameters(alone, tmp_path):
+    command = [sys.executable, "-m", "daaa_jax.main", f"--config={CONFIG}"]
+    command += [f"--workdir={tmp_path / 'run'}", f"--config.run.reuse={alone}"]
+    with subprocess.Popen(
+        command,
+        cwd=commands.ROOT,
+        env=commands.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        wait_for(tmp_path / "run", "adapt", 3)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=300)
+    assert process.returncode == distributed.RESTART == 75
+    assert "told to end: stage adapt is saved after step" in said and "Traceback" not in said
+    done = commands.call("main", *command[3:])
+    assert done.returncode == 0 and "adapt: resumed after step" in done.stderr
+    marker, expected = (
+        json.loads((workdir / "adapt/finished.json").read_text())
+        for workdir in (tmp_path / "run", alone)
+    )
+    assert marker["extra"]["sha256"] == expected["extra"]["sha256"]
+
+
+# How processes find each other
+
+
+@pytest.mark.parametrize(
+    ("environment", "several"),
+    [
+        ({}, False),
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8"}, False),  # in the batch script itself
+        ({"SLURM_STEP_NUM_TASKS": "1"}, False),
+        ({"SLURM_STEP_NUM_TASKS": "8"}, True),
+        ({"OMPI_COMM_WORLD_SIZE": "1"}, False),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, False),  # a lone pod, a notebook
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "host-0,host-1"}, True),
+    ],
+)
+def test_launchers_are_recognised_by_what_they_set(environment, several):
+    assert distributed.in_cluster(environment) == several
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("host:1", None, None), "--num_processes, --process_id missing"),
+        ((None, 2, 0), "--coordinator missing"),
+        (("host", 2, 0), "--coordinator=host is no HOST:PORT"),
+        (("host:port", 2, 0), "is no HOST:PORT"),
+        (("host:1", 2, 2), "--process_id=2 must be from 0 to --num_processes less 1, 1"),
+        (("host:1", 2, -1), "--process_id=-1 must be"),
+    ],
+)
+def test_flags_that_do_not_suit_are_refused(arguments, says):
+    with pytest.raises(UserError) as caught:
+        distributed.start(*arguments)
+    assert says in str(caught.value)
+
+
+def test_one_process_starts_nothing_and_is_the_first(tmp_path):
+    distributed.start()
+    distributed.start("localhost:1", 1, 0)
+    assert not distributed.started() and distributed.is_first()
+    assert distributed.of_first("what it has found") == "what it has found"
+    distributed.barrier("nothing to wait for")
+    distributed.check_shared(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_notice_hears_the_first_sigterm_and_leaves_the_second_to_others():
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.append("by others"))
+    try:
+        with preemption.Notice().listening() as notice:
+            assert not notice.heard() and not notice.after_update()
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert notice.heard() and notice.after_update() and not heard
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert heard == ["by others"]
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert len(heard) == 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_notice_on_another_thread_hears_nothing_and_does_no_harm():
+    def listen():
+        with preemption.Notice().listening() as notice:
+            found.append(notice.heard())
+
+    found = []
+    thread = threading.Thread(target=listen)
+    thread.start()
+    thread.join()
+    assert found == [False]

@@ -1,0 +1,216 @@
+"""Images in files of records: any row at any time, converted from photos, fetched from a store."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+from photo_trees import write_domain, write_image
+from tiny import make_images
+
+from daaa_jax.data import check, convert, folders, photos, record_sets, records
+from daaa_jax.data.images import Images
+from daaa_jax.errors import UserError
+from daaa_jax.runtime import markers
+
+IMAGES = make_images(11, seed=1, size=8)
+CLASSES = ("mug", "pen")
+SIZE = 16
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DAAA_CACHE", str(tmp_path / "cache"))
+
+
+def made(folder, images=IMAGES) -> records.Records:
+    """The images in three files."""
+    files = []
+    for number, first in enumerate((0, 4, 8)):
+        path = folder / f"{number}{records.SUFFIX}"
+        files.append((path, records.write(path, images[first : first + 4])))
+    return records.Records(files, images.shape[1:], "identity")
+
+
+def test_rows_of_files_read_like_those_of_one_array(tmp_path):
+    found = made(tmp_path)
+    assert found.shape == IMAGES.shape and found.nbytes == IMAGES.nbytes and len(found) == 11
+    chosen = np.array([10, 0, 4, 3, 3])
+    np.testing.assert_array_equal(found[chosen], IMAGES[chosen])
+    np.testing.assert_array_equal(found[2:9], IMAGES[2:9])
+    np.testing.assert_array_equal(found, IMAGES)
+    part = found.chosen(np.array([9, 1, 5]))
+    np.testing.assert_array_equal(part, IMAGES[[9, 1, 5]])
+    np.testing.assert_array_equal(part.chosen(np.array([2, 0])), IMAGES[[5, 9]])
+    both = Images(found, IMAGES[:2])
+    np.testing.assert_array_equal(both[np.array([12, 10])], IMAGES[[1, 10]])
+
+
+def test_records_are_pickled_by_their_files(tmp_path):
+    content = pickle.dumps(Images(made(tmp_path, make_images(12, size=64))))
+    assert len(content) < 2000
+    np.testing.assert_array_equal(pickle.loads(content), make_images(12, size=64))
+
+
+def test_checksum_of_records_reads_none_of_them(tmp_path):
+    found = made(tmp_path)
+    before = markers.checksum(found)
+    for path in tmp_path.glob("*"):
+        path.unlink()
+    assert markers.checksum(found) == before
+    assert markers.checksum(records.Records(found._files, (8, 8, 3), "other")) != before
+
+
+def test_write_that_fails_leaves_nothing(tmp_path):
+    def images():
+        yield IMAGES[0]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        records.write(tmp_path / f"a{records.SUFFIX}", images())
+    assert not list(tmp_path.iterdir())
+
+
+# Converting
+
+
+def run(folder, out, *flags):
+    convert.main([str(folder), f"--out={out}", f"--size={SIZE}", "--shard=4", *flags])
+
+
+@pytest.fixture
+def domain(tmp_path):
+    return write_domain(tmp_path / "shop", CLASSES, each=5)
+
+
+def test_converted_folder_holds_the_images_of_the_folder_of_photos(domain, tmp_path, capsys):
+    run(domain, tmp_path / "out")
+    assert "10 images" in capsys.readouterr().out
+    found, listing = record_sets.find(str(tmp_path / "out")), folders.find(domain)
+    decoded, _ = folders.decode_all(listing, SIZE)
+    np.testing.assert_array_equal(found.images, decoded)
+    np.testing.assert_array_equal(found.labels, listing.labels)
+    assert found.classes == listing.classes and found.files == listing.files
+    assert found.name == "out" and found.size == SIZE
+    assert len(list((tmp_path / "out").glob("*.array_record"))) == 3
+    assert record_sets.find(str(domain)) is None
+
+
+def test_killed_conversion_goes_on_with_the_file_that_is_missing(domain, tmp_path, monkeypatch):
+    read, seen = photos.read, []
+
+    def read_or_stop(path, size):
+        seen.append(path)
+        if len(seen) == 7:
+            raise KeyboardInterrupt
+        return read(path, size)
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(photos, "read", read_or_stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(domain, out)
+    with pytest.raises(UserError, match=r"not converted to its end: give the command .* again"):
+        record_sets.find(str(out))
+    first = (out / f"images-00000{records.SUFFIX}").stat().st_mtime_ns
+    run(domain, out)
+    assert (out / f"images-00000{records.SUFFIX}").stat().st_mtime_ns == first
+    decoded, _ = folders.decode_all(folders.find(domain), SIZE)
+    np.testing.assert_array_equal(record_sets.find(str(out)).images, decoded)
+
+
+def test_unreadable_images_are_named_or_left_out(domain, tmp_path, capsys):
+    (domain / "mug" / "broken.jpg").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"1 images cannot be read(.|\n)*broken\.jpg: cannot ident"):
+        run(domain, tmp_path / "out")
+    with pytest.raises(UserError, match="not converted to its end"):
+        record_sets.find(str(tmp_path / "out"))
+    run(domain, tmp_path / "out", "--on_error=skip")
+    assert "10 images, 1 unreadable ones left out" in capsys.readouterr().out
+    assert len(record_sets.find(str(tmp_path / "out")).labels) == 10
+
+
+@pytest.mark.parametrize("case", ["other size", "changed images", "not empty", "a file"])
+def test_folder_that_holds_something_else_is_left_alone(case, domain, tmp_path):
+    out, flags = tmp_path / "out", []
+    if case == "a file":
+        out.touch()
+    elif case == "not empty":
+        out.mkdir()
+        (out / "thesis.txt").write_text("all of it")
+    else:
+        run(domain, out)
+        if case == "other size":
+            flags = ["--size=8"]
+        else:
+            write_image(domain / "mug" / "new.jpg", 0, 99)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("out*/*")}
+    with pytest.raises(UserError, match=r"out"):
+        run(domain, out, *flags)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("out*/*")} == before
+
+
+def test_doctor_reads_records_and_names_the_damaged_file(domain, tmp_path, capsys):
+    out = tmp_path / "out"
+    run(domain, out)
+    assert check.main([str(out)]) == 0
+    assert "10 images, 2 classes" in capsys.readouterr().out
+    records.write(out / f"images-00001{records.SUFFIX}", make_images(4, seed=9, size=SIZE))
+    assert check.main([str(out)]) == 1
+    assert "images-00001.array_record has other images" in capsys.readouterr().out
+
+
+def test_set_on_object_storage_is_fetched_once(domain, tmp_path):
+    fsspec = pytest.importorskip("fsspec")
+    run(domain, tmp_path / "out")
+    store = fsspec.filesystem("memory")
+    store.put(str(tmp_path / "out"), "/bucket/shop", recursive=True)
+    found = record_sets.find("memory://bucket/shop")
+    here = record_sets.find(str(tmp_path / "out"))
+    np.testing.assert_array_equal(found.images, here.images)
+    assert found.name == "shop" and found.images.sha256 == here.images.sha256
+    store.rm("/bucket/shop/images-00000.array_record")
+    np.testing.assert_array_equal(record_sets.find("memory://bucket/shop").images, here.images)
+    with pytest.raises(UserError, match="memory://bucket/nothing cannot be fetched"):
+        record_sets.find("memory://bucket/nothing")
+    store.rm("/bucket", recursive=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("index.json", "{}", "not the index"),
+        ("index.json", "{", "not valid JSON"),
+        ("images-00001.json", None, "there is no such file"),
+        (
+            "images-00001.array_record",
+            None,
+            r"images-00001\.array_record holds 0 images, expected 4",
+        ),
+        (
+            "images-00001.array_record",
+            "short",
+            r"images-00001\.array_record holds 0 images, expected 4",
+        ),
+    ],
+)
+def test_damaged_set_is_one_line_that_names_the_file(name, content, says, domain, tmp_path):
+    out = tmp_path / "out"
+    run(domain, out)
+    if content is None:
+        (out / name).unlink()
+    else:
+        (out / name).write_text(content)
+    with pytest.raises(UserError, match=says) as caught:
+        record_sets.find(str(out))
+    assert "\n" not in str(caught.value)
+
+
+def test_lists_that_do_not_agree_with_the_index_are_refused(domain, tmp_path):
+    run(domain, tmp_path / "out")
+    path = tmp_path / "out" / "images-00000.json"
+    content = json.loads(path.read_text())
+    content["labels"].pop()
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="do not agree"):
+        record_sets.find(str(tmp_path / "out"))
