@@ -2,6 +2,7 @@
 
 import re
 import sys
+import traceback
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -92,9 +93,11 @@ def command() -> None:
         if isinstance(error, preemption.Preempted):
             sys.stderr.write(f"told to end: {error}; the same command goes on from there\n")
             sys.exit(distributed.RESTART)
-        if not distributed.is_loss(error):
-            raise
-        _end(f"error: {distributed.loss(error)}", distributed.RESTART)
+        if distributed.is_loss(error):
+            _end(f"error: {distributed.loss(error)}", distributed.RESTART)
+        if distributed.started():  # its usual end would wait for the others
+            _end(traceback.format_exc(), 1)
+        raise
 
 
 def _end(message: str, code: int) -> None:
