@@ -18,7 +18,7 @@ from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from daaa_jax import losses, optimizers
+from daaa_jax import image_pools, losses, optimizers
 from daaa_jax.data.augment import decode, random_view
 from daaa_jax.data.batches import IndexStream
 from daaa_jax.data.feed import Feed, take
@@ -30,14 +30,6 @@ from daaa_jax.runtime import mesh as meshes
 from daaa_jax.runtime.context import Context
 
 Params = Mapping[str, Any]
-
-
-@struct.dataclass
-class ImagePools:
-    """Past translations: `images` `[k,P,H,W,3]`, of which the first `filled` of each hold one."""
-
-    images: Array
-    filled: Array
 
 
 @struct.dataclass
@@ -54,7 +46,7 @@ class DiscriminatorState:
 
     params: Mapping[str, Params]
     opt_state: optax.OptState
-    pools: Mapping[str, ImagePools]
+    pools: Mapping[str, image_pools.ImagePools]
 
 
 @struct.dataclass
@@ -96,57 +88,14 @@ def create_state(
         "a": discriminator.init(keys[2], image)["params"],
         "b": discriminator.init(keys[3], image)["params"],
     }
-    size = math.ceil(max(settings.pool_size, settings.batch_size) / settings.pools)
-    pools = {
-        domain: ImagePools(
-            jnp.zeros((settings.pools, size, *image.shape[1:])),
-            jnp.zeros(settings.pools, jnp.int32),
-        )
-        for domain in "ab"
-    }
+    size = max(settings.pool_size, settings.batch_size)
+    pools = {domain: image_pools.empty(settings.pools, size, image.shape[1:]) for domain in "ab"}
     return PairingState(
         step=jnp.int32(0),
         key=keys[4],
         generators=GeneratorState(generators, optimizer.init(generators)),
         discriminators=DiscriminatorState(discriminators, optimizer.init(discriminators), pools),
     )
-
-
-def draw_from_pools(pools: ImagePools, images: Array, key: Array) -> tuple[ImagePools, Array]:
-    """Shows the discriminator past translations as well as present ones (Shrivastava et al., 2017).
-
-    One image after another: while its pool is not full, the image enters it and is shown;
-    then, with probability a half, a random one of the pool is shown, and the image replaces it.
-    Each of the k pools takes B / k neighbouring images of the batch. The original has one pool,
-    for which every device needs the images of all others.
-
-    Args:
-      pools: the pools before.
-      images: the present translations, `[B,H,W,3]`; k divides B.
-      key: a PRNG key.
-
-    Returns:
-      The pools after, and the images to show, `[B,H,W,3]`.
-    """
-    count, size = pools.images.shape[:2]
-
-    def visit(pool: ImagePools, item: tuple[Array, Array]) -> tuple[ImagePools, Array]:
-        image, key = item
-        slot_key, coin_key = jax.random.split(key)
-        filling = pool.filled < size
-        swaps = jax.random.bernoulli(coin_key) & ~filling
-        slot = jnp.where(filling, pool.filled, jax.random.randint(slot_key, (), 0, size))
-        old = pool.images[slot]
-        stored = jnp.where(filling | swaps, image, old)
-        after = ImagePools(pool.images.at[slot].set(stored), pool.filled + filling)
-        return after, jnp.where(swaps, old, image)
-
-    def divide(batch: Array) -> Array:
-        return batch.reshape(count, -1, *batch.shape[1:])
-
-    items = divide(images), divide(jax.random.split(key, len(images)))
-    pools, shown = jax.vmap(functools.partial(jax.lax.scan, visit))(pools, items)
-    return pools, shown.reshape(images.shape)
 
 
 def train_step(
@@ -214,8 +163,8 @@ def train_step(
 
     pools, shown = {}, {}
     key_a, key_b = jax.random.split(key)
-    pools["a"], shown["a"] = draw_from_pools(discriminators.pools["a"], fake_a, key_a)
-    pools["b"], shown["b"] = draw_from_pools(discriminators.pools["b"], fake_b, key_b)
+    pools["a"], shown["a"] = image_pools.draw(discriminators.pools["a"], fake_a, key_a)
+    pools["b"], shown["b"] = image_pools.draw(discriminators.pools["b"], fake_b, key_b)
     judged, judge_gradient = jax.value_and_grad(discriminator_objective)(
         discriminators.params, shown
     )

@@ -1,4 +1,4 @@
-"""Section 3.1: the image pool, Eq. 3 of both players, and the learning rate of CycleGAN."""
+"""Section 3.1: Eq. 3 of both players, and the learning rate of CycleGAN."""
 
 import functools
 
@@ -8,11 +8,12 @@ import numpy as np
 import optax
 import pytest
 from PIL import Image
-from tiny import assert_same_bits, fast_jit, make_config, make_images, surroundings
+from tiny import assert_same_bits, fast_jit, make_config, make_images, pool_twin, surroundings
 
 from daaa_jax import optimizers, pairing
 from daaa_jax.data.augment import decode
 from daaa_jax.errors import UserError
+from daaa_jax.image_pools import ImagePools
 from daaa_jax.runtime import metrics as metric_files
 
 BATCH = 4
@@ -51,79 +52,13 @@ def update(state, **changes):
 def fill_pools(state):
     """Both pools full of images that no generator made."""
     pools = {
-        domain: pairing.ImagePools(
+        domain: ImagePools(
             decode(make_images(pools.images.shape[1], seed, SIZE))[None],
             jnp.full(1, pools.images.shape[1]),
         )
         for seed, (domain, pools) in enumerate(state.discriminators.pools.items())
     }
     return state.replace(discriminators=state.discriminators.replace(pools=pools))
-
-
-# The image pool
-
-
-def pool_twin(stored, capacity, images, key):
-    """The released CycleGAN's pool, one image after another; `stored` is changed in place."""
-    shown = []
-    keys = key if key.shape else jax.random.split(key, len(images))
-    for image, own in zip(images, keys, strict=True):
-        slot_key, coin_key = jax.random.split(own)
-        if len(stored) < capacity:
-            stored.append(image)
-            shown.append(image)
-        elif jax.random.bernoulli(coin_key):
-            slot = int(jax.random.randint(slot_key, (), 0, capacity))
-            shown.append(stored[slot])
-            stored[slot] = image
-        else:
-            shown.append(image)
-    return shown
-
-
-@pytest.mark.parametrize(("capacity", "batch"), [(7, 3), (5, 5), (6, 4)])
-def test_pool_is_that_of_the_released_cyclegan(capacity, batch):
-    pools = pairing.ImagePools(jnp.zeros((1, capacity, 1, 1, 3)), jnp.zeros(1, jnp.int32))
-    stored = []
-    for step in range(6):
-        images = np.random.default_rng(step).normal(size=(batch, 1, 1, 3)).astype(np.float32)
-        key = jax.random.fold_in(jax.random.key(4), step)
-        pools, shown = jax.jit(pairing.draw_from_pools)(pools, images, key)
-        np.testing.assert_array_equal(shown, pool_twin(stored, capacity, images, key))
-        assert pools.filled == len(stored)
-        np.testing.assert_array_equal(pools.images[0, : len(stored)], stored)
-
-
-def test_each_of_several_pools_takes_its_part_of_the_batch():
-    """As two batches of half the size with a pool each would, the same chance given."""
-    key = jax.random.key(3)
-    empty = pairing.ImagePools(jnp.zeros((2, 3, 1, 1, 1)), jnp.zeros(2, jnp.int32))
-    stored = [[], []]
-    for first in (1, 9, 17):
-        key = jax.random.fold_in(key, first)
-        images = jnp.arange(first, first + 8.0).reshape(8, 1, 1, 1)
-        empty, shown = pairing.draw_from_pools(empty, images, key)
-        keys = jax.random.split(key, 8)
-        for number in range(2):
-            half = slice(4 * number, 4 * number + 4)
-            expected = pool_twin(stored[number], 3, images[half], keys[half])
-            np.testing.assert_array_equal(shown[half], expected)
-            np.testing.assert_array_equal(empty.images[number], stored[number])
-
-
-def test_full_pool_shows_a_past_image_half_of_the_time_and_each_equally_often():
-    capacity, batch = 10, 4000
-    pools = pairing.ImagePools(
-        -1 - jnp.arange(10.0).reshape(1, capacity, 1, 1, 1), jnp.full(1, capacity)
-    )
-    images = jnp.arange(float(batch)).reshape(batch, 1, 1, 1)
-    pools, shown = pairing.draw_from_pools(pools, images, jax.random.key(0))
-    swapped = np.asarray(shown != images).ravel()
-    assert 0.46 < swapped.mean() < 0.54
-    # A swapped image is one that was seen before and is shown once; the last ones remain.
-    assert len(set(np.asarray(shown)[swapped].ravel())) == swapped.sum()
-    assert (np.asarray(shown)[swapped] < np.asarray(images)[swapped]).all()
-    assert np.asarray(pools.images).min() > batch / 2
 
 
 @pytest.mark.parametrize(("pool_size", "capacity"), [(0, 4), (3, 4), (4, 4), (50, 50)])

@@ -88,6 +88,24 @@ def assert_same_bits(tree, other) -> None:
         assert leaf.tobytes() == twin.tobytes(), jax.tree_util.keystr(path)
 
 
+def pool_twin(stored, capacity, images, key):
+    """The released CycleGAN's pool, one image after another; `stored` is changed in place."""
+    shown = []
+    keys = key if key.shape else jax.random.split(key, len(images))
+    for image, own in zip(images, keys, strict=True):
+        slot_key, coin_key = jax.random.split(own)
+        if len(stored) < capacity:
+            stored.append(image)
+            shown.append(image)
+        elif jax.random.bernoulli(coin_key):
+            slot = int(jax.random.randint(slot_key, (), 0, capacity))
+            shown.append(stored[slot])
+            stored[slot] = image
+        else:
+            shown.append(image)
+    return shown
+
+
 @pytest.fixture(scope="module")
 def compile_once(tmp_path_factory):
     """Programs that a module compiles again and again are compiled once."""

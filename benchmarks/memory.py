@@ -1,0 +1,128 @@
+"""Peak memory of converting and of reading more images than one would hold in memory.
+
+    python -m benchmarks.memory [--counts=10000,100000] [--size=96] [--workers=0]
+
+For each count a folder of that many photos (names of 500 different ones) is converted to records
+in a process of its own, then another draws batches of them at random, as a stage does that streams.
+What both take should not grow with the count but for its lists of names: pixels never lie in memory
+but for the batches on their way.
+"""
+
+import argparse
+import multiprocessing
+import os
+import resource
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+_DIFFERENT = 500
+_BATCH = 64
+
+
+def make_folder(folder: Path, count: int, size: int) -> None:
+    """Photos of noise under coarse patches, in ten classes; most are names of the same file."""
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    originals = []
+    for number in range(min(count, _DIFFERENT)):
+        coarse = generator.integers(0, 256, (4, 4, 3), np.uint8)
+        path = folder / f"original-{number}.jpg"
+        Image.fromarray(coarse).resize((size * 4 // 3, size), Image.Resampling.BICUBIC).save(path)
+        originals.append(path)
+    for number in range(count):
+        place = folder / "photos" / f"class {number % 10}"
+        place.mkdir(parents=True, exist_ok=True)
+        os.link(originals[number % len(originals)], place / f"{number}.jpg")
+
+
+def convert(folder: Path, out: Path, size: int) -> None:
+    """What `python -m daaa_jax.data.convert` does."""
+    from daaa_jax.data.convert import main
+
+    main([str(folder), f"--out={out}", f"--size={size}"])
+
+
+def read(records: Path, steps: int, workers: int) -> None:
+    """Streams batches to the device."""
+    import jax
+
+    from configs import folder
+    from daaa_jax.data import record_sets
+    from daaa_jax.data.batches import IndexStream
+    from daaa_jax.data.feed import Feed
+    from daaa_jax.runtime import mesh as meshes
+
+    config = folder.get_config()
+    config.run.update(resident_mib=0, workers=workers)
+    images = record_sets.find(str(records)).images
+    stream = IndexStream(len(images), _BATCH, 0, "memory")
+    feed = Feed(
+        (images,),
+        _Rows(stream),
+        _filled,
+        steps=steps,
+        mesh=meshes.data_mesh(jax.devices()[:1]),
+        settings=config.run,
+    )
+    for step in range(steps):
+        jax.block_until_ready(feed.at(step)[1:])
+
+
+class _Rows:
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __call__(self, step: int):
+        return (self.stream.at(step),)
+
+
+def _filled(domains, batch):
+    return (domains[0][batch[0]],)
+
+
+def peak(function, *arguments) -> float:
+    """MiB that a process of its own takes at most, with its children, to call a function."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_measured, args=(theirs, function, *arguments))
+    process.start()
+    theirs.close()
+    try:
+        return ours.recv()
+    except EOFError as error:
+        raise SystemExit(f"{function.__name__} failed, see above") from error
+    finally:
+        process.join()
+
+
+def _measured(answer, function, *arguments) -> None:
+    function(*arguments)
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    kib += resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    answer.send(kib / 1024)
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--counts", default="10000,100000", help="numbers of images")
+    parser.add_argument("--size", type=int, default=96, help="pixels")
+    parser.add_argument("--steps", type=int, default=500, help=f"batches of {_BATCH} to read")
+    parser.add_argument("--workers", type=int, default=0, help="run.workers")
+    options = parser.parse_args()
+    print("| images | pixels, MiB | converting, MiB | reading, MiB |\n|" + " --- |" * 4)
+    for count in map(int, options.counts.split(",")):
+        with tempfile.TemporaryDirectory() as folder:
+            folder = Path(folder)
+            make_folder(folder, count, options.size)
+            converting = peak(convert, folder / "photos", folder / "records", options.size)
+            reading = peak(read, folder / "records", options.steps, options.workers)
+            pixels = count * options.size**2 * 3 / 2**20
+            print(f"| {count:,} | {pixels:,.0f} | {converting:.0f} | {reading:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

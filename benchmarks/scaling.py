@@ -1,0 +1,407 @@
+"""What training takes on machines that are not here: time, memory, communication and money.
+
+    python -m benchmarks.scaling              compiles what docs/scaling.json lacks, prints tables
+    python -m benchmarks.scaling --check      the same model against measured steps of this device
+
+The step of every stage is compiled for TPU slices by `libtpu` (`pip install libtpu`), which needs
+no TPU for it. The compiler tells a step's floating-point operations, the bytes it moves and the
+memory it takes; `collectives.py` reads what devices send each other. GPUs are planned with the
+program of as many TPU chips: the operations and what is sent are the same, the memory is close.
+
+A step cannot take less time than its operations at the device's peak, nor than its bytes at the
+memory's bandwidth. Plans divide the larger of the two by `REACHED`, and add what is sent at the
+interconnect's bandwidth, as if nothing of it were hidden behind computation.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import math
+import os
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from benchmarks import collectives
+from configs import digits, folder
+from daaa_jax import adaptation, models, optimizers, pairing, source
+from daaa_jax.data.pairs import GROUPS, Batch
+from daaa_jax.models import layers
+from daaa_jax.runtime import mesh as meshes
+
+RESULTS = Path(__file__).parent.parent / "docs" / "scaling.json"
+# Share of what the device could do that a step is planned to reach.
+REACHED = 0.4
+CLASSES = 345  # DomainNet's; with fewer a step takes less by a thousandth
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """An accelerator, by its maker's data sheet.
+
+    Attributes:
+      peak: FLOP/s by precision, dense.
+      bandwidth: of its memory, bytes a second.
+      memory: bytes.
+      price: US dollars an hour, on demand; an assumption, prices differ by region and change.
+    """
+
+    peak: Mapping[str, float]
+    bandwidth: float
+    memory: float
+    price: float
+
+
+# JAX multiplies float32 in bfloat16 on a TPU, in TF32 on a GPU, where nothing else is asked for.
+DEVICES = {
+    "H100": Device({"float32": 494.7e12, "bfloat16": 989.4e12}, 3.35e12, 80e9, 4.0),
+    "v5e": Device({"float32": 197e12, "bfloat16": 197e12}, 819e9, 16 * 2**30, 1.2),
+    "v5p": Device({"float32": 459e12, "bfloat16": 459e12}, 2765e9, 95 * 2**30, 4.2),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """Devices that train together.
+
+    Attributes:
+      device: of `DEVICES`.
+      count: how many.
+      topology: the TPU slice that programs are compiled for.
+      link: bytes a second of an all-reduce over all devices, each way.
+    """
+
+    device: str
+    count: int
+    topology: str
+    link: float
+
+
+MACHINES = {
+    "1 H100": Machine("H100", 1, "v5p:2x2x1", math.inf),
+    # Two axes of 90 GB/s both ways; so short a torus is not closed, which halves them.
+    "v5e-8": Machine("v5e", 8, "v5e:2x4", 90e9),
+    # Three axes of 180 GB/s both ways, of which the one of two chips is not closed. v5p-64 has 64
+    # cores, 32 chips.
+    "v5p-64": Machine("v5p", 32, "v5p:2x4x4", 450e9),
+    # An eighth of each gradient over 400 Gb/s between hosts, all of it over NVLink within one.
+    "64 H100": Machine("H100", 64, "v5p:4x4x4", 1 / (1 / 400e9 + 1 / 450e9)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A data set and how long each stage trains on it.
+
+    Attributes:
+      family: `digits` or `photos`, which networks and sizes.
+      images: in each domain; the first two are of the smallest task, source and target.
+      cyclegan_images: images of the larger domain that a CycleGAN sees in all, by epochs.
+      pairs, sources, tasks: CycleGANs, source networks and adaptations in the whole benchmark.
+    """
+
+    family: str
+    images: tuple[int, ...]
+    cyclegan_epochs: int
+    source_epochs: int
+    adaptation_steps: int
+    pairs: int = 1
+    sources: int = 1
+    tasks: int = 1
+
+
+TASKS = {
+    "MNIST to MNIST-M": Task("digits", (60000, 59001), 8, 10, 20000),
+    "Office-31, six tasks": Task("photos", (2817, 795, 498), 100, 30, 4000, 3, 3, 6),
+    # Of more images, fewer epochs: as many as make some 750,000 images, Office-31's 280,000.
+    "VisDA-2017": Task("photos", (152397, 55388), 5, 5, 20000),
+    "DomainNet, thirty tasks": Task(
+        "photos", (172947, 172500, 72266, 69128, 51605, 48129), 4, 5, 20000, 15, 6, 30
+    ),
+}
+
+
+def config_of(family: str, devices: int) -> ConfigDict:
+    """The config of a family, with batches for so many devices."""
+    if family == "digits":
+        config = digits.get_config("mnist2mnistm")
+        config.data.image_size = config.augment.crop = 32
+        config.model.dtype = "float32"
+        sizes = {"pair": max(16, devices), "source": 128, "adapt": 128}
+    else:
+        # Beyond eight devices as many images on each as `,pod` gives each of 32.
+        config = folder.get_config()
+        config.model.update(name="resnet50", weights="", dtype="bfloat16")
+        whole = 64 if devices <= 8 else 8 * devices
+        sizes = {"pair": devices, "source": whole, "adapt": whole}
+    for stage, size in sizes.items():
+        config[stage].batch_size = size
+    config.pair.pools = config.pair.batch_size
+    return config
+
+
+def programs(config: ConfigDict, mesh: Mesh) -> Iterator[tuple[str, tuple]]:
+    """For each stage, its step and the shapes of the state and of a streamed batch."""
+    size, crop = config.data.image_size, config.augment.crop
+    shape = functools.partial(jax.ShapeDtypeStruct, dtype=np.uint8)
+    one = functools.partial(jnp.zeros, (1, crop, crop, 3))
+    key = jax.random.key(0)
+
+    optimizer = optimizers.make(config.pair.optimizer, total_steps=10**6)
+    batch = shape((config.pair.batch_size, size, size, 3))
+    yield (
+        "pair",
+        (
+            functools.partial(pairing.train_step, settings=config.pair, optimizer=optimizer),
+            jax.eval_shape(
+                lambda: pairing.create_state(
+                    key, config.pair, optimizer, jnp.zeros((1, size, size, 3))
+                )
+            ),
+            pairing.state_shardings,
+            (None, None, batch, batch),
+        ),
+    )
+
+    model = models.create_classifier(config.model, CLASSES, config.adapt.attention)
+    optimizer = optimizers.make(config.source.optimizer, total_steps=10**6)
+    labels = jax.ShapeDtypeStruct((config.source.batch_size,), np.int32)
+    yield (
+        "source",
+        (
+            functools.partial(
+                source.train_step, model=model, optimizer=optimizer, augment=config.augment
+            ),
+            jax.eval_shape(lambda: source.create_state(key, model, optimizer, one())),
+            meshes.state_shardings,
+            (None, shape((config.source.batch_size, size, size, 3)), labels),
+        ),
+    )
+
+    settings = config.adapt
+    optimizer = optimizers.make(settings.optimizer, total_steps=10**6, round_steps=200)
+    groups = adaptation.group_sizes(settings.batch_size, [settings.mix[g] for g in GROUPS])
+    targets = -(-sum(groups[2:]) // mesh.size) * mesh.size
+    batch = shape((settings.batch_size, size, size, 3))
+    labels = jax.ShapeDtypeStruct((settings.batch_size,), np.int32)
+
+    def create():
+        variables = models.initial_variables(key, model, one())
+        return adaptation.create_state(key, variables, variables, optimizer)
+
+    yield (
+        "adapt",
+        (
+            functools.partial(
+                adaptation.train_step, model=model, optimizer=optimizer, config=config
+            ),
+            jax.eval_shape(create),
+            meshes.state_shardings,
+            (None, Batch(batch, batch, shape((targets, size, size, 3)), labels)),
+        ),
+    )
+
+
+def count(step, state, shardings, batch, mesh: Mesh) -> dict:
+    """Compiles a step for a mesh; what it does and takes on each device."""
+    places = shardings(state, mesh)
+    update = jax.jit(
+        step,
+        donate_argnums=0,
+        in_shardings=(places, *jax.tree.map(lambda _: meshes.batch_sharded(mesh), batch)),
+        out_shardings=(places, meshes.replicated(mesh)),
+    )
+    start = time.monotonic()
+    with layers.plain_convolutions():
+        compiled = update.lower(state, *batch).compile()
+    cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    return {
+        "flops": cost["flops"],
+        "bytes": cost["bytes accessed"],
+        "memory": memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes,
+        "sent": collectives.bytes_by_kind(compiled.as_text()),
+        "compiled_in": round(time.monotonic() - start),
+    }
+
+
+def complete(path: Path) -> dict:
+    """Reads what is known, and compiles and adds what is not."""
+    known = json.loads(path.read_text()) if path.exists() else {}
+    for family in ("digits", "photos"):
+        for name, machine in MACHINES.items():
+            missing = {"pair", "source", "adapt"} - known.get(family, {}).get(name, {}).keys()
+            if not missing:
+                continue
+            topology = topologies.get_topology_desc(machine.topology, platform="tpu")
+            mesh = meshes.data_mesh(topology.devices[: machine.count])
+            for stage, program in programs(config_of(family, machine.count), mesh):
+                if stage not in missing:
+                    continue
+                figures = count(*program, mesh)
+                print(f"{family}, {name}, {stage}: {figures}", flush=True)
+                known.setdefault(family, {}).setdefault(name, {})[stage] = figures
+                path.parent.mkdir(exist_ok=True)
+                path.write_text(json.dumps(known, indent=1) + "\n")
+    return known
+
+
+def step_seconds(figures: Mapping, machine: Machine, precision: str) -> tuple[float, float]:
+    """Of one step: computation as planned, and communication."""
+    device = DEVICES[machine.device]
+    bound = max(figures["flops"] / device.peak[precision], figures["bytes"] / device.bandwidth)
+    # An all-reduce is a reduce-scatter and an all-gather; the others go once.
+    once = sum(figures["sent"].values()) + figures["sent"].get("all-reduce", 0)
+    sent = once * (machine.count - 1) / machine.count
+    return bound / REACHED, sent / machine.link
+
+
+def steps_of(task: Task, config: ConfigDict) -> dict[str, float]:
+    """Steps of each stage in the whole benchmark."""
+    domains = task.images
+    larger = [
+        max(a, b) for place, a in enumerate(domains) for b in domains[place + 1 :]
+    ]  # of each pair
+    sources = domains if task.sources > 1 else domains[:1]
+    return {
+        "pair": task.cyclegan_epochs * sum(larger) / config.pair.batch_size,
+        "source": task.source_epochs * sum(sources) / config.source.batch_size,
+        "adapt": task.tasks * task.adaptation_steps,
+    }
+
+
+def print_tables(known: Mapping) -> None:
+    """Markdown: one step of each stage on each machine, then whole benchmarks."""
+    head = "step | machine | batch | GFLOP | GB moved | GB of memory | MB sent | ms, computing"
+    print(f"| {head} | ms, sending |\n|" + " --- |" * 9)
+    for family, by_machine in known.items():
+        for stage in ("pair", "source", "adapt"):
+            for name, machine in MACHINES.items():
+                figures, config = by_machine[name][stage], config_of(family, machine.count)
+                computing, sending = step_seconds(figures, machine, _precision(family, stage))
+                print(
+                    f"| {family}, {stage} | {name} | {config[stage].batch_size} "
+                    f"| {figures['flops'] / 1e9:,.0f} | {figures['bytes'] / 1e9:.2f} "
+                    f"| {figures['memory'] / 1e9:.2f} | {sum(figures['sent'].values()) / 1e6:.1f} "
+                    f"| {1e3 * computing:.2f} | {1e3 * sending:.2f} |"
+                )
+    print("\n| benchmark | machine | CycleGAN, h | source, h | adaptation, h | all, h | US$ |")
+    print("|" + " --- |" * 7)
+    for title, task in TASKS.items():
+        for name, machine in MACHINES.items():
+            config = config_of(task.family, machine.count)
+            hours = {}
+            for stage, number in steps_of(task, config).items():
+                # Fewer updates of a larger batch, on the same number of images.
+                if stage == "adapt":
+                    number *= config_of(task.family, 1).adapt.batch_size / config.adapt.batch_size
+                seconds = step_seconds(
+                    known[task.family][name][stage], machine, _precision(task.family, stage)
+                )
+                hours[stage] = number * sum(seconds) / 3600
+            whole = sum(hours.values())
+            cost = whole * machine.count * DEVICES[machine.device].price
+            each = " | ".join(f"{hours[stage]:.2f}" for stage in ("pair", "source", "adapt"))
+            print(f"| {title} | {name} | {each} | {whole:.2f} | {cost:,.0f} |")
+
+
+def _precision(family: str, stage: str) -> str:
+    return "bfloat16" if family == "photos" and stage != "pair" else "float32"
+
+
+def check(rounds: int) -> None:
+    """Prints measured steps of this device against the model, with its own measured peaks."""
+    flops, bandwidth = _peak(), _bandwidth()
+    print(f"{jax.devices()[0].device_kind}: {flops / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.1f} GB/s")
+    print("| step | batch | measured, ms | bound, ms | reached |\n|" + " --- |" * 5)
+    for family, stages in (("digits", ("source", "adapt")), ("photos", ("pair", "adapt"))):
+        config = config_of(family, 1)
+        if family == "photos" and jax.default_backend() == "cpu":
+            config.data.image_size, config.augment.crop = 112, 96
+            config.pair.update(filters=32, blocks=6, discriminator_filters=32, enlarge=124)
+            config.model.dtype = "float32"
+            config.adapt.batch_size = 16
+        mesh = meshes.data_mesh(jax.devices()[:1])
+        for stage, (step, state, _, batch) in programs(config, mesh):
+            if stage not in stages:
+                continue
+            compiled = jax.jit(step, donate_argnums=0).lower(state, *batch).compile()
+            cost = compiled.cost_analysis()
+            bound = max(cost["flops"] / flops, cost["bytes accessed"] / bandwidth)
+            seconds = _seconds(compiled, state, batch, rounds)
+            print(
+                f"| {family}, {stage} | {config[stage].batch_size} | {1e3 * seconds:.1f} "
+                f"| {1e3 * bound:.1f} | {bound / seconds:.2f} |",
+                flush=True,
+            )
+
+
+def _seconds(compiled, state, batch, rounds: int) -> float:
+    generator = np.random.default_rng(0)
+
+    def fill(leaf):
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.key(0)
+        if np.issubdtype(leaf.dtype, np.floating):
+            return jnp.asarray(0.01 * np.abs(generator.standard_normal(leaf.shape)), leaf.dtype)
+        high = 256 if leaf.dtype == np.uint8 else 1
+        return jnp.asarray(generator.integers(0, high, leaf.shape), leaf.dtype)
+
+    state, batch = jax.tree.map(fill, (state, batch))
+    times = []
+    for _ in range(rounds + 2):  # two warm up
+        start = time.perf_counter()
+        state, metrics = compiled(state, *batch)
+        jax.block_until_ready(metrics)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[2:])
+
+
+def _peak(size: int = 4096) -> float:
+    """FLOP/s of a matrix product."""
+    left = jnp.ones((size, size), jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+    return 2 * size**3 / _best(lambda x: x @ x, left)
+
+
+def _bandwidth(size: int = 2**28) -> float:
+    """Bytes a second of reading an array and writing another."""
+    return 2 * size / _best(lambda x: x + 1, jnp.ones(size // 4, jnp.float32))
+
+
+def _best(function, argument) -> float:
+    function = jax.jit(function)
+    times = []
+    for _ in range(6):
+        start = time.perf_counter()
+        function(argument).block_until_ready()
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
+
+
+def main() -> None:
+    """Prints the tables, or the check."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="against measured steps")
+    parser.add_argument("--rounds", type=int, default=10, help="measured steps of each")
+    options = parser.parse_args()
+    if options.check:
+        check(options.rounds)
+        return
+    # libtpu would otherwise ask for the TPU of this machine.
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+    print_tables(complete(RESULTS))
+
+
+if __name__ == "__main__":
+    main()
