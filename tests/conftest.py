@@ -1,4 +1,4 @@
-"""What all tests share: eight simulated CPU devices, and the real data where there is some."""
+"""What all tests share: simulated CPU devices, kept programs, real data where there is some."""
 
 import os
 from pathlib import Path
@@ -16,6 +16,13 @@ _REPOSITORY = str(Path(__file__).parents[1])
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [_REPOSITORY, os.environ.get("PYTHONPATH")])
 )
+
+# Tests compile thousands of programs, most in a few milliseconds and again and again: all are kept,
+# also for the next run.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+from daaa_jax.runtime import compilation  # noqa: E402
+
+compilation.enable_cache()
 
 
 @pytest.fixture(scope="session")

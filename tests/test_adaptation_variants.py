@@ -12,7 +12,6 @@ import pytest
 from tiny import (
     CLASSES,
     assert_same_bits,
-    compile_once,  # noqa: F401, a fixture
     fast_jit,
     make_config,
     make_images,
@@ -26,8 +25,6 @@ from daaa_jax.data.pairs import GROUPS, BatchStream, all_images
 from daaa_jax.data.types import MeasuredData
 from daaa_jax.models import DigitNetwork, initial_variables
 from daaa_jax.runtime import loop
-
-pytestmark = pytest.mark.usefixtures("compile_once")
 
 # Two feature convolutions instead of three, for images of half the size.
 MODEL, SIZE = DigitNetwork(num_classes=CLASSES, widths=(4, 4)), 16

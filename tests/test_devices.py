@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from tiny import (
     MODEL,
-    compile_once,  # noqa: F401, a fixture
     make_config,
     make_images,
     make_labelled,
@@ -21,8 +20,6 @@ from daaa_jax.data.types import MeasuredData
 from daaa_jax.models import DigitNetwork, initial_variables
 from daaa_jax.runtime import memory
 from daaa_jax.runtime import metrics as metric_files
-
-pytestmark = pytest.mark.usefixtures("compile_once")
 
 STEPS = 10
 SOURCE, TARGET = make_labelled(40, seed=1), make_labelled(30, seed=2)

@@ -10,7 +10,6 @@ import pytest
 from tiny import (
     MODEL,
     assert_same_bits,
-    compile_once,  # noqa: F401, a fixture
     make_config,
     make_images,
     make_labelled,
@@ -28,8 +27,6 @@ from daaa_jax.runtime import loop
 from daaa_jax.runtime import metrics as metric_files
 from daaa_jax.runtime.checkpoints import Checkpoints
 from daaa_jax.runtime.preemption import Notice, Preempted
-
-pytestmark = pytest.mark.usefixtures("compile_once")
 
 STEPS, ROUND = 10, 4
 

@@ -7,8 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
 from configs import digits
@@ -104,21 +102,3 @@ def pool_twin(stored, capacity, images, key):
         else:
             shown.append(image)
     return shown
-
-
-@pytest.fixture(scope="module")
-def compile_once(tmp_path_factory):
-    """Programs that a module compiles again and again are compiled once."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("xla")),
-        "jax_persistent_cache_min_compile_time_secs": 0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
