@@ -1,6 +1,7 @@
 """What devices send each other in a step, read from its compiled program."""
 
 import collections
+import math
 import re
 from collections.abc import Mapping
 
@@ -15,7 +16,7 @@ _BYTES |= {"s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8}
 
 
 def bytes_by_kind(program: str) -> Mapping[str, int]:
-    """Bytes of what the collective operations of a program give each device.
+    """Bytes of what the collective operations of a program give each device, scalars apart.
 
     Args:
       program: optimised HLO of one device, `jax.stages.Compiled.as_text()`.
@@ -26,12 +27,14 @@ def bytes_by_kind(program: str) -> Mapping[str, int]:
     """
     found: dict[str, int] = collections.Counter()
     for match in _OPERATION.finditer(program):
-        size = 0
-        for shape in _SHAPE.finditer(match["shapes"]):
-            count = 1
-            for side in filter(None, shape["sides"].split(",")):
-                count *= int(side)
-            size += count * _BYTES.get(shape["type"], 4)
-        # Operations that are waited for later name what they are given beside what they give.
-        found[match["kind"]] += size // 2 if match["start"] else size
+        sizes = [_bytes(shape) for shape in _SHAPE.finditer(match["shapes"]) if shape["sides"]]
+        if match["start"] and match["kind"] != "all-reduce":
+            # What is waited for later names what it is given, then what it gives.
+            sizes = sizes[len(sizes) // 2 :]
+        found[match["kind"]] += sum(sizes)
     return dict(found)
+
+
+def _bytes(shape: re.Match) -> int:
+    sides = map(int, shape["sides"].split(","))
+    return math.prod(sides) * _BYTES.get(shape["type"], 4)
