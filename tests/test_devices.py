@@ -1,5 +1,7 @@
 """One device or eight, the stages compute the same, however the batches are split."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -18,32 +20,33 @@ from daaa_jax.data.augment import decode
 from daaa_jax.data.pairs import all_images
 from daaa_jax.data.types import MeasuredData
 from daaa_jax.models import DigitNetwork, initial_variables
-from daaa_jax.runtime import memory
+from daaa_jax.runtime import memory, mesh
 from daaa_jax.runtime import metrics as metric_files
 
 STEPS = 10
 SOURCE, TARGET = make_labelled(40, seed=1), make_labelled(30, seed=2)
 
 
-def pair(workdir, devices):
+def pair(workdir, devices, shards=1):
     # The pool is full after the first two steps: from then on images are swapped.
     changes = {"pair.batch_size": 8, "pair.pool_size": 16}
     # Small steps: where one carries a ReLU or an absolute value over its kink on one device and not
     # on the other, a GAN turns rounding of 1e-7 into differences of 1e-5, on equal devices too.
-    config = make_config(changes | {"pair.optimizer.learning_rate": 5e-5})
+    changes |= {"pair.optimizer.learning_rate": 5e-5, "run.parameter_shards": shards}
+    config = make_config(changes)
     with surroundings(workdir, config, devices) as context:
         pairing.run(config, SOURCE.images, TARGET.images, context)
 
 
-def train_source(workdir, devices):
-    config = make_config({"augment.shift": 2})
+def train_source(workdir, devices, shards=1):
+    config = make_config({"augment.shift": 2, "run.parameter_shards": shards})
     with surroundings(workdir, config, devices) as context:
         source.run(config, MODEL, SOURCE, lambda _: {}, context)
 
 
-def adapt(workdir, devices):
+def adapt(workdir, devices, shards=1):
     changes = {"adapt.batch_size": 24, "adapt.round_steps": 5, "augment.shift": 2}
-    config = make_config(changes)
+    config = make_config(changes | {"run.parameter_shards": shards})
     mix = [config.adapt.mix[group] for group in adaptation.GROUPS]
     assert sum(adaptation.group_sizes(24, mix)[2:]) % 8, "the posterior's rows should need padding"
     images = all_images(
@@ -67,22 +70,42 @@ FIGURES = {
 }
 
 
-def figures_of(stage, folder, devices):
-    workdir = folder / f"{stage} {devices}"
-    STAGES[stage](workdir, devices)
+def figures_of(stage, workdir, devices, shards=1):
+    STAGES[stage](workdir, devices, shards)
     lines = [line for line in metric_files.read(workdir) if "loss" in line]
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
     return {name: np.array([line[name] for line in lines]) for name in FIGURES[stage]}
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_first_ten_losses_are_the_same_on_one_device_and_on_eight(stage, tmp_path):
-    one, eight = (figures_of(stage, tmp_path, devices) for devices in (1, 8))
+@pytest.fixture(scope="module")
+def on_one_device(tmp_path_factory):
+    """The figures of a stage on one device, computed once."""
+    return functools.cache(lambda stage: figures_of(stage, tmp_path_factory.mktemp("one"), 1))
+
+
+def assert_same_on(devices, shards, stage, one, workdir):
+    several = figures_of(stage, workdir, devices, shards)
     for name in FIGURES[stage]:
-        np.testing.assert_allclose(eight[name], one[name], rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(several[name], one[name], rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_first_ten_losses_are_the_same_on_one_device_and_on_eight(stage, on_one_device, tmp_path):
+    one = on_one_device(stage)
+    assert_same_on(8, 1, stage, one, tmp_path)
     assert len(set(one["loss"])) == STEPS
     if stage == "adapt":
         assert not one["em"][:5].any() and one["em"][5:].all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(("devices", "shards"), [(2, 1), (4, 1), (2, 2), (8, 2), (8, 8)])
+def test_first_ten_losses_are_the_same_however_devices_share_the_state(
+    stage, devices, shards, on_one_device, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(mesh, "SPLIT_FROM", 1)  # these networks are small
+    assert_same_on(devices, shards, stage, on_one_device(stage), tmp_path)
 
 
 class Compiled(Exception):

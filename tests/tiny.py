@@ -63,8 +63,9 @@ def make_labelled(count: int, seed: int = 0, size: int = 32) -> LabelledImages:
 @contextlib.contextmanager
 def surroundings(workdir: Path, config: ConfigDict, devices: int = 1) -> Iterator[Context]:
     """A context on the first simulated devices."""
+    devices = mesh.data_mesh(jax.devices()[:devices], config.run.parameter_shards)
     with MetricWriter(workdir) as writer:
-        yield Context(workdir, mesh.data_mesh(jax.devices()[:devices]), writer, config.run)
+        yield Context(workdir, devices, writer, config.run)
 
 
 def fast_jit(function: Callable, **options) -> Callable:

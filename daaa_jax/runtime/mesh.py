@@ -12,7 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from daaa_jax.errors import UserError
 
 DATA, SHARDS = "data", "shards"
-_SPLIT_FROM = 1024  # numbers in an array; smaller ones are not worth a message
+SPLIT_FROM = 1024  # numbers in an array; smaller ones are not worth a message
 
 
 def data_mesh(devices: Sequence[jax.Device] | None = None, shards: int = 1) -> Mesh:
@@ -67,7 +67,7 @@ def state_shardings(shapes: Any, mesh: Mesh) -> Any:
 
     def sharding(leaf) -> NamedSharding:
         sides = [side if side % shards == 0 else 0 for side in leaf.shape]
-        if shards == 1 or leaf.size < _SPLIT_FROM or not any(sides):
+        if shards == 1 or leaf.size < SPLIT_FROM or not any(sides):
             return replicated(mesh)
         largest = sides.index(max(sides))
         return NamedSharding(mesh, PartitionSpec(*[None] * largest, SHARDS))
