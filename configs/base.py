@@ -32,6 +32,7 @@ def get_config() -> ConfigDict:
     # A folder of translations made elsewhere, A_to_B/ and B_to_A/, each image under its original's
     # name: instead of the stages pair and translate.
     pair.translations = ""
+    pair.seed = config.get_oneway_ref("seed")  # runs of other seeds may share its networks
     pair.filters = 32
     pair.downsamplings = 1
     pair.blocks = 3
@@ -60,6 +61,7 @@ def get_config() -> ConfigDict:
     # A source network trained elsewhere, instead of the stage: a workdir, or a file of weights with
     # the classifier's too.
     source.checkpoint = ""
+    source.seed = config.get_oneway_ref("seed")
     source.batch_size = 128
     source.epochs = 10
     source.round_epochs = 5  # evaluated this often

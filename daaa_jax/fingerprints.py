@@ -43,16 +43,16 @@ def of_stages(
         model["dtype"] = models.computation_type(config.model)
     if brought_source is None:
         model["weights"] = pretrained.identity(config.model.weights)
-    common = {"seed": what["seed"], "images": images}
-    pair = common | {"pair": what["pair"]}
+    pair = {"images": images, "pair": what["pair"]}
     translate = pair | {"translate": what["translate"]}
-    source = {name: what[name] for name in ("seed", "augment", "source")} | {
+    source = {name: what[name] for name in ("augment", "source")} | {
         "model": model,
         "images": {task.source_name: images[task.source_name]},
         "labels": markers.checksum(task.source_train.labels),
     }
-    adapt = source | translate | {name: what[name] for name in ("adapt", "em", "evaluate")}
-    adapt |= common | {
+    adapt = source | translate | {name: what[name] for name in ("seed", "adapt", "em", "evaluate")}
+    adapt |= {
+        "images": images,
         "classes": task.class_names,
         "measured": {
             name: markers.checksum(vars(getattr(task.evaluation, name)))

@@ -1,14 +1,13 @@
 """The command: `python -m daaa_jax.main --config=configs/digits.py`."""
 
 import re
-import sys
-import traceback
 from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from daaa_jax.errors import UserError
+from daaa_jax.runtime import endings
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The config, and after a colon its argument: configs/digits.py:mnist2mnistm."
@@ -76,39 +75,8 @@ def default_workdir(config: str) -> Path:
 
 
 def command() -> None:
-    """Parses the flags and runs.
-
-    Ends with 0 when all is done, with 1 and one line where a person must mend something, and with
-    `distributed.RESTART` where the same command goes on: after SIGTERM, and when another process
-    of the run has ended.
-    """
-    try:
-        app.run(main, flags_parser=_parse)
-    except UserError as error:
-        _end(f"error: {error}", 1)
-    except Exception as error:
-        # Imported here, so that a misspelt flag is answered at once.
-        from daaa_jax.runtime import distributed, preemption
-
-        if isinstance(error, preemption.Preempted):
-            sys.stderr.write(f"told to end: {error}; the same command goes on from there\n")
-            sys.exit(distributed.RESTART)
-        if distributed.is_loss(error):
-            _end(f"error: {distributed.loss(error)}", distributed.RESTART)
-        if distributed.started():  # its usual end would wait for the others
-            _end(traceback.format_exc(), 1)
-        raise
-
-
-def _end(message: str, code: int) -> None:
-    """Ends the process; one of several does not wait for the others, who may wait for it."""
-    sys.stderr.write(f"{message}\n")
-    if "jax" in sys.modules:
-        from daaa_jax.runtime import distributed
-
-        if distributed.started():
-            distributed.end_at_once(code)
-    sys.exit(code)
+    """Parses the flags and runs; see `endings.run` for how it ends."""
+    endings.run(lambda: app.run(main, flags_parser=_parse))
 
 
 def _parse(arguments: list[str]) -> list[str]:

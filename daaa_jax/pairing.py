@@ -207,7 +207,7 @@ def run(
     """Trains the CycleGAN of a pair of domains, or goes on with it.
 
     Args:
-      config: the whole config; `pair` and `seed` are read.
+      config: the whole config; `pair` is read.
       images_a: the training images of the domain whose name sorts first, uint8 `[N_a,H,W,3]`.
       images_b: those of the other domain, uint8 `[N_b,H,W,3]`.
       context: the surroundings of the run.
@@ -229,7 +229,7 @@ def run(
     steps = settings.epochs * epoch
     optimizer = optimizers.make(settings.optimizer, total_steps=steps)
     streams = [
-        IndexStream(len(images), settings.batch_size, config.seed, f"pair {domain}")
+        IndexStream(len(images), settings.batch_size, settings.seed, f"pair {domain}")
         for domain, images in (("a", images_a), ("b", images_b))
     ]
     feed = Feed(
@@ -259,7 +259,7 @@ def run(
         "pair",
         functools.partial(
             create_state,
-            loop.stage_key(config.seed, "pair"),
+            loop.stage_key(settings.seed, "pair"),
             settings,
             optimizer,
             decode(images_a[:1]),

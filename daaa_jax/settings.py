@@ -47,6 +47,8 @@ _POSITIVE = (
 )
 _NOT_NEGATIVE = (
     "seed",
+    "pair.seed",
+    "source.seed",
     "augment.shift",
     "augment.crop",
     "pair.enlarge",

@@ -125,7 +125,7 @@ def run(
     epoch = math.ceil(len(data.labels) / settings.batch_size)
     steps = settings.epochs * epoch
     optimizer = optimizers.make(settings.optimizer, total_steps=steps)
-    stream = IndexStream(len(data.labels), settings.batch_size, config.seed, "source")
+    stream = IndexStream(len(data.labels), settings.batch_size, settings.seed, "source")
     feed = Feed(
         (data.images,),
         functools.partial(_rows, stream, data.labels),
@@ -144,7 +144,7 @@ def run(
         "source",
         functools.partial(
             create_state,
-            loop.stage_key(config.seed, "source"),
+            loop.stage_key(settings.seed, "source"),
             model,
             optimizer,
             evaluation_views(decode(data.images[:1]), config.augment, 1)[0],

@@ -1,0 +1,201 @@
+"""A cell of a table is some runs, one for each seed: their configs, folders and results."""
+
+import dataclasses
+import importlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from daaa_jax.errors import UserError
+from daaa_jax.paper import tables
+from daaa_jax.runtime import markers
+
+# The data that tables are filled on: the config's file, and the word for each task of a table.
+_OFFICE_TASKS = {task: task.lower().replace("->", "2") for task in tables.OFFICE}
+DATA = {
+    "mnist2mnistm": ("digits", {tables.DIGITS[0]: "mnist2mnistm"}),
+    "embedded": ("digits", {tables.DIGITS[0]: "embedded"}),
+    "office": ("office", _OFFICE_TASKS),
+    "office10": ("office10", _OFFICE_TASKS),
+}
+# Settings that say where and how, not what is computed.
+_PLACES = re.compile(r"run\.|data\.(dir|tfds_dir|photos_dir)(=|$)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What all cells of a table share.
+
+    Attributes:
+      data: of `DATA`.
+      words: of the config's argument, such as `cpu` or `smoke`.
+      settings: that the user changes for all cells.
+      seeds: how many runs a cell has.
+      own_networks: whether each seed trains a CycleGAN and a source network of its own, or takes
+        those of seed 0.
+    """
+
+    data: str
+    words: tuple[str, ...] = ()
+    settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    seeds: int = 3
+    own_networks: bool = False
+
+    def tasks(self, wanted: Sequence[str]) -> tuple[str, ...]:
+        """Those of a table's tasks that the data has; where it has none of them, all of its own."""
+        _, known = DATA[self.data]
+        return tuple(task for task in wanted if task in known) or tuple(known)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training run: a task, the settings of a row, a seed."""
+
+    task: str
+    settings: Mapping[str, str]
+    seed: int
+
+    def argument(self, plan: Plan) -> str:
+        """The argument of its config, by which its folder is named too."""
+        _, tasks = DATA[plan.data]
+        settings = dict(plan.settings) | dict(self.settings) | {"seed": str(self.seed)}
+        if not plan.own_networks:
+            settings |= {"pair.seed": "0", "source.seed": "0"}
+        changes = [f"{name}={value}" for name, value in sorted(settings.items())]
+        return ",".join([tasks[self.task], *plan.words, *changes])
+
+    def config(self, plan: Plan) -> ConfigDict:
+        """Its config.
+
+        Raises:
+          UserError: if a word or a setting is unknown.
+        """
+        file, _ = DATA[plan.data]
+        try:
+            return importlib.import_module(f"configs.{file}").get_config(self.argument(plan))
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+    def workdir(self, plan: Plan, folder: Path) -> Path:
+        """Where it lies: a name for what it computes, whatever table asks for it.
+
+        Runs lie beside each other, where each finds the stages that it shares with others.
+        """
+        file, _ = DATA[plan.data]
+        parts = [part for part in self.argument(plan).split(",") if not says_where(part)]
+        return folder / "runs" / re.sub(r"[^\w.=-]", "_", "-".join([file, *parts]))
+
+
+def runs_of(table: tables.Table, tasks: Sequence[str], plan: Plan) -> list[Run]:
+    """All runs of a table on some tasks, each once, those of a task and of a seed together."""
+    return [
+        Run(task, row.settings, seed)
+        for task in tasks
+        for seed in range(plan.seeds)
+        for row in table.rows
+        if row.is_trained
+    ]
+
+
+def share(runs: Sequence[Run], part: int, of: int) -> list[Run]:
+    """Part 1, 2, … of so many, for as many hosts.
+
+    What shares a CycleGAN stays together while there are enough pairs of domains for all hosts.
+    """
+    pairs = list(dict.fromkeys(_pair(run) for run in runs))
+    if of <= len(pairs):
+        return [run for run in runs if pairs.index(_pair(run)) % of == part - 1]
+    return list(runs)[part - 1 :: of]
+
+
+def _pair(run: Run) -> tuple[str, ...]:
+    return tuple(sorted(run.task.split("->")))
+
+
+def says_where(setting: str) -> bool:
+    """Whether a setting says where data lies or how a run is carried out, not what it computes."""
+    return bool(_PLACES.match(setting))
+
+
+def result(workdir: Path) -> dict[str, Any] | None:
+    """What a finished run has reached; None if it is not finished."""
+    path = workdir / "result.json"
+    return markers.read_json(path) if path.exists() else None
+
+
+def accuracies(
+    table: tables.Table, tasks: Sequence[str], plan: Plan, folder: Path
+) -> dict[tuple[int, str], list[float | None]]:
+    """By row number and task, the accuracy of each seed in per cent.
+
+    None where there is no finished run behind it, or the target domain has no labels.
+    """
+    return {
+        (number, task): [
+            _accuracy(table, row, task, seed, plan, folder) for seed in range(plan.seeds)
+        ]
+        for task in tasks
+        for number, row in enumerate(table.rows)
+    }
+
+
+def _accuracy(table, row, task, seed, plan, folder) -> float | None:
+    if row.settings is None:
+        return None
+    # The source network alone is the same in every run of a task and a seed.
+    candidates = [row] if row.is_trained else [r for r in table.rows if r.is_trained]
+    for candidate in candidates:
+        found = result(Run(task, candidate.settings, seed).workdir(plan, folder))
+        if found is not None:
+            reached = found["accuracy"]
+            accuracy = reached["target_test"]["last"] if row.is_trained else reached["source_only"]
+            return None if accuracy is None else 100 * accuracy
+    return None
+
+
+def chosen_tasks(plan: Plan, known_tasks: Sequence[str], wanted: Sequence[str]) -> tuple[str, ...]:
+    """The tasks that a user names, in the table's order; all where none is named.
+
+    Raises:
+      UserError: if the table has no such task on this data.
+    """
+    tasks = plan.tasks(known_tasks)
+    names = {task: task for task in tasks} | {DATA[plan.data][1][task]: task for task in tasks}
+    unknown = [name for name in wanted if name not in names]
+    if unknown:
+        known = ", ".join(DATA[plan.data][1][task] for task in tasks)
+        raise UserError(f"--tasks={','.join(wanted)}: {unknown[0]!r} is none of {known}")
+    chosen = {names[name] for name in wanted} or set(tasks)
+    return tuple(task for task in tasks if task in chosen)
+
+
+def parse_settings(arguments: Sequence[str]) -> dict[str, str]:
+    """`--config.adapt.beta=0.3` → `{"adapt.beta": "0.3"}`.
+
+    Raises:
+      UserError: if an argument is something else.
+    """
+    settings = {}
+    for argument in arguments:
+        name, equals, value = argument.removeprefix("--config.").partition("=")
+        if not argument.startswith("--config.") or not equals:
+            raise UserError(f"{argument} is unknown: settings look like --config.adapt.beta=0.3")
+        if "," in value:
+            raise UserError(f"{argument}: a value with a comma cannot be set for all cells")
+        settings[name] = value
+    return settings
+
+
+def words_of(data: str) -> tuple[str, tuple[str, ...]]:
+    """`office10,cpu` → the data and the words after it.
+
+    Raises:
+      UserError: if there is no such data.
+    """
+    name, *words = data.split(",")
+    if name not in DATA:
+        raise UserError(f"--data={name} is unknown: choose {', '.join(DATA)}")
+    return name, tuple(words)

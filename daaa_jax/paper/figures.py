@@ -1,0 +1,177 @@
+"""The paper's figures of accuracy against a setting (A1) and over the rounds (4), as pictures."""
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from daaa_jax.paper import cells, summary, tables
+from daaa_jax.runtime import markers
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A figure of the paper.
+
+    Attributes:
+      title: what it shows.
+      data: the config that the paper's figure is of.
+      tasks: those that it shows.
+    """
+
+    title: str
+    data: str
+    tasks: tuple[str, ...]
+
+
+FIGURES = {
+    "figA1": Figure("Fig. A1: accuracy against p_t and β", "office", tables.SWEEP_TASKS),
+    "fig4": Figure("Fig. 4: L_AT and accuracy over the rounds", "office", tables.CURVES_TASKS),
+}
+_SWEPT = ("p_t", "β")
+
+
+def runs_of(figure: Figure, tasks: Sequence[str], plan: cells.Plan) -> list[cells.Run]:
+    """All runs of a figure, each once."""
+    runs = []
+    for task in tasks:
+        points = (
+            [point for points in _sweep(task, plan).values() for point in points.values()]
+            if figure is FIGURES["figA1"]
+            else list(tables.CURVES.values())
+        )
+        runs += [cells.Run(task, point, seed) for seed in range(plan.seeds) for point in points]
+    return list({run.argument(plan): run for run in runs}.values())
+
+
+def _sweep(task: str, plan: cells.Plan) -> Mapping[str, Mapping[float, Mapping[str, str]]]:
+    config = cells.Run(task, {}, 0).config(plan)
+    return tables.sweep_settings(config.em.threshold, config.adapt.beta)
+
+
+def write(name: str, tasks: Sequence[str], plan: cells.Plan, folder: Path) -> None:
+    """Writes a figure as `<name>.csv` and `<name>.svg`, of the runs that are finished."""
+    make = {"figA1": _sweep_points, "fig4": _curve_points}[name]
+    points = [point for task in tasks for point in make(task, plan, folder)]
+    text = io.StringIO()
+    writer = csv.DictWriter(
+        text, ["task", "curve", "x", "y", "seeds", "mean", "std"], lineterminator="\n"
+    )
+    writer.writeheader()
+    writer.writerows(points)
+    markers.write_bytes(folder / f"{name}.csv", text.getvalue().encode())
+    same_data = plan.data == FIGURES[name].data
+    line = tables.BEST_EARLIER if name == "figA1" and same_data else None
+    markers.write_bytes(folder / f"{name}.svg", draw(FIGURES[name].title, points, line))
+
+
+def _point(task: str, curve: str, x: float, y: str, values: Sequence[float]) -> dict[str, Any]:
+    mean, std = summary.mean_and_std(values)
+    return {
+        "task": task,
+        "curve": curve,
+        "x": x,
+        "y": y,
+        "seeds": len(values),
+        "mean": round(mean, 4),
+        "std": None if std is None else round(std, 4),
+    }
+
+
+def _sweep_points(task: str, plan: cells.Plan, folder: Path) -> list[dict[str, Any]]:
+    points = []
+    for axis, changes in _sweep(task, plan).items():
+        for x, change in changes.items():
+            found = [
+                cells.result(cells.Run(task, change, seed).workdir(plan, folder))
+                for seed in range(plan.seeds)
+            ]
+            reached = [r["accuracy"]["target_test"]["last"] for r in found if r is not None]
+            known = [100 * accuracy for accuracy in reached if accuracy is not None]
+            if known:
+                points.append(_point(task, axis, x, "accuracy", known))
+    return points
+
+
+def _curve_points(task: str, plan: cells.Plan, folder: Path) -> list[dict[str, Any]]:
+    points = []
+    for curve, change in tables.CURVES.items():
+        runs = [
+            rounds(cells.Run(task, change, seed).workdir(plan, folder))
+            for seed in range(plan.seeds)
+        ]
+        longest = max(map(len, runs), default=0)
+        for figure, factor in (("round_alignment", 1.0), ("target_test", 100.0)):
+            for number in range(longest):
+                values = [
+                    factor * run[number][figure]
+                    for run in runs
+                    if number < len(run) and figure in run[number]
+                ]
+                if values:
+                    y = "L_AT" if figure == "round_alignment" else "accuracy"
+                    points.append(_point(task, curve, number + 1, y, values))
+    return points
+
+
+def rounds(workdir: Path) -> list[dict[str, Any]]:
+    """What a run has logged at the end of each round of adaptation, so far."""
+    path = workdir / "metrics.jsonl"
+    if not path.exists():
+        return []
+    lines = map(json.loads, path.read_text().splitlines())
+    return [line for line in lines if line["stage"] == "adapt" and "round_alignment" in line]
+
+
+def draw(title: str, points: Sequence[Mapping[str, Any]], line: tuple[float, str] | None) -> bytes:
+    """A picture of curves, as SVG.
+
+    Args:
+      title: its heading.
+      points: `task`, `curve`, `x`, `y` (what is shown), `mean`, `std`.
+      line: an accuracy to compare with, and whose it is.
+    """
+    # Imported here, as it takes most of a second.
+    import matplotlib
+    from matplotlib.figure import Figure as Canvas
+
+    sweep = {point["curve"] for point in points} <= set(_SWEPT)
+    # A panel for each axis of a sweep, or for each thing that is shown over the rounds.
+    panels = sorted({(p["task"], p["curve"] if sweep else p["y"]) for p in points})
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+        canvas = Canvas(figsize=(4 * max(1, len(panels)), 3.2), layout="constrained")
+        canvas.suptitle(title if points else f"{title}: no run is finished")
+        axes = canvas.subplots(1, max(1, len(panels)), squeeze=False)[0]
+        for axis, (task, panel) in zip(axes, panels, strict=False):
+            here = [
+                p
+                for p in points
+                if p["task"] == task and (p["curve"] if sweep else p["y"]) == panel
+            ]
+            for curve in dict.fromkeys(p["curve"] for p in here):
+                of = [p for p in here if p["curve"] == curve]
+                axis.errorbar(
+                    [p["x"] for p in of],
+                    [p["mean"] for p in of],
+                    [p["std"] or 0 for p in of],
+                    marker="o",
+                    markersize=3,
+                    linewidth=1,
+                    label=None if sweep else curve,
+                )
+            if line and sweep:
+                axis.axhline(line[0], linestyle="--", color="gray", label=line[1])
+            if sweep and panel == "β":
+                least = min((p["x"] for p in here if p["x"]), default=1)
+                axis.set_xscale("symlog", linthresh=least)
+            axis.set_title(task)
+            axis.set_xlabel(panel if sweep else "round")
+            axis.set_ylabel("accuracy, %" if sweep or panel == "accuracy" else panel)
+            if axis.get_legend_handles_labels()[0]:
+                axis.legend()
+        file = io.BytesIO()
+        canvas.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()

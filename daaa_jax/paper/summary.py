@@ -1,0 +1,147 @@
+"""Tables as Markdown and CSV: our mean and deviation over seeds, and the paper's figure.
+
+A cell without a finished run is shown as not run.
+"""
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+
+from daaa_jax.paper import tables
+from daaa_jax.paper.tables import Figure, Table
+
+NOT_RUN = "not run"
+NOT_OURS = "not ours"  # methods that this package has not
+AVERAGE = "Average"
+_COLUMNS = (
+    "table",
+    "method",
+    "train_data",
+    "task",
+    "seeds",
+    "mean",
+    "std",
+    "paper",
+    "difference",
+)
+
+Accuracies = Mapping[tuple[int, str], Sequence[float | None]]
+
+
+def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
+    """The mean, and the deviation of a sample (divided by n - 1); None where it is of one."""
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def average(by_task: Sequence[Sequence[float | None]]) -> list[float | None]:
+    """For each seed the mean over all tasks; None where one of them is missing.
+
+    Args:
+      by_task: for each task the accuracy of each seed.
+    """
+    return [
+        None if any(value is None for value in seed) else statistics.mean(seed)
+        for seed in zip(*by_task, strict=True)
+    ]
+
+
+def paper_average(figures: Sequence[Figure]) -> Figure:
+    """The paper's own average, which it rounds half down."""
+    if None in figures:
+        return None
+    if tables.VERY_LOW in figures:
+        return tables.VERY_LOW
+    return math.ceil(10 * statistics.mean(figures) - 0.5 - 1e-6) / 10
+
+
+def lines(
+    name: str, table: Table, tasks: Sequence[str], found: Accuracies, same_data: bool
+) -> Iterator[dict]:
+    """Every cell of a table.
+
+    Args:
+      name: of the table.
+      table: what the paper reports.
+      tasks: our columns.
+      found: what was reached, by row number and task.
+      same_data: whether that is on the paper's data; its figures are given only then.
+
+    Yields:
+      For each row and task, and for the average where there are several: `method`, `train_data`,
+      `task`, `seeds` (how many are finished), `wanted` (how many there are), `mean`, `std`,
+      `paper`, `difference`; None for what there is not.
+    """
+    for number, row in enumerate(table.rows):
+        paper = dict(zip(table.tasks, row.paper, strict=True)) if same_data else {}
+        cells = {task: (found[number, task], paper.get(task)) for task in tasks}
+        if len(tasks) > 1:
+            whole = paper_average([paper.get(task) for task in tasks])
+            cells[AVERAGE] = (average([found[number, task] for task in tasks]), whole)
+        for task, (values, figure) in cells.items():
+            finished = [value for value in values if value is not None]
+            mean, std = mean_and_std(finished) if finished else (None, None)
+            known = mean is not None and isinstance(figure, float | int)
+            yield {
+                "table": name,
+                "method": row.method,
+                "train_data": row.train_data,
+                "task": task,
+                "seeds": len(finished),
+                "wanted": len(values),
+                "mean": mean,
+                "std": std,
+                "paper": figure,
+                "difference": mean - figure if known else None,
+                "ours": row.settings is not None,
+            }
+
+
+def to_csv(cells: Sequence[Mapping]) -> str:
+    """One line for each cell, rounded to a hundredth of a per cent."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for cell in cells:
+        writer.writerow(
+            {
+                name: f"{value:.2f}" if isinstance(value, float) else value
+                for name, value in cell.items()
+            }
+        )
+    return text.getvalue()
+
+
+def to_markdown(title: str, cells: Sequence[Mapping], notes: Sequence[str]) -> str:
+    """A table for people: `74.7 ± 0.3 (73.9, +0.8)` is ours, the paper's and the difference.
+
+    Args:
+      title: its heading.
+      cells: see `lines`.
+      notes: what to say under it.
+    """
+    tasks = list(dict.fromkeys(cell["task"] for cell in cells))
+    rows: dict[tuple[str, str], list[str]] = {}
+    for cell in cells:
+        key = (cell["method"], cell["train_data"])
+        rows.setdefault(key, []).append(_shown(cell))
+    head = " | ".join(["method", "training data", *tasks])
+    text = [f"## {title}", "", f"| {head} |", "|" + " --- |" * (2 + len(tasks))]
+    text += [f"| {' | '.join([*key, *shown])} |" for key, shown in rows.items()]
+    text += ["", *notes, ""]
+    return "\n".join(text)
+
+
+def _shown(cell: Mapping) -> str:
+    paper, mean = cell["paper"], cell["mean"]
+    said = f"{paper:.1f}" if isinstance(paper, float | int) else paper or ""
+    if mean is None:
+        ours = NOT_RUN if cell["ours"] else NOT_OURS
+        return f"{ours} ({said})" if said else ours
+    ours = f"{mean:.1f}" + (f" ± {cell['std']:.1f}" if cell["std"] is not None else "")
+    if cell["seeds"] < cell["wanted"]:
+        ours += f" [{cell['seeds']} of {cell['wanted']} seeds]"
+    if cell["difference"] is not None:
+        said = f"{said}, {cell['difference']:+.1f}"
+    return f"{ours} ({said})" if said else ours

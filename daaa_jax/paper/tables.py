@@ -1,0 +1,195 @@
+"""What the paper reports: the rows of its tables, the settings that give them, and its figures."""
+
+import dataclasses
+from collections.abc import Mapping
+
+VERY_LOW = "very low"  # what the paper says of some rows instead of a figure
+
+OFFICE = ("A->W", "D->W", "W->D", "A->D", "D->A", "W->A")
+FOUR = ("A->W", "A->D", "D->A", "W->A")
+DIGITS = ("MNIST->MNIST-M",)
+
+Figure = float | str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of a table.
+
+    Attributes:
+      method: as the paper calls it.
+      train_data: the images that it trains on: S, T real, T_f, S_f synthetic.
+      paper: its accuracy by task, in per cent, in the table's order.
+      settings: what its config changes, `{"adapt.beta": "0.0"}`; None where we have no such method.
+      figure: the accuracy of a run that is meant: `last`, or `source_only`, which every run of the
+        same task has.
+    """
+
+    method: str
+    train_data: str
+    paper: tuple[Figure, ...]
+    settings: Mapping[str, str] | None = dataclasses.field(default_factory=dict)
+    figure: str = "last"
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the row has runs of its own."""
+        return self.settings is not None and self.figure == "last"
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of the paper.
+
+    Attributes:
+      title: what it shows.
+      data: the config that the paper's figures are of.
+      tasks: its columns.
+      rows: its rows.
+    """
+
+    title: str
+    data: str
+    tasks: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+_NO_TARGET = {"adapt.mix.t": "0.0", "adapt.mix.s_f": "0.0"}
+_SYNTHETIC_ALONE = {"adapt.mix.s": "0.0", **_NO_TARGET}
+_NO_SOURCE = {"adapt.mix.s": "0.0", "adapt.mix.s_f": "0.0"}
+_WITHOUT = {"adapt.beta": "0.0"}
+_ALL = "S+T_f+T+S_f"
+# EM-A, EM-B and EM-C of Table 3, each without one of the three measures of section 3.3.
+_EM_A = {"em.refresh_every": "1"}
+_EM_B = {"em.threshold": "0.0"}
+_EM_C = {"adapt.restart": "False"}
+
+_OURS = (86.8, 99.3, 100.0, 88.8, 74.3, 73.9)
+_OURS_WITHOUT = (87.1, 99.3, 100.0, 87.1, 72.3, 72.2)
+_SOURCE_ONLY = (68.4, 96.7, 99.3, 68.9, 62.5, 60.7)
+
+
+def _four(figures: tuple[Figure, ...]) -> tuple[Figure, ...]:
+    return tuple(figures[OFFICE.index(task)] for task in FOUR)
+
+
+def _ours_of_four(method: str) -> Row:
+    return Row(method, _ALL, _four(_OURS))
+
+
+TABLES = {
+    "table1": Table(
+        "Table 1: MNIST to MNIST-M",
+        "mnist2mnistm",
+        DIGITS,
+        (
+            Row("RevGrad", "S+T", (81.5,), None),
+            Row("DSN", "S+T", (83.2,), None),
+            Row("ADA", "S+T", (85.9,), None),
+            Row("PixelDA", "S+T+T_f", (98.2,), None),
+            Row("CNN", "S", (45.6,), figure="source_only"),
+            Row("CNN", "T_f", (75.0,), _SYNTHETIC_ALONE | _WITHOUT),
+            Row("CNN", "S+T_f", (78.5,), _NO_TARGET | _WITHOUT),
+            Row("CNN + L_AT", "S+T_f", (85.7,), _NO_TARGET),
+            Row("Ours (wo L_AT)", _ALL, (93.5,), _WITHOUT),
+            Row("Ours (w L_AT)", _ALL, (95.6,)),
+        ),
+    ),
+    "table2": Table(
+        "Table 2: Office-31",
+        "office",
+        OFFICE,
+        (
+            Row("ResNet-50", "S", _SOURCE_ONLY, figure="source_only"),
+            Row("RevGrad", "S+T", (82.0, 96.9, 99.1, 79.7, 68.2, 67.4), None),
+            Row("JAN", "S+T", (85.4, 97.4, 99.8, 84.7, 68.6, 70.0), None),
+            Row("JAN-A", "S+T", (86.0, 96.7, 99.7, 85.1, 69.2, 70.7), None),
+            Row(
+                "ResNet-50",
+                "T_f",
+                (81.1, 98.5, 99.8, 83.3, 61.0, 60.2),
+                _SYNTHETIC_ALONE | _WITHOUT,
+            ),
+            Row("ResNet-50", "S+T_f", (81.9, 98.5, 99.8, 83.7, 66.5, 64.8), _NO_TARGET | _WITHOUT),
+            Row(
+                "Ours (wo L_AT)",
+                "T_f+T",
+                (86.2, 99.3, 100.0, 86.5, 69.9, 70.2),
+                _NO_SOURCE | _WITHOUT,
+            ),
+            Row("Ours (w L_AT)", "T_f+T", (86.8, 99.3, 100.0, 87.2, 71.7, 71.8), _NO_SOURCE),
+            Row("Ours (wo L_AT)", _ALL, _OURS_WITHOUT, _WITHOUT),
+            Row("Ours (w L_AT)", _ALL, _OURS),
+        ),
+    ),
+    "table3": Table(
+        "Table 3: parts of EM",
+        "office",
+        FOUR,
+        (
+            Row("ResNet-50", "S", _four(_SOURCE_ONLY), figure="source_only"),
+            Row("EM-A", _ALL, (68.6, 73.5, 62.7, 52.8), _EM_A | _WITHOUT),
+            Row("EM-A + L_AT", _ALL, (80.4, 79.1, 66.4, 58.4), _EM_A),
+            Row("EM-C", _ALL, (86.4, 87.0, 69.5, 71.4), _EM_C | _WITHOUT),
+            Row("EM-C + L_AT", _ALL, (86.2, 86.6, 71.8, 73.7), _EM_C),
+            Row("EM-B", _ALL, (VERY_LOW,) * 4, _EM_B | _WITHOUT),
+            Row("EM-B + L_AT", _ALL, (VERY_LOW,) * 4, _EM_B),
+            Row("Ours (wo L_AT)", _ALL, _four(_OURS_WITHOUT), _WITHOUT),
+            _ours_of_four("Ours (w L_AT)"),
+        ),
+    ),
+    "table4": Table(
+        "Table 4: measures of the difference between maps",
+        "office",
+        FOUR,
+        (
+            Row("L1-norm", _ALL, (VERY_LOW,) * 4, {"adapt.measure": "l1"}),
+            Row("MMD", _ALL, (84.7, 84.1, 66.2, 64.5), {"adapt.measure": "mmd"}),
+            Row("JMMD", _ALL, (85.9, 85.3, 70.1, 71.1), {"adapt.measure": "jmmd"}),
+            _ours_of_four("Ours"),
+        ),
+    ),
+    "tableA1": Table(
+        "Table A1: what is aligned",
+        "office",
+        FOUR,
+        (
+            Row("L1", _ALL, (85.2, 87.8, 73.3, 73.0), {"adapt.attention": "sum_abs"}),
+            Row("L∞", _ALL, (86.4, 87.2, 73.1, 73.2), {"adapt.attention": "max_abs"}),
+            Row("Feature maps", _ALL, (86.0, 87.6, 73.2, 72.9), {"adapt.attention": "features"}),
+            _ours_of_four("Ours (attention)"),
+        ),
+    ),
+}
+
+
+THRESHOLDS = ("0.5", "0.6", "0.7", "0.8", "0.9", "0.95", "0.99")
+# Of the config's own beta: tenfold around it, and finer within.
+BETA_FACTORS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
+
+BEST_EARLIER = (69.2, "JAN-A")  # on D->A, the line in Fig. A1
+
+
+def sweep_settings(threshold: float, beta: float) -> dict[str, dict[float, Mapping[str, str]]]:
+    """Fig. A1: by axis and value, the settings of its points, accuracy against p_t and against β.
+
+    Args:
+      threshold: the config's own; its point is ours, with no setting changed.
+      beta: the config's own; likewise.
+    """
+    return {
+        "p_t": {
+            float(value): {} if float(value) == threshold else {"em.threshold": value}
+            for value in THRESHOLDS
+        },
+        "β": {
+            factor * beta: {} if factor == 1 else {"adapt.beta": f"{factor * beta:.6g}"}
+            for factor in BETA_FACTORS
+        },
+    }
+
+
+# Fig. 4: L_AT and accuracy over the rounds, with the penalty and without.
+CURVES = {"with L_AT": {}, "without L_AT": _WITHOUT}
+CURVES_TASKS = ("W->A", "D->A")
+SWEEP_TASKS = ("D->A",)

@@ -1,0 +1,158 @@
+"""The paper's tables and figures, by our own runs.
+
+    python -m daaa_jax.reproduce table2 --workdir=runs/table2 --config.data.dir=DIR
+    python -m daaa_jax.reproduce table3 --workdir=runs/table3 --data=embedded
+
+Trains what is not trained yet, one run after another, and writes `<table>.md` and `<table>.csv` to
+the working directory after each: mean and standard deviation over seeds, the paper's figure and the
+difference. The same command again goes on. `figA1` and `fig4` end with a picture, `<figure>.svg`;
+`--only_show` writes what there is so far.
+"""
+
+import argparse
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from daaa_jax.errors import UserError
+from daaa_jax.paper import cells, figures, summary, tables
+from daaa_jax.runtime import endings, markers
+
+NAMES = (*tables.TABLES, *figures.FIGURES)
+
+Trainer = Callable[[ConfigDict, Path], None]
+
+
+def main(arguments: Sequence[str] | None = None, train: Trainer | None = None) -> None:
+    """Runs a table's cells and writes it.
+
+    Args:
+      arguments: of the command line.
+      train: runs a config in a working directory; by default `pipeline.run`.
+
+    Raises:
+      UserError: for anything that the user can mend.
+      Preempted: if SIGTERM has told the run to end; the same command goes on.
+    """
+    options, plan, runs = _parse(arguments)
+    folder = Path(options.workdir).expanduser()
+    mine = cells.share(runs, *options.cells)
+    missing = [run for run in mine if cells.result(run.workdir(plan, folder)) is None]
+    for run in mine:  # a misspelt setting is told before hours of training
+        run.config(plan)
+    print(f"{options.name}: {len(runs)} runs, {len(mine)} here, {len(missing)} to do", flush=True)
+    _write(options, plan, folder)
+    if not options.only_show and missing:
+        train = train or _trainer()
+        for number, run in enumerate(missing, start=1):
+            place = run.workdir(plan, folder)
+            print(f"{options.name}: run {number} of {len(missing)}, {place.name}", flush=True)
+            train(run.config(plan), place)
+            if number == len(missing) or options.name in tables.TABLES:
+                _write(options, plan, folder)
+    kind = "md" if options.name in tables.TABLES else "svg"
+    print(f"{folder / options.name}.{kind}", flush=True)
+
+
+def _parse(arguments: Sequence[str] | None):
+    parser = argparse.ArgumentParser(
+        prog="python -m daaa_jax.reproduce", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("name", choices=NAMES, metavar="|".join(NAMES))
+    parser.add_argument("--workdir", required=True, help="where runs and tables are written")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each cell")
+    parser.add_argument("--tasks", default="", help="some of its tasks, such as d2a,w2a")
+    parser.add_argument(
+        "--data", help=f"one of {', '.join(cells.DATA)}, then words of its config: office10,cpu"
+    )
+    parser.add_argument("--smoke", action="store_true", help="every run in little")
+    parser.add_argument("--cells", default="1/1", help="i/n: a share of the runs, for n hosts")
+    parser.add_argument(
+        "--own_networks",
+        action="store_true",
+        help="each seed trains its own CycleGAN and source network",
+    )
+    parser.add_argument("--only_show", action="store_true", help="train nothing, write the table")
+    options, others = parser.parse_known_args(arguments)
+    if options.seeds < 1:
+        raise UserError(f"--seeds={options.seeds} must be at least 1")
+    part = re.fullmatch(r"(\d+)/(\d+)", options.cells)
+    if not part or not 1 <= int(part[1]) <= int(part[2]):
+        raise UserError(f"--cells={options.cells} is no share: 2/3 is the second of three")
+    options.cells = int(part[1]), int(part[2])
+    subject = tables.TABLES.get(options.name) or figures.FIGURES[options.name]
+    data, words = cells.words_of(options.data or subject.data)
+    plan = cells.Plan(
+        data,
+        words + (("smoke",) if options.smoke else ()),
+        cells.parse_settings(others),
+        options.seeds,
+        options.own_networks,
+    )
+    wanted = [task for task in options.tasks.split(",") if task]
+    options.tasks = cells.chosen_tasks(plan, subject.tasks, wanted)
+    runs = (
+        cells.runs_of(subject, options.tasks, plan)
+        if options.name in tables.TABLES
+        else figures.runs_of(subject, options.tasks, plan)
+    )
+    return options, plan, runs
+
+
+def _write(options, plan: cells.Plan, folder: Path) -> None:
+    name = options.name
+    if name in figures.FIGURES:
+        figures.write(name, options.tasks, plan, folder)
+        return
+    table = tables.TABLES[name]
+    found = cells.accuracies(table, options.tasks, plan, folder)
+    lines = list(summary.lines(name, table, options.tasks, found, plan.data == table.data))
+    text = summary.to_markdown(table.title, lines, _notes(options, plan))
+    markers.write_bytes(folder / f"{name}.md", text.encode())
+    markers.write_bytes(folder / f"{name}.csv", summary.to_csv(lines).encode())
+
+
+def _notes(options, plan: cells.Plan) -> list[str]:
+    of = ", ".join([plan.data, *plan.words])
+    same = (
+        "Each seed has its own CycleGAN and source network."
+        if plan.own_networks
+        else "All seeds share the CycleGAN and the source network of seed 0."
+    )
+    settings = " ".join(f"`{name}={value}`" for name, value in _told(plan.settings).items())
+    return [
+        f"On {of}, accuracy on the target domain after the last round, in per cent: mean ± "
+        f"standard deviation over {plan.seeds} seeds, in brackets the paper's figure and the "
+        f"difference. {same}" + (f" With {settings}." if settings else "")
+    ]
+
+
+def _told(settings: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in settings.items() if not cells.says_where(name)}
+
+
+def _trainer() -> Trainer:
+    # Imported here, so that a misspelt argument is answered at once.
+    import jax
+
+    from daaa_jax import pipeline
+    from daaa_jax.runtime import allocator, compilation, distributed
+
+    allocator.keep_freed_memory()
+    distributed.start()
+    compilation.enable_cache()
+
+    def train(config: ConfigDict, workdir: Path) -> None:
+        try:
+            pipeline.run(config, workdir)
+        except UserError as error:
+            raise UserError(f"{workdir}: {error}") from error
+        jax.clear_caches()  # programs of this run; the next one's are others
+
+    return train
+
+
+if __name__ == "__main__":
+    endings.run(main)

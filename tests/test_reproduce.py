@@ -1,0 +1,260 @@
+"""The paper's tables and figures: which runs fill them, and what is written of those."""
+
+import csv
+import json
+import statistics
+import xml.etree.ElementTree as ElementTree
+
+import commands
+import pytest
+
+from daaa_jax import reproduce
+from daaa_jax.errors import UserError
+from daaa_jax.paper import cells, figures, summary, tables
+
+OFFICE10 = cells.Plan("office10", seeds=2)
+
+
+def reached(config) -> float:
+    """An accuracy that tells settings and seeds apart."""
+    with_alignment = 0.1 if config.adapt.beta else 0.0
+    return 0.5 + 0.01 * config.seed + with_alignment + 0.1 * config.adapt.mix.t
+
+
+def fake_trainer(trained):
+    def train(config, workdir):
+        trained.append(workdir.name)
+        workdir.mkdir(parents=True)
+        accuracy = {
+            "source_only": 0.3 + 0.1 * config.seed,
+            "target_test": {"last": reached(config)},
+        }
+        lines = [
+            {"stage": "adapt", "step": step, "round_alignment": 1 / step, "target_test": 0.1 * step}
+            for step in (1, 2, 3)
+        ]
+        (workdir / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        (workdir / "result.json").write_text(json.dumps({"accuracy": accuracy}))
+
+    return train
+
+
+def run(tmp_path, *arguments):
+    trained = []
+    reproduce.main([*arguments, f"--workdir={tmp_path}"], fake_trainer(trained))
+    return trained
+
+
+def rows_of(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+# The paper's figures
+
+
+def test_every_row_has_a_figure_for_every_task():
+    for table in tables.TABLES.values():
+        assert all(len(row.paper) == len(table.tasks) for row in table.rows)
+        assert len({(row.method, row.train_data) for row in table.rows}) == len(table.rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "train_data", "average"),
+    [
+        ("table2", "ResNet-50", "S", 76.1),
+        ("table2", "JAN-A", "S+T", 84.6),
+        ("table2", "ResNet-50", "T_f", 80.6),
+        ("table2", "Ours (w L_AT)", "T_f+T", 86.1),
+        ("table2", "Ours (w L_AT)", "S+T_f+T+S_f", 87.2),
+        ("table3", "EM-A", "S+T_f+T+S_f", 64.4),
+        ("table3", "EM-B", "S+T_f+T+S_f", tables.VERY_LOW),
+        ("table3", "Ours (wo L_AT)", "S+T_f+T+S_f", 79.7),
+        ("table4", "JMMD", "S+T_f+T+S_f", 78.1),
+        ("tableA1", "Ours (attention)", "S+T_f+T+S_f", 80.9),
+    ],
+)
+def test_averages_are_the_papers(name, method, train_data, average):
+    (row,) = (
+        r for r in tables.TABLES[name].rows if (r.method, r.train_data) == (method, train_data)
+    )
+    assert summary.paper_average(row.paper) == average
+
+
+@pytest.mark.parametrize("name", tables.TABLES)
+@pytest.mark.parametrize("data", cells.DATA)
+def test_settings_of_every_row_are_settings_of_the_config(name, data):
+    plan = cells.Plan(data, seeds=1)
+    table = tables.TABLES[name]
+    for chosen in cells.runs_of(table, plan.tasks(table.tasks)[:1], plan):
+        config = chosen.config(plan)
+        for setting, value in chosen.settings.items():
+            *parents, last = setting.split(".")
+            node = config
+            for parent in parents:
+                node = node[parent]
+            assert str(node[last]) == value
+
+
+# Runs
+
+
+def test_cells_of_two_tables_with_the_same_settings_are_one_run(tmp_path):
+    table3 = run(tmp_path, "table3", "--data=office10", "--seeds=1", "--tasks=d2a")
+    assert len(table3) == 8 and len(set(table3)) == 8
+    # Ours with L_AT is in all of these tables.
+    assert len(run(tmp_path, "table4", "--data=office10", "--seeds=1", "--tasks=d2a")) == 3
+    assert len(run(tmp_path, "tableA1", "--data=office10", "--seeds=1", "--tasks=d2a")) == 3
+    assert not run(tmp_path, "table3", "--data=office10", "--seeds=1", "--tasks=d2a")
+
+
+def test_seeds_share_the_first_ones_networks_unless_asked_not_to():
+    shared = cells.Run("D->A", {}, 1).config(OFFICE10)
+    assert (shared.seed, shared.pair.seed, shared.source.seed) == (1, 0, 0)
+    own = cells.Run("D->A", {}, 1).config(cells.Plan("office10", own_networks=True))
+    assert (own.seed, own.pair.seed, own.source.seed) == (1, 1, 1)
+
+
+def test_folder_of_a_run_does_not_tell_where_the_data_lies(tmp_path):
+    places = {"data.dir": "/some/where", "run.workers": "2"}
+    here, there = (
+        cells.Run("D->A", {"adapt.beta": "0.0"}, 0).workdir(
+            cells.Plan("office10", settings=settings), tmp_path
+        )
+        for settings in ({}, places)
+    )
+    assert here == there
+    assert here.name == "office10-d2a-adapt.beta=0.0-pair.seed=0-seed=0-source.seed=0"
+
+
+def test_every_run_belongs_to_one_host_and_pairs_of_domains_stay_together():
+    table = tables.TABLES["table2"]
+    runs = cells.runs_of(table, table.tasks, OFFICE10)
+    shares = [cells.share(runs, part, 3) for part in (1, 2, 3)]
+    assert sorted(map(repr, sum(shares, []))) == sorted(map(repr, runs))
+    domains = [{frozenset(r.task.split("->")) for r in part} for part in shares]
+    assert all(len(pair) == 1 for pair in domains)
+    many = [cells.share(runs, part, 5) for part in range(1, 6)]
+    assert sorted(map(repr, sum(many, []))) == sorted(map(repr, runs))
+    assert max(map(len, many)) - min(map(len, many)) <= 1
+
+
+# What is written
+
+
+def test_table_has_mean_deviation_the_papers_figure_and_the_difference(tmp_path):
+    run(tmp_path, "table2", "--data=office", "--seeds=2", "--tasks=w2a,d2a")
+    cells_ = {
+        (c["method"], c["train_data"], c["task"]): c for c in rows_of(tmp_path / "table2.csv")
+    }
+    ours = cells_["Ours (w L_AT)", "S+T_f+T+S_f", "D->A"]
+    values = [100 * (0.6 + 0.035 + 0.01 * seed) for seed in (0, 1)]
+    assert float(ours["mean"]) == pytest.approx(statistics.mean(values), abs=0.01)
+    assert float(ours["std"]) == pytest.approx(statistics.stdev(values), abs=0.01)
+    assert (ours["seeds"], ours["paper"]) == ("2", "74.30")
+    assert float(ours["difference"]) == pytest.approx(statistics.mean(values) - 74.3, abs=0.01)
+    alone = cells_["ResNet-50", "S", "W->A"]
+    assert (float(alone["mean"]), alone["paper"]) == (35.0, "60.70")
+    average = cells_["Ours (w L_AT)", "S+T_f+T+S_f", "Average"]
+    assert float(average["mean"]) == pytest.approx(statistics.mean(values), abs=0.01)
+    assert average["paper"] == "74.10"
+    text = (tmp_path / "table2.md").read_text()
+    assert "| method | training data | D->A | W->A | Average |" in text
+    assert "64.0 ± 0.7 (74.3, -10.3)" in text
+    assert "not ours (68.2)" in text
+    assert "share the CycleGAN and the source network of seed 0" in text
+
+
+def test_cell_without_a_run_is_shown_as_not_run(tmp_path):
+    run(tmp_path, "table3", "--data=office10", "--only_show")
+    assert not (tmp_path / "runs").exists()
+    found = rows_of(tmp_path / "table3.csv")
+    assert len(found) == 9 * 5 and not any(cell["mean"] for cell in found)
+    assert (tmp_path / "table3.md").read_text().count("not run") == 9 * 5
+
+
+def test_cell_with_some_of_its_seeds_says_so(tmp_path):
+    run(tmp_path, "table4", "--data=office10", "--seeds=1", "--tasks=d2a")
+    run(tmp_path, "table4", "--data=office10", "--seeds=3", "--tasks=d2a", "--only_show")
+    assert "63.5 [1 of 3 seeds]" in (tmp_path / "table4.md").read_text()
+
+
+def test_very_low_has_no_difference(tmp_path):
+    run(tmp_path, "table4", "--seeds=1", "--tasks=d2a")
+    (cell, *_) = rows_of(tmp_path / "table4.csv")
+    assert (cell["method"], cell["paper"], cell["difference"]) == ("L1-norm", "very low", "")
+    assert "63.5 (very low)" in (tmp_path / "table4.md").read_text()
+
+
+def test_figures_of_other_data_are_not_compared_with(tmp_path):
+    run(tmp_path, "table1", "--data=embedded", "--seeds=1")
+    found = rows_of(tmp_path / "table1.csv")
+    assert not any(cell["paper"] or cell["difference"] for cell in found)
+    assert sum(bool(cell["mean"]) for cell in found) == 6
+
+
+def test_tables_of_office_are_filled_on_digits_too(tmp_path):
+    trained = run(tmp_path, "table3", "--data=embedded", "--seeds=2")
+    assert len(trained) == 16
+    assert {cell["task"] for cell in rows_of(tmp_path / "table3.csv")} == {"MNIST->MNIST-M"}
+
+
+def test_sweep_has_a_point_for_each_threshold_and_each_beta(tmp_path):
+    trained = run(tmp_path, "figA1", "--data=office10", "--seeds=2")
+    # The config's own threshold and beta are the same run.
+    assert len(trained) == 2 * (len(tables.THRESHOLDS) + len(tables.BETA_FACTORS) - 1)
+    points = rows_of(tmp_path / "figA1.csv")
+    assert [p["x"] for p in points if p["curve"] == "p_t"] == list(tables.THRESHOLDS)
+    assert len({p["mean"] for p in points if float(p["x"]) in (0.95, 0.02)}) == 1
+    assert [float(p["x"]) for p in points if p["curve"] == "β"] == pytest.approx(
+        [factor * 0.02 for factor in tables.BETA_FACTORS]
+    )
+    ElementTree.parse(tmp_path / "figA1.svg")
+
+
+def test_curves_have_a_point_for_each_round(tmp_path):
+    run(tmp_path, "fig4", "--data=office10", "--seeds=2")
+    points = rows_of(tmp_path / "fig4.csv")
+    assert len(points) == 2 * 2 * 2 * 3  # tasks, curves, what is shown, rounds
+    chosen = [p for p in points if (p["task"], p["y"]) == ("D->A", "L_AT")]
+    assert [float(p["mean"]) for p in chosen] == pytest.approx([1, 0.5, 0.3333] * 2)
+    picture = (tmp_path / "fig4.svg").read_text()
+    assert "with L_AT" in picture and "without L_AT" in picture
+
+
+def test_figure_is_drawn_before_any_run_is_finished():
+    assert "no run is finished" in figures.draw("Fig. 4", [], None).decode()
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["table2", "--tasks=x2y"], "--tasks=x2y: 'x2y' is none of a2w, d2w, w2d, a2d, d2a, w2a"),
+        (["table2", "--data=offise"], "--data=offise is unknown: choose mnist2mnistm, embedded"),
+        (["table2", "--data=office,gpu"], "config argument 'gpu' is unknown"),
+        (["table2", "--seeds=0"], "--seeds=0 must be at least 1"),
+        (["table2", "--cells=3/2"], "--cells=3/2 is no share: 2/3 is the second of three"),
+        (["table2", "--config.adapt.bata=1"], "setting 'adapt.bata' is unknown"),
+        (["table2", "--sedes=2"], "--sedes=2 is unknown: settings look like --config.adapt"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_written(arguments, message, tmp_path):
+    with pytest.raises(UserError, match="^" + message.replace("(", r"\(")):
+        run(tmp_path / "new", *arguments)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+def test_table1_in_little_is_complete(tmp_path):
+    done = commands.call(
+        "reproduce", "table1", "--data=embedded", "--smoke", "--seeds=1", f"--workdir={tmp_path}"
+    )
+    assert done.returncode == 0, done.stderr
+    found = rows_of(tmp_path / "table1.csv")
+    assert sum(bool(cell["mean"]) for cell in found) == 6
+    # One CycleGAN and one source network serve all.
+    assert len(list(tmp_path.glob("runs/*/pair/checkpoints"))) == 1
+    assert len(list(tmp_path.glob("runs/*/source/checkpoints"))) == 1
