@@ -167,6 +167,7 @@ def draw(title: str, points: Sequence[Mapping[str, Any]], line: tuple[float, str
             if sweep and panel == "β":
                 least = min((p["x"] for p in here if p["x"]), default=1)
                 axis.set_xscale("symlog", linthresh=least)
+                axis.set_xlim(left=-least / 4)
             axis.set_title(task)
             axis.set_xlabel(panel if sweep else "round")
             axis.set_ylabel("accuracy, %" if sweep or panel == "accuracy" else panel)
