@@ -3,13 +3,12 @@
 import csv
 import dataclasses
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from daaa_jax.paper import cells, summary, tables
-from daaa_jax.runtime import markers
+from daaa_jax.runtime import markers, metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,11 +118,11 @@ def _curve_points(task: str, plan: cells.Plan, folder: Path) -> list[dict[str, A
 
 def rounds(workdir: Path) -> list[dict[str, Any]]:
     """What a run has logged at the end of each round of adaptation, so far."""
-    path = workdir / "metrics.jsonl"
-    if not path.exists():
-        return []
-    lines = map(json.loads, path.read_text().splitlines())
-    return [line for line in lines if line["stage"] == "adapt" and "round_alignment" in line]
+    return [
+        line
+        for line in metrics.read(workdir)
+        if line["stage"] == "adapt" and "round_alignment" in line
+    ]
 
 
 def draw(title: str, points: Sequence[Mapping[str, Any]], line: tuple[float, str] | None) -> bytes:
