@@ -1,0 +1,127 @@
+"""Charts as SVG to put into a page: text stays text, and takes the page's own colour.
+
+Colours are those of Okabe and Ito, which colour-blind readers tell apart, on light and on dark.
+"""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_INK = "#010203"  # stands for the page's own colour of text until the picture is finished
+_WIDTH, _HEIGHT = 4.6, 2.6  # inches
+
+Curve = tuple[Sequence[float], Sequence[float]]
+
+
+def lines(name: str, curves: Mapping[str, Curve], x: str, y: str, percent: bool = False) -> str:
+    """Curves over steps or rounds.
+
+    Args:
+      name: of the chart, unlike all others on the page.
+      curves: by label, the x and the y values.
+      x: what the horizontal axis is.
+      y: what the vertical axis is.
+      percent: whether y values are shares, shown in per cent.
+    """
+    canvas, axis = _canvas()
+    for number, (label, (places, values)) in enumerate(curves.items()):
+        values = [100 * value for value in values] if percent else values
+        marker = "o" if len(places) < 30 else None
+        axis.plot(
+            places,
+            values,
+            label=label,
+            color=COLORS[number % len(COLORS)],
+            linestyle=("-", "--", ":")[number // len(COLORS) % 3],
+            linewidth=1.4,
+            marker=marker,
+            markersize=3,
+        )
+    axis.set_xlabel(x)
+    axis.set_ylabel(f"{y}, %" if percent else y)
+    if len(curves) > 1:
+        axis.legend(frameon=False, fontsize=8, labelcolor=_INK)
+    return _svg(canvas, name)
+
+
+def bars(name: str, values: Mapping[str, float | None], x: str) -> str:
+    """A horizontal bar for each label, shares in per cent; None is shown as missing."""
+    canvas, axis = _canvas(height=max(1.2, 0.24 * len(values) + 0.6))
+    labels = list(values)[::-1]
+    shares = [100 * (values[label] or 0) for label in labels]
+    axis.barh(range(len(labels)), shares, color=COLORS[0], height=0.7)
+    for place, label in enumerate(labels):
+        value = values[label]
+        text = "no images" if value is None else f"{100 * value:.1f}"
+        axis.text(shares[place] + 1, place, text, va="center", fontsize=8, color=_INK)
+    axis.set_yticks(range(len(labels)), [_short(label) for label in labels])
+    axis.set_xlim(0, 112)
+    axis.set_xlabel(x)
+    return _svg(canvas, name)
+
+
+def matrix(name: str, counts: np.ndarray, labels: Sequence[str], rows: str, columns: str) -> str:
+    """Counts by row and column, each row's shares as shades; few classes have their numbers too."""
+    counts = np.asarray(counts, float)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = min(7.0, 1.6 + 0.3 * len(labels))
+    canvas, axis = _canvas(width=side, height=side)
+    axis.imshow(shares, cmap="cividis", vmin=0, vmax=1)
+    names = [_short(label) for label in labels]
+    axis.set_xticks(range(len(labels)), names, rotation=90)
+    axis.set_yticks(range(len(labels)), names)
+    axis.set_xlabel(columns)
+    axis.set_ylabel(rows)
+    if len(labels) <= 12:
+        for (row, column), share in np.ndenumerate(shares):
+            if counts[row, column]:
+                color = "black" if share > 0.5 else "white"
+                text = f"{counts[row, column]:.0f}"
+                axis.text(column, row, text, ha="center", va="center", fontsize=7, color=color)
+    return _svg(canvas, name)
+
+
+def _canvas(width: float = _WIDTH, height: float = _HEIGHT):
+    # Imported here, as it takes most of a second.
+    from matplotlib.figure import Figure
+
+    canvas = Figure(figsize=(width, height), layout="constrained")
+    canvas.patch.set_alpha(0)
+    axis = canvas.add_subplot()
+    axis.patch.set_alpha(0)
+    axis.tick_params(colors=_INK, labelsize=8)
+    axis.xaxis.label.set_color(_INK)
+    axis.yaxis.label.set_color(_INK)
+    for side, spine in axis.spines.items():
+        spine.set_color(_INK)
+        spine.set_visible(side in ("left", "bottom"))
+    return canvas, axis
+
+
+def _short(label: str) -> str:
+    """A label that a chart has room for, as text alone: `$` would start a formula."""
+    label = label if len(label) <= 22 else f"{label[:21]}…"
+    return label.replace("$", r"\$")
+
+
+def _svg(canvas, name: str) -> str:
+    import matplotlib
+
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        canvas.savefig(file, format="svg", metadata={"Date": None})
+    text = file.getvalue()
+    text = text[text.index("<svg") :].replace(_INK, "currentColor")
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # Names are those of one page, where other charts have the same.
+    text = re.sub(r'id="', f'id="{name}-', text)
+    text = re.sub(r'href="#', f'href="#{name}-', text)
+    text = text.replace("url(#", f"url(#{name}-")
+    # As wide as there is room for, but not wider than drawn.
+    width = re.search(r'<svg[^>]*? width="([\d.]+)pt"', text)[1]
+    text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
+    style = f'style="width:100%;max-width:{float(width) * 4 / 3:.0f}px;height:auto"'
+    return text.replace("<svg ", f'<svg role="img" {style} ', 1)

@@ -1,0 +1,323 @@
+"""The page: what a working directory holds, finished or not, as one file without a network."""
+
+import base64
+import html
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from daaa_jax.errors import UserError
+from daaa_jax.report import charts
+from daaa_jax.runtime import markers, metrics
+
+NAME = Path("report") / "index.html"
+_STAGES = ("pair", "source", "adapt")
+_MOST_POINTS = 400  # of a curve; more are averaged
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1b1b1b; --faint: #666; --paper: #fff; --line: #ddd; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e8e8e8; --faint: #a0a0a0; --paper: #16181b; --line: #3a3d42; }
+}
+@media print { :root { --ink: #000; --faint: #444; --paper: #fff; --line: #ccc; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 68rem; padding: 1rem; color: var(--ink); background: var(--paper);
+  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+p, figcaption, .faint { max-width: 44rem; } figcaption, .faint { color: var(--faint);
+  font-size: .9rem; }
+figure { margin: 1rem 0; break-inside: avoid; } img { max-width: 100%; height: auto; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr));
+  gap: 0 1.5rem; align-items: start; }
+.figures { display: flex; flex-wrap: wrap; gap: .5rem 2rem; margin: 1rem 0; padding: 0;
+  list-style: none; }
+.figures b { display: block; font-size: 1.6rem; line-height: 1.2; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
+th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--line);
+  vertical-align: top; }
+summary { cursor: pointer; }
+"""
+
+
+def write(workdir: Path) -> Path:
+    """Writes the report of a working directory, of a run still going on too.
+
+    Returns:
+      The page's path.
+
+    Raises:
+      UserError: if it is no working directory.
+    """
+    path = workdir / markers.CONFIG_NAME
+    content = markers.read_json(path) if path.is_file() else None
+    if not isinstance(content, dict) or "config" not in content:
+        raise UserError(f"--workdir={workdir} is no working directory: it holds no {path.name}")
+    result = workdir / "result.json"
+    page = render(
+        workdir.name,
+        content,
+        markers.read_json(result) if result.is_file() else None,
+        metrics.read(workdir),
+        _pairs(workdir),
+    )
+    markers.write_bytes(workdir / NAME, page.encode())
+    return workdir / NAME
+
+
+def _pairs(workdir: Path) -> bytes | None:
+    """The four-tuples of the CycleGAN, of this run or of the one that it has taken them from."""
+    notes = workdir / "reused.json"
+    homes = [workdir]
+    if notes.is_file():
+        homes += [Path(note["from"]) for note in markers.read_json(notes).values()]
+    found = [home / "pair" / "pairs.png" for home in homes]
+    return next((path.read_bytes() for path in found if path.is_file()), None)
+
+
+def render(
+    name: str,
+    about: Mapping[str, Any],
+    result: Mapping[str, Any] | None,
+    lines: Sequence[Mapping[str, Any]],
+    pairs: bytes | None,
+) -> str:
+    """The page as HTML.
+
+    Args:
+      name: of the working directory.
+      about: `config.json`: `config`, `command` and `versions`.
+      result: `result.json`; None while the run goes on.
+      lines: of `metrics.jsonl`.
+      pairs: the picture of the pairs, a PNG.
+    """
+    title = result["task"] if result else name
+    sections = [
+        _head(name, about, result),
+        _accuracies(result) if result else "",
+        _rounds(lines),
+        _posterior(lines),
+        _classes(result) if result else "",
+        _translations(pairs),
+        _losses(lines),
+        _time(result) if result else "",
+        _settings(about),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(filter(None, sections))
+        + "\n</body>\n</html>\n"
+    )
+
+
+def _head(name: str, about: Mapping, result: Mapping | None) -> str:
+    title = result["task"] if result else name
+    seed = about["config"].get("seed")
+    going = "" if result else "<p><strong>The run is not finished.</strong></p>"
+    return (
+        f"<h1>{html.escape(title)}</h1>\n<p class=faint>{html.escape(name)}, seed {seed}: "
+        f"<code>{html.escape(about.get('command', ''))}</code></p>{going}"
+    )
+
+
+def _accuracies(result: Mapping) -> str:
+    reached = result["accuracy"]
+    target = reached["target_test"]
+    items = [
+        (target["last"], "after the last round"),
+        (target["selected"], "chosen without labels"),
+        (target["oracle"], "best by target labels, for reference"),
+        (reached["source_only"], "source network alone"),
+    ]
+    shown = "".join(f"<li><b>{_percent(value)}</b>{text}</li>" for value, text in items)
+    images = result.get("images", {})
+    counts = (
+        f"{images['source_train']:,} labelled and {images['target_train']:,} unlabelled training "
+        "images. "
+        if images
+        else ""
+    )
+    own = "source_test" if "source_test" in reached else "source_train"
+    return (
+        f"<h2>Accuracy on the target domain</h2><ul class=figures>{shown}</ul>"
+        f"<p class=faint>Measured on {html.escape(result['evaluated_on'])}. {counts}The source "
+        f"network has {_percent(reached[own])} on its own domain. Target labels are read for these "
+        "figures and for nothing that trains or selects.</p>"
+    )
+
+
+def _rounds(lines: Sequence[Mapping]) -> str:
+    rounds = _of_rounds(lines)
+    if not rounds:
+        return ""
+    accuracy = {
+        "target": _curve(rounds, "target_test"),
+        "source": _curve(rounds, "source_test") or _curve(rounds, "source_train"),
+    }
+    parts = [
+        _chart(charts.lines, "accuracy", accuracy, "round", "accuracy", percent=True),
+        _chart(
+            charts.lines,
+            "alignment",
+            {"L_AT": _curve(rounds, "round_alignment")},
+            "round",
+            "L_AT",
+        ),
+        _chart(
+            charts.lines,
+            "information",
+            {"score": _curve(rounds, "information")},
+            "round",
+            "information score, nats",
+        ),
+    ]
+    return (
+        f"<h2>Rounds</h2><div class=charts>{''.join(parts)}</div><p class=faint>L_AT falls where "
+        "the target network learns to attend as the source network does. The information score "
+        "needs no label, and chooses the network that is called selected.</p>"
+    )
+
+
+def _posterior(lines: Sequence[Mapping]) -> str:
+    rounds = _of_rounds(lines)
+    shares = {
+        "kept": _curve(rounds, "kept"),
+        "mean confidence": _curve(rounds, "confidence"),
+        "right among the kept": _curve(rounds, "kept_accuracy"),
+    }
+    chart = _chart(charts.lines, "posterior", shares, "round", "share", percent=True)
+    return chart and (
+        f"<h2>Soft labels</h2>{chart}<p class=faint>What the frozen copy of the target network "
+        "says of the unlabelled images as each round begins: how many pass the threshold, and, "
+        "where their classes are known, how many of those are right. A share of right ones that "
+        "falls while more are kept says that wrong labels settle in.</p>"
+    )
+
+
+def _classes(result: Mapping) -> str:
+    names, confusion = list(result["per_class"]), np.array(result["confusion"])
+    if not confusion.sum():
+        return ""
+    bars = charts.bars("classes", result["per_class"], "accuracy, %")
+    matrix = charts.matrix("confusion", confusion, names, "true class", "predicted class")
+    worst = [
+        (confusion[row, column], names[row], names[column])
+        for row, column in np.ndindex(*confusion.shape)
+        if row != column and confusion[row, column]
+    ]
+    worst = sorted(worst, key=lambda item: (-item[0], *item[1:]))[:5]
+    told = "; ".join(f"{html.escape(a)} taken for {html.escape(b)} ({n})" for n, a, b in worst)
+    often = f"<p>Most frequent errors: {told}.</p>" if told else ""
+    return (
+        f"<h2>Classes</h2>{often}<div class=charts><figure>{bars}</figure>"
+        f"<figure>{matrix}</figure></div><p class=faint>The network after the last round, on the "
+        "target domain; shades are shares of each row.</p>"
+    )
+
+
+def _translations(pairs: bytes | None) -> str:
+    if pairs is None:
+        return ""
+    return (
+        f'<h2>Translations</h2><figure><img alt="images of both domains and their translations" '
+        f'src="data:image/jpeg;base64,{_compressed(pairs)}"><figcaption>Rows: images of the first '
+        "domain, in the other's style, and back; then the same for the second domain. Objects "
+        "should stay what they are, and only their style change.</figcaption></figure>"
+    )
+
+
+def _losses(lines: Sequence[Mapping]) -> str:
+    parts = []
+    for stage in _STAGES:
+        here = [line for line in lines if line["stage"] == stage and "loss" in line]
+        names = dict.fromkeys(k for line in here for k in line if k not in ("stage", "step"))
+        for name in names:
+            curve = _curve(here, name, "step")
+            parts.append(
+                _chart(charts.lines, f"{stage}-{name}", {name: curve}, f"{stage}, updates", name)
+            )
+    inside = "".join(parts)
+    return inside and (
+        f"<h2>Training</h2><details><summary>Every logged figure of every stage</summary>"
+        f"<div class=charts>{inside}</div></details>"
+    )
+
+
+def _time(result: Mapping) -> str:
+    seconds = result["seconds"]
+    rows = [(stage, f"{value / 60:.1f} min") for stage, value in seconds.items()]
+    rows.append(("all", f"{sum(seconds.values()) / 60:.1f} min"))
+    return f"<h2>Time</h2>{_table(rows)}"
+
+
+def _settings(about: Mapping) -> str:
+    versions = about.get("versions", {})
+    return (
+        "<h2>Settings and versions</h2><details><summary>Show</summary>"
+        f"{_table(_flat(about['config']))}{_table(versions.items())}</details>"
+    )
+
+
+def _of_rounds(lines: Sequence[Mapping]) -> list[Mapping]:
+    return [line for line in lines if line["stage"] == "adapt" and "round_alignment" in line]
+
+
+def _curve(lines: Sequence[Mapping], name: str, x: str = "") -> charts.Curve | None:
+    """Where a figure is known, against the round's number, or against `x`; long ones averaged."""
+    points = [
+        (line[x] if x else number, line[name])
+        for number, line in enumerate(lines, start=1)
+        if line.get(name) is not None
+    ]
+    if not points:
+        return None
+    several = math.ceil(len(points) / _MOST_POINTS)
+    groups = [points[first : first + several] for first in range(0, len(points), several)]
+    return (
+        [group[-1][0] for group in groups],
+        [float(np.mean([value for _, value in group])) for group in groups],
+    )
+
+
+def _chart(
+    draw, name: str, curves: Mapping[str, charts.Curve | None], *arguments, **options
+) -> str:
+    """A figure; empty where there is no curve."""
+    known = {label: curve for label, curve in curves.items() if curve is not None}
+    return f"<figure>{draw(name, known, *arguments, **options)}</figure>" if known else ""
+
+
+def _table(rows: Iterable[tuple[str, Any]]) -> str:
+    inside = "".join(
+        f"<tr><th>{html.escape(str(name))}</th><td>{html.escape(str(value))}</td></tr>"
+        for name, value in rows
+    )
+    return f"<div class=wide><table>{inside}</table></div>"
+
+
+def _flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        return [(prefix, value)]
+    rows = []
+    for name, item in value.items():
+        rows += _flat(item, f"{prefix}.{name}" if prefix else name)
+    return rows
+
+
+def _percent(share: float | None) -> str:
+    return "no labels" if share is None else f"{100 * share:.1f} %"
+
+
+def _compressed(picture: bytes, width: int = 1400) -> str:
+    """A picture as a JPEG of no more than so many pixels' width, in base64."""
+    image = Image.open(io.BytesIO(picture)).convert("RGB")
+    if image.width > width:
+        image = image.resize((width, round(image.height * width / image.width)))
+    content = io.BytesIO()
+    image.save(content, "jpeg", quality=82)
+    return base64.b64encode(content.getvalue()).decode()

@@ -1,0 +1,162 @@
+"""The report: what a page shows of a run, finished or going on, and that nothing in it is code."""
+
+import html.parser
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from daaa_jax.errors import UserError
+from daaa_jax.report import __main__ as command
+from daaa_jax.report import charts, page
+
+EVIL = '<img src=x onerror="alert(1)">'
+VOID = {"meta", "img", "path", "use", "br"}
+
+
+class Checker(html.parser.HTMLParser):
+    """Every element is closed, and no attribute asks for something from elsewhere."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.text, self.ids = [], [], [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        for name, value in attributes:
+            assert not name.startswith("on")
+            if name == "id":
+                self.ids.append(value)
+            if name in ("src", "href", "xlink:href"):
+                assert value.startswith(("data:image/", "#")), value
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def make_workdir(folder, finished=True, name=EVIL):
+    folder.mkdir()
+    about = {"config": {"seed": 3, "adapt": {"beta": 0.1}}, "command": f"main {name}"}
+    (folder / "config.json").write_text(json.dumps(about | {"versions": {"jax": "0.10.2"}}))
+    lines = [{"stage": "pair", "step": s, "loss": 10 / s, "cycle": 1 / s} for s in (1, 2, 3)]
+    for step in (1, 2):
+        lines.append({"stage": "adapt", "step": step, "loss": 1.0, "alignment": 0.9})
+        lines.append(
+            {
+                "stage": "adapt",
+                "step": step,
+                "round_alignment": 0.9,
+                "kept": 0.5,
+                "confidence": 0.8,
+                "kept_accuracy": 0.97,
+                "information": 1.2,
+                "target_test": 0.8,
+            }
+        )
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "pair").mkdir()
+    Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(folder / "pair" / "pairs.png")
+    if finished:
+        result = {
+            "task": f"a -> {name}",
+            "evaluated_on": "the test images",
+            "images": {"source_train": 4000, "target_train": 5000, "left_out": 0},
+            "accuracy": {
+                "source_test": 0.99,
+                "source_only": 0.304,
+                "target_test": {"last": 0.902, "selected": 0.9, "oracle": 0.913},
+            },
+            "per_class": {name: 0.75, "cost $": None, "a very long name of a class": 1.0},
+            "confusion": [[3, 0, 1], [0, 0, 0], [0, 0, 4]],
+            "seconds": {"pair": 600.0, "adapt": 300.0},
+        }
+        (folder / "result.json").write_text(json.dumps(result))
+    return folder
+
+
+def report_of(workdir):
+    command.main([f"--workdir={workdir}"])
+    return (workdir / "report" / "index.html").read_text()
+
+
+def test_report_of_a_finished_run_shows_its_accuracies_apart(tmp_path):
+    checked = Checker(report_of(make_workdir(tmp_path / "run")))
+    shown = " ".join(checked.text)
+    for figure, meaning in (
+        ("90.2 %", "after the last round"),
+        ("90.0 %", "chosen without labels"),
+        ("91.3 %", "best by target labels, for reference"),
+        ("30.4 %", "source network alone"),
+    ):
+        assert re.search(f"{re.escape(figure)}\\s+{meaning}", shown), figure
+    assert "4,000 labelled and 5,000 unlabelled" in shown
+    assert "99.0 % on its own domain" in shown
+    assert "10.0 min" in shown and "15.0 min" in shown
+    assert len(checked.ids) == len(set(checked.ids))
+    assert checked.tags.count("svg") == 4 + 2 + 4
+    assert "right among the kept" in shown and "no images" in shown
+
+
+def test_names_from_the_data_are_text(tmp_path):
+    text = report_of(make_workdir(tmp_path / "run"))
+    Checker(text)
+    assert "<img src=x" not in text
+    assert text.count("&lt;img src=x onerror=") >= 4  # title, heading, command, error
+
+
+def test_report_of_a_run_still_going_on_says_so(tmp_path):
+    workdir = make_workdir(tmp_path / "run", finished=False)
+    checked = Checker(report_of(workdir))
+    assert "The run is not finished." in checked.text
+    assert "Rounds" in checked.text and "Classes" not in checked.text
+    (workdir / "metrics.jsonl").unlink()
+    (workdir / "pair" / "pairs.png").unlink()
+    checked = Checker(report_of(workdir))
+    assert "svg" not in checked.tags and "Settings and versions" in checked.text
+
+
+def test_pairs_are_those_of_the_run_that_the_stage_was_taken_from(tmp_path):
+    workdir = make_workdir(tmp_path / "run")
+    other = make_workdir(tmp_path / "other")
+    (workdir / "pair" / "pairs.png").unlink()
+    assert "Translations" not in report_of(workdir)
+    (workdir / "reused.json").write_text(json.dumps({"pair": {"from": str(other), "extra": {}}}))
+    assert "Translations" in report_of(workdir)
+
+
+def test_report_is_the_same_each_time(tmp_path):
+    workdir = make_workdir(tmp_path / "run")
+    assert report_of(workdir) == report_of(workdir)
+
+
+def test_long_curves_are_averaged(tmp_path):
+    lines = [{"stage": "pair", "step": step, "loss": step % 2} for step in range(1, 4001)]
+    places, values = page._curve(lines, "loss", "step")
+    assert len(places) == len(values) <= 400
+    assert places[-1] == 4000 and values == pytest.approx([0.5] * len(values))
+
+
+def test_labels_of_a_chart_are_never_formulas():
+    drawn = charts.bars("classes", {"$x^2$": 0.5, "<b>": 1.0}, "accuracy, %")
+    assert "$x^2$" in drawn and "&lt;b&gt;" in drawn and "<b>" not in drawn
+
+
+def test_folder_that_is_no_working_directory_is_refused(tmp_path):
+    with pytest.raises(UserError, match="is no working directory: it holds no config.json"):
+        command.main([f"--workdir={tmp_path}"])
+    assert not list(tmp_path.iterdir())
