@@ -29,6 +29,7 @@ from daaa_jax.data.pairs import all_images
 from daaa_jax.data.types import Task
 from daaa_jax.errors import UserError
 from daaa_jax.models import trained
+from daaa_jax.report import page
 from daaa_jax.runtime import distributed, markers
 from daaa_jax.runtime import mesh as meshes
 from daaa_jax.runtime.context import Context
@@ -87,6 +88,8 @@ def run(config: ConfigDict, workdir: Path, stage: str = "all") -> dict[str, Any]
             return {}
         result = job.result()
     markers.write_json(workdir / RESULT, result)
+    if distributed.is_first():
+        page.write(workdir)
     return markers.plain(result)
 
 
