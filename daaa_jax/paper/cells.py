@@ -25,6 +25,9 @@ DATA = {
 _PLACES = re.compile(r"run\.|data\.(dir|tfds_dir|photos_dir)(=|$)")
 
 
+_SEEDS = ("seed", "pair.seed", "source.seed")
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """What all cells of a table share.
@@ -134,12 +137,19 @@ def accuracies(
     None where there is no finished run behind it, or the target domain has no labels.
     """
     return {
-        (number, task): [
-            _accuracy(table, row, task, seed, plan, folder) for seed in range(plan.seeds)
-        ]
+        (number, task): _of_seeds(table, row, task, plan, folder)
         for task in tasks
         for number, row in enumerate(table.rows)
     }
+
+
+def _of_seeds(table, row, task, plan, folder) -> list[float | None]:
+    seeds = range(plan.seeds)
+    if row.is_trained or plan.own_networks or row.settings is None:
+        return [_accuracy(table, row, task, seed, plan, folder) for seed in seeds]
+    # One source network, whichever seed's run tells of it: no deviation can be given.
+    found = (_accuracy(table, row, task, seed, plan, folder) for seed in seeds)
+    return [next((accuracy for accuracy in found if accuracy is not None), None)]
 
 
 def _accuracy(table, row, task, seed, plan, folder) -> float | None:
@@ -185,6 +195,8 @@ def parse_settings(arguments: Sequence[str]) -> dict[str, str]:
             raise UserError(f"{argument} is unknown: settings look like --config.adapt.beta=0.3")
         if "," in value:
             raise UserError(f"{argument}: a value with a comma cannot be set for all cells")
+        if name in _SEEDS:
+            raise UserError(f"{argument}: each cell has its own; use --seeds and --own_networks")
         settings[name] = value
     return settings
 
