@@ -99,7 +99,7 @@ def _curve_points(task: str, plan: cells.Plan, folder: Path) -> list[dict[str, A
     points = []
     for curve, change in tables.CURVES.items():
         runs = [
-            rounds(cells.Run(task, change, seed).workdir(plan, folder))
+            metrics.rounds(metrics.read(cells.Run(task, change, seed).workdir(plan, folder)))
             for seed in range(plan.seeds)
         ]
         longest = max(map(len, runs), default=0)
@@ -114,15 +114,6 @@ def _curve_points(task: str, plan: cells.Plan, folder: Path) -> list[dict[str, A
                     y = "L_AT" if figure == "round_alignment" else "accuracy"
                     points.append(_point(task, curve, number + 1, y, values))
     return points
-
-
-def rounds(workdir: Path) -> list[dict[str, Any]]:
-    """What a run has logged at the end of each round of adaptation, so far."""
-    return [
-        line
-        for line in metrics.read(workdir)
-        if line["stage"] == "adapt" and "round_alignment" in line
-    ]
 
 
 def draw(title: str, points: Sequence[Mapping[str, Any]], line: tuple[float, str] | None) -> bytes:

@@ -152,7 +152,7 @@ def _accuracies(result: Mapping) -> str:
 
 
 def _rounds(lines: Sequence[Mapping]) -> str:
-    rounds = _of_rounds(lines)
+    rounds = metrics.rounds(lines)
     if not rounds:
         return ""
     accuracy = {
@@ -184,7 +184,7 @@ def _rounds(lines: Sequence[Mapping]) -> str:
 
 
 def _posterior(lines: Sequence[Mapping]) -> str:
-    rounds = _of_rounds(lines)
+    rounds = metrics.rounds(lines)
     shares = {
         "kept": _curve(rounds, "kept"),
         "mean confidence": _curve(rounds, "confidence"),
@@ -261,10 +261,6 @@ def _settings(about: Mapping) -> str:
         "<h2>Settings and versions</h2><details><summary>Show</summary>"
         f"{_table(_flat(about['config']))}{_table(versions.items())}</details>"
     )
-
-
-def _of_rounds(lines: Sequence[Mapping]) -> list[Mapping]:
-    return [line for line in lines if line["stage"] == "adapt" and "round_alignment" in line]
 
 
 def _curve(lines: Sequence[Mapping], name: str, x: str = "") -> charts.Curve | None:

@@ -5,7 +5,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,11 @@ def read(workdir: str | Path) -> list[dict[str, Any]]:
         return []
     parsed = map(_parse, path.read_text().splitlines())
     return [line for line in parsed if line is not None]
+
+
+def rounds(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those of `read` that end a round of adaptation, one for each round so far."""
+    return [line for line in lines if line["stage"] == "adapt" and "round_alignment" in line]
 
 
 def _figure(value: Any) -> int | float | None:
