@@ -221,7 +221,8 @@ def test_stages_of_a_sibling_are_reused_and_none_switches_it_off(finished, root)
     done = call("main", *folder_flags(root, workdir, "adapt.beta=0.0"))
     assert done.returncode == 0, done.stderr
     assert f"pair: finished before, in {finished / 'pair'}" in done.stdout
-    assert {path.name for path in workdir.iterdir() if path.is_dir()} == {"adapt", "tensorboard"}
+    folders = {path.name for path in workdir.iterdir() if path.is_dir()}
+    assert folders == {"adapt", "report", "tensorboard"}
 
     alone = finished.parent / "alone"
     flags = folder_flags(root, alone, "run.reuse=none")
