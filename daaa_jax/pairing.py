@@ -277,12 +277,17 @@ def run(
 
 
 def state_shardings(shapes: PairingState, mesh: Mesh) -> PairingState:
-    """As `mesh.state_shardings`, but pools lie where their images come from, if it divides them."""
+    """As `mesh.state_shardings`, but pools lie where their images come from, if it divides them.
+
+    Others lie whole on every device: split by rows of pixels over the axis `shards`, XLA's
+    partitioner gave the discriminators other images than those drawn.
+    """
     shardings = meshes.state_shardings(shapes, mesh)
-    if len(shapes.discriminators.pools["a"].filled) % mesh.size:
-        return shardings
-    split = jax.tree.map(lambda _: meshes.batch_sharded(mesh), shapes.discriminators.pools)
-    return shardings.replace(discriminators=shardings.discriminators.replace(pools=split))
+    pools = shapes.discriminators.pools
+    divided = len(pools["a"].filled) % mesh.size == 0
+    place = meshes.batch_sharded(mesh) if divided else meshes.replicated(mesh)
+    pools = jax.tree.map(lambda _: place, pools)
+    return shardings.replace(discriminators=shardings.discriminators.replace(pools=pools))
 
 
 def _rows(streams, step):
