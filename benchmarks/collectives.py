@@ -10,6 +10,7 @@ _OPERATION = re.compile(
     r"(?P<kind>all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all)"
     r"(?P<start>-start)?\("
 )
+_COMMENT = re.compile(r"/\*.*?\*/")  # such as /*index=5*/ in a long tuple
 _SHAPE = re.compile(r"(?P<type>[a-z]+\d*)\[(?P<sides>[\d,]*)\]")
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f64": 8}
 _BYTES |= {"s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8}
@@ -26,7 +27,7 @@ def bytes_by_kind(program: str) -> Mapping[str, int]:
       each, which hardly grows with d; an all-gather whose result has n bytes sends n (d-1)/d.
     """
     found: dict[str, int] = collections.Counter()
-    for match in _OPERATION.finditer(program):
+    for match in _OPERATION.finditer(_COMMENT.sub("", program)):
         sizes = [_bytes(shape) for shape in _SHAPE.finditer(match["shapes"]) if shape["sides"]]
         if match["start"] and match["kind"] != "all-reduce":
             # What is waited for later names what it is given, then what it gives.

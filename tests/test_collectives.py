@@ -11,13 +11,14 @@ PROGRAM = """
   %d = (f32[4,2]{1,0}, f32[8,2]{1,0}) all-gather-start(f32[4,2]{1,0} %v), dimensions={0}
   %e = f32[8,2]{1,0} all-gather-done((f32[4,2]{1,0}, f32[8,2]{1,0}) %d)
   %f = (u8[6]{0}, u8[6]{0}, u32[], u32[]) collective-permute-start(u8[6]{0} %u)
+  %h = (f32[5]{0}, /*index=1*/f32[6]{0}) all-reduce(f32[5]{0} %s, /*index=1*/f32[6]{0} %t)
   %g = f32[3]{0} add(f32[3]{0} %all-reduce, f32[3]{0} %all-reduce.1)
 """
 
 
 def test_bytes_are_those_of_what_each_operation_gives():
     assert collectives.bytes_by_kind(PROGRAM) == {
-        "all-reduce": 4 * 1280 + (4 * 16 + 2 * 16) + 4 * 8,
+        "all-reduce": 4 * 1280 + (4 * 16 + 2 * 16) + 4 * 8 + 4 * 11,
         "all-gather": 4 * 16,
         "collective-permute": 6,
     }

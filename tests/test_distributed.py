@@ -28,6 +28,8 @@ FIGURES = {
     "source": ("loss", "grad_norm"),
     "adapt": ("loss", "cross_entropy", "em", "alignment", "grad_norm"),
 }
+# Whatever the steps, the gradient of an absolute value jumps where it is nought.
+GRADIENT_TOLERANCE = 1e-3
 # Between a run of one process and one of several, whose CycleGANs differ: of 256 test images.
 ACCURACY_TOLERANCE = 0.15
 
@@ -109,8 +111,9 @@ def assert_ten_steps_agree(stage: str, one: Path, other: Path) -> None:
     ours, theirs = (lines_of(workdir, stage)[:STEPS] for workdir in (one, other))
     assert [line["step"] for line in ours] == list(range(1, STEPS + 1))
     for name in FIGURES[stage]:
+        rtol = GRADIENT_TOLERANCE if (stage, name) == ("pair", "grad_norm") else 1e-5
         np.testing.assert_allclose(
-            [line[name] for line in theirs], [line[name] for line in ours], 1e-5, err_msg=name
+            [line[name] for line in theirs], [line[name] for line in ours], rtol, err_msg=name
         )
 
 
@@ -128,6 +131,17 @@ def assert_same_run(workdir: Path, alone: Path, processes: int, devices: int) ->
     run(adapted, processes, devices, f"--config.run.reuse={alone}")
     assert not (adapted / "pair").exists() and not (adapted / "source").exists()
     assert_ten_steps_agree("adapt", alone, adapted)
+
+
+def test_two_processes_of_two_devices_train_one_source_network(tmp_path):
+    flags = ("--stage=source", "--config.run.reuse=none")
+    alone = tmp_path / "alone"
+    done = commands.call("main", f"--config={CONFIG}", f"--workdir={alone}", *flags)
+    assert done.returncode == 0, done.stderr
+    started = run(tmp_path / "run", 2, 2, *flags)
+    assert_ten_steps_agree("source", alone, tmp_path / "run")
+    said = [log.read_text() for log in started.logs]
+    assert ["source: a step takes" in text for text in said] == [True, False]
 
 
 @pytest.mark.slow

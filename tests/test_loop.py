@@ -250,7 +250,6 @@ def every_leaf(workdir, stage):
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("train", [pair, train_source, adapt])
 def test_nothing_is_compiled_after_the_first_round(train, tmp_path, monkeypatch):
     compiled, listening, by_step = [], True, {}
