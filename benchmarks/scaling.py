@@ -15,33 +15,26 @@ interconnect's bandwidth, as if nothing of it were hidden behind computation.
 
 import argparse
 import dataclasses
-import functools
 import json
 import math
 import os
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from benchmarks import collectives
-from configs import digits, folder
-from daaa_jax import adaptation, models, optimizers, pairing, source
-from daaa_jax.data.pairs import GROUPS, Batch
-from daaa_jax.models import layers
+from benchmarks.programs import config_of, count, programs
 from daaa_jax.runtime import mesh as meshes
 
 RESULTS = Path(__file__).parent.parent / "docs" / "scaling.json"
 # Share of what the device could do that a step is planned to reach.
 REACHED = 0.4
-CLASSES = 345  # DomainNet's; with fewer a step takes less by a thousandth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,112 +121,6 @@ TASKS = {
         "photos", (172947, 172500, 72266, 69128, 51605, 48129), 4, 5, 20000, 15, 6, 30
     ),
 }
-
-
-def config_of(family: str, devices: int) -> ConfigDict:
-    """The config of a family, with batches for so many devices."""
-    if family == "digits":
-        config = digits.get_config("mnist2mnistm")
-        config.data.image_size = config.augment.crop = 32
-        config.model.dtype = "float32"
-        sizes = {"pair": max(16, devices), "source": 128, "adapt": 128}
-    else:
-        # Beyond eight devices as many images on each as `,pod` gives each of 32.
-        config = folder.get_config()
-        config.model.update(name="resnet50", weights="", dtype="bfloat16")
-        whole = 64 if devices <= 8 else 8 * devices
-        sizes = {"pair": devices, "source": whole, "adapt": whole}
-    for stage, size in sizes.items():
-        config[stage].batch_size = size
-    config.pair.pools = config.pair.batch_size
-    return config
-
-
-def programs(config: ConfigDict, mesh: Mesh) -> Iterator[tuple[str, tuple]]:
-    """For each stage, its step and the shapes of the state and of a streamed batch."""
-    size, crop = config.data.image_size, config.augment.crop
-    shape = functools.partial(jax.ShapeDtypeStruct, dtype=np.uint8)
-    one = functools.partial(jnp.zeros, (1, crop, crop, 3))
-    key = jax.random.key(0)
-
-    optimizer = optimizers.make(config.pair.optimizer, total_steps=10**6)
-    batch = shape((config.pair.batch_size, size, size, 3))
-    yield (
-        "pair",
-        (
-            functools.partial(pairing.train_step, settings=config.pair, optimizer=optimizer),
-            jax.eval_shape(
-                lambda: pairing.create_state(
-                    key, config.pair, optimizer, jnp.zeros((1, size, size, 3))
-                )
-            ),
-            pairing.state_shardings,
-            (None, None, batch, batch),
-        ),
-    )
-
-    model = models.create_classifier(config.model, CLASSES, config.adapt.attention)
-    optimizer = optimizers.make(config.source.optimizer, total_steps=10**6)
-    labels = jax.ShapeDtypeStruct((config.source.batch_size,), np.int32)
-    yield (
-        "source",
-        (
-            functools.partial(
-                source.train_step, model=model, optimizer=optimizer, augment=config.augment
-            ),
-            jax.eval_shape(lambda: source.create_state(key, model, optimizer, one())),
-            meshes.state_shardings,
-            (None, shape((config.source.batch_size, size, size, 3)), labels),
-        ),
-    )
-
-    settings = config.adapt
-    optimizer = optimizers.make(settings.optimizer, total_steps=10**6, round_steps=200)
-    groups = adaptation.group_sizes(settings.batch_size, [settings.mix[g] for g in GROUPS])
-    targets = -(-sum(groups[2:]) // mesh.size) * mesh.size
-    batch = shape((settings.batch_size, size, size, 3))
-    labels = jax.ShapeDtypeStruct((settings.batch_size,), np.int32)
-
-    def create():
-        variables = models.initial_variables(key, model, one())
-        return adaptation.create_state(key, variables, variables, optimizer)
-
-    yield (
-        "adapt",
-        (
-            functools.partial(
-                adaptation.train_step, model=model, optimizer=optimizer, config=config
-            ),
-            jax.eval_shape(create),
-            meshes.state_shardings,
-            (None, Batch(batch, batch, shape((targets, size, size, 3)), labels)),
-        ),
-    )
-
-
-def count(step, state, shardings, batch, mesh: Mesh) -> dict:
-    """Compiles a step for a mesh; what it does and takes on each device."""
-    places = shardings(state, mesh)
-    update = jax.jit(
-        step,
-        donate_argnums=0,
-        in_shardings=(places, *jax.tree.map(lambda _: meshes.batch_sharded(mesh), batch)),
-        out_shardings=(places, meshes.replicated(mesh)),
-    )
-    start = time.monotonic()
-    with layers.plain_convolutions():
-        compiled = update.lower(state, *batch).compile()
-    cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
-    return {
-        "flops": cost["flops"],
-        "bytes": cost["bytes accessed"],
-        "memory": memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes,
-        "sent": collectives.bytes_by_kind(compiled.as_text()),
-        "compiled_in": round(time.monotonic() - start),
-    }
 
 
 def complete(path: Path) -> dict:
@@ -398,8 +285,9 @@ def main() -> None:
     if options.check:
         check(options.rounds)
         return
-    # libtpu would otherwise ask for the TPU of this machine.
+    # Compiling for TPUs needs none: without these, libtpu asks for this machine's and waits for it.
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+    jax.config.update("jax_platforms", "cpu")
     print_tables(complete(RESULTS))
 
 
