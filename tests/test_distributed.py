@@ -28,7 +28,7 @@ FIGURES = {
     "source": ("loss", "grad_norm"),
     "adapt": ("loss", "cross_entropy", "em", "alignment", "grad_norm"),
 }
-# Whatever the steps, the gradient of an absolute value jumps where it is nought.
+# Of the CycleGAN's gradient norm, which rounding now and then moves so far, see test_devices.
 GRADIENT_TOLERANCE = 1e-3
 # Between a run of one process and one of several, whose CycleGANs differ: of 256 test images.
 ACCURACY_TOLERANCE = 0.15
