@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import commands
+import jax
 import numpy as np
 import pytest
 
@@ -276,6 +277,23 @@ def test_one_process_starts_nothing_and_is_the_first(tmp_path):
     distributed.barrier("nothing to wait for")
     distributed.check_shared(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("said", "lost"),
+    [
+        ("UNKNOWN: Gloo all-reduce failed: Connection closed by peer", True),
+        ("UNAVAILABLE: failed to connect to all addresses", True),
+        ("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes", False),
+        ("INVALID_ARGUMENT: Argument does not match host shape", False),
+    ],
+)
+def test_an_error_that_would_come_again_is_not_another_processs_end(monkeypatch, said, lost):
+    error = jax.errors.JaxRuntimeError(said)
+    assert not distributed.is_loss(error)  # where there is no other process
+    monkeypatch.setattr(distributed, "started", lambda: True)
+    assert distributed.is_loss(error) == lost
+    assert not distributed.is_loss(ValueError(said))
 
 
 def test_notice_hears_the_first_sigterm_and_leaves_the_second_to_others():

@@ -20,6 +20,8 @@ _HEARTBEAT = 30
 _SHUTDOWN = 60
 _METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/"
 _LONGEST_TEXT = 4096
+# How JAX's runtime errors begin that no other process's end can cause.
+_COMES_AGAIN = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
 
 
 def start(
@@ -120,8 +122,13 @@ def started() -> bool:
 
 
 def is_loss(error: Exception) -> bool:
-    """Whether an error may be the sight of another process's end."""
-    return started() and isinstance(error, jax.errors.JaxRuntimeError)
+    """Whether an error may be the sight of another process's end.
+
+    One that would come again, such as too little memory, is not: it is for a person to mend.
+    """
+    if not (started() and isinstance(error, jax.errors.JaxRuntimeError)):
+        return False
+    return not str(error).startswith(_COMES_AGAIN)
 
 
 def loss(error: Exception) -> str:
