@@ -15,6 +15,8 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict()
     config.data.seed = 0
     config.data.dir = ""
+    # Share of the labelled source images that nothing is trained on, for deep embedded validation.
+    config.data.source_holdout = 0.0
 
     # How a training image is varied. The two images of a pair are always varied alike, or their
     # attention maps would not correspond.
@@ -93,6 +95,10 @@ def get_config() -> ConfigDict:
 
     config.evaluate = ConfigDict()
     config.evaluate.batch_size = 512
+    # Chooses `selected` among the rounds without labels: information, entropy,
+    # neighbourhood_density, or deep_embedded, which needs data.source_holdout. All are logged.
+    config.evaluate.validator = "information"
+    config.evaluate.validation_images = 4000  # of each domain that they see at most
     config.evaluate.crops = 1  # the centre; or 10, the corners too, and all flipped
 
     # How a run is carried out. Nothing here changes a result, nor marks a workdir as another's.

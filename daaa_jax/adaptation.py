@@ -1,7 +1,6 @@
 """Stage `adapt`: the target network, trained with attention alignment and EM (3.2 to 3.4)."""
 
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
@@ -15,7 +14,7 @@ from flax import struct
 from jax import Array
 from ml_collections import ConfigDict
 
-from daaa_jax import attention, em, losses, optimizers
+from daaa_jax import attention, em, losses, optimizers, rounds
 from daaa_jax.data.augment import Views, apply_views, decode, draw_views, evaluation_views
 from daaa_jax.data.feed import Feed, take
 from daaa_jax.data.images import Images
@@ -284,6 +283,23 @@ def run(
         settings=context.settings,
     )
     step = functools.partial(train_step, model=model, optimizer=optimizer, config=config)
+    # At the end of a round M^post has just become the target network, or has not.
+    refreshed = settings.round_steps % config.em.refresh_every == 0
+
+    def end_of_round(step, state, metrics, memory):
+        return rounds.end(
+            step,
+            state.target,
+            metrics,
+            memory,
+            evaluate=evaluate,
+            measured=measured,
+            settings=config.evaluate,
+            keep=keep,
+            told=("loss", "alignment"),
+            posterior=None if refreshed else state.posterior,
+        )
+
     state, memory = loop.run(
         "adapt",
         functools.partial(create_state, key, source, target, optimizer),
@@ -291,15 +307,7 @@ def run(
         feed.at,
         steps=steps,
         round_steps=settings.round_steps,
-        end_of_round=functools.partial(
-            end_of_round,
-            evaluate=evaluate,
-            measured=measured,
-            keep=keep,
-            # At the end of a round M^post has just become the target network, or has not. It is
-            # the one that the next round's soft labels come from.
-            refreshed=settings.round_steps % config.em.refresh_every == 0,
-        ),
+        end_of_round=end_of_round,
         context=context,
         reduce="adapt.batch_size or augment.crop, or set model.remat=True",
     )
@@ -314,49 +322,3 @@ def rows_at(stream: BatchStream, step: int) -> tuple[Batch]:
 def with_their_images(domains: Sequence[Images], batch: tuple[Batch]) -> tuple[Batch]:
     """The same with images in place of their rows, for a `Feed`."""
     return (with_images(domains[0], batch[0]),)
-
-
-def end_of_round(
-    step: int,
-    state: AdaptationState,
-    metrics: loop.Metrics,
-    memory: loop.Memory,
-    *,
-    evaluate: Evaluator,
-    measured: MeasuredData,
-    keep: Callable[[int, Variables], None],
-    refreshed: bool,
-) -> dict[str, float]:
-    """Evaluates the target network, and keeps it if it is the best by the label-free validator.
-
-    `kept`, `confidence` and `kept_accuracy` are those of M^post as the next round will use it, on
-    the unlabelled training images as they are. Accuracies that are not known are left out.
-    """
-    unlabelled = evaluate(state.target, measured.target_train)
-    posterior = unlabelled if refreshed else evaluate(state.posterior, measured.target_train)
-    same = measured.target_test is measured.target_train
-    on_target = unlabelled if same else evaluate(state.target, measured.target_test)
-    last = {
-        "step": step,
-        measured.source_figure: evaluate(state.target, measured.source_test).accuracy,
-        "target_test": on_target.accuracy,
-        "information": unlabelled.information,
-    }
-    memory["last"] = last
-    if last["information"] > memory.get("selected", {}).get("information", -math.inf):
-        memory["selected"] = last
-        keep(step, state.target)
-    if last["target_test"] > memory.setdefault("oracle", last)["target_test"]:
-        memory["oracle"] = last
-    figures = {f"round_{name}": float(metrics[name].compute()) for name in ("loss", "alignment")}
-    figures |= {
-        "kept": posterior.kept,
-        "confidence": posterior.confidence,
-        "kept_accuracy": posterior.kept_accuracy,
-        "information": last["information"],
-        measured.source_figure: last[measured.source_figure],
-        "target_test": last["target_test"],
-        "target_test_selected": memory["selected"]["target_test"],
-        "target_test_oracle": memory["oracle"]["target_test"],
-    }
-    return {name: value for name, value in figures.items() if not math.isnan(value)}

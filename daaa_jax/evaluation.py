@@ -1,4 +1,4 @@
-"""Measuring a classifier: accuracy, per class, confusion, and a validator that sees no label."""
+"""Measuring a classifier: accuracy, per class, confusion, and what it gives for single images."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from daaa_jax import em
+from daaa_jax import em, models
 from daaa_jax.data.augment import decode, evaluation_views
 from daaa_jax.data.types import LabelledImages
 from daaa_jax.errors import UserError
@@ -28,8 +28,6 @@ class Sums:
       count: images.
       confusion: counts by true (row) and predicted (column) class, `[K,K]`, of the images whose
         class is known.
-      marginal: sum of the posteriors, `[K]`.
-      negative_entropy: sum over samples and classes of p log p.
       confidence: sum of the largest posterior of each sample.
       kept: samples whose largest posterior reaches the threshold.
       kept_correct: those of them that are classified rightly.
@@ -37,11 +35,22 @@ class Sums:
 
     count: Array
     confusion: Array
-    marginal: Array
-    negative_entropy: Array
     confidence: Array
     kept: Array
     kept_correct: Array
+
+
+@struct.dataclass
+class Outputs:
+    """What a network gives for some images.
+
+    Attributes:
+      posteriors: mean over the crops of an image, float32 `[N,K]`, rows sum to 1.
+      features: what its last layer sees, mean over the crops, float32 `[N,D]`.
+    """
+
+    posteriors: Array
+    features: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,17 +59,17 @@ class Evaluation:
 
     Attributes:
       confusion: counts by true (row) and predicted (column) class, `[K,K]`.
-      information: H(mean posterior) - mean H(posterior) in nats, a validator without labels.
       confidence: mean of the largest posterior.
       kept: share of the images that the filter of section 3.3, B, keeps.
       kept_accuracy: accuracy on those alone; NaN where none is kept or no class is known.
+      outputs: of the images that were asked for, NumPy arrays in their order; None if none were.
     """
 
     confusion: np.ndarray
-    information: float
     confidence: float
     kept: float
     kept_accuracy: float
+    outputs: Outputs | None = None
 
     @property
     def accuracy(self) -> float:
@@ -75,13 +84,13 @@ class Evaluation:
             return np.diag(self.confusion) / self.confusion.sum(axis=1)
 
 
-Evaluator = Callable[[Variables, LabelledImages], Evaluation]
+Evaluator = Callable[..., Evaluation]
 
 
-def posterior(
+def outputs(
     model: nn.Module, variables: Variables, images: Array, augment: ConfigDict, crops: int
-) -> Array:
-    """p(z given x) as images are judged by it, the mean over their crops.
+) -> Outputs:
+    """p(z given x) and features as images are judged by them, the means over their crops.
 
     Args:
       model: the classifier, run in evaluation mode.
@@ -89,105 +98,99 @@ def posterior(
       images: uint8 `[B,H,W,3]`.
       augment: `config.augment`, for the size of a crop.
       crops: see `evaluation_views`.
-
-    Returns:
-      `[B,K]`, float32.
     """
     views = evaluation_views(decode(images), augment, crops)
-    each = em.posterior(model.apply(variables, views.reshape(-1, *views.shape[2:]), train=False))
-    return each.reshape(crops, -1, each.shape[-1]).mean(axis=0)
+    logits, observed = model.apply(
+        variables, views.reshape(-1, *views.shape[2:]), train=False, mutable=["features"]
+    )
+
+    def mean(each: Array) -> Array:
+        return each.reshape(crops, -1, each.shape[-1]).mean(axis=0)
+
+    return Outputs(mean(em.posterior(logits)), mean(models.features(observed)))
 
 
-def batch_sums(
-    variables: Variables,
-    images: Array,
-    labels: Array,
-    mask: Array,
-    *,
-    model: nn.Module,
-    threshold: float,
-    augment: ConfigDict,
-    crops: int,
-) -> Sums:
+def batch_sums(posteriors: Array, labels: Array, mask: Array, threshold: float) -> Sums:
     """Evaluates one batch.
 
     Args:
-      variables: of the network, parameters and batch statistics.
-      images: uint8 `[B,H,W,3]`.
+      posteriors: of the network, `[B,K]`.
       labels: int32 `[B]`; negative where the class is not known.
       mask: `[B]`, 0 for the rows that only fill the batch.
-      model: the classifier, run in evaluation mode.
       threshold: p_t of section 3.3, B.
-      augment: `config.augment`, for the size of a crop.
-      crops: see `evaluation_views`; the posteriors of an image's crops are averaged.
     """
-    probabilities = posterior(model, variables, images, augment, crops)
-    predicted = probabilities.argmax(axis=-1)
-    kept = em.keep_mask(probabilities, threshold) * mask
-    classes = probabilities.shape[-1]
+    predicted, classes = posteriors.argmax(axis=-1), posteriors.shape[-1]
+    kept = em.keep_mask(posteriors, threshold) * mask
     true, guess = jax.nn.one_hot(labels, classes), jax.nn.one_hot(predicted, classes)
     return Sums(
         count=mask.sum(),
         confusion=jnp.einsum("bi,bj,b->ij", true, guess, mask).astype(jnp.int32),
-        marginal=(probabilities * mask[:, None]).sum(axis=0),
-        negative_entropy=(
-            jax.scipy.special.xlogy(probabilities, probabilities) * mask[:, None]
-        ).sum(),
-        confidence=(probabilities.max(axis=-1) * mask).sum(),
+        confidence=(posteriors.max(axis=-1) * mask).sum(),
         kept=kept.sum(),
         kept_correct=(kept * (predicted == labels)).sum(),
     )
 
 
 def make_evaluator(model: nn.Module, mesh: Mesh, config: ConfigDict) -> Evaluator:
-    """A function `(variables, images) -> Evaluation`, compiled once for all sets of images.
+    """A function that measures a network on a set of images, compiled once for all sets.
 
-    All processes call it together, and each reads the images of its own devices. It raises a
-    `UserError` if the network's outputs are not finite.
+    Args:
+      model: the classifier.
+      mesh: the devices.
+      config: the whole config; `evaluate`, `augment` and `em.threshold` are read.
+
+    Returns:
+      `(variables, data, rows=()) -> Evaluation`, with the outputs of the images in `rows`, sorted
+      numbers. All processes call it together, and each reads the images of its own devices. It
+      raises a `UserError` if the network's outputs are not finite.
     """
     batch_size, share = config.evaluate.batch_size, meshes.local_share(mesh)
-    step = jax.jit(
-        lambda *arguments: batch_sums(
-            *arguments,
-            model=model,
-            threshold=config.em.threshold,
-            augment=config.augment,
-            crops=config.evaluate.crops,
-        ),
-        out_shardings=meshes.replicated(mesh),
-    )
 
-    def evaluate(variables: Variables, data: LabelledImages) -> Evaluation:
+    def measure(variables, images, labels, mask):
+        given = outputs(model, variables, images, config.augment, config.evaluate.crops)
+        return batch_sums(given.posteriors, labels, mask, config.em.threshold), given
+
+    step = jax.jit(measure, out_shardings=meshes.replicated(mesh))
+
+    def evaluate(variables: Variables, data: LabelledImages, rows=()) -> Evaluation:
         total: Sums | None = None
+        kept, wanted = [], np.asarray(rows, int)
         if jax.process_count() > 1 and isinstance(jax.tree.leaves(variables)[0], np.ndarray):
             variables = meshes.replicate(variables, mesh)
         for start in range(0, len(data.labels), batch_size):
-            rows = share(np.arange(start, start + batch_size))
-            mask = (rows < len(data.labels)).astype(np.float32)
-            rows = np.minimum(rows, len(data.labels) - 1)
-            batch = meshes.assemble_batch((data.images[rows], data.labels[rows], mask), mesh)
-            sums = jax.device_get(step(variables, *batch))
+            here = share(np.arange(start, start + batch_size))
+            mask = (here < len(data.labels)).astype(np.float32)
+            here = np.minimum(here, len(data.labels) - 1)
+            batch = meshes.assemble_batch((data.images[here], data.labels[here], mask), mesh)
+            sums, given = step(variables, *batch)
+            sums = jax.device_get(sums)
             total = sums if total is None else jax.tree.map(np.add, total, sums)
-        return _summary(total)
+            first, last = np.searchsorted(wanted, (start, start + batch_size))
+            if last > first:
+                inside = wanted[first:last] - start
+                kept.append(jax.tree.map(lambda x, of=inside: np.asarray(x)[of], given))
+        return _summary(total, _joined(kept))
 
     return evaluate
 
 
-def _summary(sums: Sums) -> Evaluation:
-    if not np.isfinite(sums.negative_entropy):
+def _joined(parts: list[Outputs]) -> Outputs | None:
+    return jax.tree.map(lambda *each: np.concatenate(each), *parts) if parts else None
+
+
+def _summary(sums: Sums, given: Outputs | None) -> Evaluation:
+    if not np.isfinite(sums.confidence):
         raise UserError(
             "evaluation: the network's outputs are not finite, its training has diverged; lower "
             "the learning rate of this stage"
         )
     count, known = float(sums.count), sums.confusion.sum()
-    marginal = np.asarray(sums.marginal, np.float64) / count
-    entropy_of_mean = -np.sum(marginal * np.log(np.maximum(marginal, 1e-30)))
     return Evaluation(
         confusion=np.asarray(sums.confusion),
-        information=float(entropy_of_mean + sums.negative_entropy / count),
         confidence=float(sums.confidence) / count,
         kept=float(sums.kept) / count,
         kept_accuracy=float(sums.kept_correct) / float(sums.kept)
         if sums.kept and known
         else float("nan"),
+        outputs=given,
     )

@@ -56,7 +56,8 @@ def of_stages(
         "classes": task.class_names,
         "measured": {
             name: markers.checksum(vars(getattr(task.evaluation, name)))
-            for name in ("source_test", "target_test", "target_train")
+            for name in ("source_test", "target_test", "target_train", "source_held_out")
+            if getattr(task.evaluation, name) is not None
         },
     }
     if brought_translations:

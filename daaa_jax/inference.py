@@ -145,7 +145,7 @@ def posterior(network: trained.Trained, variables, images: Array) -> Array:
     """p(z given x) of uint8 images `[B,H,W,3]` of the network's `image_size`: `[B,K]`, float32."""
     about = network.about
     augment = ConfigDict(about["augment"])
-    return evaluation.posterior(network.model, variables, images, augment, about["crops"])
+    return evaluation.outputs(network.model, variables, images, augment, about["crops"]).posteriors
 
 
 def heat(maps: dict[str, Array], size: int) -> Array:

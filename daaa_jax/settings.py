@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from daaa_jax.errors import UserError
 from daaa_jax.models import CLASSIFIERS
 from daaa_jax.runtime import mesh as meshes
+from daaa_jax.validators import NEED_HELD_OUT, VALIDATORS
 
 _OPTIMIZER = {
     "optimizer.name": ("adam", "sgd"),
@@ -23,6 +24,7 @@ _CHOICES = {
     "adapt.measure": ("l2", "l1", "mmd", "jmmd"),
     "em.normalize": ("batch", "kept"),
     "evaluate.crops": (1, 10),
+    "evaluate.validator": tuple(VALIDATORS),
     "data.on_error": ("raise", "skip"),
     "model.name": tuple(CLASSIFIERS),
     "model.dtype": ("auto", "float32", "bfloat16"),
@@ -44,6 +46,7 @@ _POSITIVE = (
     "data.image_size",
     "run.log_every",
     "run.checkpoint_every",
+    "evaluate.validation_images",
 )
 _NOT_NEGATIVE = (
     "seed",
@@ -132,6 +135,11 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
         except re.error as error:
             value = _get(config, name)
             raise UserError(f"{name}={value} is no regular expression: {error}") from error
+    if config.evaluate.validator in NEED_HELD_OUT and not config.data.source_holdout:
+        raise UserError(
+            f"evaluate.validator={config.evaluate.validator} needs labelled source images that are "
+            "not trained on: set data.source_holdout, for instance to 0.1"
+        )
     if config.pair.batch_size % config.pair.pools:
         raise UserError(
             f"pair.pools={config.pair.pools} does not divide pair.batch_size="

@@ -10,22 +10,10 @@ from collections.abc import Callable
 import numpy as np
 
 from daaa_jax.errors import UserError
+from daaa_jax.evaluation import Outputs
 
 _TEMPERATURE = 0.05  # of soft neighbourhood density, as its paper sets it
 _ROWS_AT_ONCE = 1024
-
-
-@dataclasses.dataclass(frozen=True)
-class Outputs:
-    """What a network gives for some images.
-
-    Attributes:
-      posteriors: float `[N,K]`, rows sum to 1.
-      features: what its classifier sees, float `[N,D]`.
-    """
-
-    posteriors: np.ndarray
-    features: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +59,8 @@ def neighbourhood_density(target: Outputs, held_out: HeldOut | None = None) -> f
     """
     directions = target.posteriors / np.linalg.norm(target.posteriors, axis=1, keepdims=True)
     count, total = len(directions), 0.0
-    if count < 2:
-        raise ValueError("soft neighbourhood density needs two images at least")
+    if count < 2:  # no neighbour
+        return 0.0
     for first in range(0, count, _ROWS_AT_ONCE):
         rows = directions[first : first + _ROWS_AT_ONCE]
         similarity = rows @ directions.T / _TEMPERATURE
@@ -153,3 +141,4 @@ VALIDATORS: dict[str, Validator] = {
     "neighbourhood_density": neighbourhood_density,
     "deep_embedded": deep_embedded,
 }
+NEED_HELD_OUT = ("deep_embedded",)

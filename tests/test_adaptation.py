@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 import types
 import typing
 
@@ -15,7 +14,7 @@ from tiny import CLASSES, assert_same_bits, make_config, make_images, make_label
 
 from daaa_jax import adaptation
 from daaa_jax.data.pairs import BatchStream, all_images
-from daaa_jax.data.types import MeasuredData, Task, UnlabelledImages
+from daaa_jax.data.types import Task, UnlabelledImages
 
 SOURCE, TARGET = make_labelled(10, seed=1), make_images(7, seed=2)
 # A translation is its original's negative: who sees which of them can be told from the pixels.
@@ -249,48 +248,3 @@ def test_unknown_normalisation_is_refused():
             em_weight=1.0,
             normalize="mean",
         )
-
-
-# Selection at the end of a round
-
-
-def test_last_selected_and_oracle_are_kept_apart():
-    """`selected` follows the validator without labels, `oracle` the target labels."""
-    information, target_accuracy = [1.0, 3.0, 2.0], [0.5, 0.4, 0.9]
-    saved = []
-    memory, lines = {}, []
-    for number in range(3):
-        state = types.SimpleNamespace(target=f"target {number}", posterior=f"posterior {number}")
-        measured = MeasuredData(source_test="S", target_test="T", target_train="train")
-
-        def evaluate(variables, data, number=number):
-            assert variables == f"target {number}"
-            return types.SimpleNamespace(
-                accuracy=target_accuracy[number] if data == "T" else 0.99,
-                information=information[number] if data == "train" else math.nan,
-                kept=0.4,
-                confidence=0.8,
-                kept_accuracy=0.7,
-            )
-
-        metrics = {name: adaptation.loop.mean(jnp.full(4, 0.25)) for name in ("loss", "alignment")}
-        step = 10 * (number + 1)
-        lines.append(
-            adaptation.end_of_round(
-                step,
-                state,
-                metrics,
-                memory,
-                evaluate=evaluate,
-                measured=measured,
-                keep=lambda *kept: saved.append(kept),
-                refreshed=True,
-            )
-        )
-    assert [memory[name]["step"] for name in ("last", "selected", "oracle")] == [30, 20, 30]
-    assert [memory[n]["target_test"] for n in ("last", "selected", "oracle")] == [0.9, 0.4, 0.9]
-    assert saved == [(10, "target 0"), (20, "target 1")]
-    names = {"kept", "confidence", "round_alignment", "kept_accuracy", "source_test"}
-    names |= {"target_test", "target_test_selected", "target_test_oracle", "information"}
-    assert names <= lines[-1].keys()
-    assert lines[-1]["target_test_selected"] == 0.4 and lines[1]["target_test_oracle"] == 0.5

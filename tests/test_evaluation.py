@@ -16,11 +16,12 @@ SHARPNESS = 6.0
 
 
 class FirstRow:
-    """A classifier whose logits stand in the image's first pixels."""
+    """A classifier whose logits stand in the image's first pixels, its features beside them."""
 
-    def apply(self, variables, images, train):
-        assert train is False
-        return variables["sharpness"] * images[:, 0, :CLASSES, 0]
+    def apply(self, variables, images, train, mutable):
+        assert train is False and mutable == ["features"]
+        logits = variables["sharpness"] * images[:, 0, :CLASSES, 0]
+        return logits, {"features": {"seen": images[:, 0, :CLASSES, 1]}}
 
 
 def make_data(count=37, seed=0):
@@ -29,22 +30,20 @@ def make_data(count=37, seed=0):
     return LabelledImages(images, draws.integers(0, CLASSES, count).astype(np.int32))
 
 
-def measure(data, *, devices=1, batch_size=16, threshold=0.9, sharpness=SHARPNESS, changes=None):
+def measure(
+    data, *, devices=1, batch_size=16, threshold=0.9, sharpness=SHARPNESS, changes=None, rows=()
+):
     settings = {"evaluate.batch_size": batch_size, "em.threshold": threshold}
     config = make_config(settings | (changes or {}))
     mesh = data_mesh(jax.devices()[:devices])
     evaluate = evaluation.make_evaluator(FirstRow(), mesh, config)
-    return evaluate({"sharpness": sharpness}, data)
+    return evaluate({"sharpness": sharpness}, data, rows)
 
 
 def posterior_twin(data, sharpness=SHARPNESS):
     logits = sharpness * (data.images[:, 0, :, 0].astype(np.float64) / 127.5 - 1)
     weights = np.exp(logits - logits.max(1, keepdims=True))
     return weights / weights.sum(1, keepdims=True)
-
-
-def entropy(distribution):
-    return -sum(p * np.log(p) for p in distribution if p > 0)
 
 
 @pytest.mark.parametrize(("devices", "batch_size"), [(1, 1), (1, 16), (1, 37), (1, 64), (8, 16)])
@@ -70,16 +69,25 @@ def test_figures_are_the_twins_and_padding_adds_nothing(devices, batch_size):
     np.testing.assert_allclose(found.kept_accuracy, right[kept].mean(), rtol=1e-6)
     np.testing.assert_allclose(found.confidence, posterior.max(1).mean(), rtol=1e-5)
 
-    information = entropy(posterior.mean(0)) - np.mean([entropy(row) for row in posterior])
-    np.testing.assert_allclose(found.information, information, rtol=1e-5)
+
+@pytest.mark.parametrize(("devices", "batch_size"), [(1, 1), (1, 16), (1, 64), (8, 16)])
+@pytest.mark.parametrize("rows", [[0], [3, 15, 16, 36], range(37)])
+def test_outputs_are_those_of_the_rows_asked_for_in_their_order(devices, batch_size, rows):
+    data = make_data()
+    found = measure(data, devices=devices, batch_size=batch_size, rows=rows).outputs
+    rows = list(rows)
+    np.testing.assert_allclose(found.posteriors, posterior_twin(data)[rows], rtol=1e-5)
+    features = data.images[rows, 0, :, 1] / 127.5 - 1
+    np.testing.assert_allclose(found.features, features, rtol=1e-5, atol=1e-6)
+    assert measure(data).outputs is None
 
 
-def test_labels_do_not_touch_the_validator_nor_what_is_kept():
+def test_labels_do_not_touch_what_is_kept():
     data = make_data()
     others = dataclasses.replace(data, labels=(data.labels + 1) % CLASSES)
     found, other = measure(data), measure(others)
     assert found.accuracy != other.accuracy
-    for name in ("information", "confidence", "kept"):
+    for name in ("confidence", "kept"):
         assert getattr(found, name) == getattr(other, name), name
 
 
@@ -89,13 +97,6 @@ def test_threshold_zero_keeps_all_and_where_none_is_kept_there_is_no_accuracy():
     np.testing.assert_allclose(everything.kept_accuracy, everything.accuracy, rtol=1e-6)
     nothing = measure(make_data(), threshold=1.1)
     assert nothing.kept == 0 and np.isnan(nothing.kept_accuracy)
-
-
-def test_certain_predictions_have_finite_information():
-    data = make_data()
-    found = measure(data, sharpness=1e6)
-    shares = np.bincount(posterior_twin(data).argmax(1), minlength=CLASSES) / len(data.labels)
-    np.testing.assert_allclose(found.information, entropy(shares), rtol=1e-5)
 
 
 def test_class_without_images_has_no_accuracy():
@@ -112,7 +113,7 @@ def test_images_whose_class_is_not_known_count_for_everything_but_accuracy():
     half = LabelledImages(data.images[1::2], data.labels[1::2])
     assert some.accuracy == measure(half).accuracy
     for figures in (some, none):
-        assert (figures.information, figures.kept) == (found.information, found.kept)
+        assert (figures.confidence, figures.kept) == (found.confidence, found.kept)
     assert np.isnan(none.accuracy) and np.isnan(none.kept_accuracy)
 
 
@@ -129,9 +130,10 @@ def test_ten_crops_are_averaged():
     crops = [framed.images[:, y : y + CLASSES, x : x + CLASSES] for y, x in starts]
     crops += [crop[:, :, ::-1] for crop in crops]
     posterior = np.mean([posterior_twin(LabelledImages(crop, None)) for crop in crops], axis=0)
-    ten = measure(framed, changes={"augment.crop": CLASSES, "evaluate.crops": 10})
-    information = entropy(posterior.mean(0)) - np.mean([entropy(row) for row in posterior])
-    np.testing.assert_allclose(ten.information, information, rtol=1e-4)
+    ten = measure(framed, changes={"augment.crop": CLASSES, "evaluate.crops": 10}, rows=range(37))
+    np.testing.assert_allclose(ten.outputs.posteriors, posterior, rtol=1e-4, atol=1e-7)
+    features = np.mean([crop[:, 0, :, 1] / 127.5 - 1 for crop in crops], axis=0)
+    np.testing.assert_allclose(ten.outputs.features, features, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(ten.confidence, posterior.max(1).mean(), rtol=1e-5)
 
 

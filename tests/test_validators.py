@@ -7,7 +7,8 @@ import pytest
 
 from daaa_jax import validators
 from daaa_jax.errors import UserError
-from daaa_jax.validators import HeldOut, Outputs
+from daaa_jax.evaluation import Outputs
+from daaa_jax.validators import HeldOut
 
 
 def outputs_of(posteriors, features=None):
@@ -38,6 +39,14 @@ def test_information_is_zero_where_all_images_are_judged_alike_and_log_k_where_c
     # A network that calls every image the same is confident and tells nothing.
     collapsed = outputs_of(np.tile([1.0, 0.0], (6, 1)))
     assert validators.entropy(collapsed) == 0 and validators.information(collapsed) == 0
+
+
+def test_certain_posteriors_have_finite_scores():
+    certain = outputs_of(np.eye(3, dtype=np.float32)[[0, 0, 1, 2]])
+    shares = [0.5, 0.25, 0.25]
+    assert validators.information(certain) == pytest.approx(entropy_twin(shares))
+    assert math.isfinite(validators.neighbourhood_density(certain))
+    assert validators.neighbourhood_density(outputs_of(np.eye(3)[:1])) == 0  # no neighbour
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 3, 1024])

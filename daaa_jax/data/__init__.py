@@ -2,6 +2,7 @@
 
 from ml_collections import ConfigDict
 
+from daaa_jax.data.holdout import hold_out
 from daaa_jax.data.types import Task
 from daaa_jax.errors import UserError
 
@@ -23,6 +24,15 @@ def load_task(settings: ConfigDict) -> Task:
     for setting in ("seed", "limit"):
         if settings[setting] < 0:
             raise UserError(f"data.{setting}={settings[setting]}: must be 0 or more")
+    if not 0 <= settings.source_holdout < 1:
+        raise UserError(f"data.source_holdout={settings.source_holdout}: choose 0 to less than 1")
+    task = _load(settings)
+    if settings.source_holdout:
+        task = hold_out(task, settings.source_holdout, settings.seed)
+    return task
+
+
+def _load(settings: ConfigDict) -> Task:
     # Imported here: a task's readers are of no use to another.
     if settings.name == "embedded":
         from daaa_jax.data import embedded

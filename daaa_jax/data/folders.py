@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from daaa_jax.data import cache, photos
+from daaa_jax.data.images import chosen
 from daaa_jax.errors import UserError
 
 UNKNOWN = -1  # the class of an image of a flat folder
@@ -169,7 +170,7 @@ def decode(
         good = np.flatnonzero(reasons == "")
         if not len(good):
             raise UserError(f"no image in {listings[name].folder} can be read\n{lines[0]}")
-        result[name] = (images if len(good) == len(images) else images[good], good)
+        result[name] = (images if len(good) == len(images) else chosen(images, good), good)
     return result
 
 

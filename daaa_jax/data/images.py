@@ -61,6 +61,48 @@ class Images:
         return _restored, ([_location(part) for part in self.parts],)
 
 
+class Chosen:
+    """Some images of a set that lies in files, gathered when they are asked for."""
+
+    def __init__(self, images: np.ndarray | Images, rows: np.ndarray):
+        """Reads nothing yet.
+
+        Args:
+          images: the whole set, `[N,H,W,3]`.
+          rows: which of them, in which order.
+        """
+        self._images, self._rows = images, np.asarray(rows)
+        self.shape = (len(self._rows), *images.shape[1:])
+        self.dtype = images.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the chosen images."""
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        """The images of a slice or of an array of row numbers."""
+        return self._images[self._rows[rows]]
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+    def __reduce__(self):
+        return Chosen, (Images(self._images), self._rows)
+
+
+def chosen(images, rows: np.ndarray):
+    """Some images of a set, in the order of `rows`; what lies in files stays there."""
+    if hasattr(images, "chosen"):  # records
+        return images.chosen(rows)
+    if isinstance(images, np.memmap | Images | Chosen):
+        return Chosen(images, rows)
+    return images[rows]
+
+
 def _location(part: np.ndarray):
     whole_file = isinstance(part, np.memmap) and isinstance(part.base, mmap.mmap)
     return (part.filename, part.dtype, part.shape, part.offset) if whole_file else part

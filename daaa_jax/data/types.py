@@ -33,6 +33,9 @@ class MeasuredData:
       source_figure: what accuracy on `source_test` is called: `source_train` where a domain has no
         test images and is measured on its training images.
       target_images: what `target_test` is, in words.
+      source_held_out: labelled source images that nothing is trained on, for validators that ask
+        for them; None where none are held out.
+      source_train: those that are.
     """
 
     source_test: LabelledImages
@@ -40,6 +43,8 @@ class MeasuredData:
     target_train: LabelledImages
     source_figure: str = "source_test"
     target_images: str = "test images"
+    source_held_out: LabelledImages | None = None
+    source_train: LabelledImages | None = None
 
 
 @dataclasses.dataclass(frozen=True)

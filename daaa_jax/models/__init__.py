@@ -23,6 +23,7 @@ __all__ = [
     "ResNet50",
     "Variables",
     "create_classifier",
+    "features",
     "initial_variables",
     "pretrained_variables",
 ]
@@ -87,6 +88,11 @@ def pretrained_variables(settings, variables: Variables) -> Variables:
     if not names:
         raise UserError(f"model.weights={settings.weights}: there are none for {settings.name}")
     return pretrained.load(settings.weights, settings.name, names, variables)
+
+
+def features(updates: Mapping) -> jax.Array:
+    """What the last layer saw, `[B, D]` in float32, of a pass with the collection `features`."""
+    return updates["features"]["seen"]
 
 
 def initial_variables(key: jax.Array, model: nn.Module, images: jax.Array) -> Variables:

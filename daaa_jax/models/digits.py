@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from daaa_jax import attention
-from daaa_jax.models.layers import Convolution, max_pool_2x2
+from daaa_jax.models.layers import Convolution, max_pool_2x2, sow_features
 
 
 class DigitNetwork(nn.Module):
@@ -42,5 +42,6 @@ class DigitNetwork(nn.Module):
                 f"{features.shape[1]}x{features.shape[2]}, and the classifier takes 4x4: give "
                 f"model.widths one width for each halving"
             )
+        sow_features(self, features)
         logits = Convolution(self.num_classes, size=4, padding="VALID", name="classifier")(features)
         return logits.reshape(logits.shape[0], -1).astype(jnp.float32)

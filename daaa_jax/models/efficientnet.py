@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from daaa_jax import attention
-from daaa_jax.models.layers import Convolution
+from daaa_jax.models.layers import Convolution, sow_features
 
 # Repeats, kernel size, stride of the first repeat, expansion, output channels.
 _STAGES = (
@@ -83,6 +83,7 @@ class EfficientNetLite0(nn.Module):
                 number += 1
         features = layer("head", features, 1280)
         pooled = features.astype(jnp.promote_types(features.dtype, jnp.float32)).mean((1, 2))
+        sow_features(self, pooled)
         return nn.Dense(self.num_classes, name="classifier")(pooled)
 
 

@@ -22,6 +22,17 @@ def _normal(key: Array, shape: Sequence[int], deviation: float) -> Array:
     return deviation * jax.random.normal(key, (math.prod(shape),)).reshape(shape)
 
 
+def sow_features(module: nn.Module, features: Array) -> None:
+    """Sows what a classifier's last layer sees, `[B, D]` in float32, into `features`.
+
+    Args:
+      module: the classifier, whose `__call__` is running.
+      features: the last layer's input, `[B, ...]`; all but the first axis are flattened.
+    """
+    flat = features.reshape(features.shape[0], -1).astype(jnp.float32)
+    module.sow("features", "seen", flat, reduce_fn=lambda _, new: new, init_fn=lambda: None)
+
+
 def normal_initializer(key: Array, shape: Sequence[int]) -> Array:
     """Kernels as the released CycleGAN draws them, with a standard deviation of 0.02."""
     return _normal(key, shape, 0.02)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from daaa_jax import attention
-from daaa_jax.models.layers import Convolution
+from daaa_jax.models.layers import Convolution, sow_features
 
 # Of ImageNet, for images in [0, 1], as torchvision's weights expect them.
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -97,6 +97,7 @@ class ResNet50(nn.Module):
                     name=f"stage{stage}_block{number}",
                 )(features, train)
         pooled = features.astype(jnp.promote_types(features.dtype, jnp.float32)).mean((1, 2))
+        sow_features(self, pooled)
         return nn.Dense(self.num_classes, name="classifier")(pooled)
 
 

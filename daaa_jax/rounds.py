@@ -1,0 +1,114 @@
+"""What a round of adaptation ends with: the target network is measured, scored, perhaps kept."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from daaa_jax import validators
+from daaa_jax.data.types import LabelledImages, MeasuredData
+from daaa_jax.evaluation import Evaluation, Evaluator
+from daaa_jax.models import Variables
+from daaa_jax.runtime import loop
+
+
+def end(
+    step: int,
+    target: Variables,
+    metrics: loop.Metrics,
+    memory: loop.Memory,
+    *,
+    evaluate: Evaluator,
+    measured: MeasuredData,
+    settings: ConfigDict,
+    keep: Callable[[int, Variables], None],
+    told: Sequence[str] = ("loss",),
+    posterior: Variables | None = None,
+) -> dict[str, float]:
+    """Evaluates the target network, and keeps it if it is the best by the chosen validator.
+
+    Args:
+      step: updates made.
+      target: the target network.
+      metrics: of the round.
+      memory: of the loop; `last`, `selected` and `oracle` are written, each with its `step`, the
+        accuracies and the validator's score there.
+      evaluate: measures a network on some images.
+      measured: the images; of the target domain's, none with a label reaches a validator.
+      settings: `config.evaluate`; `validator` and `validation_images` are read.
+      keep: called with the step and the network where it is the best so far.
+      told: the metrics that are logged as the round's.
+      posterior: the network that the next round's soft labels come from, where it is another one.
+
+    Returns:
+      What is logged. `kept`, `confidence` and `kept_accuracy` are those of the soft labels, on the
+      unlabelled training images as they are. Accuracies that are not known are left out.
+    """
+    unlabelled = _with_outputs(evaluate, target, measured.target_train, settings)
+    soft = unlabelled if posterior is None else evaluate(posterior, measured.target_train)
+    same = measured.target_test is measured.target_train
+    on_target = unlabelled if same else evaluate(target, measured.target_test)
+    scores = _scores(unlabelled, target, evaluate, measured, settings)
+    last = {
+        "step": step,
+        measured.source_figure: evaluate(target, measured.source_test).accuracy,
+        "target_test": on_target.accuracy,
+        settings.validator: scores[settings.validator],
+    }
+    memory["last"] = last
+    best = memory.get("selected", {}).get(settings.validator, -math.inf)
+    if last[settings.validator] > best:
+        memory["selected"] = last
+        keep(step, target)
+    if last["target_test"] > memory.setdefault("oracle", last)["target_test"]:
+        memory["oracle"] = last
+    figures = {f"round_{name}": float(metrics[name].compute()) for name in told}
+    figures |= {
+        "kept": soft.kept,
+        "confidence": soft.confidence,
+        "kept_accuracy": soft.kept_accuracy,
+        **scores,
+        measured.source_figure: last[measured.source_figure],
+        "target_test": last["target_test"],
+        "target_test_selected": memory["selected"]["target_test"],
+        "target_test_oracle": memory["oracle"]["target_test"],
+    }
+    return {name: value for name, value in figures.items() if not math.isnan(value)}
+
+
+def _with_outputs(
+    evaluate: Evaluator, network: Variables, data: LabelledImages, settings: ConfigDict
+) -> Evaluation:
+    """With the outputs of as many images as validators see, evenly spread: photos lie by class."""
+    count = len(data.labels)
+    shown = min(count, settings.validation_images)
+    return evaluate(network, data, np.arange(shown) * count // shown)
+
+
+def _scores(
+    unlabelled: Evaluation,
+    network: Variables,
+    evaluate: Evaluator,
+    measured: MeasuredData,
+    settings: ConfigDict,
+) -> Mapping[str, float]:
+    """By name, what each validator says that can be asked."""
+    held_out = None
+    if measured.source_held_out is not None:
+        apart, trained = (
+            _with_outputs(evaluate, network, data, settings)
+            for data in (measured.source_held_out, measured.source_train)
+        )
+        labels = measured.source_held_out.labels
+        shown = len(apart.outputs.posteriors)
+        held_out = validators.HeldOut(
+            apart.outputs,
+            labels[np.arange(shown) * len(labels) // shown],
+            trained.outputs.features,
+        )
+    return {
+        name: validator(unlabelled.outputs, held_out)
+        for name, validator in validators.VALIDATORS.items()
+        if held_out is not None or name not in validators.NEED_HELD_OUT
+    }

@@ -1,0 +1,144 @@
+"""The end of a round: what is measured, what chooses, and what never sees a label."""
+
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import CLASSES, make_config, make_labelled
+
+from daaa_jax import rounds, validators
+from daaa_jax.data.types import LabelledImages, MeasuredData
+from daaa_jax.evaluation import Outputs
+from daaa_jax.runtime import loop
+
+
+def images_of(count, first):
+    """Labelled images that `Recorded` tells apart by their first pixel."""
+    labelled = make_labelled(count, seed=first)
+    labelled.images[:, 0, 0, 0] = first
+    return labelled
+
+
+SETS = {"source_test": 1, "target_test": 2, "target_train": 3}
+SETS |= {"source_held_out": 4, "source_train": 5}
+
+
+def measured(*names, count=6):
+    return MeasuredData(**{name: images_of(count, SETS[name]) for name in names})
+
+
+THREE = ("source_test", "target_test", "target_train")
+
+
+class Recorded:
+    """An evaluator with given accuracies and outputs, which notes what it was asked for."""
+
+    def __init__(self, accuracy, outputs):
+        self.accuracy, self.outputs, self.asked = accuracy, outputs, []
+
+    def __call__(self, network, data, rows=()):
+        which = {number: name for name, number in SETS.items()}[int(data.images[0, 0, 0, 0])]
+        self.asked.append((network, which, list(rows)))
+        return types.SimpleNamespace(
+            accuracy=self.accuracy if which == "target_test" else 0.99,
+            kept=0.4 if network == "posterior" else 0.2,
+            confidence=0.8,
+            kept_accuracy=0.7,
+            outputs=self.outputs if len(rows) else None,
+        )
+
+
+def confident(rows):
+    """Posteriors that are certain, of the classes given."""
+    posteriors = np.eye(CLASSES)[list(rows)]
+    return Outputs(posteriors, posteriors)
+
+
+def end(evaluate, memory, step=10, data=None, posterior=None, **changes):
+    kept = []
+    metrics = {name: loop.mean(jnp.full(4, 0.25)) for name in ("loss", "alignment")}
+    figures = rounds.end(
+        step,
+        f"target {step}",
+        metrics,
+        memory,
+        evaluate=evaluate,
+        measured=data or measured(*THREE),
+        settings=make_config({f"evaluate.{k}": v for k, v in changes.items()}).evaluate,
+        keep=lambda *arguments: kept.append(arguments),
+        told=("loss", "alignment"),
+        posterior=posterior,
+    )
+    return figures, kept
+
+
+def test_last_selected_and_oracle_are_kept_apart():
+    """`selected` follows the validator without labels, `oracle` the target labels."""
+    memory, lines, saved = {}, [], []
+    # The mutual information of image and class: log 1, log 4 and log 2.
+    says = [(0,) * 4, (0, 1, 2, 3), (0, 0, 1, 1)]
+    for step, accuracy, classes in zip((10, 20, 30), (0.5, 0.4, 0.9), says, strict=True):
+        figures, kept = end(Recorded(accuracy, confident(classes)), memory, step)
+        lines.append(figures)
+        saved += kept
+    assert [memory[name]["step"] for name in ("last", "selected", "oracle")] == [30, 20, 30]
+    assert [memory[n]["target_test"] for n in ("last", "selected", "oracle")] == [0.9, 0.4, 0.9]
+    assert saved == [(10, "target 10"), (20, "target 20")]
+    names = {"kept", "confidence", "round_loss", "round_alignment", "kept_accuracy", "source_test"}
+    names |= {"target_test", "target_test_selected", "target_test_oracle"}
+    assert lines[-1].keys() == names | validators.VALIDATORS.keys() - {"deep_embedded"}
+    assert lines[-1]["target_test_selected"] == 0.4 and lines[1]["target_test_oracle"] == 0.5
+    assert lines[1]["information"] == pytest.approx(np.log(4))
+
+
+def test_the_chosen_validator_chooses():
+    memory = {}
+    for step, classes in ((10, (0, 0, 1, 1)), (20, (0,) * 4)):
+        # All alike: dense neighbourhoods, and no information.
+        end(Recorded(0.5, confident(classes)), memory, step, validator="neighbourhood_density")
+    assert memory["selected"]["step"] == 20
+    assert memory["selected"]["neighbourhood_density"] == pytest.approx(np.log(3))
+
+
+def test_soft_labels_are_told_of_the_network_that_gives_them():
+    own, _ = end(Recorded(0.5, confident((0, 1))), {})
+    frozen, _ = end(Recorded(0.5, confident((0, 1))), {}, posterior="posterior")
+    assert own["kept"] == 0.2 and frozen["kept"] == 0.4
+
+
+def test_validators_see_images_spread_over_the_whole_domain():
+    evaluate = Recorded(0.5, confident((0, 1)))
+    end(evaluate, {}, validation_images=3)
+    rows = {which: rows for _, which, rows in evaluate.asked}
+    assert rows == {"target_train": [0, 2, 4], "source_test": [], "target_test": []}
+
+
+def test_held_out_source_images_bring_deep_embedded_validation():
+    generator = np.random.default_rng(0)
+    outputs = Outputs(generator.dirichlet(np.ones(CLASSES), 6), generator.normal(size=(6, 3)))
+    evaluate, data = Recorded(0.5, outputs), measured(*SETS)
+    memory = {}
+    figures, _ = end(evaluate, memory, data=data, validator="deep_embedded")
+    held_out = validators.HeldOut(outputs, data.source_held_out.labels, outputs.features)
+    expected = validators.deep_embedded(outputs, held_out)
+    assert figures["deep_embedded"] == memory["selected"]["deep_embedded"] == expected
+    asked = [which for _, which, rows in evaluate.asked if rows]
+    assert asked == ["target_train", "source_held_out", "source_train"]
+
+
+def test_a_target_without_labels_has_no_accuracy():
+    memory = {}
+    figures, _ = end(Recorded(float("nan"), confident((0, 1))), memory)
+    assert "target_test" not in figures and "information" in figures
+    assert memory["selected"]["step"] == 10
+
+
+def test_labels_of_the_target_reach_no_validator():
+    data = measured(*THREE)
+    others = LabelledImages(data.target_train.images, (data.target_train.labels + 1) % CLASSES)
+    figures = [
+        end(Recorded(0.5, confident((0, 1, 1))), {}, data=one)[0]
+        for one in (data, MeasuredData(data.source_test, data.target_test, others))
+    ]
+    assert figures[0] == figures[1]
