@@ -12,6 +12,10 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0  # everything that is trained; data.seed fixes splits and generated domains
 
+    # How the target network is trained: daaa; or a compared method, each a file in
+    # daaa_jax/baselines: dann, jan, jan_a, dsn, ada, pixelda; upper_bound reads target labels.
+    config.method = "daaa"
+
     config.data = ConfigDict()
     config.data.seed = 0
     config.data.dir = ""
@@ -92,6 +96,18 @@ def get_config() -> ConfigDict:
     config.em.threshold = 0.95  # p_t; 0 is EM-B of Table 3
     config.em.start_step = adapt.get_oneway_ref("round_steps")  # the EM part has no weight before
     config.em.normalize = "batch"  # or kept: divide L_EM by the number of kept samples
+
+    # Weights of the compared methods' losses, and widths of what they have beside the classifier.
+    config.baselines = ConfigDict(
+        {
+            "dann": {"weight": 1.0, "width": 1024},
+            "jan": {"weight": 5.0},
+            "jan_a": {"weight": 5.0, "width": 256},
+            "dsn": {"reconstruction": 0.01, "difference": 0.075, "similarity": 0.25, "width": 1024},
+            "ada": {"walker": 1.0, "visit": 0.5},
+            "pixelda": {"task": 1.0, "noise": 10},
+        }
+    )
 
     config.evaluate = ConfigDict()
     config.evaluate.batch_size = 512

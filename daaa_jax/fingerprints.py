@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from daaa_jax import models, workdir
+from daaa_jax import baselines, models, workdir
 from daaa_jax.data.images import Images
 from daaa_jax.data.types import Task
 from daaa_jax.models import pretrained
@@ -51,6 +51,8 @@ def of_stages(
         "labels": markers.checksum(task.source_train.labels),
     }
     adapt = source | translate | {name: what[name] for name in ("seed", "adapt", "em", "evaluate")}
+    if config.method != baselines.OURS:
+        adapt["method"] = {config.method: what["baselines"].get(config.method)}
     adapt |= {
         "images": images,
         "classes": task.class_names,

@@ -18,13 +18,11 @@ from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from daaa_jax import image_pools, losses, optimizers
+from daaa_jax import image_pools, losses, models, optimizers
 from daaa_jax.data.augment import decode, random_view
 from daaa_jax.data.batches import IndexStream
 from daaa_jax.data.feed import Feed, take
 from daaa_jax.errors import UserError
-from daaa_jax.models.discriminator import PatchDiscriminator
-from daaa_jax.models.generator import Generator
 from daaa_jax.runtime import loop, pictures
 from daaa_jax.runtime import mesh as meshes
 from daaa_jax.runtime.context import Context
@@ -59,18 +57,6 @@ class PairingState:
     discriminators: DiscriminatorState
 
 
-def make_networks(settings: ConfigDict) -> tuple[Generator, PatchDiscriminator]:
-    """The generator and the discriminator of `config.pair`, each used for both domains."""
-    return (
-        Generator(settings.filters, settings.downsamplings, settings.blocks),
-        PatchDiscriminator(
-            settings.discriminator_filters,
-            settings.discriminator_layers,
-            settings.batch_deviation,
-        ),
-    )
-
-
 def create_state(
     key: Array,
     settings: ConfigDict,
@@ -78,7 +64,7 @@ def create_state(
     image: Array,
 ) -> PairingState:
     """A fresh state; `image` is float32 `[1,H,W,3]` and gives the images' shape alone."""
-    generator, discriminator = make_networks(settings)
+    generator, discriminator = models.create_gan(settings)
     keys = jax.random.split(key, 5)
     generators = {
         "a_to_b": generator.init(keys[0], image)["params"],
@@ -119,7 +105,7 @@ def train_step(
       settings: `config.pair`.
       optimizer: as `create_state` was given.
     """
-    generator, discriminator = make_networks(settings)
+    generator, discriminator = models.create_gan(settings)
     key = jax.random.fold_in(state.key, state.step)
     a = _view(jax.random.fold_in(key, 1), decode(take(images_a, rows_a)), settings)
     b = _view(jax.random.fold_in(key, 2), decode(take(images_b, rows_b)), settings)
@@ -308,7 +294,7 @@ def four_tuples(params: Mapping[str, Params], a: Array, b: Array, *, settings: C
 
     Rows: a, a→b, a→b→a, then b, b→a, b→a→b.
     """
-    generator, _ = make_networks(settings)
+    generator, _ = models.create_gan(settings)
     there, back = (
         functools.partial(generator.apply, {"params": params[name]})
         for name in ("a_to_b", "b_to_a")

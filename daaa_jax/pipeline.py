@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from daaa_jax import (
     adaptation,
+    baselines,
     evaluation,
     fingerprints,
     models,
@@ -23,6 +24,7 @@ from daaa_jax import (
     translation,
 )
 from daaa_jax import workdir as workdirs
+from daaa_jax.baselines import training
 from daaa_jax.data import load_task, translations
 from daaa_jax.data.images import Images
 from daaa_jax.data.pairs import all_images
@@ -98,13 +100,14 @@ def write_overview(config: ConfigDict, task: Task, path: Path) -> None:
     shape = task.source_train.images.shape[1:]
     key, image = jax.random.key(0), jnp.zeros((1, *shape))
     classifier = models.create_classifier(config.model, len(task.class_names), "sum_squares")
-    generator, discriminator = pairing.make_networks(config.pair)
+    shapes = {"classifier": trained.variable_shapes(classifier, shape[0], config.augment)}
+    if config.method == baselines.OURS:
+        for name, network in zip(
+            ("generator", "discriminator"), models.create_gan(config.pair), strict=True
+        ):
+            shapes[name] = jax.eval_shape(network.init, key, image)
     tables = []
-    for name, variables in (
-        ("generator", jax.eval_shape(generator.init, key, image)),
-        ("discriminator", jax.eval_shape(discriminator.init, key, image)),
-        ("classifier", trained.variable_shapes(classifier, shape[0], config.augment)),
-    ):
+    for name, variables in shapes.items():
         params = variables["params"]
         table = parameter_overview.get_parameter_overview(params, include_stats=False)
         tables.append(f"{name}:\n{table}\n")
@@ -121,7 +124,7 @@ class _Run:
         self.model = models.create_classifier(
             config.model, len(task.class_names), config.adapt.attention
         )
-        self.generator, _ = pairing.make_networks(config.pair)
+        self.generator, _ = models.create_gan(config.pair)
         self.evaluate = evaluation.make_evaluator(self.model, mesh, config)
         originals = {
             task.source_name: task.source_train.images,
@@ -140,8 +143,9 @@ class _Run:
             "source": self._source,
             "adapt": self._adapt,
         }
+        without_pairs = self.brought_translations or config.method != baselines.OURS
         for name in (
-            *(("pair", "translate") if self.brought_translations else ()),
+            *(("pair", "translate") if without_pairs else ()),
             *(("source",) if self.brought_source else ()),
         ):
             del self.runs[name]
@@ -183,8 +187,10 @@ class _Run:
     def check_needs(self, wanted: str) -> None:
         """Makes sure that a stage which shall run alone can, and has what it builds upon."""
         if wanted != "all" and wanted not in self.runs:
-            brought = "source.checkpoint" if wanted == "source" else "pair.translations"
-            raise UserError(f"--stage={wanted} has nothing to do: {brought} takes its place")
+            instead = "source.checkpoint" if wanted == "source" else "pair.translations"
+            if self.config.method != baselines.OURS and wanted != "source":
+                instead = f"method={self.config.method}"
+            raise UserError(f"--stage={wanted} has nothing to do: {instead} takes its place")
         for needed in NEEDS.get(wanted, ()):
             if needed in self.runs and self.stages.finished(needed) is None:
                 raise UserError(
@@ -253,19 +259,15 @@ class _Run:
             variables = trained.read(self.stages.home("source") / SOURCE_NETWORK).variables
         # Here and not in stage `source`, which may be one that another target domain shares.
         before = self._accuracies(variables)
-        folder = self.stages.home("translate") / "translate"
-        made = self.brought_translations or {
-            name: translation.read(folder / name) for name in (self.forth, self.back)
-        }
-        images = all_images(
-            task.source_train.images, made[self.forth], task.target_train.images, made[self.back]
-        )
-        target, memory = adaptation.run(
+        if self.config.method == baselines.OURS:
+            train, data = adaptation.run, (self._all_images(), task.source_train.labels)
+        else:
+            train, data = training.run, (task.source_train, task.target_train)
+        target, memory = train(
             self.config,
             self.model,
             variables,
-            images,
-            task.source_train.labels,
+            *data,
             self.evaluate,
             task.evaluation,
             context,
@@ -285,6 +287,15 @@ class _Run:
             "per_class": final.per_class,
             "confusion": final.confusion,
         }
+
+    def _all_images(self) -> Images:
+        task, folder = self.task, self.stages.home("translate") / "translate"
+        made = self.brought_translations or {
+            name: translation.read(folder / name) for name in (self.forth, self.back)
+        }
+        return all_images(
+            task.source_train.images, made[self.forth], task.target_train.images, made[self.back]
+        )
 
     def _keep(self, step: int, variables: models.Variables) -> None:
         """Writes a network that may be the selected one.
@@ -323,6 +334,7 @@ class _Run:
         adapt, figure = extra["adapt"], task.evaluation.source_figure
         return {
             "task": f"{task.source_name} -> {task.target_name}",
+            "method": self.config.method,
             "data": self.config.data.name,
             "images": {
                 "source_train": len(task.source_train.images),

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from daaa_jax import attention, models, pairing
+from daaa_jax import attention, models
 from daaa_jax.data.augment import evaluation_views
 from daaa_jax.data.types import Task
 from daaa_jax.errors import UserError
@@ -58,9 +58,13 @@ def check_networks(config: ConfigDict, task: Task) -> None:
     ):
         if not suits:
             raise UserError(f"{name}={value} does not suit images of {size}x{size}")
+    if config.method == "upper_bound" and (task.evaluation.target_train.labels < 0).any():
+        raise UserError(
+            "method=upper_bound is trained on target labels, and some target images have none"
+        )
     key, image = jax.random.key(0), jnp.zeros((1, *task.source_train.images.shape[1:]))
     try:
-        for network in pairing.make_networks(config.pair):
+        for network in models.create_gan(config.pair):
             jax.eval_shape(network.init, key, image)
         model = models.create_classifier(
             config.model, len(task.class_names), config.adapt.attention

@@ -67,6 +67,7 @@ def _parse(arguments: Sequence[str] | None):
     parser.add_argument(
         "--data", help=f"one of {', '.join(cells.DATA)}, then words of its config: office10,cpu"
     )
+    parser.add_argument("--methods", default="", help="some of its rows, such as CNN,Ours")
     parser.add_argument("--smoke", action="store_true", help="every run in little")
     parser.add_argument("--cells", default="1/1", help="i/n: a share of the runs, for n hosts")
     parser.add_argument(
@@ -93,11 +94,13 @@ def _parse(arguments: Sequence[str] | None):
     )
     wanted = [task for task in options.tasks.split(",") if task]
     options.tasks = cells.chosen_tasks(plan, subject.tasks, wanted)
-    runs = (
-        cells.runs_of(subject, options.tasks, plan)
-        if options.name in tables.TABLES
-        else figures.runs_of(subject, options.tasks, plan)
-    )
+    methods = [method for method in options.methods.split(",") if method]
+    if options.name in tables.TABLES:
+        runs = cells.runs_of(cells.some_rows(subject, methods), options.tasks, plan)
+    elif methods:
+        raise UserError(f"--methods={options.methods}: a figure has no rows")
+    else:
+        runs = figures.runs_of(subject, options.tasks, plan)
     return options, plan, runs
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from daaa_jax import baselines
 from daaa_jax.errors import UserError
 from daaa_jax.models import CLASSIFIERS
 from daaa_jax.runtime import mesh as meshes
@@ -17,6 +18,7 @@ _OPTIMIZER = {
     "optimizer.schedule": ("constant", "progress", "iteration", "linear"),
 }
 _CHOICES = {
+    "method": (baselines.OURS, *baselines.METHODS),
     "pair.adversarial": ("lsgan", "vanilla"),
     "adapt.init": ("source", "scratch"),
     "adapt.batch_norm": ("batch", "frozen"),
@@ -145,6 +147,14 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
             f"pair.pools={config.pair.pools} does not divide pair.batch_size="
             f"{config.pair.batch_size}: each pool takes the same number of images"
         )
+    if config.method != baselines.OURS:
+        half, odd = divmod(config.adapt.batch_size, 2)
+        if odd:
+            raise UserError(
+                f"adapt.batch_size={config.adapt.batch_size}: half of a batch is of each domain "
+                f"with method={config.method}, choose an even number"
+            )
+        meshes.check_batch_size("half of adapt.batch_size", half, mesh)
     for stage in _BATCHES:
         meshes.check_batch_size(f"{stage}.batch_size", config[stage].batch_size, mesh)
 

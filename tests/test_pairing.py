@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from tiny import assert_same_bits, fast_jit, make_config, make_images, pool_twin, surroundings
 
-from daaa_jax import optimizers, pairing
+from daaa_jax import models, optimizers, pairing
 from daaa_jax.data.augment import decode
 from daaa_jax.errors import UserError
 from daaa_jax.image_pools import ImagePools
@@ -72,13 +72,13 @@ def test_pool_is_never_smaller_than_the_batch(pool_size, capacity):
 
 def judged(params, images, real):
     """Eq. 1 of LSGAN, written out."""
-    _, discriminator = pairing.make_networks(settings_of())
+    _, discriminator = models.create_gan(settings_of())
     logits = discriminator.apply({"params": params}, images)
     return jnp.mean((logits - (1.0 if real else 0.0)) ** 2)
 
 
 def translated(params, images):
-    generator, _ = pairing.make_networks(settings_of())
+    generator, _ = models.create_gan(settings_of())
     return generator.apply({"params": params}, images)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from daaa_jax.errors import UserError
 from daaa_jax.report import __main__ as command
-from daaa_jax.report import charts, page
+from daaa_jax.report import charts, parts, selection
 
 EVIL = '<img src=x onerror="alert(1)">'
 VOID = {"meta", "img", "path", "use", "br"}
@@ -60,12 +60,14 @@ def make_workdir(folder, finished=True, name=EVIL):
             {
                 "stage": "adapt",
                 "step": step,
+                "round_loss": 1.0,
                 "round_alignment": 0.9,
                 "kept": 0.5,
                 "confidence": 0.8,
                 "kept_accuracy": 0.97,
-                "information": 1.2,
-                "target_test": 0.8,
+                "information": 1.2 - 0.1 * step,
+                "entropy": -0.5,
+                "target_test": 0.8 + 0.05 * step,
             }
         )
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -108,8 +110,34 @@ def test_report_of_a_finished_run_shows_its_accuracies_apart(tmp_path):
     assert "99.0 % on its own domain" in shown
     assert "10.0 min" in shown and "15.0 min" in shown
     assert len(checked.ids) == len(set(checked.ids))
-    assert checked.tags.count("svg") == 4 + 2 + 4
+    assert checked.tags.count("svg") == 3 + 2 + 2 + 4
     assert "right among the kept" in shown and "no images" in shown
+
+
+def test_validators_are_judged_by_the_round_that_they_would_choose(tmp_path):
+    checked = Checker(report_of(make_workdir(tmp_path / "run")))
+    cells = " | ".join(text.strip() for text in checked.text if text.strip())
+    assert "information maximisation | 1 | 85.0 % | 5.0 points | too few rounds" in cells
+    assert "entropy | 1 | 85.0 %" in cells and "deep embedded" not in cells
+
+
+def test_rank_correlation_is_spearmans():
+    assert selection.rank_correlation([1, 2, 30], [0.1, 0.5, 0.6]) == pytest.approx(1)
+    assert selection.rank_correlation([1, 2, 30], [0.6, 0.5, 0.1]) == pytest.approx(-1)
+    # By hand: ranks 0, 1.5, 1.5, 3 against 1, 0, 2, 3.
+    found = selection.rank_correlation([1, 2, 2, 5], [0.2, 0.1, 0.3, 0.9])
+    assert found == pytest.approx(3 / (4.5 * 5) ** 0.5)
+    assert selection.rank_correlation([1, 1, 1], [0.1, 0.2, 0.3]) is None
+
+
+def test_report_of_a_compared_method_has_no_alignment(tmp_path):
+    workdir = make_workdir(tmp_path / "run")
+    path = workdir / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        line.pop("round_alignment", None)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "L_AT" not in report_of(workdir)
 
 
 def test_names_from_the_data_are_text(tmp_path):
@@ -146,7 +174,7 @@ def test_report_is_the_same_each_time(tmp_path):
 
 def test_long_curves_are_averaged(tmp_path):
     lines = [{"stage": "pair", "step": step, "loss": step % 2} for step in range(1, 4001)]
-    places, values = page._curve(lines, "loss", "step")
+    places, values = parts.curve(lines, "loss", "step")
     assert len(places) == len(values) <= 400
     assert places[-1] == 4000 and values == pytest.approx([0.5] * len(values))
 

@@ -23,6 +23,7 @@ __all__ = [
     "ResNet50",
     "Variables",
     "create_classifier",
+    "create_gan",
     "features",
     "initial_variables",
     "pretrained_variables",
@@ -63,6 +64,18 @@ def create_classifier(settings, num_classes: int, attention: str) -> nn.Module:
     if "dtype" in chosen:
         chosen["dtype"] = computation_type(settings)
     return network(num_classes=num_classes, attention=attention, **chosen)
+
+
+def create_gan(settings) -> tuple[Generator, PatchDiscriminator]:
+    """The generator and the discriminator of `config.pair`, each used for both domains."""
+    return (
+        Generator(settings.filters, settings.downsamplings, settings.blocks),
+        PatchDiscriminator(
+            settings.discriminator_filters,
+            settings.discriminator_layers,
+            settings.batch_deviation,
+        ),
+    )
 
 
 def computation_type(settings) -> str:

@@ -10,7 +10,7 @@ from daaa_jax.models.layers import Convolution, InstanceNorm, normal_initializer
 
 
 class Generator(nn.Module):
-    """Residual generator: images in [-1, 1] to images of the same size in [-1, 1].
+    """Residual generator: images in [-1, 1] to colour images of the same size in [-1, 1].
 
     Differs from the released one in its upsampling: nearest neighbours and a convolution leave no
     checkerboard, as its transposed convolution does.
@@ -54,7 +54,7 @@ class Generator(nn.Module):
             )
             features = nn.relu(InstanceNorm(name=f"up{i}_norm")(features))
 
-        outputs = convolution(images.shape[-1], 7, padding="VALID", use_bias=True, name="leave")(
+        outputs = convolution(3, 7, padding="VALID", use_bias=True, name="leave")(
             reflect_pad(features, 3)
         )
         return jnp.tanh(outputs)

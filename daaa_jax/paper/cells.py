@@ -103,6 +103,24 @@ def runs_of(table: tables.Table, tasks: Sequence[str], plan: Plan) -> list[Run]:
     ]
 
 
+def some_rows(table: tables.Table, methods: Sequence[str]) -> tables.Table:
+    """A table of the rows whose method begins with one of these, whatever the case; all for none.
+
+    Raises:
+      UserError: if no row does.
+    """
+    for name in methods:
+        if not any(_begins(row, name) for row in table.rows):
+            known = ", ".join(dict.fromkeys(row.method for row in table.rows))
+            raise UserError(f"--methods={','.join(methods)}: {name!r} is none of {known}")
+    rows = (r for r in table.rows if not methods or any(_begins(r, name) for name in methods))
+    return dataclasses.replace(table, rows=tuple(rows))
+
+
+def _begins(row: tables.Row, name: str) -> bool:
+    return row.method.lower().startswith(name.lower())
+
+
 def share(runs: Sequence[Run], part: int, of: int) -> list[Run]:
     """Part 1, 2, … of so many, for as many hosts.
 
@@ -145,7 +163,7 @@ def accuracies(
 
 def _of_seeds(table, row, task, plan, folder) -> list[float | None]:
     seeds = range(plan.seeds)
-    if row.is_trained or plan.own_networks or row.settings is None:
+    if row.is_trained or plan.own_networks:
         return [_accuracy(table, row, task, seed, plan, folder) for seed in seeds]
     # One source network, whichever seed's run tells of it: no deviation can be given.
     found = (_accuracy(table, row, task, seed, plan, folder) for seed in seeds)
@@ -153,8 +171,6 @@ def _of_seeds(table, row, task, plan, folder) -> list[float | None]:
 
 
 def _accuracy(table, row, task, seed, plan, folder) -> float | None:
-    if row.settings is None:
-        return None
     # The source network alone is the same in every run of a task and a seed.
     candidates = [row] if row.is_trained else [r for r in table.rows if r.is_trained]
     for candidate in candidates:

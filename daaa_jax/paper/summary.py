@@ -13,7 +13,6 @@ from daaa_jax.paper import tables
 from daaa_jax.paper.tables import Figure, Table
 
 NOT_RUN = "not run"
-NOT_OURS = "not ours"  # methods that this package has not
 AVERAGE = "Average"
 _COLUMNS = (
     "table",
@@ -94,7 +93,6 @@ def lines(
                 "std": std,
                 "paper": figure,
                 "difference": mean - figure if known else None,
-                "ours": row.settings is not None,
             }
 
 
@@ -137,8 +135,7 @@ def _shown(cell: Mapping) -> str:
     paper, mean = cell["paper"], cell["mean"]
     said = f"{paper:.1f}" if isinstance(paper, float | int) else paper or ""
     if mean is None:
-        ours = NOT_RUN if cell["ours"] else NOT_OURS
-        return f"{ours} ({said})" if said else ours
+        return f"{NOT_RUN} ({said})" if said else NOT_RUN
     ours = f"{mean:.1f}" + (f" ± {cell['std']:.1f}" if cell["std"] is not None else "")
     if cell["seeds"] < cell["wanted"]:
         ours += f" [{cell['seeds']} of {cell['wanted']} seeds]"

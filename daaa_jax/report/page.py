@@ -1,23 +1,19 @@
 """The page: what a working directory holds, finished or not, as one file without a network."""
 
-import base64
 import html
-import io
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from daaa_jax.baselines import OURS
 from daaa_jax.errors import UserError
-from daaa_jax.report import charts
+from daaa_jax.report import charts, parts, selection
 from daaa_jax.runtime import markers, metrics
 
 NAME = Path("report") / "index.html"
 _STAGES = ("pair", "source", "adapt")
-_MOST_POINTS = 400  # of a curve; more are averaged
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1b; --faint: #666; --paper: #fff; --line: #ddd; }
 @media (prefers-color-scheme: dark) {
@@ -100,6 +96,7 @@ def render(
         _accuracies(result) if result else "",
         _rounds(lines),
         _posterior(lines),
+        selection.section(lines),
         _classes(result) if result else "",
         _translations(pairs),
         _losses(lines),
@@ -117,10 +114,12 @@ def render(
 
 def _head(name: str, about: Mapping, result: Mapping | None) -> str:
     title = result["task"] if result else name
-    seed = about["config"].get("seed")
+    config = about["config"]
+    how = f"method {config['method']}, " if config.get("method", OURS) != OURS else ""
+    how = f"{name}, {how}seed {config.get('seed')}"
     going = "" if result else "<p><strong>The run is not finished.</strong></p>"
     return (
-        f"<h1>{html.escape(title)}</h1>\n<p class=faint>{html.escape(name)}, seed {seed}: "
+        f"<h1>{html.escape(title)}</h1>\n<p class=faint>{html.escape(how)}: "
         f"<code>{html.escape(about.get('command', ''))}</code></p>{going}"
     )
 
@@ -134,7 +133,7 @@ def _accuracies(result: Mapping) -> str:
         (target["oracle"], "best by target labels, for reference"),
         (reached["source_only"], "source network alone"),
     ]
-    shown = "".join(f"<li><b>{_percent(value)}</b>{text}</li>" for value, text in items)
+    shown = "".join(f"<li><b>{parts.percent(value)}</b>{text}</li>" for value, text in items)
     images = result.get("images", {})
     counts = (
         f"{images['source_train']:,} labelled and {images['target_train']:,} unlabelled training "
@@ -143,11 +142,15 @@ def _accuracies(result: Mapping) -> str:
         else ""
     )
     own = "source_test" if "source_test" in reached else "source_train"
+    labels = (
+        "The network was trained on the target's own labels: this is the ceiling for the others."
+        if result.get("method") == "upper_bound"
+        else "Target labels are read for these figures and for nothing that trains or selects."
+    )
     return (
         f"<h2>Accuracy on the target domain</h2><ul class=figures>{shown}</ul>"
         f"<p class=faint>Measured on {html.escape(result['evaluated_on'])}. {counts}The source "
-        f"network has {_percent(reached[own])} on its own domain. Target labels are read for these "
-        "figures and for nothing that trains or selects.</p>"
+        f"network has {parts.percent(reached[own])} on its own domain. {labels}</p>"
     )
 
 
@@ -156,41 +159,36 @@ def _rounds(lines: Sequence[Mapping]) -> str:
     if not rounds:
         return ""
     accuracy = {
-        "target": _curve(rounds, "target_test"),
-        "source": _curve(rounds, "source_test") or _curve(rounds, "source_train"),
+        "target": parts.curve(rounds, "target_test"),
+        "source": parts.curve(rounds, "source_test") or parts.curve(rounds, "source_train"),
     }
-    parts = [
-        _chart(charts.lines, "accuracy", accuracy, "round", "accuracy", percent=True),
-        _chart(
+    shown = [
+        parts.chart(charts.lines, "accuracy", accuracy, "round", "accuracy", percent=True),
+        parts.chart(
             charts.lines,
             "alignment",
-            {"L_AT": _curve(rounds, "round_alignment")},
+            {"L_AT": parts.curve(rounds, "round_alignment")},
             "round",
             "L_AT",
         ),
-        _chart(
-            charts.lines,
-            "information",
-            {"score": _curve(rounds, "information")},
-            "round",
-            "information score, nats",
-        ),
     ]
-    return (
-        f"<h2>Rounds</h2><div class=charts>{''.join(parts)}</div><p class=faint>L_AT falls where "
-        "the target network learns to attend as the source network does. The information score "
-        "needs no label, and chooses the network that is called selected.</p>"
+    falls = (
+        "<p class=faint>L_AT falls where the target network learns to attend as the source network "
+        "does.</p>"
+        if shown[1]
+        else ""
     )
+    return f"<h2>Rounds</h2><div class=charts>{''.join(shown)}</div>{falls}"
 
 
 def _posterior(lines: Sequence[Mapping]) -> str:
     rounds = metrics.rounds(lines)
     shares = {
-        "kept": _curve(rounds, "kept"),
-        "mean confidence": _curve(rounds, "confidence"),
-        "right among the kept": _curve(rounds, "kept_accuracy"),
+        "kept": parts.curve(rounds, "kept"),
+        "mean confidence": parts.curve(rounds, "confidence"),
+        "right among the kept": parts.curve(rounds, "kept_accuracy"),
     }
-    chart = _chart(charts.lines, "posterior", shares, "round", "share", percent=True)
+    chart = parts.chart(charts.lines, "posterior", shares, "round", "share", percent=True)
     return chart and (
         f"<h2>Soft labels</h2>{chart}<p class=faint>What the frozen copy of the target network "
         "says of the unlabelled images as each round begins: how many pass the threshold, and, "
@@ -225,23 +223,23 @@ def _translations(pairs: bytes | None) -> str:
         return ""
     return (
         f'<h2>Translations</h2><figure><img alt="images of both domains and their translations" '
-        f'src="data:image/jpeg;base64,{_compressed(pairs)}"><figcaption>Rows: images of the first '
-        "domain, in the other's style, and back; then the same for the second domain. Objects "
-        "should stay what they are, and only their style change.</figcaption></figure>"
+        f'src="data:image/jpeg;base64,{parts.compressed(pairs)}"><figcaption>Rows: images of the '
+        "first domain, in the other's style, and back; then the same for the second domain. "
+        "Objects should stay what they are, and only their style change.</figcaption></figure>"
     )
 
 
 def _losses(lines: Sequence[Mapping]) -> str:
-    parts = []
+    shown = []
     for stage in _STAGES:
         here = [line for line in lines if line["stage"] == stage and "loss" in line]
         names = dict.fromkeys(k for line in here for k in line if k not in ("stage", "step"))
         for name in names:
-            curve = _curve(here, name, "step")
-            parts.append(
-                _chart(charts.lines, f"{stage}-{name}", {name: curve}, f"{stage}, updates", name)
+            curves = {name: parts.curve(here, name, "step")}
+            shown.append(
+                parts.chart(charts.lines, f"{stage}-{name}", curves, f"{stage}, updates", name)
             )
-    inside = "".join(parts)
+    inside = "".join(shown)
     return inside and (
         f"<h2>Training</h2><details><summary>Every logged figure of every stage</summary>"
         f"<div class=charts>{inside}</div></details>"
@@ -252,68 +250,12 @@ def _time(result: Mapping) -> str:
     seconds = result["seconds"]
     rows = [(stage, f"{value / 60:.1f} min") for stage, value in seconds.items()]
     rows.append(("all", f"{sum(seconds.values()) / 60:.1f} min"))
-    return f"<h2>Time</h2>{_table(rows)}"
+    return f"<h2>Time</h2>{parts.table(rows)}"
 
 
 def _settings(about: Mapping) -> str:
     versions = about.get("versions", {})
     return (
         "<h2>Settings and versions</h2><details><summary>Show</summary>"
-        f"{_table(_flat(about['config']))}{_table(versions.items())}</details>"
+        f"{parts.table(parts.flat(about['config']))}{parts.table(versions.items())}</details>"
     )
-
-
-def _curve(lines: Sequence[Mapping], name: str, x: str = "") -> charts.Curve | None:
-    """Where a figure is known, against the round's number, or against `x`; long ones averaged."""
-    points = [
-        (line[x] if x else number, line[name])
-        for number, line in enumerate(lines, start=1)
-        if line.get(name) is not None
-    ]
-    if not points:
-        return None
-    several = math.ceil(len(points) / _MOST_POINTS)
-    groups = [points[first : first + several] for first in range(0, len(points), several)]
-    return (
-        [group[-1][0] for group in groups],
-        [float(np.mean([value for _, value in group])) for group in groups],
-    )
-
-
-def _chart(
-    draw, name: str, curves: Mapping[str, charts.Curve | None], *arguments, **options
-) -> str:
-    """A figure; empty where there is no curve."""
-    known = {label: curve for label, curve in curves.items() if curve is not None}
-    return f"<figure>{draw(name, known, *arguments, **options)}</figure>" if known else ""
-
-
-def _table(rows: Iterable[tuple[str, Any]]) -> str:
-    inside = "".join(
-        f"<tr><th>{html.escape(str(name))}</th><td>{html.escape(str(value))}</td></tr>"
-        for name, value in rows
-    )
-    return f"<div class=wide><table>{inside}</table></div>"
-
-
-def _flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    if not isinstance(value, dict):
-        return [(prefix, value)]
-    rows = []
-    for name, item in value.items():
-        rows += _flat(item, f"{prefix}.{name}" if prefix else name)
-    return rows
-
-
-def _percent(share: float | None) -> str:
-    return "no labels" if share is None else f"{100 * share:.1f} %"
-
-
-def _compressed(picture: bytes, width: int = 1400) -> str:
-    """A picture as a JPEG of no more than so many pixels' width, in base64."""
-    image = Image.open(io.BytesIO(picture)).convert("RGB")
-    if image.width > width:
-        image = image.resize((width, round(image.height * width / image.width)))
-    content = io.BytesIO()
-    image.save(content, "jpeg", quality=82)
-    return base64.b64encode(content.getvalue()).decode()

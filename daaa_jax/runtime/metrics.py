@@ -148,7 +148,7 @@ def read(workdir: str | Path) -> list[dict[str, Any]]:
 
 def rounds(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Those of `read` that end a round of adaptation, one for each round so far."""
-    return [line for line in lines if line["stage"] == "adapt" and "round_alignment" in line]
+    return [line for line in lines if line["stage"] == "adapt" and "round_loss" in line]
 
 
 def _figure(value: Any) -> int | float | None:

@@ -1,0 +1,29 @@
+"""The compared methods by name, a file each; `training.py` trains them as stage `adapt`."""
+
+from ml_collections import ConfigDict
+
+from daaa_jax.baselines.ada import Ada
+from daaa_jax.baselines.dann import Dann
+from daaa_jax.baselines.dsn import Dsn
+from daaa_jax.baselines.jan import Jan
+from daaa_jax.baselines.jan_a import JanA
+from daaa_jax.baselines.method import Method
+from daaa_jax.baselines.pixelda import PixelDa
+from daaa_jax.baselines.upper_bound import UpperBound
+
+OURS = "daaa"  # `config.method` where none of these is meant
+
+METHODS: dict[str, type[Method]] = {
+    "dann": Dann,
+    "jan": Jan,
+    "jan_a": JanA,
+    "dsn": Dsn,
+    "ada": Ada,
+    "pixelda": PixelDa,
+    "upper_bound": UpperBound,
+}
+
+
+def make(config: ConfigDict) -> Method:
+    """The method that `config.method` names, one of `METHODS`, with its settings."""
+    return METHODS[config.method](config)

@@ -1,0 +1,74 @@
+"""DANN, which the paper calls RevGrad: features whose domain cannot be told.
+
+Ganin et al., Domain-Adversarial Training of Neural Networks, JMLR 2016.
+"""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from daaa_jax.baselines.method import Batch, Method, Outputs, Params, ramp, reverse_gradient
+
+
+class DomainDiscriminator(nn.Module):
+    """Features `[B,D]` to a logit `[B]`, positive for the source: two hidden layers.
+
+    Attributes:
+      width: of the hidden layers.
+    """
+
+    width: int
+
+    @nn.compact
+    def __call__(self, features: Array) -> Array:
+        for number in (1, 2):
+            features = nn.relu(nn.Dense(self.width, name=f"hidden{number}")(features))
+        return nn.Dense(1, name="logit")(features)[:, 0]
+
+
+def domain_loss(source: Array, target: Array) -> Array:
+    """How badly a discriminator tells the domains apart (Eq. 9), the mean of both domains' means.
+
+    Args:
+      source: its logits on the source domain, `[B]`.
+      target: on the target domain, `[B']`.
+
+    Returns:
+      Scalar, in nats; log 2 where it cannot tell.
+    """
+    as_source = optax.sigmoid_binary_cross_entropy(source, jnp.ones_like(source)).mean()
+    as_target = optax.sigmoid_binary_cross_entropy(target, jnp.zeros_like(target)).mean()
+    return (as_source + as_target) / 2
+
+
+class Dann(Method):
+    """A discriminator learns to tell the domains apart by their features, and these not to let it.
+
+    The reversed gradient grows with `ramp`; the discriminator's own does not.
+    """
+
+    def create(self, key: Array, model: nn.Module, image: Array, given: Outputs) -> Params:
+        """The discriminator's parameters."""
+        return DomainDiscriminator(self.settings.width).init(key, given.features)["params"]
+
+    def penalty(
+        self, own: Params, model: nn.Module, source: Outputs, target: Outputs, batch: Batch
+    ) -> Mapping[str, Array]:
+        """The domain loss, behind the reversal."""
+        weight = self.settings.weight * ramp(batch.progress)
+        return {"domain": adversarial(own, self.settings.width, source, target, weight)}
+
+
+def adversarial(
+    params: Params, width: int, source: Outputs, target: Outputs, weight: Array
+) -> Array:
+    """The domain loss of a discriminator, whose gradient reaches the features times `-weight`."""
+    discriminator = DomainDiscriminator(width)
+    logits = [
+        discriminator.apply({"params": params}, reverse_gradient(given.features, weight))
+        for given in (source, target)
+    ]
+    return domain_loss(*logits)

@@ -1,0 +1,135 @@
+"""DSN, domain separation networks: what is the domain's own is kept apart from what is shared.
+
+Bousmalis et al., Domain Separation Networks, NIPS 2016.
+"""
+
+import functools
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from daaa_jax import models
+from daaa_jax.baselines import dann
+from daaa_jax.baselines.method import Batch, Method, Outputs, Params, ramp
+from daaa_jax.models.layers import Convolution
+
+_SMALLEST_SIDE = 8  # where a decoder begins
+
+
+class Decoder(nn.Module):
+    """Features `[B,D]` to images `[B,side,side,3]` in [-1,1].
+
+    Attributes:
+      side: height and width of the images, doubled from the smallest that it can be halved to.
+      filters: channels of the convolutions.
+    """
+
+    side: int
+    filters: int = 32
+
+    @nn.compact
+    def __call__(self, features: Array) -> Array:
+        begin = self.side
+        while begin > _SMALLEST_SIDE and begin % 2 == 0:
+            begin //= 2
+        images = nn.Dense(begin * begin * self.filters // 2, name="enter")(features)
+        images = nn.relu(images.reshape(-1, begin, begin, self.filters // 2))
+        for number in range((self.side // begin).bit_length() - 1):
+            images = Convolution(self.filters, upsample=True, name=f"up{number + 1}")(images)
+            images = nn.relu(images)
+        return jnp.tanh(Convolution(3, name="leave")(images))
+
+
+def difference_loss(shared: Array, private: Array) -> Array:
+    """How much shared and private features of the same images say the same (Eq. 5).
+
+    Args:
+      shared: `[B,D]`.
+      private: `[B,D']`.
+
+    Returns:
+      Scalar in [0, 1]: the squared Frobenius norm of `shared^T private` over B^2, of centred
+      features that are divided by their norms, as in the released code.
+    """
+    if len(shared) != len(private):
+        raise ValueError(f"{len(shared)} shared and {len(private)} private features")
+    # Of the products of images with each other, B x B, which are fewer than those of features.
+    alike = [_directions(features) for features in (shared, private)]
+    return jnp.mean((alike[0] @ alike[0].T) * (alike[1] @ alike[1].T))
+
+
+def reconstruction_loss(images: Array, decoded: Array) -> Array:
+    """The scale-invariant mean squared error (Eq. 4), which a change of brightness leaves at zero.
+
+    Args:
+      images: `[B,H,W,3]`.
+      decoded: the same shape.
+
+    Returns:
+      Scalar, the mean over the images.
+    """
+    error = (images - decoded).reshape(len(images), -1)
+    return (jnp.square(error).mean(axis=1) - jnp.square(error.mean(axis=1))).mean()
+
+
+def _directions(features: Array) -> Array:
+    centred = features - features.mean(axis=0)
+    squares = jnp.square(centred).sum(axis=1, keepdims=True)
+    return centred * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
+
+
+class Dsn(Method):
+    """A private network for each domain beside the shared one, and a decoder of their sums.
+
+    The shared features' domain is hidden as DANN does it.
+    """
+
+    def create(self, key: Array, model: nn.Module, image: Array, given: Outputs) -> Params:
+        """Parameters of both private networks, the decoder and the discriminator."""
+        keys = jax.random.split(key, 4)
+        decoder = Decoder(image.shape[1])
+        discriminator = dann.DomainDiscriminator(self.settings.width)
+        return {
+            "source": models.initial_variables(keys[0], model, image)["params"],
+            "target": models.initial_variables(keys[1], model, image)["params"],
+            "decoder": decoder.init(keys[2], given.features)["params"],
+            "discriminator": discriminator.init(keys[3], given.features)["params"],
+        }
+
+    def penalty(
+        self, own: Params, model: nn.Module, source: Outputs, target: Outputs, batch: Batch
+    ) -> Mapping[str, Array]:
+        """Reconstruction, difference and similarity (Eq. 1), the last growing with `ramp`."""
+        settings = self.settings
+        reconstruction = difference = 0.0
+        for domain, images, shared in (
+            ("source", batch.source, source.features),
+            ("target", batch.target, target.features),
+        ):
+            private = _features(model, own[domain], images)
+            decode = functools.partial(Decoder(images.shape[1]).apply, {"params": own["decoder"]})
+            reconstruction += reconstruction_loss(images, decode(shared + private))
+            difference += difference_loss(shared, private)
+        similarity = dann.adversarial(
+            own["discriminator"],
+            settings.width,
+            source,
+            target,
+            settings.similarity * ramp(batch.progress),
+        )
+        return {
+            "reconstruction": settings.reconstruction * reconstruction,
+            "difference": settings.difference * difference,
+            "domain": similarity,
+        }
+
+
+def _features(model: nn.Module, params: Params, images: Array) -> Array:
+    """Of a private network, which normalises by the batch's own statistics and keeps none."""
+    _, updates = model.apply(
+        {"params": params}, images, train=True, mutable=["features", "batch_stats"]
+    )
+    return models.features(updates)

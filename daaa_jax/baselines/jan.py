@@ -1,0 +1,32 @@
+"""JAN: the joint distribution of features and predictions is the same in both domains.
+
+Long et al., Deep Transfer Learning with Joint Adaptation Networks, ICML 2017.
+"""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+from jax import Array
+
+from daaa_jax import losses
+from daaa_jax.baselines.method import Batch, Method, Outputs, Params, ramp
+
+
+class Jan(Method):
+    """The squared joint maximum mean discrepancy of features and softmax, see `losses.jmmd`.
+
+    The released code sums five
+    Gaussians where `jmmd` takes their mean, which a weight of five makes up for.
+    """
+
+    def penalty(
+        self, own: Params, model: nn.Module, source: Outputs, target: Outputs, batch: Batch
+    ) -> Mapping[str, Array]:
+        """JMMD, its weight growing with `ramp`."""
+        distance = losses.jmmd(layers(source), layers(target))
+        return {"jmmd": self.settings.weight * ramp(batch.progress) * distance}
+
+
+def layers(given: Outputs) -> list[Array]:
+    """What JAN aligns: features `[B,D]`, and the softmax of the logits `[B,K]`."""
+    return [given.features, nn.softmax(given.logits.astype("float32"))]

@@ -1,0 +1,58 @@
+"""JAN-A: JAN whose kernels see what an adversary makes of each layer.
+
+Long et al., Deep Transfer Learning with Joint Adaptation Networks, ICML 2017, section 4.3.
+"""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from daaa_jax import losses
+from daaa_jax.baselines.jan import layers
+from daaa_jax.baselines.method import Batch, Method, Outputs, Params, ramp, reverse_gradient
+
+
+class Adversary(nn.Module):
+    """A layer's features `[B,D]` to `[B,width]`: two fully connected layers.
+
+    Attributes:
+      width: of both.
+    """
+
+    width: int
+
+    @nn.compact
+    def __call__(self, features: Array) -> Array:
+        features = nn.relu(nn.Dense(self.width, name="hidden")(features))
+        return nn.Dense(self.width, name="output")(features)
+
+
+class JanA(Method):
+    """The network minimises the JMMD that the adversaries, one to each layer, maximise."""
+
+    def create(self, key: Array, model: nn.Module, image: Array, given: Outputs) -> Params:
+        """The adversaries' parameters."""
+        return {
+            f"layer{number}": Adversary(self.settings.width).init(own, features)["params"]
+            for number, (own, features) in enumerate(
+                zip(jax.random.split(key, 2), layers(given), strict=True)
+            )
+        }
+
+    def penalty(
+        self, own: Params, model: nn.Module, source: Outputs, target: Outputs, batch: Batch
+    ) -> Mapping[str, Array]:
+        """JMMD behind the adversaries, its weight growing with `ramp`."""
+        maximising = reverse_gradient(own, jnp.float32(1))
+
+        def seen(given: Outputs) -> list[Array]:
+            return [
+                Adversary(self.settings.width).apply({"params": maximising[f"layer{n}"]}, features)
+                for n, features in enumerate(layers(given))
+            ]
+
+        distance = losses.jmmd(seen(source), seen(target))
+        return {"jmmd": self.settings.weight * ramp(batch.progress) * distance}

@@ -1,0 +1,73 @@
+"""PixelDA: source images made to look like the target's, and a classifier trained on both.
+
+Bousmalis et al., Unsupervised Pixel-Level Domain Adaptation with Generative Adversarial Networks,
+CVPR 2017.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from daaa_jax import losses, models
+from daaa_jax.baselines.method import Batch, Classify, Method, Outputs, Params
+
+
+class PixelDa(Method):
+    """A generator that sees noise beside the source image, a discriminator, and the classifier.
+
+    Generator and discriminator are those of `config.pair`, with its optimiser. All players take
+    their steps at once, each on the gradient of its own loss.
+    """
+
+    optimizer = "pair"
+
+    def create(self, key: Array, model: nn.Module, image: Array, given: Outputs) -> Params:
+        """Parameters of the generator and the discriminator."""
+        generator, discriminator = models.create_gan(self.config.pair)
+        keys = jax.random.split(key, 3)
+        noisy = self._with_noise(keys[2], image)
+        return {
+            "generator": generator.init(keys[0], noisy)["params"],
+            "discriminator": discriminator.init(keys[1], image)["params"],
+        }
+
+    def loss(
+        self, own: Params, model: nn.Module, classify: Classify, batch: Batch
+    ) -> tuple[Array, Mapping[str, Array], Outputs]:
+        """The three players' losses (Eq. 1 to 4), their sum as one.
+
+        The classifier's, on source images and what is made of them; the generator's, which is to
+        fool the discriminator, and the classifier's times `task`; the discriminator's.
+        """
+        settings, kind = self.settings, self.config.pair.adversarial
+        generator, discriminator = models.create_gan(self.config.pair)
+        noisy = self._with_noise(batch.key, batch.source)
+        made = generator.apply({"params": own["generator"]}, noisy)
+
+        def judge(params: Params, images: Array, is_real: bool) -> Array:
+            logits = discriminator.apply({"params": params}, images)
+            return losses.adversarial_loss(logits, is_real, kind)
+
+        fixed = jax.lax.stop_gradient
+        params = own["discriminator"]
+        fooling = judge(fixed(params), made, True)
+        # Halved, as CycleGAN's, whose networks these are.
+        judging = 0.5 * (judge(params, batch.target, True) + judge(params, fixed(made), False))
+
+        # As it is, but with the share of the classifier's gradient that the generator takes.
+        shown = fixed(made) + settings.task * (made - fixed(made))
+        given = classify(jnp.concatenate([batch.source, shown]))
+        labels = jnp.concatenate([batch.labels, batch.labels])
+        supervised = losses.cross_entropy(given.logits, labels).mean()
+        parts = {"cross_entropy": supervised, "adversarial": fooling, "discriminator": judging}
+        return supervised + fooling + judging, parts, given
+
+    def _with_noise(self, key: Array, images: Array) -> Array:
+        """Images `[B,H,W,3]` with channels that hold an image's noise, the same at each pixel."""
+        shape = (len(images), 1, 1, self.settings.noise)
+        noise = jax.random.uniform(key, shape, minval=-1, maxval=1)
+        wide = jnp.broadcast_to(noise, (*images.shape[:3], self.settings.noise))
+        return jnp.concatenate([images, wide], axis=-1)

@@ -1,0 +1,23 @@
+"""The ceiling: the target network trained on the target's own labels (Fig. 1c of the paper)."""
+
+from collections.abc import Mapping
+
+from flax import linen as nn
+from jax import Array
+
+from daaa_jax import losses
+from daaa_jax.baselines.method import Batch, Classify, Method, Outputs, Params
+
+
+class UpperBound(Method):
+    """Cross-entropy on target images with their labels; nothing else reads what comes of it."""
+
+    reads_target_labels = True
+
+    def loss(
+        self, own: Params, model: nn.Module, classify: Classify, batch: Batch
+    ) -> tuple[Array, Mapping[str, Array], Outputs]:
+        """The cross-entropy on target images alone."""
+        given = classify(batch.target)
+        supervised = losses.cross_entropy(given.logits, batch.target_labels).mean()
+        return supervised, {"cross_entropy": supervised}, given

@@ -1,0 +1,69 @@
+"""What the sections of a page are made of: curves of logged figures, charts, tables, pictures."""
+
+import base64
+import html
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from daaa_jax.report import charts
+
+_MOST_POINTS = 400  # of a curve; more are averaged
+
+
+def curve(lines: Sequence[Mapping], name: str, x: str = "") -> charts.Curve | None:
+    """Where a figure is known, against the round's number, or against `x`; long ones averaged."""
+    points = [
+        (line[x] if x else number, line[name])
+        for number, line in enumerate(lines, start=1)
+        if line.get(name) is not None
+    ]
+    if not points:
+        return None
+    several = math.ceil(len(points) / _MOST_POINTS)
+    groups = [points[first : first + several] for first in range(0, len(points), several)]
+    return (
+        [group[-1][0] for group in groups],
+        [float(np.mean([value for _, value in group])) for group in groups],
+    )
+
+
+def chart(draw, name: str, curves: Mapping[str, charts.Curve | None], *arguments, **options) -> str:
+    """A figure; empty where there is no curve."""
+    known = {label: curve for label, curve in curves.items() if curve is not None}
+    return f"<figure>{draw(name, known, *arguments, **options)}</figure>" if known else ""
+
+
+def table(rows: Iterable[tuple[str, Any]]) -> str:
+    inside = "".join(
+        f"<tr><th>{html.escape(str(name))}</th><td>{html.escape(str(value))}</td></tr>"
+        for name, value in rows
+    )
+    return f"<div class=wide><table>{inside}</table></div>"
+
+
+def flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        return [(prefix, value)]
+    rows = []
+    for name, item in value.items():
+        rows += flat(item, f"{prefix}.{name}" if prefix else name)
+    return rows
+
+
+def percent(share: float | None) -> str:
+    return "no labels" if share is None else f"{100 * share:.1f} %"
+
+
+def compressed(picture: bytes, width: int = 1400) -> str:
+    """A picture as a JPEG of no more than so many pixels' width, in base64."""
+    image = Image.open(io.BytesIO(picture)).convert("RGB")
+    if image.width > width:
+        image = image.resize((width, round(image.height * width / image.width)))
+    content = io.BytesIO()
+    image.save(content, "jpeg", quality=82)
+    return base64.b64encode(content.getvalue()).decode()

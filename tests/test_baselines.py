@@ -1,0 +1,386 @@
+"""The compared methods: each loss against a plain NumPy version, and who moves which way."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import (
+    CLASSES,
+    MODEL,
+    assert_same_bits,
+    fast_jit,
+    make_config,
+    make_images,
+    make_labelled,
+    surroundings,
+)
+
+from daaa_jax import baselines, evaluation, losses, settings
+from daaa_jax.baselines import ada, dann, dsn, jan, method, training
+from daaa_jax.data.augment import decode
+from daaa_jax.data.types import LabelledImages, MeasuredData, UnlabelledImages
+from daaa_jax.errors import UserError
+from daaa_jax.models import initial_variables
+from daaa_jax.runtime import mesh as meshes
+from daaa_jax.runtime import metrics
+
+SOURCE, TARGET = make_labelled(24, seed=1), make_labelled(20, seed=2)
+WITH_PENALTY = ("dann", "jan", "jan_a", "dsn", "ada")
+COMPARED = (*WITH_PENALTY, "pixelda")
+
+
+def features(count, width, seed=0):
+    return np.random.default_rng(seed).normal(size=(count, width))
+
+
+def softmax(x):
+    weights = np.exp(x - x.max(axis=-1, keepdims=True))
+    return weights / weights.sum(axis=-1, keepdims=True)
+
+
+# The losses
+
+
+def test_domain_loss_is_the_mean_cross_entropy_of_both_domains():
+    source, target = features(5, 1)[:, 0], features(3, 1, 1)[:, 0]
+    told = [np.log(1 + np.exp(-s)) for s in source], [np.log(1 + np.exp(t)) for t in target]
+    twin = (np.mean(told[0]) + np.mean(told[1])) / 2
+    np.testing.assert_allclose(dann.domain_loss(source, target), twin, rtol=1e-5)
+    blind = dann.domain_loss(jnp.zeros(4), jnp.zeros(9))
+    np.testing.assert_allclose(blind, np.log(2), rtol=1e-6)
+
+
+def test_reversed_gradient_is_the_negative_times_the_factor():
+    def through(x, factor):
+        return (method.reverse_gradient({"x": x}, factor)["x"] ** 2).sum()
+
+    x = jnp.array([1.0, -2.0])
+    assert through(x, jnp.float32(0.3)) == 5
+    np.testing.assert_allclose(jax.grad(through)(x, jnp.float32(0.3)), [-0.6, 1.2], rtol=1e-6)
+    np.testing.assert_array_equal(jax.grad(through)(x, jnp.float32(0)), [0, 0])
+
+
+def test_weight_grows_from_nothing_to_one():
+    assert method.ramp(0.0) == 0
+    np.testing.assert_allclose(method.ramp(0.1), 2 / (1 + np.exp(-1)) - 1, rtol=1e-6)
+    assert 0.9999 < method.ramp(1.0) < 1
+
+
+def walker_twin(source, target, labels):
+    products = source @ target.T / np.sqrt(source.shape[1])
+    walks = softmax(products) @ softmax(products.T)
+    total = 0.0
+    for i in range(len(source)):
+        own = [j for j in range(len(source)) if labels[j] == labels[i]]
+        total -= sum(np.log(walks[i, j]) for j in own) / len(own)
+    return total / len(source)
+
+
+def test_walker_loss_is_the_cross_entropy_of_round_trips():
+    source, target, labels = features(6, 5), features(4, 5, 1), np.array([0, 1, 0, 2, 1, 0])
+    found = ada.walker_loss(source, target, labels)
+    np.testing.assert_allclose(found, walker_twin(source, target, labels), rtol=1e-5)
+
+
+def test_walker_loss_is_least_where_walks_stay_in_their_class():
+    corners, labels = 40 * np.eye(3), np.array([0, 0, 1, 2])
+    source, target = corners[labels], corners[[2, 1, 0]]
+    np.testing.assert_allclose(ada.walker_loss(source, target, labels), np.log(2) / 2, rtol=1e-4)
+    swapped = ada.walker_loss(source, target, np.array([0, 1, 1, 2]))
+    assert swapped > 1 and np.isfinite(swapped)
+
+
+def test_visit_loss_is_the_cross_entropy_to_an_even_share():
+    source, target = features(6, 5), features(4, 5, 1)
+    visits = softmax(source @ target.T / np.sqrt(5)).mean(axis=0)
+    found = ada.visit_loss(source, target)
+    np.testing.assert_allclose(found, -np.log(visits).mean(), rtol=1e-5)
+    even = ada.visit_loss(np.zeros((6, 5)), target)
+    np.testing.assert_allclose(even, np.log(4), rtol=1e-5)
+    assert found > even
+
+
+def test_difference_loss_is_the_frobenius_norm_of_the_correlations():
+    shared, private = features(6, 5), features(6, 7, 1)
+    directions = []
+    for x in (shared, private):
+        centred = x - x.mean(axis=0)
+        directions.append(centred / np.linalg.norm(centred, axis=1, keepdims=True))
+    twin = np.linalg.norm(directions[0].T @ directions[1]) ** 2 / 36
+    np.testing.assert_allclose(dsn.difference_loss(shared, private), twin, rtol=1e-4)
+    assert dsn.difference_loss(shared, shared) > dsn.difference_loss(shared, private)
+    assert np.isfinite(dsn.difference_loss(np.ones((6, 5)), private))
+    with pytest.raises(ValueError, match="6 shared and 5 private"):
+        dsn.difference_loss(shared, private[:5])
+
+
+def test_reconstruction_loss_does_not_see_a_change_of_brightness():
+    images, decoded = features(3, 12).reshape(3, 2, 2, 3), features(3, 12, 1).reshape(3, 2, 2, 3)
+    error = (images - decoded).reshape(3, 12)
+    twin = np.mean([(e**2).mean() - e.sum() ** 2 / 12**2 for e in error])
+    np.testing.assert_allclose(dsn.reconstruction_loss(images, decoded), twin, rtol=1e-5)
+    np.testing.assert_allclose(dsn.reconstruction_loss(images, images + 0.5), 0, atol=1e-6)
+
+
+def outputs_of(logits, seen):
+    return method.Outputs(jnp.asarray(logits), jnp.asarray(seen), None)
+
+
+def compared(name, **changes):
+    changes = {f"baselines.{name}.{key}": value for key, value in changes.items()}
+    return baselines.make(make_config({"method": name, **changes}))
+
+
+def batch_of(progress=1.0, count=6):
+    return method.Batch(
+        source=decode(make_images(count, 3)),
+        target=decode(make_images(count, 4)),
+        labels=jnp.arange(count) % CLASSES,
+        target_labels=jnp.zeros(count, jnp.int32),
+        progress=jnp.float32(progress),
+        key=jax.random.key(5),
+    )
+
+
+def test_jan_takes_the_joint_distance_of_features_and_softmax():
+    source = outputs_of(features(6, CLASSES), features(6, 9, 1))
+    target = outputs_of(features(6, CLASSES, 2), features(6, 9, 3))
+    assert jan.layers(source)[0] is source.features
+    distance = losses.jmmd(
+        [source.features, softmax(np.asarray(source.logits))],
+        [target.features, softmax(np.asarray(target.logits))],
+    )
+    found = compared("jan", weight=3.0).penalty({}, MODEL, source, target, batch_of(0.2))
+    np.testing.assert_allclose(found["jmmd"], 3 * method.ramp(0.2) * distance, rtol=1e-5)
+
+
+def state_of(name, changes=None, seed=0):
+    config = make_config({"method": name, "adapt.optimizer.learning_rate": 1e-3, **(changes or {})})
+    variables = initial_variables(jax.random.key(1), MODEL, decode(SOURCE.images[:1]))
+    made = baselines.make(config)
+    updates = training.make_optimizers(made, 10)
+    image = decode(SOURCE.images[:1])
+    state = training.create_state(jax.random.key(seed), made, MODEL, variables, image, updates)
+    return made, updates, state
+
+
+def gradients(name, progress, changes=None):
+    """Of the loss, with respect to the classifier's parameters and the method's own."""
+    made, _, state = state_of(name, changes)
+
+    def loss(params, own):
+        def classify(images):
+            variables = {**state.target, "params": params}
+            logits, observed = MODEL.apply(
+                variables, images, train=True, mutable=["features", "batch_stats"]
+            )
+            return method.Outputs(logits, observed["features"]["seen"], observed["batch_stats"])
+
+        return made.loss(own, MODEL, classify, batch_of(progress))[:2]
+
+    found, parts = fast_jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(
+        state.target["params"], state.own
+    )
+    return *found, parts
+
+
+def norm(tree):
+    return float(jnp.sqrt(sum((x**2).sum() for x in jax.tree.leaves(tree))))
+
+
+@pytest.mark.parametrize("name", ["dann", "jan", "jan_a", "ada"])
+def test_penalty_does_not_move_the_classifier_before_its_weight_has_grown(name):
+    weightless = {"dann": "weight", "jan": "weight", "jan_a": "weight"}
+    none = (
+        {f"baselines.{name}.{weightless[name]}": 0.0}
+        if name in weightless
+        else {"baselines.ada.walker": 0.0, "baselines.ada.visit": 0.0}
+    )
+    plain, _, _ = gradients(name, 1.0, none)
+    early, _, _ = gradients(name, 0.0)
+    late, _, _ = gradients(name, 1.0)
+    assert norm(jax.tree.map(jnp.subtract, early, plain)) < 1e-6
+    assert norm(jax.tree.map(jnp.subtract, late, plain)) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["dann", "jan_a"])
+def test_adversary_and_classifier_pull_in_opposite_directions(name):
+    """A small step of the one lowers what a small step of the other raises."""
+    made, _, state = state_of(name)
+    batch = batch_of()
+
+    def term(params, own):
+        given = []
+        for images in (batch.source, batch.target):
+            variables = {**state.target, "params": params}
+            logits, observed = MODEL.apply(variables, images, train=False, mutable=["features"])
+            given.append(method.Outputs(logits, observed["features"]["seen"], None))
+        return sum(made.penalty(own, MODEL, *given, batch).values())
+
+    params, own = state.target["params"], state.own
+    value = fast_jit(term)
+    by_classifier, by_own = fast_jit(jax.grad(term, argnums=(0, 1)))(params, own)
+    step = functools.partial(jax.tree.map, lambda x, g: x - 1e-3 * g)
+    before = value(params, own)
+    classifier_lowers = value(step(params, by_classifier), own) < before
+    own_lowers = value(params, step(own, by_own)) < before
+    # DANN's discriminator minimises, its features maximise; JAN-A's adversaries maximise.
+    assert (classifier_lowers, own_lowers) == ((False, True) if name == "dann" else (True, False))
+
+
+def test_each_player_of_pixelda_has_the_gradient_of_its_own_loss():
+    made, _, state = state_of("pixelda", {"baselines.pixelda.task": 0.0})
+    generator, discriminator = baselines.pixelda.models.create_gan(made.config.pair)
+    batch, own = batch_of(), state.own
+
+    def make(params):
+        return generator.apply({"params": params}, made._with_noise(batch.key, batch.source))
+
+    def judge(params, images, real):
+        logits = discriminator.apply({"params": params}, images)
+        return jnp.mean((logits - real) ** 2)
+
+    @fast_jit
+    def twins():
+        fake = make(own["generator"])
+        return (
+            jax.grad(lambda p: judge(own["discriminator"], make(p), 1.0))(own["generator"]),
+            jax.grad(lambda p: 0.5 * (judge(p, batch.target, 1.0) + judge(p, fake, 0.0)))(
+                own["discriminator"]
+            ),
+        )
+
+    _, found, parts = gradients("pixelda", 0.5, {"baselines.pixelda.task": 0.0})
+    for name, twin in zip(("generator", "discriminator"), twins(), strict=True):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), found[name], twin
+        )
+    assert parts.keys() == {"cross_entropy", "adversarial", "discriminator"}
+    _, with_task, _ = gradients("pixelda", 0.5, {"baselines.pixelda.task": 1.0})
+    moved = jax.tree.map(jnp.subtract, with_task["generator"], found["generator"])
+    assert norm(moved) > 1e-3
+    same = jax.tree.map(jnp.subtract, with_task["discriminator"], found["discriminator"])
+    assert norm(same) < 1e-6
+
+
+def test_noise_is_an_images_own_and_the_same_at_each_pixel():
+    made = compared("pixelda", noise=3)
+    images = decode(make_images(4, size=8))
+    noisy = made._with_noise(jax.random.key(0), images)
+    assert noisy.shape == (4, 8, 8, 6)
+    np.testing.assert_array_equal(noisy[..., :3], images)
+    assert jnp.ptp(noisy[..., 3:], axis=(1, 2)).max() == 0
+    assert len(np.unique(noisy[:, 0, 0, 3:])) == 12
+
+
+@pytest.mark.parametrize("side", [32, 28, 96, 224, 5])
+def test_decoder_makes_images_of_any_size(side):
+    shapes = jax.eval_shape(
+        lambda: dsn.Decoder(side).init_with_output(jax.random.key(0), jnp.zeros((2, 7)))[0]
+    )
+    assert shapes.shape == (2, side, side, 3)
+
+
+# The stage
+
+
+def adapt(workdir, name, devices=1, target_labels=TARGET.labels, changes=None):
+    config = make_config({"method": name, "adapt.batch_size": 16, **(changes or {})})
+    target = LabelledImages(TARGET.images, target_labels)
+    with surroundings(workdir, config, devices) as context:
+        evaluate = evaluation.make_evaluator(
+            MODEL, context.mesh, make_config({"evaluate.batch_size": 8, "em.threshold": 0.5})
+        )
+        variables = initial_variables(jax.random.key(1), MODEL, decode(SOURCE.images[:1]))
+        return training.run(
+            config,
+            MODEL,
+            variables,
+            SOURCE,
+            UnlabelledImages(TARGET.images),
+            evaluate,
+            MeasuredData(SOURCE, target, target),
+            context,
+        )
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_target_labels_reach_no_compared_method(name, tmp_path):
+    variables, memory = adapt(tmp_path / "right", name)
+    wrong = (TARGET.labels + 1) % CLASSES
+    others, other_memory = adapt(tmp_path / "wrong", name, target_labels=wrong)
+    assert_same_bits(variables, others)
+    assert memory["selected"]["step"] == other_memory["selected"]["step"]
+    assert memory["last"]["target_test"] != other_memory["last"]["target_test"]
+    lines = metrics.rounds(metrics.read(tmp_path / "right"))
+    assert len(lines) == 2 and all("target_test" in line for line in lines)
+
+
+def test_upper_bound_is_trained_on_them(tmp_path):
+    variables, _ = adapt(tmp_path / "right", "upper_bound")
+    wrong = (TARGET.labels + 1) % CLASSES
+    others, _ = adapt(tmp_path / "wrong", "upper_bound", target_labels=wrong)
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), variables["params"], others["params"])
+    assert not all(jax.tree.leaves(same))
+
+
+@pytest.mark.parametrize("name", ["dsn", "pixelda"])
+def test_several_devices_train_as_one(name, tmp_path):
+    lines = []
+    for devices in (1, 8):
+        adapt(tmp_path / str(devices), name, devices, changes={"adapt.optimizer.name": "sgd"})
+        lines.append([x for x in metrics.read(tmp_path / str(devices)) if "loss" in x])
+    for one, several in zip(*lines, strict=True):
+        assert one["step"] == several["step"]
+        assert several["loss"] == pytest.approx(one["loss"], rel=1e-5), one["step"]
+
+
+@pytest.mark.parametrize("init", ["source", "scratch"])
+def test_it_starts_where_ours_does(init, tmp_path, monkeypatch):
+    begun = []
+
+    def no_steps(name, create_state, *_, **__):
+        begun.append(create_state())
+        return begun[0], {}
+
+    monkeypatch.setattr(training.loop, "run", no_steps)
+    adapt(tmp_path, "dann", changes={"adapt.init": init})
+    variables = initial_variables(jax.random.key(1), MODEL, decode(SOURCE.images[:1]))
+    same = [
+        bool((a == b).all())
+        for a, b in zip(
+            jax.tree.leaves(begun[0].target["params"]),
+            jax.tree.leaves(variables["params"]),
+            strict=True,
+        )
+    ]
+    assert all(same) == (init == "source")
+
+
+def test_own_networks_learn_as_the_classifiers_last_layer_does():
+    changes = {
+        "adapt.optimizer.name": "sgd",
+        "adapt.optimizer.classifier_factor": 10.0,
+        "adapt.optimizer.momentum": 0.0,
+        "adapt.optimizer.schedule": "constant",
+    }
+    made, updates, state = state_of("dann", changes)
+    ones = jax.tree.map(jnp.ones_like, state.own)
+    change, _ = updates[1].update(ones, state.own_opt_state, state.own)
+    np.testing.assert_allclose(jax.tree.leaves(change)[0], -1e-2, rtol=1e-6)
+    assert made.config.adapt.optimizer.learning_rate == 1e-3  # the config's is left alone
+
+
+def test_odd_batches_and_unknown_methods_are_refused():
+    mesh = meshes.data_mesh(jax.devices()[:1])
+    with pytest.raises(UserError, match="adapt.batch_size=9: half of a batch"):
+        settings.check(make_config({"method": "dann", "adapt.batch_size": 9}), mesh)
+    with pytest.raises(UserError, match="method=dan is unknown: choose daaa, dann, jan"):
+        settings.check(make_config({"method": "dan"}), mesh)
+    with pytest.raises(UserError, match="half of adapt.batch_size is 4"):
+        settings.check(
+            make_config({"method": "jan", "pair.batch_size": 8, "translate.batch_size": 8}),
+            meshes.data_mesh(jax.devices()[:8]),
+        )
