@@ -115,6 +115,7 @@ def get_config() -> ConfigDict:
     # neighbourhood_density, or deep_embedded, which needs data.source_holdout. All are logged.
     config.evaluate.validator = "information"
     config.evaluate.validation_images = 4000  # of each domain that they see at most
+    config.evaluate.audit_images = 300  # of each domain in the report's t-SNE
     config.evaluate.crops = 1  # the centre; or 10, the corners too, and all flipped
 
     # How a run is carried out. Nothing here changes a result, nor marks a workdir as another's.

@@ -296,6 +296,7 @@ def run(
             measured=measured,
             settings=config.evaluate,
             keep=keep,
+            folder=context.workdir / "adapt",
             told=("loss", "alignment"),
             posterior=None if refreshed else state.posterior,
         )
@@ -310,6 +311,7 @@ def run(
         end_of_round=end_of_round,
         context=context,
         reduce="adapt.batch_size or augment.crop, or set model.remat=True",
+        quiet=rounds.QUIET,
     )
     return state.target, memory
 

@@ -19,6 +19,8 @@ from daaa_jax.errors import UserError
 from daaa_jax.models import Variables
 from daaa_jax.runtime import mesh as meshes
 
+_BINS = 10  # of confidence
+
 
 @struct.dataclass
 class Sums:
@@ -30,14 +32,19 @@ class Sums:
         class is known.
       confidence: sum of the largest posterior of each sample.
       kept: samples whose largest posterior reaches the threshold.
-      kept_correct: those of them that are classified rightly.
+      kept_known: those of them of each true class, `[K]`.
+      kept_correct: those of these that are classified rightly, `[K]`.
+      calibration: images whose class is known, the sum of their confidences and how many are
+        classified rightly, by tenths of confidence, `[10,3]`.
     """
 
     count: Array
     confusion: Array
     confidence: Array
     kept: Array
+    kept_known: Array
     kept_correct: Array
+    calibration: Array
 
 
 @struct.dataclass
@@ -61,27 +68,51 @@ class Evaluation:
       confusion: counts by true (row) and predicted (column) class, `[K,K]`.
       confidence: mean of the largest posterior.
       kept: share of the images that the filter of section 3.3, B, keeps.
-      kept_accuracy: accuracy on those alone; NaN where none is kept or no class is known.
+      kept_by_class: images of each true class that it keeps, `[K]`.
+      kept_correct: those of these that are classified rightly, `[K]`.
+      calibration: see `Sums`.
       outputs: of the images that were asked for, NumPy arrays in their order; None if none were.
     """
 
     confusion: np.ndarray
     confidence: float
     kept: float
-    kept_accuracy: float
+    kept_by_class: np.ndarray
+    kept_correct: np.ndarray
+    calibration: np.ndarray
     outputs: Outputs | None = None
 
     @property
     def accuracy(self) -> float:
         """Share of the images that are classified rightly; NaN where no class is known."""
-        known = self.confusion.sum()
-        return float(np.trace(self.confusion) / known) if known else float("nan")
+        return _share(np.trace(self.confusion), self.confusion.sum())
 
     @property
     def per_class(self) -> np.ndarray:
         """Accuracy of each true class, `[K]`; NaN for a class without images."""
         with np.errstate(invalid="ignore"):
             return np.diag(self.confusion) / self.confusion.sum(axis=1)
+
+    @property
+    def kept_accuracy(self) -> float:
+        """Accuracy on the kept images; NaN where none is kept, or no class of them known."""
+        return _share(self.kept_correct.sum(), self.kept_by_class.sum())
+
+    @property
+    def rejected_accuracy(self) -> float:
+        """Accuracy on the others; NaN likewise."""
+        right, known = np.trace(self.confusion), self.confusion.sum()
+        return _share(right - self.kept_correct.sum(), known - self.kept_by_class.sum())
+
+    @property
+    def calibration_error(self) -> float:
+        """Expected calibration error (Guo et al., ICML 2017) in ten bins; NaN without classes."""
+        count, confidence, right = self.calibration.T
+        return _share(np.abs(confidence - right).sum(), count.sum())
+
+
+def _share(part: float, whole: float) -> float:
+    return float(part / whole) if whole else float("nan")
 
 
 Evaluator = Callable[..., Evaluation]
@@ -120,14 +151,20 @@ def batch_sums(posteriors: Array, labels: Array, mask: Array, threshold: float) 
       threshold: p_t of section 3.3, B.
     """
     predicted, classes = posteriors.argmax(axis=-1), posteriors.shape[-1]
+    confidence = posteriors.max(axis=-1)
     kept = em.keep_mask(posteriors, threshold) * mask
     true, guess = jax.nn.one_hot(labels, classes), jax.nn.one_hot(predicted, classes)
+    right = (predicted == labels).astype(jnp.float32)
+    tenth = jnp.minimum((confidence * _BINS).astype(jnp.int32), _BINS - 1)
+    in_bin = jax.nn.one_hot(tenth, _BINS) * (mask * (labels >= 0))[:, None]
     return Sums(
         count=mask.sum(),
         confusion=jnp.einsum("bi,bj,b->ij", true, guess, mask).astype(jnp.int32),
-        confidence=(posteriors.max(axis=-1) * mask).sum(),
+        confidence=(confidence * mask).sum(),
         kept=kept.sum(),
-        kept_correct=(kept * (predicted == labels)).sum(),
+        kept_known=kept @ true,
+        kept_correct=(kept * right) @ true,
+        calibration=in_bin.T @ jnp.stack([jnp.ones_like(right), confidence, right], axis=1),
     )
 
 
@@ -174,6 +211,12 @@ def make_evaluator(model: nn.Module, mesh: Mesh, config: ConfigDict) -> Evaluato
     return evaluate
 
 
+def spread(count: int, most: int) -> np.ndarray:
+    """Up to `most` row numbers of `count` images, evenly spread: photos lie by class."""
+    shown = min(count, most)
+    return np.arange(shown) * count // max(shown, 1)
+
+
 def _joined(parts: list[Outputs]) -> Outputs | None:
     return jax.tree.map(lambda *each: np.concatenate(each), *parts) if parts else None
 
@@ -184,13 +227,13 @@ def _summary(sums: Sums, given: Outputs | None) -> Evaluation:
             "evaluation: the network's outputs are not finite, its training has diverged; lower "
             "the learning rate of this stage"
         )
-    count, known = float(sums.count), sums.confusion.sum()
+    count = float(sums.count)
     return Evaluation(
         confusion=np.asarray(sums.confusion),
         confidence=float(sums.confidence) / count,
         kept=float(sums.kept) / count,
-        kept_accuracy=float(sums.kept_correct) / float(sums.kept)
-        if sums.kept and known
-        else float("nan"),
+        kept_by_class=np.asarray(sums.kept_known),
+        kept_correct=np.asarray(sums.kept_correct),
+        calibration=np.asarray(sums.calibration),
         outputs=given,
     )

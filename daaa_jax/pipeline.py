@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from daaa_jax import (
     adaptation,
+    audit,
     baselines,
     evaluation,
     fingerprints,
@@ -259,8 +260,15 @@ class _Run:
             variables = trained.read(self.stages.home("source") / SOURCE_NETWORK).variables
         # Here and not in stage `source`, which may be one that another target domain shares.
         before = self._accuracies(variables)
-        if self.config.method == baselines.OURS:
-            train, data = adaptation.run, (self._all_images(), task.source_train.labels)
+        made = self._translations()
+        if made:
+            images = all_images(
+                task.source_train.images,
+                made[self.forth],
+                task.target_train.images,
+                made[self.back],
+            )
+            train, data = adaptation.run, (images, task.source_train.labels)
         else:
             train, data = training.run, (task.source_train, task.target_train)
         target, memory = train(
@@ -274,6 +282,15 @@ class _Run:
             keep=self._keep,
         )
         self._write_network(target, "last", self.workdir / LAST)
+        audit.write(
+            self.workdir / "adapt",
+            model=self.model,
+            networks={"source": variables, "adapted": target},
+            task=task,
+            synthetic_target=made.get(self.forth),
+            evaluate=self.evaluate,
+            config=self.config,
+        )
         if distributed.is_first():
             candidate = self._candidate(memory["selected"]["step"])
             if candidate.exists():  # else renamed before, by a run that was killed right after
@@ -288,14 +305,14 @@ class _Run:
             "confusion": final.confusion,
         }
 
-    def _all_images(self) -> Images:
-        task, folder = self.task, self.stages.home("translate") / "translate"
-        made = self.brought_translations or {
+    def _translations(self) -> Mapping[str, Images]:
+        """By direction; empty for a method that takes none."""
+        if self.config.method != baselines.OURS:
+            return {}
+        folder = self.stages.home("translate") / "translate"
+        return self.brought_translations or {
             name: translation.read(folder / name) for name in (self.forth, self.back)
         }
-        return all_images(
-            task.source_train.images, made[self.forth], task.target_train.images, made[self.back]
-        )
 
     def _keep(self, step: int, variables: models.Variables) -> None:
         """Writes a network that may be the selected one.

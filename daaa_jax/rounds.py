@@ -2,15 +2,29 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from daaa_jax import validators
 from daaa_jax.data.types import LabelledImages, MeasuredData
-from daaa_jax.evaluation import Evaluation, Evaluator
+from daaa_jax.evaluation import Evaluation, Evaluator, spread
 from daaa_jax.models import Variables
-from daaa_jax.runtime import loop
+from daaa_jax.runtime import loop, markers
+
+POSTERIOR = "posterior.json"
+# Logged for a report, and too many for a line.
+QUIET = (
+    "confidence",
+    "rejected_accuracy",
+    "calibration_error",
+    "entropy",
+    "neighbourhood_density",
+    "deep_embedded",
+    "target_test_selected",
+    "target_test_oracle",
+)
 
 
 def end(
@@ -23,6 +37,7 @@ def end(
     measured: MeasuredData,
     settings: ConfigDict,
     keep: Callable[[int, Variables], None],
+    folder: Path,
     told: Sequence[str] = ("loss",),
     posterior: Variables | None = None,
 ) -> dict[str, float]:
@@ -33,17 +48,19 @@ def end(
       target: the target network.
       metrics: of the round.
       memory: of the loop; `last`, `selected` and `oracle` are written, each with its `step`, the
-        accuracies and the validator's score there.
+        accuracies and the validator's score there, and `posterior`.
       evaluate: measures a network on some images.
       measured: the images; of the target domain's, none with a label reaches a validator.
       settings: `config.evaluate`; `validator` and `validation_images` are read.
       keep: called with the step and the network where it is the best so far.
+      folder: of the stage; `posterior.json`, what `soft_labels` says of each round, lies there.
       told: the metrics that are logged as the round's.
       posterior: the network that the next round's soft labels come from, where it is another one.
 
     Returns:
-      What is logged. `kept`, `confidence` and `kept_accuracy` are those of the soft labels, on the
-      unlabelled training images as they are. Accuracies that are not known are left out.
+      What is logged. `kept`, `confidence`, `kept_accuracy`, `rejected_accuracy` and
+      `calibration_error` are those of the soft labels, on the unlabelled training images as they
+      are. Accuracies that are not known are left out.
     """
     unlabelled = _with_outputs(evaluate, target, measured.target_train, settings)
     soft = unlabelled if posterior is None else evaluate(posterior, measured.target_train)
@@ -63,11 +80,15 @@ def end(
         keep(step, target)
     if last["target_test"] > memory.setdefault("oracle", last)["target_test"]:
         memory["oracle"] = last
+    memory["posterior"] = [*memory.get("posterior", []), markers.plain(soft_labels(step, soft))]
+    markers.write_json(folder / POSTERIOR, memory["posterior"])
     figures = {f"round_{name}": float(metrics[name].compute()) for name in told}
     figures |= {
         "kept": soft.kept,
         "confidence": soft.confidence,
         "kept_accuracy": soft.kept_accuracy,
+        "rejected_accuracy": soft.rejected_accuracy,
+        "calibration_error": soft.calibration_error,
         **scores,
         measured.source_figure: last[measured.source_figure],
         "target_test": last["target_test"],
@@ -77,13 +98,31 @@ def end(
     return {name: value for name, value in figures.items() if not math.isnan(value)}
 
 
+def soft_labels(step: int, found: Evaluation) -> dict[str, Any]:
+    """What is kept of the soft labels of a round, for a report.
+
+    Args:
+      step: updates made.
+      found: of the network that they come from, on the unlabelled training images.
+
+    Returns:
+      `step`; by true class, images that there are (`images`), that are kept (`kept`) and that are
+      kept and right (`right`); and `calibration`, see `evaluation.Sums`.
+    """
+    return {
+        "step": step,
+        "images": found.confusion.sum(axis=1),
+        "kept": found.kept_by_class,
+        "right": found.kept_correct,
+        "calibration": found.calibration,
+    }
+
+
 def _with_outputs(
     evaluate: Evaluator, network: Variables, data: LabelledImages, settings: ConfigDict
 ) -> Evaluation:
-    """With the outputs of as many images as validators see, evenly spread: photos lie by class."""
-    count = len(data.labels)
-    shown = min(count, settings.validation_images)
-    return evaluate(network, data, np.arange(shown) * count // shown)
+    """With the outputs of as many images as validators see."""
+    return evaluate(network, data, spread(len(data.labels), settings.validation_images))
 
 
 def _scores(
@@ -101,12 +140,8 @@ def _scores(
             for data in (measured.source_held_out, measured.source_train)
         )
         labels = measured.source_held_out.labels
-        shown = len(apart.outputs.posteriors)
-        held_out = validators.HeldOut(
-            apart.outputs,
-            labels[np.arange(shown) * len(labels) // shown],
-            trained.outputs.features,
-        )
+        shown = labels[spread(len(labels), settings.validation_images)]
+        held_out = validators.HeldOut(apart.outputs, shown, trained.outputs.features)
     return {
         name: validator(unlabelled.outputs, held_out)
         for name, validator in validators.VALIDATORS.items()

@@ -49,6 +49,7 @@ _POSITIVE = (
     "run.log_every",
     "run.checkpoint_every",
     "evaluate.validation_images",
+    "evaluate.audit_images",
 )
 _NOT_NEGATIVE = (
     "seed",

@@ -67,7 +67,22 @@ def test_figures_are_the_twins_and_padding_adds_nothing(devices, batch_size):
     assert 0 < kept.sum() < len(kept)
     np.testing.assert_allclose(found.kept, kept.mean(), rtol=1e-6)
     np.testing.assert_allclose(found.kept_accuracy, right[kept].mean(), rtol=1e-6)
-    np.testing.assert_allclose(found.confidence, posterior.max(1).mean(), rtol=1e-5)
+    confidence = posterior.max(1)
+    np.testing.assert_allclose(found.confidence, confidence.mean(), rtol=1e-5)
+
+    np.testing.assert_allclose(found.rejected_accuracy, right[~kept].mean(), rtol=1e-6)
+    for label in range(CLASSES):
+        own = data.labels == label
+        assert found.kept_by_class[label] == (own & kept).sum()
+        assert found.kept_correct[label] == (own & kept & right).sum()
+    tenth = np.minimum((10 * confidence).astype(int), 9)
+    errors = []
+    for number in range(10):
+        inside = tenth == number
+        sums = (inside.sum(), confidence[inside].sum(), right[inside].sum())
+        np.testing.assert_allclose(found.calibration[number], sums, rtol=1e-5)
+        errors.append(abs(confidence[inside].sum() - right[inside].sum()))
+    np.testing.assert_allclose(found.calibration_error, sum(errors) / len(right), rtol=1e-5)
 
 
 @pytest.mark.parametrize(("devices", "batch_size"), [(1, 1), (1, 16), (1, 64), (8, 16)])
@@ -114,7 +129,10 @@ def test_images_whose_class_is_not_known_count_for_everything_but_accuracy():
     assert some.accuracy == measure(half).accuracy
     for figures in (some, none):
         assert (figures.confidence, figures.kept) == (found.confidence, found.kept)
-    assert np.isnan(none.accuracy) and np.isnan(none.kept_accuracy)
+    assert np.isnan([none.accuracy, none.kept_accuracy, none.calibration_error]).all()
+    # Unknown ones are not counted as wrong.
+    assert some.kept_accuracy == measure(half).kept_accuracy
+    np.testing.assert_allclose(some.calibration_error, measure(half).calibration_error, rtol=1e-5)
 
 
 def test_ten_crops_are_averaged():

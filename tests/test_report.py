@@ -71,6 +71,7 @@ def make_workdir(folder, finished=True, name=EVIL):
             }
         )
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_audit(folder / "adapt", finished)
     (folder / "pair").mkdir()
     Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(folder / "pair" / "pairs.png")
     if finished:
@@ -89,6 +90,30 @@ def make_workdir(folder, finished=True, name=EVIL):
         }
         (folder / "result.json").write_text(json.dumps(result))
     return folder
+
+
+def write_audit(folder, finished):
+    """What stage adapt leaves of soft labels, translations, features and attention."""
+    folder.mkdir()
+    bins = np.zeros((10, 3))
+    bins[8:] = [[4, 3.4, 3], [6, 5.7, 6]]
+    refresh = {"step": 1, "images": [5, 0, 5], "kept": [4, 0, 2], "right": [4, 0, 1]}
+    refreshes = [refresh | {"calibration": bins.tolist()}] * 2
+    (folder / "posterior.json").write_text(json.dumps(refreshes))
+    if not finished:
+        return
+    flips = [[3, 0, 1], [0, 0, 0], [0, 0, 4]]
+    figures = {"layers": ["conv1"], "translated": {"source": flips, "adapted": np.eye(3).tolist()}}
+    (folder / "audit.json").write_text(json.dumps(figures))
+    draws = np.random.default_rng(0)
+    pixels = draws.integers(0, 256, (4, 8, 8, 3), np.uint8)
+    arrays = dict.fromkeys(("originals", "translations", "nearest", "examples"), pixels)
+    for network in ("source", "adapted"):
+        arrays[f"attention_{network}"] = pixels[None, ..., 0]
+        for domain in ("source", "target"):
+            arrays[f"plane_{network}_{domain}"] = draws.uniform(size=(6, 2)).astype(np.float32)
+            arrays[f"classes_{domain}"] = np.arange(6) % 3
+    np.savez_compressed(folder / "audit.npz", **arrays)
 
 
 def report_of(workdir):
@@ -110,7 +135,8 @@ def test_report_of_a_finished_run_shows_its_accuracies_apart(tmp_path):
     assert "99.0 % on its own domain" in shown
     assert "10.0 min" in shown and "15.0 min" in shown
     assert len(checked.ids) == len(set(checked.ids))
-    assert checked.tags.count("svg") == 3 + 2 + 2 + 4
+    # Rounds, soft labels, validators, classes, flips, features, losses.
+    assert checked.tags.count("svg") == 2 + 4 + 2 + 2 + 2 + 2 + 4
     assert "right among the kept" in shown and "no images" in shown
 
 
@@ -119,6 +145,21 @@ def test_validators_are_judged_by_the_round_that_they_would_choose(tmp_path):
     cells = " | ".join(text.strip() for text in checked.text if text.strip())
     assert "information maximisation | 1 | 85.0 % | 5.0 points | too few rounds" in cells
     assert "entropy | 1 | 85.0 %" in cells and "deep embedded" not in cells
+
+
+def test_translations_are_judged_by_how_they_are_classified(tmp_path):
+    workdir = make_workdir(tmp_path / "run")
+    shown = " ".join(Checker(report_of(workdir)).text)
+    assert "the source network 87.5 % and the adapted network 100.0 % are seen as" in shown
+    assert "Layer conv1. Rows: target images, source network, adapted network." in shown
+    # A run that is trained on target labels, of the same images, is shown beside.
+    ceiling = make_workdir(tmp_path / "top")
+    about = json.loads((ceiling / "config.json").read_text())
+    about["config"]["method"] = "upper_bound"
+    (ceiling / "config.json").write_text(json.dumps(about))
+    shown = " ".join(Checker(report_of(workdir)).text)
+    assert "source network, network trained on target labels, adapted network" in shown
+    assert "this is the ceiling" not in shown
 
 
 def test_rank_correlation_is_spearmans():
@@ -152,7 +193,9 @@ def test_report_of_a_run_still_going_on_says_so(tmp_path):
     checked = Checker(report_of(workdir))
     assert "The run is not finished." in checked.text
     assert "Rounds" in checked.text and "Classes" not in checked.text
+    assert "Soft labels" in checked.text and "Features" not in checked.text
     (workdir / "metrics.jsonl").unlink()
+    (workdir / "adapt" / "posterior.json").unlink()
     (workdir / "pair" / "pairs.png").unlink()
     checked = Checker(report_of(workdir))
     assert "svg" not in checked.tags and "Settings and versions" in checked.text
@@ -162,9 +205,9 @@ def test_pairs_are_those_of_the_run_that_the_stage_was_taken_from(tmp_path):
     workdir = make_workdir(tmp_path / "run")
     other = make_workdir(tmp_path / "other")
     (workdir / "pair" / "pairs.png").unlink()
-    assert "Translations" not in report_of(workdir)
+    assert "domain, in the other" not in report_of(workdir)
     (workdir / "reused.json").write_text(json.dumps({"pair": {"from": str(other), "extra": {}}}))
-    assert "Translations" in report_of(workdir)
+    assert "domain, in the other" in report_of(workdir)
 
 
 def test_report_is_the_same_each_time(tmp_path):

@@ -1,5 +1,7 @@
 """The end of a round: what is measured, what chooses, and what never sees a label."""
 
+import functools
+import json
 import types
 
 import jax.numpy as jnp
@@ -45,6 +47,12 @@ class Recorded:
             kept=0.4 if network == "posterior" else 0.2,
             confidence=0.8,
             kept_accuracy=0.7,
+            rejected_accuracy=0.3,
+            calibration_error=0.1,
+            confusion=2 * np.eye(CLASSES, dtype=int),
+            kept_by_class=np.ones(CLASSES),
+            kept_correct=np.zeros(CLASSES),
+            calibration=np.zeros((10, 3)),
             outputs=self.outputs if len(rows) else None,
         )
 
@@ -55,7 +63,12 @@ def confident(rows):
     return Outputs(posteriors, posteriors)
 
 
-def end(evaluate, memory, step=10, data=None, posterior=None, **changes):
+@pytest.fixture
+def end(tmp_path):
+    return functools.partial(end_round, tmp_path)
+
+
+def end_round(folder, evaluate, memory, step=10, data=None, posterior=None, **changes):
     kept = []
     metrics = {name: loop.mean(jnp.full(4, 0.25)) for name in ("loss", "alignment")}
     figures = rounds.end(
@@ -67,13 +80,14 @@ def end(evaluate, memory, step=10, data=None, posterior=None, **changes):
         measured=data or measured(*THREE),
         settings=make_config({f"evaluate.{k}": v for k, v in changes.items()}).evaluate,
         keep=lambda *arguments: kept.append(arguments),
+        folder=folder,
         told=("loss", "alignment"),
         posterior=posterior,
     )
     return figures, kept
 
 
-def test_last_selected_and_oracle_are_kept_apart():
+def test_last_selected_and_oracle_are_kept_apart(end):
     """`selected` follows the validator without labels, `oracle` the target labels."""
     memory, lines, saved = {}, [], []
     # The mutual information of image and class: log 1, log 4 and log 2.
@@ -86,13 +100,14 @@ def test_last_selected_and_oracle_are_kept_apart():
     assert [memory[n]["target_test"] for n in ("last", "selected", "oracle")] == [0.9, 0.4, 0.9]
     assert saved == [(10, "target 10"), (20, "target 20")]
     names = {"kept", "confidence", "round_loss", "round_alignment", "kept_accuracy", "source_test"}
+    names |= {"rejected_accuracy", "calibration_error"}
     names |= {"target_test", "target_test_selected", "target_test_oracle"}
     assert lines[-1].keys() == names | validators.VALIDATORS.keys() - {"deep_embedded"}
     assert lines[-1]["target_test_selected"] == 0.4 and lines[1]["target_test_oracle"] == 0.5
     assert lines[1]["information"] == pytest.approx(np.log(4))
 
 
-def test_the_chosen_validator_chooses():
+def test_the_chosen_validator_chooses(end):
     memory = {}
     for step, classes in ((10, (0, 0, 1, 1)), (20, (0,) * 4)):
         # All alike: dense neighbourhoods, and no information.
@@ -101,20 +116,20 @@ def test_the_chosen_validator_chooses():
     assert memory["selected"]["neighbourhood_density"] == pytest.approx(np.log(3))
 
 
-def test_soft_labels_are_told_of_the_network_that_gives_them():
+def test_soft_labels_are_told_of_the_network_that_gives_them(end):
     own, _ = end(Recorded(0.5, confident((0, 1))), {})
     frozen, _ = end(Recorded(0.5, confident((0, 1))), {}, posterior="posterior")
     assert own["kept"] == 0.2 and frozen["kept"] == 0.4
 
 
-def test_validators_see_images_spread_over_the_whole_domain():
+def test_validators_see_images_spread_over_the_whole_domain(end):
     evaluate = Recorded(0.5, confident((0, 1)))
     end(evaluate, {}, validation_images=3)
     rows = {which: rows for _, which, rows in evaluate.asked}
     assert rows == {"target_train": [0, 2, 4], "source_test": [], "target_test": []}
 
 
-def test_held_out_source_images_bring_deep_embedded_validation():
+def test_held_out_source_images_bring_deep_embedded_validation(end):
     generator = np.random.default_rng(0)
     outputs = Outputs(generator.dirichlet(np.ones(CLASSES), 6), generator.normal(size=(6, 3)))
     evaluate, data = Recorded(0.5, outputs), measured(*SETS)
@@ -127,14 +142,14 @@ def test_held_out_source_images_bring_deep_embedded_validation():
     assert asked == ["target_train", "source_held_out", "source_train"]
 
 
-def test_a_target_without_labels_has_no_accuracy():
+def test_a_target_without_labels_has_no_accuracy(end):
     memory = {}
     figures, _ = end(Recorded(float("nan"), confident((0, 1))), memory)
     assert "target_test" not in figures and "information" in figures
     assert memory["selected"]["step"] == 10
 
 
-def test_labels_of_the_target_reach_no_validator():
+def test_labels_of_the_target_reach_no_validator(end):
     data = measured(*THREE)
     others = LabelledImages(data.target_train.images, (data.target_train.labels + 1) % CLASSES)
     figures = [
@@ -142,3 +157,16 @@ def test_labels_of_the_target_reach_no_validator():
         for one in (data, MeasuredData(data.source_test, data.target_test, others))
     ]
     assert figures[0] == figures[1]
+
+
+def test_soft_labels_of_every_round_are_written_for_a_report(end, tmp_path):
+    memory = {}
+    for step in (10, 20):
+        end(Recorded(0.5, confident((0, 1))), memory, step)
+    written = json.loads((tmp_path / rounds.POSTERIOR).read_text())
+    assert written == memory["posterior"] and [line["step"] for line in written] == [10, 20]
+    assert written[0]["images"] == [2] * CLASSES and written[0]["kept"] == [1] * CLASSES
+    # A run that goes back to its last checkpoint writes the rounds after it anew.
+    memory["posterior"].pop()
+    end(Recorded(0.5, confident((0, 1))), memory, 20)
+    assert json.loads((tmp_path / rounds.POSTERIOR).read_text()) == written

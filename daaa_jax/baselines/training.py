@@ -239,6 +239,7 @@ def run(
             measured=measured,
             settings=config.evaluate,
             keep=keep,
+            folder=context.workdir / "adapt",
         )
 
     state, memory = loop.run(
@@ -253,6 +254,7 @@ def run(
         end_of_round=end_of_round,
         context=context,
         reduce="adapt.batch_size or augment.crop, or set model.remat=True",
+        quiet=rounds.QUIET,
     )
     return state.target, memory
 

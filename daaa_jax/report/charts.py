@@ -42,8 +42,10 @@ def lines(name: str, curves: Mapping[str, Curve], x: str, y: str, percent: bool 
         )
     axis.set_xlabel(x)
     axis.set_ylabel(f"{y}, %" if percent else y)
+    if all(float(place).is_integer() for places, _ in curves.values() for place in places):
+        axis.xaxis.get_major_locator().set_params(integer=True)
     if len(curves) > 1:
-        axis.legend(frameon=False, fontsize=8, labelcolor=_INK)
+        _legend(axis)
     return _svg(canvas, name)
 
 
@@ -67,7 +69,7 @@ def matrix(name: str, counts: np.ndarray, labels: Sequence[str], rows: str, colu
     """Counts by row and column, each row's shares as shades; few classes have their numbers too."""
     counts = np.asarray(counts, float)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = min(7.0, 1.6 + 0.3 * len(labels))
+    side = min(7.0, 2.6 + 0.3 * len(labels))
     canvas, axis = _canvas(width=side, height=side)
     axis.imshow(shares, cmap="cividis", vmin=0, vmax=1)
     names = [_short(label) for label in labels]
@@ -81,6 +83,35 @@ def matrix(name: str, counts: np.ndarray, labels: Sequence[str], rows: str, colu
                 color = "black" if share > 0.5 else "white"
                 text = f"{counts[row, column]:.0f}"
                 axis.text(column, row, text, ha="center", va="center", fontsize=7, color=color)
+    return _svg(canvas, name)
+
+
+def scatter(
+    name: str, points: Mapping[str, np.ndarray], classes: Mapping[str, np.ndarray], title: str
+) -> str:
+    """Points in the plane, coloured by group.
+
+    Args:
+      name: of the chart, unlike all others on the page.
+      points: by group, `[N,2]`.
+      classes: by group, `[N]`; where there are at most ten, each point is drawn as its number.
+      title: what it shows.
+    """
+    canvas, axis = _canvas(height=_WIDTH)
+    numbers = max(int(c.max(initial=0)) for c in classes.values()) < 10
+    for (label, places), color in zip(points.items(), COLORS, strict=False):
+        marks = classes[label] if numbers else np.full(len(places), -1)
+        for mark in np.unique(marks):
+            here = places[marks == mark]
+            marker, size = (f"${mark}$", 22) if mark >= 0 else ("o", 8)
+            axis.scatter(*here.T, s=size, c=color, marker=marker, linewidths=0, alpha=0.8)
+        axis.scatter([], [], s=20, c=color, marker="o", linewidths=0, label=label)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.set_xlabel(title)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+    _legend(axis)
     return _svg(canvas, name)
 
 
@@ -99,6 +130,18 @@ def _canvas(width: float = _WIDTH, height: float = _HEIGHT):
         spine.set_color(_INK)
         spine.set_visible(side in ("left", "bottom"))
     return canvas, axis
+
+
+def _legend(axis) -> None:
+    """Above the axis, where it hides nothing."""
+    axis.legend(
+        frameon=False,
+        fontsize=8,
+        labelcolor=_INK,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        ncols=2,
+    )
 
 
 def _short(label: str) -> str:

@@ -1,5 +1,6 @@
 """The page: what a working directory holds, finished or not, as one file without a network."""
 
+import dataclasses
 import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,9 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from daaa_jax import audit, rounds
 from daaa_jax.baselines import OURS
 from daaa_jax.errors import UserError
-from daaa_jax.report import charts, parts, selection
+from daaa_jax.report import (
+    attention_maps,
+    charts,
+    embedding,
+    parts,
+    posterior,
+    selection,
+    translations,
+)
 from daaa_jax.runtime import markers, metrics
 
 NAME = Path("report") / "index.html"
@@ -39,6 +49,33 @@ summary { cursor: pointer; }
 """
 
 
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a working directory holds of a run so far.
+
+    Attributes:
+      name: of the working directory.
+      about: `config.json`: `config`, `command` and `versions`.
+      result: `result.json`; None while the run goes on.
+      lines: of `metrics.jsonl`.
+      pairs: the picture of the pairs, a PNG.
+      refreshes: of `posterior.json`, see `rounds.soft_labels`.
+      figures: of `audit.json`.
+      arrays: of `audit.npz`.
+      ceiling: the same of a run beside it that was trained on target labels.
+    """
+
+    name: str
+    about: Mapping[str, Any]
+    result: Mapping[str, Any] | None
+    lines: Sequence[Mapping[str, Any]]
+    pairs: bytes | None
+    refreshes: Sequence[Mapping[str, Any]]
+    figures: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray]
+    ceiling: Mapping[str, np.ndarray]
+
+
 def write(workdir: Path) -> Path:
     """Writes the report of a working directory, of a run still going on too.
 
@@ -53,15 +90,42 @@ def write(workdir: Path) -> Path:
     if not isinstance(content, dict) or "config" not in content:
         raise UserError(f"--workdir={workdir} is no working directory: it holds no {path.name}")
     result = workdir / "result.json"
-    page = render(
-        workdir.name,
-        content,
-        markers.read_json(result) if result.is_file() else None,
-        metrics.read(workdir),
-        _pairs(workdir),
+    found = Found(
+        name=workdir.name,
+        about=content,
+        result=markers.read_json(result) if result.is_file() else None,
+        lines=metrics.read(workdir),
+        pairs=_pairs(workdir),
+        refreshes=_json(workdir / "adapt" / rounds.POSTERIOR) or [],
+        figures=_json(workdir / "adapt" / audit.FIGURES) or {},
+        arrays=_arrays(workdir),
+        ceiling=_ceiling(workdir),
     )
-    markers.write_bytes(workdir / NAME, page.encode())
+    markers.write_bytes(workdir / NAME, render(found).encode())
     return workdir / NAME
+
+
+def _json(path: Path) -> Any:
+    return markers.read_json(path) if path.is_file() else None
+
+
+def _arrays(workdir: Path) -> dict[str, np.ndarray]:
+    path = workdir / "adapt" / audit.ARRAYS
+    if not path.is_file():
+        return {}
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+def _ceiling(workdir: Path) -> dict[str, np.ndarray]:
+    """Of a run beside this one that was trained on target labels, if there is one."""
+    for other in sorted(workdir.absolute().parent.iterdir()):
+        path = other / markers.CONFIG_NAME
+        if path.is_file() and (other / "adapt" / audit.ARRAYS).is_file():
+            config = markers.read_json(path).get("config", {})
+            if config.get("method") == "upper_bound":
+                return _arrays(other)
+    return {}
 
 
 def _pairs(workdir: Path) -> bytes | None:
@@ -74,32 +138,22 @@ def _pairs(workdir: Path) -> bytes | None:
     return next((path.read_bytes() for path in found if path.is_file()), None)
 
 
-def render(
-    name: str,
-    about: Mapping[str, Any],
-    result: Mapping[str, Any] | None,
-    lines: Sequence[Mapping[str, Any]],
-    pairs: bytes | None,
-) -> str:
-    """The page as HTML.
-
-    Args:
-      name: of the working directory.
-      about: `config.json`: `config`, `command` and `versions`.
-      result: `result.json`; None while the run goes on.
-      lines: of `metrics.jsonl`.
-      pairs: the picture of the pairs, a PNG.
-    """
-    title = result["task"] if result else name
+def render(found: Found) -> str:
+    """The page as HTML."""
+    result, about = found.result, found.about
+    title = result["task"] if result else found.name
+    classes = list(result["per_class"]) if result else []
     sections = [
-        _head(name, about, result),
+        _head(found.name, about, result),
         _accuracies(result) if result else "",
-        _rounds(lines),
-        _posterior(lines),
-        selection.section(lines),
+        _rounds(found.lines),
+        posterior.section(found.lines, found.refreshes, classes),
+        selection.section(found.lines),
         _classes(result) if result else "",
-        _translations(pairs),
-        _losses(lines),
+        translations.section(found.pairs, found.figures, found.arrays, classes),
+        attention_maps.section(found.arrays, found.figures.get("layers", []), found.ceiling),
+        embedding.section(found.arrays),
+        _losses(found.lines),
         _time(result) if result else "",
         _settings(about),
     ]
@@ -181,22 +235,6 @@ def _rounds(lines: Sequence[Mapping]) -> str:
     return f"<h2>Rounds</h2><div class=charts>{''.join(shown)}</div>{falls}"
 
 
-def _posterior(lines: Sequence[Mapping]) -> str:
-    rounds = metrics.rounds(lines)
-    shares = {
-        "kept": parts.curve(rounds, "kept"),
-        "mean confidence": parts.curve(rounds, "confidence"),
-        "right among the kept": parts.curve(rounds, "kept_accuracy"),
-    }
-    chart = parts.chart(charts.lines, "posterior", shares, "round", "share", percent=True)
-    return chart and (
-        f"<h2>Soft labels</h2>{chart}<p class=faint>What the frozen copy of the target network "
-        "says of the unlabelled images as each round begins: how many pass the threshold, and, "
-        "where their classes are known, how many of those are right. A share of right ones that "
-        "falls while more are kept says that wrong labels settle in.</p>"
-    )
-
-
 def _classes(result: Mapping) -> str:
     names, confusion = list(result["per_class"]), np.array(result["confusion"])
     if not confusion.sum():
@@ -215,17 +253,6 @@ def _classes(result: Mapping) -> str:
         f"<h2>Classes</h2>{often}<div class=charts><figure>{bars}</figure>"
         f"<figure>{matrix}</figure></div><p class=faint>The network after the last round, on the "
         "target domain; shades are shares of each row.</p>"
-    )
-
-
-def _translations(pairs: bytes | None) -> str:
-    if pairs is None:
-        return ""
-    return (
-        f'<h2>Translations</h2><figure><img alt="images of both domains and their translations" '
-        f'src="data:image/jpeg;base64,{parts.compressed(pairs)}"><figcaption>Rows: images of the '
-        "first domain, in the other's style, and back; then the same for the second domain. "
-        "Objects should stay what they are, and only their style change.</figcaption></figure>"
     )
 
 

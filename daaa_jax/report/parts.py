@@ -59,11 +59,28 @@ def percent(share: float | None) -> str:
     return "no labels" if share is None else f"{100 * share:.1f} %"
 
 
-def compressed(picture: bytes, width: int = 1400) -> str:
-    """A picture as a JPEG of no more than so many pixels' width, in base64."""
-    image = Image.open(io.BytesIO(picture)).convert("RGB")
-    if image.width > width:
-        image = image.resize((width, round(image.height * width / image.width)))
+def picture(jpeg: str, alternative: str, caption: str) -> str:
+    """A figure of a JPEG in base64; neither text comes from data."""
+    return (
+        f'<figure><img alt="{html.escape(alternative)}" src="data:image/jpeg;base64,{jpeg}">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+    )
+
+
+def compressed(png: bytes) -> str:
+    """A PNG as a JPEG in base64, see `jpeg`."""
+    return jpeg(np.asarray(Image.open(io.BytesIO(png)).convert("RGB")))
+
+
+def jpeg(pixels: np.ndarray, least: int = 500, most: int = 1400) -> str:
+    """uint8 pixels `[H,W,3]` as a JPEG in base64, brought to a width that a page has room for."""
+    image = Image.fromarray(pixels)
+    if image.width < least:
+        factor = -(-least // image.width)
+        size = (factor * image.width, factor * image.height)
+        image = image.resize(size, Image.Resampling.NEAREST)
+    if image.width > most:
+        image = image.resize((most, round(image.height * most / image.width)))
     content = io.BytesIO()
     image.save(content, "jpeg", quality=82)
     return base64.b64encode(content.getvalue()).decode()

@@ -3,7 +3,7 @@
 import math
 import time
 import zlib
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Mapping, MutableMapping
 from typing import Any, TypeVar
 
 import jax
@@ -53,6 +53,7 @@ def run(
     context: Context,
     shardings: Callable[[Any, Mesh], Any] = meshes.state_shardings,
     reduce: str = "the batch size",
+    quiet: Collection[str] = (),
 ) -> tuple[State, Memory]:
     """Trains one stage to its end, from its last checkpoint if it has one.
 
@@ -79,6 +80,7 @@ def run(
       context: the surroundings of the run.
       shardings: where each array of a state lies on a mesh, given the shapes.
       reduce: the settings that make a step take less memory, for a message.
+      quiet: figures of `end_of_round` that are written, but not in the line that it is told by.
 
     Returns:
       The final state and the memory; in it are `seconds`, the time the stage took over all its
@@ -153,7 +155,8 @@ def run(
                     ):
                         results = end_of_round(step, state, in_round, memory)
                     context.writer.scalars(name, step, results)
-                    progress.line(_round_line(name, step, round_steps, steps, results))
+                    told = {key: value for key, value in results.items() if key not in quiet}
+                    progress.line(_round_line(name, step, round_steps, steps, told))
                 if saves:
                     now = time.monotonic()
                     memory["seconds"], clock = memory["seconds"] + now - clock, now

@@ -1,0 +1,183 @@
+"""What a report asks of networks and images when a run ends: measured once, kept in small files."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from ml_collections import ConfigDict
+from PIL import Image
+
+from daaa_jax import attention
+from daaa_jax.data.augment import crop_size, decode, evaluation_views
+from daaa_jax.data.images import Images
+from daaa_jax.data.types import LabelledImages, Task
+from daaa_jax.evaluation import Evaluator, spread
+from daaa_jax.models import Variables
+from daaa_jax.runtime import distributed, markers
+from daaa_jax.runtime import mesh as meshes
+
+FIGURES, ARRAYS = "audit.json", "audit.npz"
+_EXAMPLES = 8  # columns of a picture
+_LAYERS = 4  # of which attention is shown
+_SEARCHED = 5000  # target images among which the nearest is looked for
+
+
+def write(
+    folder: Path,
+    *,
+    model: nn.Module,
+    networks: Mapping[str, Variables],
+    task: Task,
+    synthetic_target: Images | None,
+    evaluate: Evaluator,
+    config: ConfigDict,
+) -> None:
+    """Measures and writes `audit.json` and `audit.npz`; all processes call it together.
+
+    Args:
+      folder: where they shall lie.
+      model: the classifier.
+      networks: `source` and `adapted`, their variables.
+      task: both domains.
+      synthetic_target: G_ST(x^S) of the source training images; None for a method without them.
+      evaluate: measures a network on some images.
+      config: the whole config; `evaluate.audit_images`, `augment` and `adapt.layers` are read.
+    """
+    source, measured = task.source_train, task.evaluation
+    figures: dict[str, Any] = {}
+    arrays: dict[str, np.ndarray] = {}
+    shown = config.evaluate.audit_images
+    domains = {"source": measured.source_test, "target": measured.target_test}
+    seen = {
+        name: {
+            domain: evaluate(variables, data, spread(len(data.labels), shown)).outputs.features
+            for domain, data in domains.items()
+        }
+        for name, variables in networks.items()
+    }
+    if synthetic_target is not None:
+        translated = LabelledImages(synthetic_target, source.labels)
+        figures["translated"] = {
+            name: evaluate(variables, translated).confusion for name, variables in networks.items()
+        }
+    networks = {name: meshes.to_host(variables) for name, variables in networks.items()}
+    if not distributed.is_first():
+        return
+    for name, features in seen.items():
+        for domain, plane in embed(**features, seed=config.data.seed).items():
+            arrays[f"plane_{name}_{domain}"] = plane
+    for domain, data in domains.items():
+        arrays[f"classes_{domain}"] = data.labels[spread(len(data.labels), shown)]
+    if synthetic_target is not None:
+        rows = spread(len(source.labels), _EXAMPLES)
+        made = synthetic_target[rows]
+        arrays["originals"], arrays["translations"] = source.images[rows], made
+        arrays["nearest"] = nearest(made, task.target_train.images)
+    examples = measured.target_test.images[spread(len(measured.target_test.labels), _EXAMPLES)]
+    size = crop_size(examples.shape[1], config.augment)
+    first = (examples.shape[1] - size) // 2
+    arrays["examples"] = examples[:, first : first + size, first : first + size]
+    for name, variables in networks.items():
+        maps = attention_maps(model, variables, examples, config)
+        figures["layers"] = list(maps)
+        arrays[f"attention_{name}"] = np.stack(list(maps.values()))
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    markers.write_bytes(folder / ARRAYS, content.getvalue())
+    markers.write_json(folder / FIGURES, figures)
+
+
+def embed(source: np.ndarray, target: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """Features of both domains in the plane, together, by t-SNE.
+
+    Args:
+      source: `[N,D]`.
+      target: `[M,D]`.
+      seed: of its randomness.
+
+    Returns:
+      `source` `[N,2]` and `target` `[M,2]`, in [0, 1], float32.
+    """
+    # Imported here, as it takes seconds that most commands spare.
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    features = np.concatenate([source, target]).astype(np.float64)
+    fewer = PCA(min(50, *features.shape), random_state=seed).fit_transform(features)
+    perplexity = min(30, max(1, (len(features) - 1) // 3))
+    plane = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(fewer)
+    low, high = plane.min(axis=0), plane.max(axis=0)
+    plane = ((plane - low) / np.maximum(high - low, 1e-9)).astype(np.float32)
+    return {"source": plane[: len(source)], "target": plane[len(source) :]}
+
+
+def nearest(images: np.ndarray, others: np.ndarray | Images, at_once: int = 256) -> np.ndarray:
+    """For each image the one of `others`, or of 5,000 spread over them, that differs least.
+
+    Args:
+      images: uint8 `[N,H,W,3]`.
+      others: uint8 `[M,H,W,3]`.
+      at_once: how many are read at a time.
+
+    Returns:
+      uint8 `[N,H,W,3]`, by the mean squared difference of pixels.
+    """
+    flat = images.reshape(len(images), -1).astype(np.float32)
+    best, found = np.full(len(images), np.inf), images.copy()
+    rows = spread(len(others), _SEARCHED)
+    for first in range(0, len(rows), at_once):
+        block = others[rows[first : first + at_once]]
+        values = block.reshape(len(block), -1).astype(np.float32)
+        for number, one in enumerate(flat):
+            differences = np.square(values - one).mean(axis=1)
+            closest = int(differences.argmin())
+            if differences[closest] < best[number]:
+                best[number], found[number] = differences[closest], block[closest]
+    return found
+
+
+def attention_maps(
+    model: nn.Module, variables: Variables, images: np.ndarray, config: ConfigDict
+) -> dict[str, np.ndarray]:
+    """Where a network attends, layer by layer.
+
+    Args:
+      model: the classifier.
+      variables: its parameters and batch statistics, NumPy arrays.
+      images: uint8 `[B,H,W,3]`.
+      config: the whole config; `augment` and `adapt.layers` are read.
+
+    Returns:
+      For up to four aligned layers, from the first to the last, uint8 `[B,crop,crop]`, the map of
+      each image from 0 to 255.
+    """
+    # Whatever the network was aligned by, its features are no picture.
+    watched = model.clone(attention="sum_squares")
+
+    @jax.jit
+    def observe(variables, images):
+        (view,) = evaluation_views(decode(images), config.augment, 1)
+        _, observed = watched.apply(variables, view, train=False, mutable=["intermediates"])
+        return attention.collect(observed["intermediates"], config.adapt.layers)
+
+    maps = jax.device_get(observe(variables, jnp.asarray(images)))
+    names = list(maps)
+    found = {}
+    for name in (names[row] for row in spread(len(names), _LAYERS)):
+        side = round(maps[name].shape[1] ** 0.5)
+        square = maps[name].reshape(-1, side, side)
+        low, high = (f(square, axis=(1, 2), keepdims=True) for f in (np.min, np.max))
+        found[name] = np.round(255 * (square - low) / np.maximum(high - low, 1e-20))
+    size = crop_size(images.shape[1], config.augment)
+    return {name: _enlarged(square.astype(np.uint8), size) for name, square in found.items()}
+
+
+def _enlarged(maps: np.ndarray, size: int) -> np.ndarray:
+    return np.stack(
+        [np.asarray(Image.fromarray(m).resize((size, size), Image.BILINEAR)) for m in maps]
+    )
