@@ -60,7 +60,8 @@ def run(config: ConfigDict, workdir: Path, stage: str = "all") -> dict[str, Any]
       stage: `all`, or one of `STAGES`, which then needs the finished ones before it.
 
     Returns:
-      The result, as `result.json` holds it; empty unless all stages are finished.
+      The result, as `result.json` holds it, on the first process; empty on others, and unless all
+      stages are finished.
 
     Raises:
       UserError: for anything that the user can mend.
@@ -69,7 +70,8 @@ def run(config: ConfigDict, workdir: Path, stage: str = "all") -> dict[str, Any]
     if stage not in ("all", *STAGES):
         raise UserError(f"--stage={stage} is unknown: choose {', '.join(STAGES)}, or leave it out")
     mesh = meshes.data_mesh(shards=config.run.parameter_shards)
-    settings.fit_to_devices(config, mesh)
+    begun = (workdir / markers.CONFIG_NAME).exists()
+    settings.fit_to_devices(config, mesh, workdirs.read_config(workdir) if begun else None)
     workdirs.check_same_config(workdir, config)
     if (workdir / RESULT).exists():
         return markers.read_json(workdir / RESULT)
@@ -89,10 +91,11 @@ def run(config: ConfigDict, workdir: Path, stage: str = "all") -> dict[str, Any]
         job.through(stage, Context(workdir, mesh, writer, config.run, notice))
         if stage not in ("all", "adapt"):
             return {}
+        if not distributed.is_first():
+            return {}
         result = job.result()
     markers.write_json(workdir / RESULT, result)
-    if distributed.is_first():
-        page.write(workdir)
+    page.write(workdir)
     return markers.plain(result)
 
 
@@ -199,21 +202,25 @@ class _Run:
                     f"{self.workdir}: run --stage={needed} first, or leave --stage out"
                 )
 
+    def home(self, stage: str) -> Path:
+        """The working directory where a stage is finished."""
+        return Path(distributed.of_first(lambda: str(self.stages.home(stage))))
+
     def through(self, wanted: str, context: Context) -> None:
         """Runs one stage, or all of them, unless they are finished, and writes their markers."""
         for name, stage in self.runs.items():
             if wanted not in ("all", name):
                 continue
-            # As the first process finds it: another may see a file system a little later.
-            if distributed.of_first("yes" if self.stages.finished(name) else ""):
-                self.stages.note(name)
-                place = self.stages.home(name) / name
-                print(f"{name}: finished before, in {place}", flush=True)
+            if distributed.of_first(lambda of=name: "yes" if self.stages.finished(of) else ""):
+                if distributed.is_first():
+                    self.stages.note(name)
+                    place = self.stages.home(name) / name
+                    print(f"{name}: finished before, in {place}", flush=True)
                 continue
             if reason := self.stages.why_not_reused(name):
                 print(f"{name}: not reused, {reason}", flush=True)
             for needed in NEEDS.get(name, ()):  # passed over above if this stage runs alone
-                if needed in self.runs:
+                if needed in self.runs and distributed.is_first():
                     self.stages.note(needed)
             self.stages.begin(name)
             self.stages.finish(name, stage(context))
@@ -226,7 +233,7 @@ class _Run:
 
     def _translate(self, context: Context) -> Mapping[str, Any]:
         start = time.monotonic()
-        params = trained.read_tensors(self.stages.home("pair") / GENERATORS)
+        params = trained.read_tensors(self.home("pair") / GENERATORS)
         first, second = self.domains
         for name, origin, other in (("a_to_b", first, second), ("b_to_a", second, first)):
             translation.run(
@@ -257,7 +264,7 @@ class _Run:
         task = self.task
         variables = self.brought_source
         if variables is None:
-            variables = trained.read(self.stages.home("source") / SOURCE_NETWORK).variables
+            variables = trained.read(self.home("source") / SOURCE_NETWORK).variables
         # Here and not in stage `source`, which may be one that another target domain shares.
         before = self._accuracies(variables)
         made = self._translations()
@@ -309,7 +316,7 @@ class _Run:
         """By direction; empty for a method that takes none."""
         if self.config.method != baselines.OURS:
             return {}
-        folder = self.stages.home("translate") / "translate"
+        folder = self.home("translate") / "translate"
         return self.brought_translations or {
             name: translation.read(folder / name) for name in (self.forth, self.back)
         }

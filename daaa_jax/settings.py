@@ -75,15 +75,22 @@ _NOT_NEGATIVE = (
 _BATCHES = ("pair", "translate", "source", "adapt", "evaluate")
 
 
-def fit_to_devices(config: ConfigDict, mesh: Mesh) -> None:
+def fit_to_devices(config: ConfigDict, mesh: Mesh, begun: ConfigDict | None = None) -> None:
     """Sets what the number of devices decides.
 
-    A CycleGAN batch of 0 is an image on each of them, and 0 pools are one for each image.
+    A CycleGAN batch of 0 is an image on each of them, and 0 pools are one for each image; of those
+    that a run has begun with, on however many devices it goes on.
+
+    Args:
+      config: the whole config, which is changed.
+      mesh: the devices.
+      begun: the config of the run that is continued.
     """
-    if config.pair.batch_size == 0:
-        config.pair.batch_size = mesh.size
-    if config.pair.pools == 0:
-        config.pair.pools = config.pair.batch_size
+    pair = config.pair
+    if pair.batch_size == 0:
+        pair.batch_size = mesh.size if begun is None else begun.pair.batch_size
+    if pair.pools == 0:
+        pair.pools = pair.batch_size if begun is None else begun.pair.pools
 
 
 def check(config: ConfigDict, mesh: Mesh) -> None:

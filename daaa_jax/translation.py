@@ -89,12 +89,14 @@ def run(
     )
     params = meshes.replicate(params, mesh)
     batch_size = settings.batch_size * mesh.size // context.mesh.size
-    missing = [part for part in parts if not (folder / part["file"]).exists()]
-    mine = missing[jax.process_index() :: jax.process_count()]
-    distributed.barrier(f"{direction} divided")  # before any part that another would count
-    done = len(images) - sum(part["count"] for part in missing)
+    # By number, and none looks for another's: a file system that hosts share may go on saying for
+    # a minute that a file is missing.
+    mine = parts[jax.process_index() :: jax.process_count()]
+    missing = [part for part in mine if not (folder / part["file"]).exists()]
+    others = len(images) / max(sum(part["count"] for part in mine), 1)  # go on meanwhile
+    done = len(images) - others * sum(part["count"] for part in missing)
     with Progress(f"translate {direction}", len(images), done) as progress:
-        for part in mine:
+        for part in missing:
             if context.notice.heard():
                 raise Preempted(
                     f"{direction}: {round(done)} of {len(images)} images are translated"
@@ -102,9 +104,16 @@ def run(
             rows = np.arange(part["first"], part["first"] + part["count"])
             made = _translated(translate, params, images, rows, batch_size, mesh)
             records.write(folder / part["file"], made)
-            done += part["count"] * (len(missing) / len(mine))  # others go on meanwhile
+            done += others * part["count"]
             progress.update(min(round(done), len(images)), {})
     distributed.barrier(f"{direction} translated")
+    if distributed.is_first():
+        absent = [part["file"] for part in parts if not (folder / part["file"]).exists()]
+        if absent:
+            raise UserError(
+                f"{folder} lacks {absent[0]}, which another host has written: make sure that all "
+                "hosts share it; the same command goes on"
+            )
     markers.write_json(folder / MANIFEST, manifest | {"complete": True})
 
 

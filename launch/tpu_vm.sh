@@ -10,16 +10,20 @@
 # the slice is preempted or a host is lost, asks for it again and goes on. Leave it in tmux.
 #
 # Logs:  launch/tpu_vm.sh logs            State: launch/tpu_vm.sh state
-# Stop:  launch/tpu_vm.sh stop            ends the run on all hosts; the slice is STILL BILLED
-#        launch/tpu_vm.sh delete          deletes the slice: nothing costs money any more
+# Stop:  launch/tpu_vm.sh stop            saves, and ends the run on all hosts and `run` itself; the
+#                                         slice is STILL BILLED
+#        launch/tpu_vm.sh delete          deletes the slice: nothing costs money any more, and `run`
+#                                         ends, as it never makes a slice that somebody has deleted
 #
 # PROJECT ZONE NAME ACCELERATOR RUNTIME  of the slice; they cost money, and have no default
-# SPOT=true       a spot slice (cheaper, may be taken away)   RESERVATION=  one you have
+# SPOT=true       a spot slice (cheaper, may be taken away)   RESERVED=true  of your reservation
 # REPOSITORY      a git URL that the hosts can clone; REF=    a branch or commit (main)
 # SHARE           HOST:/EXPORT, an NFS share (Filestore) that is mounted at /mnt/share on all hosts:
 #                 the working directory must be the same folder for all of them
 # WORKDIR         a folder on it
 # RESTARTS        how often it goes on by itself (50)
+#
+# The hosts need the internet: they get Python 3.12 by uv, as their images have an older one.
 set -euo pipefail
 
 : "${PROJECT:?}" "${ZONE:?}" "${NAME:?}"
@@ -31,16 +35,24 @@ on_all() {
   gcloud compute tpus tpu-vm ssh "$NAME" "${where[@]}" --worker=all --command="$1"
 }
 
+# ABSENT if there is no such slice; UNKNOWN if it cannot be asked.
 state() {
-  gcloud compute tpus queued-resources describe "$NAME" "${where[@]}" \
-    --format='value(state.state)' 2>/dev/null || echo ABSENT
+  local said
+  if said=$(gcloud compute tpus queued-resources describe "$NAME" "${where[@]}" \
+    --format='value(state.state)' 2>&1); then
+    echo "$said"
+  elif [[ $said == *NOT_FOUND* || $said == *"not found"* ]]; then
+    echo ABSENT
+  else
+    echo UNKNOWN
+  fi
 }
 
 create() {
   : "${ACCELERATOR:?}" "${RUNTIME:?}"
   local extra=()
   if [ "${SPOT:-false}" = true ]; then extra+=(--spot); fi
-  if [ -n "${RESERVATION:-}" ]; then extra+=("--reservation=$RESERVATION"); fi
+  if [ "${RESERVED:-false}" = true ]; then extra+=(--reserved); fi
   gcloud compute tpus queued-resources create "$NAME" "${where[@]}" --node-id="$NAME" \
     --accelerator-type="$ACCELERATOR" --runtime-version="$RUNTIME" "${extra[@]}"
 }
@@ -49,14 +61,22 @@ delete() {
   gcloud compute tpus queued-resources delete "$NAME" "${where[@]}" --force --quiet
 }
 
-# Returns when the slice is there; asks for it again where it was taken away.
+# Returns when the slice is there; asks for it again where it was taken away. Fails where somebody
+# has deleted it, or it cannot be had.
 wait_active() {
   while true; do
     case "$(state)" in
       ACTIVE) return ;;
-      ABSENT) create ;;
-      SUSPENDED | FAILED)
-        note "the slice is gone; asking for it again"
+      ABSENT)
+        note "there is no slice $NAME: launch/tpu_vm.sh create asks for one"
+        return 1
+        ;;
+      FAILED)
+        note "the slice cannot be had; gcloud compute tpus queued-resources describe says why"
+        return 1
+        ;;
+      SUSPENDED)
+        note "the slice was taken away; asking for it again"
         delete
         create
         ;;
@@ -75,48 +95,75 @@ setup() {
     if ! mountpoint -q /mnt/share; then
       sudo apt-get install -y -qq nfs-common
       sudo mkdir -p /mnt/share
-      sudo mount -t nfs $share /mnt/share
+      sudo mount -t nfs -o lookupcache=positive $share /mnt/share
     fi
     if [ ! -d daaa_jax ]; then git clone -q $repository daaa_jax; fi
-    cd daaa_jax && git fetch -q && git checkout -q $ref
-    if [ ! -d .venv ]; then python3 -m venv .venv; fi
+    cd daaa_jax && git fetch -q origin $ref && git checkout -q FETCH_HEAD
+    if [ ! -d .venv ]; then
+      python3 -m pip install -q --user uv
+      python3 -m uv venv -q --seed --python 3.12 .venv
+    fi
     .venv/bin/pip install -q -r requirements.txt 'jax[tpu]'"
 }
 
-# How the run ended: 0 finished on all hosts, 1 for a person to mend, 75 to go on.
+# The command line of the run itself, and not of a shell around it.
+process='^[^ ]*python -m daaa_jax[.]main'
+
+# How the run ended: 0 finished on all hosts, 1 for a person to mend, 2 by `stop`, 75 to go on.
 ended() {
   local codes code result=0
-  codes=$(on_all 'cat ~/daaa_jax.code' 2>/dev/null) || return 75
+  codes=$(on_all 'cat ~/daaa_jax.code; if [ -e ~/daaa_jax.stop ]; then echo stop; fi' \
+    2>/dev/null) || return 75
   if [ -z "$codes" ]; then return 75; fi
   for code in $codes; do
     case "$code" in
       0) ;;
       1) return 1 ;;
-      *) result=75 ;;
+      stop) result=2 ;;
+      *) if [ "$result" -eq 0 ]; then result=75; fi ;;
     esac
   done
   return "$result"
 }
 
+# Tells the run to save and end on all hosts, and waits until it is gone: the next one needs the TPU.
+end_all() {
+  on_all "$1
+    pkill -TERM -f '$process'
+    for _ in \$(seq 90); do pgrep -f '$process' > /dev/null || exit 0; sleep 2; done
+    pkill -KILL -f '$process' || true"
+}
+
 run() {
   : "${WORKDIR:?}"
-  local arguments code attempt
+  local arguments code attempt failed=0
   arguments=$(printf '%q ' --workdir="$WORKDIR" "$@")
   for ((attempt = 0; attempt <= ${RESTARTS:-50}; attempt++)); do
-    wait_active
+    wait_active || return 1
     # JAX finds the other hosts by the slice's metadata.
     code=0
     if setup; then
-      on_all "cd daaa_jax && rm -f ~/daaa_jax.code
-        .venv/bin/python -m daaa_jax.main $arguments 2>&1 | tee -a ~/daaa_jax.log
-        echo \"\${PIPESTATUS[0]}\" > ~/daaa_jax.code" || true
+      failed=0
+      on_all "cd daaa_jax && rm -f ~/daaa_jax.code ~/daaa_jax.stop
+        .venv/bin/python -m daaa_jax.main $arguments >> ~/daaa_jax.log 2>&1
+        echo \"\$?\" > ~/daaa_jax.code" || true
       ended || code=$?
     else
-      code=75
+      code=75 failed=$((failed + 1))
+      # Once, the slice may have been taken away meanwhile.
+      if [ "$failed" -gt 1 ]; then
+        note "the hosts cannot be set up, see above; the slice is STILL BILLED"
+        return 1
+      fi
+    fi
+    if [ "$code" -eq 2 ]; then
+      note "stopped; the slice is STILL BILLED: launch/tpu_vm.sh delete"
+      return 0
     fi
     if [ "$code" -le 1 ]; then return "$code"; fi
     note "it is to go on ($((attempt + 1)) of ${RESTARTS:-50})"
-    on_all "pkill -TERM -f daaa_jax[.]main || true" || true
+    end_all true || true
+    sleep 10
   done
   return "$code"
 }
@@ -129,7 +176,7 @@ case "${1:-}" in
     ;;
   logs) gcloud compute tpus tpu-vm ssh "$NAME" "${where[@]}" --worker=0 \
     --command='tail -n 100 -f ~/daaa_jax.log' ;;
-  stop) on_all "pkill -TERM -f daaa_jax[.]main || true" ;;
+  stop) end_all "touch ~/daaa_jax.stop" ;;
   *)
     sed -n '2,/^set /{/^#/p}' "$0"
     exit 1

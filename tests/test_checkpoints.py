@@ -103,6 +103,35 @@ def test_typed_keys_come_back_and_draw_the_same(tmp_path, one, implementation):
     )
 
 
+def test_saving_does_not_ask_whether_the_run_is_to_end(tmp_path, one, monkeypatch):
+    """JAX counts who asks with one counter, and `preemption.Notice` asks by another."""
+    asked = []
+    monkeypatch.setattr(
+        "jax.experimental.multihost_utils.reached_preemption_sync_point", asked.append
+    )
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, make_state(one), {})
+        checkpoints.wait()
+    assert not asked
+
+
+@pytest.mark.parametrize("said", ["UNAVAILABLE: barrier failed", "RESOURCE_EXHAUSTED: no memory"])
+def test_a_lost_host_or_too_little_memory_is_not_called_damage(tmp_path, one, monkeypatch, said):
+    monkeypatch.setattr(module.distributed, "started", lambda: True)
+    monkeypatch.setattr(module.distributed, "is_first", lambda: True)
+
+    def fail(*_, **__):
+        raise jax.errors.JaxRuntimeError(said)
+
+    state = make_state(one)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, {})
+        checkpoints.wait()
+        monkeypatch.setattr(checkpoints._manager, "restore", fail)
+        with pytest.raises(jax.errors.JaxRuntimeError, match=said):
+            checkpoints.restore(module.abstract(state))
+
+
 def test_optimizer_goes_on_as_if_never_saved(tmp_path, one):
     optimizer = optax.adam(1e-2)
 

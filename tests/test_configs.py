@@ -3,8 +3,8 @@
 import jax
 import pytest
 
-from configs import digits
-from daaa_jax import settings
+from configs import digits, office
+from daaa_jax import settings, workdir
 from daaa_jax.errors import UserError
 from daaa_jax.runtime.mesh import data_mesh
 
@@ -191,3 +191,13 @@ def test_batch_that_the_devices_do_not_divide_is_named():
     config = digits.get_config("adapt.batch_size=100")
     with pytest.raises(UserError, match=r"adapt\.batch_size is 100.*96 or 104"):
         settings.check(config, data_mesh(jax.devices()[:8]))
+
+
+def test_run_goes_on_with_the_batch_that_it_has_begun_with_on_other_devices():
+    eight, four = (data_mesh(jax.devices()[:count]) for count in (8, 4))
+    begun = office.get_config("w2a")
+    settings.fit_to_devices(begun, eight)
+    assert (begun.pair.batch_size, begun.pair.pools) == (8, 8)
+    continued = office.get_config("w2a")
+    settings.fit_to_devices(continued, four, begun)
+    assert workdir.what(continued) == workdir.what(begun)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from daaa_jax.errors import UserError
-from daaa_jax.runtime import distributed, preemption
+from daaa_jax.runtime import distributed, endings, preemption
 
 # A GAN turns rounding into differences: Adam moves a parameter whose gradient is but rounding as
 # far as any other, and a ReLU or an absolute value is carried over its kink. With steps of 5e-5 the
@@ -246,6 +246,7 @@ def test_sigterm_saves_and_the_same_command_ends_with_the_same_parameters(alone,
         ({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0"}, True),
         ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
         ({"TPU_WORKER_HOSTNAMES": "host-0,host-1"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "localhost", "MEGASCALE_NUM_SLICES": "2"}, True),
     ],
 )
 def test_launchers_are_recognised_by_what_they_set(environment, several):
@@ -273,7 +274,7 @@ def test_one_process_starts_nothing_and_is_the_first(tmp_path):
     distributed.start()
     distributed.start("localhost:1", 1, 0)
     assert not distributed.started() and distributed.is_first()
-    assert distributed.of_first("what it has found") == "what it has found"
+    assert distributed.of_first(lambda: "what it has found") == "what it has found"
     distributed.barrier("nothing to wait for")
     distributed.check_shared(tmp_path)
     assert not list(tmp_path.iterdir())
@@ -294,6 +295,25 @@ def test_an_error_that_would_come_again_is_not_another_processs_end(monkeypatch,
     monkeypatch.setattr(distributed, "started", lambda: True)
     assert distributed.is_loss(error) == lost
     assert not distributed.is_loss(ValueError(said))
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (RuntimeError("timed out"), distributed.RESTART, "start all of them again"),
+        (ValueError("no port"), 1, "say where they are by --coordinator"),
+    ],
+)
+def test_processes_that_are_late_are_worth_another_try(monkeypatch, capsys, error, code, says):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(jax.distributed, "initialize", fail)
+    with pytest.raises(SystemExit) as ended:
+        endings.run(lambda: distributed.start("localhost:1", 2, 0))
+    assert ended.value.code == code
+    said = capsys.readouterr().err
+    assert says in said and str(error) in said and said.count("\n") == 1
 
 
 def test_notice_hears_the_first_sigterm_and_leaves_the_second_to_others():

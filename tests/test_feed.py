@@ -2,7 +2,12 @@
 
 import functools
 import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
 
+import commands
 import jax
 import numpy as np
 import pytest
@@ -61,8 +66,7 @@ def test_streaming_begins_at_any_step():
 
 
 def test_worker_processes_make_the_same_batches(tmp_path):
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
+    flags.FLAGS.unparse_flags()  # as in a command that has none of absl's
     path = tmp_path / "first.npy"
     np.save(path, FIRST)
     images = (np.load(path, mmap_mode="r"), SECOND)
@@ -70,6 +74,28 @@ def test_worker_processes_make_the_same_batches(tmp_path):
     for step in range(STEPS):
         for ours, theirs in zip(seen(streamed, step), seen(resident, step), strict=True):
             np.testing.assert_array_equal(ours, theirs)
+
+
+def test_worker_ends_with_the_process_that_it_works_for():
+    """A process that has lost another ends at once, and tells its workers nothing."""
+    script = (
+        "import os, subprocess, sys\n"
+        "work = 'import time; from daaa_jax.data import feed; feed._end_with_parent(); '\n"
+        "work += 'print(1, flush=True); time.sleep(60)'\n"
+        "worker = subprocess.Popen([sys.executable, '-c', work], stdout=subprocess.PIPE)\n"
+        "worker.stdout.readline()\n"
+        "print(worker.pid, flush=True)\n"
+        "os._exit(75)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=commands.ROOT, capture_output=True, timeout=100
+    )
+    assert done.returncode == 75, done.stderr
+    place = Path(f"/proc/{int(done.stdout)}/stat")
+    end = time.monotonic() + 20
+    while place.exists() and place.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def test_streamed_batch_is_split_over_the_devices():

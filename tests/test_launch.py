@@ -79,7 +79,6 @@ SKY = {
     "workdir": str,
     "resources": {"use_spot": bool, "job_recovery": {"recover_on_exit_codes": [int]}},
     "envs": dict,
-    "file_mounts": {"/share": {"source": str, "mode": str}},
     "setup": str,
     "run": str,
 }
@@ -220,6 +219,61 @@ def test_local_hands_sigterm_on_and_does_not_start_again(tmp_path):
     assert len((tmp_path / "calls").read_text().splitlines()) == 1
 
 
+def test_slurm_task_hands_sigterm_on_to_the_run(tmp_path):
+    """Slurm signals a task's first process alone; the run saves, and the job is queued again."""
+    stand_in(
+        tmp_path,
+        "srun",
+        'while [ "$1" != bash ]; do shift; done; "$@" & task=$!\n'
+        f'while [ ! -e "{tmp_path}/up" ]; do sleep 0.1; done; kill -TERM "$task"; wait "$task"',
+    )
+    stand_in(tmp_path, "scontrol", "")
+    saves = f'trap "touch {tmp_path}/saved; exit 75" TERM; touch "{tmp_path}/up"; sleep 60 & wait'
+    stand_in(tmp_path, "python", saves)
+    done, calls = start(
+        "slurm.sbatch",
+        tmp_path,
+        PYTHON=str(tmp_path / "python"),
+        WORKDIR="/share/run",
+        SLURM_JOB_ID="7",
+        SLURM_SUBMIT_DIR=str(tmp_path),
+    )
+    assert done.returncode == 75, done.stderr
+    assert (tmp_path / "saved").exists() and "scontrol requeue 7" in calls
+
+
+@pytest.mark.parametrize(
+    ("node", "other", "ends"),
+    [(0, False, 0), (1, False, 1), (75, False, 75)] + [(75, True, 1), (134, True, 1)],
+)
+def test_sky_node_does_not_bring_back_what_a_person_must_mend(node, other, ends, tmp_path):
+    content = yaml.safe_load((LAUNCH / "sky.yaml").read_text())["run"]
+    script = tmp_path / "run.sh"
+    script.write_text(content.replace("/share", str(tmp_path / "share")))
+    stand_in(tmp_path, "sleep", "")
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    stand_in(tmp_path / ".venv/bin", "python", f"exit {node}")
+    (tmp_path / "share/runs").mkdir(parents=True)
+    failed = tmp_path / "share/runs/failed-job_7_2"
+    if other:
+        failed.touch()
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2",
+        "SKYPILOT_NUM_NODES": "2",
+        "SKYPILOT_NODE_RANK": "1",
+        "SKYPILOT_TASK_ID": "job 7/2",
+        "ARGUMENTS": "--config=c --config.data.dir=/d",
+    }
+    done = subprocess.run(["bash", script], env=environment, cwd=tmp_path, check=False)
+    assert done.returncode == ends
+    assert failed.exists() == (other or node == 1)
+    called = (tmp_path / ".venv/bin/calls").read_text()
+    assert (
+        "--config=c --config.data.dir=/d --coordinator=10.0.0.1:29500 --num_processes=2" in called
+    )
+
+
 @pytest.mark.parametrize(("end", "requeued"), [(0, False), (1, False), (75, True), (137, True)])
 def test_slurm_job_is_queued_again_if_it_can_go_on(end, requeued, tmp_path):
     stand_in(tmp_path, "srun", 'while [ "$1" != bash ]; do shift; done; "$@"')
@@ -247,10 +301,14 @@ def test_slurm_job_without_its_variables_says_which(tmp_path):
 GCLOUD = """
 case "$*" in
   *"queued-resources describe"*)
-    state=$(head -n 1 "{folder}/states"); sed -i 1d "{folder}/states"; echo "${{state:-ACTIVE}}" ;;
+    state=$(head -n 1 "{folder}/states"); sed -i 1d "{folder}/states"
+    if [ "$state" = ABSENT ]; then echo "ERROR: NOT_FOUND: no such resource" >&2; exit 1; fi
+    if [ "$state" = OFFLINE ]; then echo "ERROR: no route to host" >&2; exit 1; fi
+    echo "${{state:-ACTIVE}}" ;;
   *"cat ~/daaa_jax.code"*)
     code=$(head -n 1 "{folder}/codes"); sed -i 1d "{folder}/codes"
     if [ "$code" = lost ]; then exit 255; fi
+    if [ "$code" = stop ]; then printf '75\\n75\\nstop\\n'; exit; fi
     printf '%s\\n%s\\n' "${{code:-0}}" 0 ;;
 esac
 """
@@ -263,6 +321,13 @@ esac
         (["ACTIVE"], ["1"], 1, 1, 0),
         (["ACTIVE", "SUSPENDED", "ACTIVE"], ["lost", "0"], 0, 2, 1),
         (["ACTIVE", "ACTIVE", "ACTIVE"], ["75", "134", "0"], 0, 3, 0),
+        # Somebody has stopped the run, or deleted the slice: nothing is begun that costs money.
+        (["ACTIVE"], ["stop"], 0, 1, 0),
+        (["ACTIVE", "ABSENT"], ["lost"], 1, 1, 0),
+        (["ABSENT"], [], 1, 0, 0),
+        (["FAILED"], [], 1, 0, 0),
+        # It could not be asked for a while.
+        (["OFFLINE", "ACTIVE"], ["0"], 0, 1, 0),
     ],
 )
 def test_tpu_slice_is_asked_for_again_and_the_run_goes_on(
@@ -292,8 +357,27 @@ def test_tpu_slice_is_asked_for_again_and_the_run_goes_on(
     text = (tmp_path / "calls").read_text()
     assert text.count("-m daaa_jax.main --workdir=/mnt/share/run --config=configs/") == runs
     assert text.count("queued-resources create n") == creates
-    assert "--config.data.dir=/mnt/share/of\\ fice" in text
+    assert not runs or "--config.data.dir=/mnt/share/of\\ fice" in text
     assert not creates or ("--accelerator-type=v5litepod-32" in text and "--spot" in text)
+
+
+def test_tpu_hosts_that_cannot_be_set_up_are_not_tried_for_ever(tmp_path):
+    stand_in(tmp_path, "gcloud", 'case "$*" in *describe*) echo ACTIVE ;; *pip*) exit 1 ;; esac')
+    stand_in(tmp_path, "sleep", "")
+    names = ("PROJECT", "ZONE", "NAME", "REPOSITORY", "SHARE", "WORKDIR")
+    done, calls = start("tpu_vm.sh", tmp_path, "run", **dict.fromkeys(names, "x"))
+    assert done.returncode == 1 and "cannot be set up" in done.stderr
+    assert sum("git fetch" in call for call in calls) == 2
+
+
+def test_tpu_run_is_stopped_without_its_shell(tmp_path):
+    """The pattern matches the run's own command line, and not that of a shell around it."""
+    text = (LAUNCH / "tpu_vm.sh").read_text()
+    pattern = re.search(r"^process='(.*)'$", text, re.MULTILINE)[1]
+    assert re.search(pattern, ".venv/bin/python -m daaa_jax.main --workdir=/x")
+    assert not re.search(
+        pattern, "bash -c cd daaa_jax; .venv/bin/python -m daaa_jax.main --workdir"
+    )
 
 
 def test_tpu_script_without_arguments_shows_how_to_use_it(tmp_path):

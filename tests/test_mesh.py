@@ -54,7 +54,7 @@ placed = meshes.place(wide, places)
 assert [part.data.shape for part in placed["w"].addressable_shards] == [(2, 1024)] * 2
 np.testing.assert_array_equal(meshes.to_host(placed)["w"], wide["w"])
 
-assert distributed.of_first(f"found by {index}") == "found by 0"
+assert distributed.of_first(lambda: f"found by {index}") == "found by 0"
 distributed.check_shared(Path(folder))
 try:
     distributed.check_shared(Path(folder) / str(index))  # folders of their own

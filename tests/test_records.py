@@ -61,6 +61,20 @@ def test_checksum_of_records_reads_none_of_them(tmp_path):
     assert markers.checksum(records.Records(found._files, (8, 8, 3), "other")) != before
 
 
+def test_checksum_tells_which_images_are_chosen(tmp_path):
+    """Else a source network would be reused that was trained on what another run holds out."""
+    whole = made(tmp_path)
+    count = len(whole)
+    sums = [
+        markers.checksum(part)
+        for part in (whole, whole.chosen(np.arange(3)), whole.chosen(np.arange(3, 6)))
+    ]
+    assert len(set(sums)) == 3
+    assert markers.checksum(whole.chosen(np.array([0, 1, 2]))) == sums[1]
+    assert markers.checksum(whole.chosen(np.arange(3)).chosen(np.array([2]))) not in sums
+    assert count >= 6
+
+
 def test_write_that_fails_leaves_nothing(tmp_path):
     def images():
         yield IMAGES[0]

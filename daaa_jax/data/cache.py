@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +18,11 @@ _SPARE = 2**28  # bytes left on a disk; a memory map on a full one ends the proc
 def folder() -> Path:
     """`~/.cache/daaa_jax`, or where the environment variable `DAAA_CACHE` says."""
     return Path(os.environ.get("DAAA_CACHE") or Path.home() / ".cache" / "daaa_jax")
+
+
+def unfinished(path: Path) -> Path:
+    """Another name for what is not whole yet, of this process alone: hosts may share a cache."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
 
 
 def identity(origin: Path, kind: str) -> str:
@@ -48,7 +54,7 @@ def get(
         return decode(_in_memory)
     with contextlib.suppress(*_DAMAGED):
         return _open(place, arrays)
-    temporary = place.with_suffix(f".{os.getpid()}.tmp")
+    temporary = unfinished(place)
 
     def new(key: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
         try:
@@ -69,8 +75,14 @@ def get(
                     decoded[key].flush()
                 else:
                     np.save(temporary / f"{key}.npy", decoded[key])
-            shutil.rmtree(place, ignore_errors=True)
-            temporary.rename(place)
+            try:
+                temporary.rename(place)
+            except OSError:
+                # Another process has been quicker and may have them open; or they are damaged.
+                with contextlib.suppress(*_DAMAGED):
+                    return _open(place, arrays)
+                shutil.rmtree(place, ignore_errors=True)
+                temporary.rename(place)
             return _open(place, arrays)
         return decoded
     finally:

@@ -1,12 +1,15 @@
 """How images reach a step: all on the devices from the start, or streamed batch by batch."""
 
 import os
+import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from absl import flags
 from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -65,9 +68,10 @@ class Feed:
         self._batch_at, self._fill = batch_at, fill
         self._steps, self._mesh, self._settings = steps, mesh, settings
         needed = sum(part.nbytes for part in self._images)
-        # As the first process finds it: hosts may have more or less memory.
-        too_large = "yes" if needed > _room(mesh, settings) else ""
-        self._streams = bool(distributed.of_first(too_large))
+        # Hosts may have more or less memory.
+        self._streams = bool(
+            distributed.of_first(lambda: "yes" if needed > _room(mesh, settings) else "")
+        )
         self._stored = (None,) * len(self._images)
         if self._streams:
             print(f"{needed / _MIB:.0f} MiB of images are streamed to the devices", flush=True)
@@ -98,8 +102,10 @@ class Feed:
         dataset = grain.MapDataset.range(start, self._steps).map(make)
         workers = self._settings.workers
         if workers:
+            if not flags.FLAGS.is_parsed():  # Grain asks for one of its own
+                flags.FLAGS.mark_as_parsed()
             options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=_AHEAD)
-            return dataset.to_iter_dataset().mp_prefetch(options)
+            return dataset.to_iter_dataset().mp_prefetch(options, _end_with_parent)
         options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=_AHEAD)
         return dataset.to_iter_dataset(options)
 
@@ -112,6 +118,18 @@ class _Make:
 
     def __call__(self, step: int) -> Batch:
         return self.fill(self.images, jax.tree.map(self.share, self.batch_at(int(step))))
+
+
+def _end_with_parent(*_: int) -> None:
+    """In a worker: ends it when the process that it works for is gone, which may not tell it."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _room(mesh: Mesh, settings: ConfigDict) -> float:

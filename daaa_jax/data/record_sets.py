@@ -7,7 +7,6 @@ the images in it.
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
@@ -158,7 +157,10 @@ def _fetch(place: str) -> Path:
                 if not (folder / name).exists():
                     _fetch_file(files, f"{root}/{name}", folder / name, size)
                 progress.update(done, {})
-        (folder / INDEX).write_bytes(content)
+        if not (folder / INDEX).exists():  # the folder's name is its checksum
+            temporary = cache.unfinished(folder / INDEX)
+            temporary.write_bytes(content)
+            temporary.replace(folder / INDEX)
     except (ImportError, ValueError, OSError) as error:
         reason = str(error) or type(error).__name__
         raise UserError(f"{place} cannot be fetched: {reason}") from error
@@ -166,7 +168,7 @@ def _fetch(place: str) -> Path:
 
 
 def _fetch_file(files: Any, origin: str, path: Path, size: int | None) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = cache.unfinished(path)
     try:
         files.get_file(origin, str(temporary))
         if size is not None and temporary.stat().st_size != size:

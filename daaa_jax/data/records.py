@@ -4,6 +4,7 @@ A record is an image's pixels, uint8, row by row; ArrayRecord compresses it with
 """
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -78,7 +79,7 @@ class Records:
         Args:
           files: each with its number of images.
           image_shape: `(H, W, 3)`.
-          sha256: tells the content of all files, in place of reading them to find out.
+          sha256: tells the content of these images, in place of reading them to find out.
           rows: which images, in which order; by default all.
         """
         self._files = [(Path(path), int(count)) for path, count in files]
@@ -101,7 +102,9 @@ class Records:
         """The images of some rows, in that order; none is read."""
         rows = np.asarray(rows)
         whole = rows if self._rows is None else self._rows[rows]
-        return Records(self._files, self.shape[1:], self.sha256, whole)
+        which = np.ascontiguousarray(rows, "<i8").tobytes()
+        sha256 = hashlib.sha256(self.sha256.encode() + which).hexdigest()
+        return Records(self._files, self.shape[1:], sha256, whole)
 
     def check(self) -> None:
         """Makes sure that every file is there and holds as many images as it should.

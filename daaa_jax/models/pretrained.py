@@ -5,6 +5,7 @@ import hashlib
 import http.client
 import os
 import re
+import socket
 import urllib.request
 import zipfile
 import zlib
@@ -172,7 +173,7 @@ def _packaged(published: Published) -> Path | None:
 
 
 def _download(published: Published, path: Path) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary = path.with_suffix(f".{socket.gethostname()}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         print(f"fetching {published.url}", flush=True)

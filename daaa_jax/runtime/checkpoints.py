@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from daaa_jax.errors import UserError
-from daaa_jax.runtime import distributed
+from daaa_jax.runtime import distributed, memory
 
 _SHOWN_MISFITS = 3
 
@@ -72,6 +72,9 @@ class Checkpoints(contextlib.AbstractContextManager):
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
             handler_registry=registry,
         )
+        # A manager asks JAX at each save whether the run is to end, by the stage's step. JAX keeps
+        # one counter for all who ask, and `preemption.Notice` asks by another: it would be misled.
+        self._manager.reached_preemption = lambda step: False
 
     def latest_step(self) -> int | None:
         """The newest checkpoint's step, that of a save still under way included."""
@@ -133,10 +136,13 @@ class Checkpoints(contextlib.AbstractContextManager):
         except UserError:
             raise
         except Exception as error:  # Orbax raises that very class on a damaged file
+            if distributed.is_loss(error) or memory.is_full(error):
+                raise
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise UserError(
-                f"checkpoint {self.directory / str(step)} cannot be read ({reason[0][:200]}): "
-                f"remove {self.directory.parent} to start the stage again"
+                f"checkpoint {self.directory / str(step)} cannot be read ({reason[0][:200]}): make "
+                f"sure that its disk can be read; if it is damaged, remove {self.directory.parent} "
+                "to start the stage again"
             ) from error
         return restored.state, restored.loop
 

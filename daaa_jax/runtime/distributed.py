@@ -3,7 +3,7 @@
 import os
 import sys
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
@@ -24,6 +24,10 @@ _LONGEST_TEXT = 4096
 _COMES_AGAIN = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
 
 
+class Unreached(Exception):
+    """The other processes of a run were not there in time."""
+
+
 def start(
     coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
 ) -> None:
@@ -39,7 +43,8 @@ def start(
       process_id: which this one is, counted from 0.
 
     Raises:
-      UserError: if the arguments are incomplete or do not suit, or the others cannot be reached.
+      UserError: if the arguments are incomplete or do not suit.
+      Unreached: if the others were not there in time; they may be, the next time.
     """
     given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
     if any(value is not None for value in given.values()):
@@ -56,12 +61,15 @@ def start(
             heartbeat_timeout_seconds=_HEARTBEAT,
             shutdown_timeout_seconds=_SHUTDOWN,
         )
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+    except ValueError as error:
         raise UserError(
-            f"the processes of this run do not find each other ({reason[0]}): start the same "
-            "command on every host, or say where they are by --coordinator, --num_processes and "
-            "--process_id"
+            f"the processes of this run do not find each other ({_first_line(error)}): say where "
+            "they are by --coordinator, --num_processes and --process_id"
+        ) from error
+    except RuntimeError as error:
+        raise Unreached(
+            f"the processes of this run did not find each other ({_first_line(error)}): make sure "
+            "that the same command starts on every host, and start all of them again"
         ) from error
     if jax.process_index():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, for the process's life
@@ -95,6 +103,8 @@ def in_cluster(environment: Mapping[str, str]) -> bool:
             return True
     # How many pods there are, JAX asks the cluster itself.
     if "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment:
+        return True
+    if int(environment.get("MEGASCALE_NUM_SLICES") or 1) > 1:
         return True
     return len(_tpu_hosts(environment)) > 1
 
@@ -133,11 +143,14 @@ def is_loss(error: Exception) -> bool:
 
 def loss(error: Exception) -> str:
     """What to say of it."""
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
     return (
-        f"process {jax.process_index()} has lost another one ({reason}); start all of them again, "
-        "the run goes on from its last checkpoint"
+        f"process {jax.process_index()} has lost another one ({_first_line(error)}); start all of "
+        "them again, the run goes on from its last checkpoint"
     )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def is_first() -> bool:
@@ -154,11 +167,17 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def of_first(text: str) -> str:
-    """The text that the first process gives: what it has found holds for all."""
+def of_first(find: Callable[[], str]) -> str:
+    """What the first process finds holds for all; the others do not look.
+
+    A file system that hosts share may show them a little later what it shows the first.
+
+    Args:
+      find: called on the first process alone.
+    """
     if jax.process_count() == 1:
-        return text
-    content = text.encode()
+        return find()
+    content = find().encode() if is_first() else b""
     if len(content) > _LONGEST_TEXT:
         raise ValueError(f"a text of {len(content)} bytes is not sent to other processes")
     padded = np.zeros(_LONGEST_TEXT, np.uint8)
@@ -176,7 +195,7 @@ def check_shared(folder: Path) -> None:
     """
     if jax.process_count() == 1:
         return
-    token = of_first(os.urandom(8).hex())
+    token = of_first(lambda: os.urandom(8).hex())
     path = folder / f".shared-{token}"
     if is_first():
         path.touch()

@@ -12,7 +12,7 @@ def run(command: Callable[[], None]) -> None:
 
     With 0 when all is done, with 1 and one line where a person must mend something, and with
     `distributed.RESTART` where the same command goes on: after SIGTERM, and when another process
-    of the run has ended.
+    of the run has ended, or was not there in time.
     """
     try:
         command()
@@ -25,6 +25,8 @@ def run(command: Callable[[], None]) -> None:
         if isinstance(error, preemption.Preempted):
             sys.stderr.write(f"told to end: {error}; the same command goes on from there\n")
             sys.exit(distributed.RESTART)
+        if isinstance(error, distributed.Unreached):
+            _end(f"error: {error}", distributed.RESTART)
         if distributed.is_loss(error):
             _end(f"error: {distributed.loss(error)}", distributed.RESTART)
         if distributed.started():  # its usual end would wait for the others

@@ -111,7 +111,8 @@ def run(
                 shapes,
                 places,
             )
-            state, memory = checkpoints.restore(expected)
+            with memory_use.enough_memory(f"stage {name}", reduce):
+                state, memory = checkpoints.restore(expected)
         else:
             state = meshes.place(create_state(), places)
         update = jax.jit(

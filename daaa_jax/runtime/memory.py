@@ -56,9 +56,14 @@ def enough_memory(name: str, reduce: str) -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not is_full(error):
             raise
         raise UserError(_too_large(name, reduce)) from error
+
+
+def is_full(error: Exception) -> bool:
+    """Whether an error says that the devices have run out of memory."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
 
 
 def _bytes(compiled: Any) -> int | None:

@@ -1,0 +1,60 @@
+"""What was decoded once is kept: whole, and whoever else keeps it at the same time."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from daaa_jax.data import cache
+
+NAMES = ("pixels", "labels")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DAAA_CACHE", str(tmp_path))
+
+
+def arrays(number):
+    return {"pixels": np.full((3, 4), number), "labels": np.arange(number)}
+
+
+def refuse(_):
+    raise AssertionError("decoded again")
+
+
+def test_what_was_decoded_is_taken_from_the_disk():
+    cache.get("name", NAMES, lambda new: arrays(5))
+    again = cache.get("name", NAMES, refuse)
+    np.testing.assert_array_equal(again["pixels"], arrays(5)["pixels"])
+    assert isinstance(again["labels"], np.memmap)
+
+
+def test_slower_process_takes_what_a_quicker_one_has_kept(tmp_path, monkeypatch):
+    """Hosts may share a cache: what one of them has open is not removed under it."""
+    kept, hosts = [], itertools.count()
+    monkeypatch.setattr(
+        cache, "unfinished", lambda path: path.with_name(f".{path.name}.{next(hosts)}.tmp")
+    )
+
+    def slow(_):
+        cache.get("name", NAMES, lambda new: arrays(5))
+        (place,) = (path for path in tmp_path.iterdir() if path.suffix != ".tmp")
+        kept.append((place / "pixels.npy").stat().st_ino)
+        return arrays(5)
+
+    found = cache.get("name", NAMES, slow)
+    (place,) = tmp_path.iterdir()
+    kept.append((place / "pixels.npy").stat().st_ino)
+    assert kept[0] == kept[1]
+    assert found["pixels"].filename == str(place / "pixels.npy")
+    np.testing.assert_array_equal(found["labels"], np.arange(5))
+
+
+def test_damaged_entry_is_made_anew(tmp_path):
+    cache.get("name", NAMES, lambda new: arrays(5))
+    (place,) = tmp_path.iterdir()
+    (place / "labels.npy").write_bytes(b"")
+    found = cache.get("name", NAMES, lambda new: arrays(6))
+    np.testing.assert_array_equal(found["labels"], np.arange(6))
+    assert list(tmp_path.iterdir()) == [place]
