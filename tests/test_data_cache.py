@@ -47,7 +47,7 @@ def test_slower_process_takes_what_a_quicker_one_has_kept(tmp_path, monkeypatch)
     (place,) = tmp_path.iterdir()
     kept.append((place / "pixels.npy").stat().st_ino)
     assert kept[0] == kept[1]
-    assert found["pixels"].filename == str(place / "pixels.npy")
+    assert found["pixels"].filename == place / "pixels.npy"
     np.testing.assert_array_equal(found["labels"], np.arange(5))
 
 
