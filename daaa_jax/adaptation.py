@@ -1,9 +1,8 @@
 """Stage `adapt`: the target network, trained with attention alignment and EM (3.2 to 3.4)."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +13,13 @@ from flax import struct
 from jax import Array
 from ml_collections import ConfigDict
 
-from daaa_jax import attention, em, losses, optimizers, rounds
+from daaa_jax import attention, em, losses, optimizers, target_stage
 from daaa_jax.data.augment import Views, apply_views, decode, draw_views, evaluation_views
-from daaa_jax.data.feed import Feed, take
+from daaa_jax.data.feed import take
 from daaa_jax.data.images import Images
 from daaa_jax.data.pairs import GROUPS, Batch, BatchStream, with_images
-from daaa_jax.data.types import MeasuredData
-from daaa_jax.evaluation import Evaluator
 from daaa_jax.models import Variables, initial_variables
 from daaa_jax.runtime import loop
-from daaa_jax.runtime.context import Context
 
 
 @struct.dataclass
@@ -224,18 +220,15 @@ def train_step(
     return state, metrics
 
 
-def run(
+def plan(
     config: ConfigDict,
     model: nn.Module,
     source: Variables,
     images: Images,
     labels: np.ndarray,
-    evaluate: Evaluator,
-    measured: MeasuredData,
-    context: Context,
-    keep: Callable[[int, Variables], None] = lambda *_: None,
-) -> tuple[Variables, Mapping[str, Any]]:
-    """Trains the target network, or goes on with it.
+    devices: int,
+) -> target_stage.Plan:
+    """How the target network is trained.
 
     Args:
       config: the whole config.
@@ -243,23 +236,13 @@ def run(
       source: the source network's variables.
       images: all training images, as `pairs.all_images` lays them out.
       labels: classes of the source training images, int32 `[N_S]`.
-      evaluate: measures a network on some images.
-      measured: the images that the rounds are evaluated on; nothing of it reaches the training,
-        and only its unlabelled part chooses the selected checkpoint.
-      context: the surroundings of the run.
-      keep: called with the step and the target network whenever it is the best by the label-free
-        validator. A run that was killed may call it again.
-
-    Returns:
-      The target network's variables after the last update, and the loop's memory: `last`,
-      `selected` and `oracle`, each with its `step` and the accuracies there.
+      devices: that a batch is split over.
     """
-    settings, mesh = config.adapt, context.mesh
+    settings = config.adapt
     sizes = group_sizes(settings.batch_size, [settings.mix[group] for group in GROUPS])
-    steps = settings.rounds * settings.round_steps
     optimizer = optimizers.make(
         settings.optimizer,
-        total_steps=steps,
+        total_steps=settings.rounds * settings.round_steps,
         round_steps=settings.round_steps,
         restart=settings.restart,
     )
@@ -271,49 +254,19 @@ def run(
             init_key, model, evaluation_views(decode(images[:1]), config.augment, 1)[0]
         )
     )
-    stream = BatchStream(
-        labels, (len(images) - 2 * len(labels)) // 2, sizes, config.seed, mesh.size
-    )
-    feed = Feed(
-        (images,),
-        functools.partial(rows_at, stream),
-        with_their_images,
-        steps=steps,
-        mesh=mesh,
-        settings=context.settings,
-    )
-    step = functools.partial(train_step, model=model, optimizer=optimizer, config=config)
+    targets = (len(images) - 2 * len(labels)) // 2
+    stream = BatchStream(labels, targets, sizes, config.seed, devices)
     # At the end of a round M^post has just become the target network, or has not.
     refreshed = settings.round_steps % config.em.refresh_every == 0
-
-    def end_of_round(step, state, metrics, memory):
-        return rounds.end(
-            step,
-            state.target,
-            metrics,
-            memory,
-            evaluate=evaluate,
-            measured=measured,
-            settings=config.evaluate,
-            keep=keep,
-            folder=context.workdir / "adapt",
-            told=("loss", "alignment"),
-            posterior=None if refreshed else state.posterior,
-        )
-
-    state, memory = loop.run(
-        "adapt",
-        functools.partial(create_state, key, source, target, optimizer),
-        step,
-        feed.at,
-        steps=steps,
-        round_steps=settings.round_steps,
-        end_of_round=end_of_round,
-        context=context,
-        reduce="adapt.batch_size or augment.crop, or set model.remat=True",
-        quiet=rounds.QUIET,
+    return target_stage.Plan(
+        create_state=functools.partial(create_state, key, source, target, optimizer),
+        step=functools.partial(train_step, model=model, optimizer=optimizer, config=config),
+        images=(images,),
+        batch_at=functools.partial(rows_at, stream),
+        fill=with_their_images,
+        told=("loss", "alignment"),
+        posterior=lambda state: None if refreshed else state.posterior,
     )
-    return state.target, memory
 
 
 def rows_at(stream: BatchStream, step: int) -> tuple[Batch]:

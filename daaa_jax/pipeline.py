@@ -22,6 +22,7 @@ from daaa_jax import (
     preflight,
     settings,
     source,
+    target_stage,
     translation,
 )
 from daaa_jax import workdir as workdirs
@@ -275,18 +276,25 @@ class _Run:
                 task.target_train.images,
                 made[self.back],
             )
-            train, data = adaptation.run, (images, task.source_train.labels)
+            plan = adaptation.plan(
+                self.config,
+                self.model,
+                variables,
+                images,
+                task.source_train.labels,
+                context.mesh.size,
+            )
         else:
-            train, data = training.run, (task.source_train, task.target_train)
-        target, memory = train(
-            self.config,
-            self.model,
-            variables,
-            *data,
-            self.evaluate,
-            task.evaluation,
-            context,
-            keep=self._keep,
+            plan = training.plan(
+                self.config,
+                self.model,
+                variables,
+                task.source_train,
+                task.target_train,
+                task.evaluation.target_train.labels,
+            )
+        target, memory = target_stage.run(
+            plan, self.config, self.evaluate, task.evaluation, context, self._keep
         )
         self._write_network(target, "last", self.workdir / LAST)
         audit.write(

@@ -19,7 +19,7 @@ from tiny import (
     surroundings,
 )
 
-from daaa_jax import adaptation, evaluation, optimizers, source
+from daaa_jax import adaptation, evaluation, optimizers, source, target_stage
 from daaa_jax.data.augment import decode
 from daaa_jax.data.pairs import GROUPS, BatchStream, all_images
 from daaa_jax.data.types import MeasuredData
@@ -190,9 +190,8 @@ def adapt(workdir, settings=(), target_labels=TARGET.labels):
         evaluate = evaluation.make_evaluator(
             MODEL, context.mesh, make_config({"evaluate.batch_size": 8, "em.threshold": 0.5})
         )
-        return adaptation.run(
-            config, MODEL, variables_of(0), IMAGES, SOURCE.labels, evaluate, measured, context
-        )
+        plan = adaptation.plan(config, MODEL, variables_of(0), IMAGES, SOURCE.labels, 1)
+        return target_stage.run(plan, config, evaluate, measured, context)
 
 
 @dataclasses.dataclass

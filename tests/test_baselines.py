@@ -17,7 +17,7 @@ from tiny import (
     surroundings,
 )
 
-from daaa_jax import baselines, evaluation, losses, settings
+from daaa_jax import baselines, evaluation, losses, settings, target_stage
 from daaa_jax.baselines import ada, dann, dsn, jan, method, training
 from daaa_jax.data.augment import decode
 from daaa_jax.data.types import LabelledImages, MeasuredData, UnlabelledImages
@@ -294,16 +294,10 @@ def adapt(workdir, name, devices=1, target_labels=TARGET.labels, changes=None):
             MODEL, context.mesh, make_config({"evaluate.batch_size": 8, "em.threshold": 0.5})
         )
         variables = initial_variables(jax.random.key(1), MODEL, decode(SOURCE.images[:1]))
-        return training.run(
-            config,
-            MODEL,
-            variables,
-            SOURCE,
-            UnlabelledImages(TARGET.images),
-            evaluate,
-            MeasuredData(SOURCE, target, target),
-            context,
-        )
+        unlabelled = UnlabelledImages(TARGET.images)
+        plan = training.plan(config, MODEL, variables, SOURCE, unlabelled, target_labels)
+        measured = MeasuredData(SOURCE, target, target)
+        return target_stage.run(plan, config, evaluate, measured, context)
 
 
 @pytest.mark.parametrize("name", COMPARED)
@@ -345,7 +339,7 @@ def test_it_starts_where_ours_does(init, tmp_path, monkeypatch):
         begun.append(create_state())
         return begun[0], {}
 
-    monkeypatch.setattr(training.loop, "run", no_steps)
+    monkeypatch.setattr(target_stage.loop, "run", no_steps)
     adapt(tmp_path, "dann", changes={"adapt.init": init})
     variables = initial_variables(jax.random.key(1), MODEL, decode(SOURCE.images[:1]))
     same = [

@@ -15,7 +15,7 @@ from tiny import (
 
 from benchmarks import collectives
 from configs import digits
-from daaa_jax import adaptation, evaluation, pairing, source
+from daaa_jax import adaptation, evaluation, pairing, source, target_stage
 from daaa_jax.data.augment import decode
 from daaa_jax.data.pairs import all_images
 from daaa_jax.data.types import MeasuredData
@@ -58,8 +58,8 @@ def adapt(workdir, devices, shards=1):
         )
         variables = initial_variables(jax.random.key(1), MODEL, decode(images[:1]))
         measured = MeasuredData(SOURCE, TARGET, TARGET)
-        labels = SOURCE.labels
-        adaptation.run(config, MODEL, variables, images, labels, evaluate, measured, context)
+        plan = adaptation.plan(config, MODEL, variables, images, SOURCE.labels, devices)
+        target_stage.run(plan, config, evaluate, measured, context)
 
 
 STAGES = {"pair": pair, "source": train_source, "adapt": adapt}

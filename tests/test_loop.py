@@ -16,7 +16,7 @@ from tiny import (
     surroundings,
 )
 
-from daaa_jax import adaptation, evaluation, pairing, source
+from daaa_jax import adaptation, evaluation, pairing, source, target_stage
 from daaa_jax.data import batches
 from daaa_jax.data.augment import decode
 from daaa_jax.data.pairs import all_images
@@ -236,8 +236,9 @@ def adapt(config, context):
     )
     variables = initial_variables(jax.random.key(1), MODEL, decode(images[:1]))
     measured = MeasuredData(SOURCE, TARGET, TARGET)
-    labels = SOURCE.labels
-    return adaptation.run(config, MODEL, variables, images, labels, evaluate, measured, context)
+    devices = context.mesh.size
+    plan = adaptation.plan(config, MODEL, variables, images, SOURCE.labels, devices)
+    return target_stage.run(plan, config, evaluate, measured, context)
 
 
 def every_leaf(workdir, stage):

@@ -1,8 +1,6 @@
 """Stage `adapt` of a compared method: same classifier, start, data, schedule and evaluation."""
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,16 +11,14 @@ from flax import struct
 from jax import Array
 from ml_collections import ConfigDict
 
-from daaa_jax import baselines, models, optimizers, rounds
+from daaa_jax import baselines, models, optimizers, target_stage
 from daaa_jax.baselines.method import Batch, Method, Outputs, Params
 from daaa_jax.data.augment import decode, evaluation_views, random_view
 from daaa_jax.data.batches import IndexStream
-from daaa_jax.data.feed import Feed, take
-from daaa_jax.data.types import LabelledImages, MeasuredData, UnlabelledImages
-from daaa_jax.evaluation import Evaluator
+from daaa_jax.data.feed import take
+from daaa_jax.data.types import LabelledImages, UnlabelledImages
 from daaa_jax.models import Variables
 from daaa_jax.runtime import loop
-from daaa_jax.runtime.context import Context
 
 
 @struct.dataclass
@@ -174,20 +170,15 @@ def train_step(
     return state, metrics
 
 
-def run(
+def plan(
     config: ConfigDict,
     model: nn.Module,
     source: Variables,
     source_train: LabelledImages,
     target_train: UnlabelledImages,
-    evaluate: Evaluator,
-    measured: MeasuredData,
-    context: Context,
-    keep: Callable[[int, Variables], None] = lambda *_: None,
-) -> tuple[Variables, Mapping[str, Any]]:
-    """Trains the classifier by `config.method`, or goes on with it.
-
-    Half of a batch is of each domain.
+    target_labels: np.ndarray,
+) -> target_stage.Plan:
+    """How a compared method trains the classifier; half of a batch is of each domain.
 
     Args:
       config: the whole config.
@@ -195,14 +186,7 @@ def run(
       source: the source network's variables, where it begins unless `adapt.init=scratch`.
       source_train: labelled source images.
       target_train: unlabelled target images.
-      evaluate: measures a network on some images.
-      measured: the images that rounds are evaluated on; `UpperBound` alone is trained on labels of
-        its target domain.
-      context: the surroundings of the run.
-      keep: see `rounds.end`.
-
-    Returns:
-      As `adaptation.run`.
+      target_labels: their classes, which are read if the method is `UpperBound`.
     """
     settings, method = config.adapt, baselines.make(config)
     steps = settings.rounds * settings.round_steps
@@ -212,51 +196,21 @@ def run(
     start = (
         source if settings.init == "source" else models.initial_variables(init_key, model, image)
     )
-    half = settings.batch_size // 2
     sets = (source_train.images, target_train.images)
     streams = [
-        IndexStream(len(images), half, config.seed, f"adapt {group}")
+        IndexStream(len(images), settings.batch_size // 2, config.seed, f"adapt {group}")
         for group, images in zip(("s", "t"), sets, strict=True)
     ]
-    unknown = np.zeros(len(target_train.images), np.int32)
-    target_labels = measured.target_train.labels if method.reads_target_labels else unknown
-    feed = Feed(
-        sets,
-        functools.partial(_rows, streams, source_train.labels, target_labels),
-        _images,
-        steps=steps,
-        mesh=context.mesh,
-        settings=context.settings,
-    )
-
-    def end_of_round(step, state, metrics, memory):
-        return rounds.end(
-            step,
-            state.target,
-            metrics,
-            memory,
-            evaluate=evaluate,
-            measured=measured,
-            settings=config.evaluate,
-            keep=keep,
-            folder=context.workdir / "adapt",
-        )
-
-    state, memory = loop.run(
-        "adapt",
-        functools.partial(create_state, key, method, model, start, image, updates),
-        functools.partial(
+    known = target_labels if method.reads_target_labels else np.zeros_like(target_labels)
+    return target_stage.Plan(
+        create_state=functools.partial(create_state, key, method, model, start, image, updates),
+        step=functools.partial(
             train_step, method=method, model=model, updates=updates, total_steps=steps
         ),
-        feed.at,
-        steps=steps,
-        round_steps=settings.round_steps,
-        end_of_round=end_of_round,
-        context=context,
-        reduce="adapt.batch_size or augment.crop, or set model.remat=True",
-        quiet=rounds.QUIET,
+        images=sets,
+        batch_at=functools.partial(_rows, streams, source_train.labels, known),
+        fill=_images,
     )
-    return state.target, memory
 
 
 def _rows(streams, labels, target_labels, step):
