@@ -106,11 +106,14 @@ def embed(source: np.ndarray, target: np.ndarray, seed: int) -> dict[str, np.nda
     # Imported here, as it takes seconds that most commands spare.
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     features = np.concatenate([source, target]).astype(np.float64)
     fewer = PCA(min(50, *features.shape), random_state=seed).fit_transform(features)
     perplexity = min(30, max(1, (len(features) - 1) // 3))
-    plane = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(fewer)
+    # So few points are slower on several threads, far slower where others use the cores too.
+    with threadpool_limits(1):
+        plane = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(fewer)
     low, high = plane.min(axis=0), plane.max(axis=0)
     plane = ((plane - low) / np.maximum(high - low, 1e-9)).astype(np.float32)
     return {"source": plane[: len(source)], "target": plane[len(source) :]}
@@ -159,16 +162,20 @@ def attention_maps(
     # Whatever the network was aligned by, its features are no picture.
     watched = model.clone(attention="sum_squares")
 
+    names: list[str] = []
+
     @jax.jit
     def observe(variables, images):
         (view,) = evaluation_views(decode(images), config.augment, 1)
         _, observed = watched.apply(variables, view, train=False, mutable=["intermediates"])
-        return attention.collect(observed["intermediates"], config.adapt.layers)
+        maps = attention.collect(observed["intermediates"], config.adapt.layers)
+        names[:] = maps  # from the first layer to the last; what is compiled returns them sorted
+        return maps
 
     maps = jax.device_get(observe(variables, jnp.asarray(images)))
-    names = list(maps)
     found = {}
-    for name in (names[row] for row in spread(len(names), _LAYERS)):
+    chosen = np.linspace(0, len(names) - 1, min(len(names), _LAYERS)).round().astype(int)
+    for name in (names[row] for row in chosen):
         side = round(maps[name].shape[1] ** 0.5)
         square = maps[name].reshape(-1, side, side)
         low, high = (f(square, axis=(1, 2), keepdims=True) for f in (np.min, np.max))

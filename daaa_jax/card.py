@@ -1,7 +1,9 @@
 """The model card of an exported network: its data, settings, figures and limits."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from daaa_jax import baselines
 from daaa_jax import workdir as workdirs
 from daaa_jax.models import trained
 from daaa_jax.runtime import markers
@@ -23,18 +25,13 @@ def write(network: trained.Trained, workdir: Path, which: str) -> str:
     seen = f"its central {crop}x{crop} pixels" if crop else "all of it"
     seen = f"{crops} crops of {crop}x{crop} pixels" if crops > 1 else seen
     adapted = which != "source"
+    method = config.method if adapted else ""
     side = about["image_size"]
     lines = [
         f"# Classifier of {len(classes)} classes, "
         + (f"adapted from {about['source']} to {about['target']}" if adapted else "not adapted"),
         "",
-        f"Trained on labelled images of `{about['source']}`"
-        + (
-            f" and unlabelled images of `{about['target']}` by Deep Adversarial Attention "
-            "Alignment (Kang et al., ECCV 2018; daaa_jax)."
-            if adapted
-            else ", as the source network of daaa_jax."
-        ),
+        _how(about, method),
         *_data(result),
         "",
         "## Use",
@@ -60,8 +57,12 @@ def write(network: trained.Trained, workdir: Path, which: str) -> str:
         f"- network: {about['model']['name']}, the `{which}` one of the run"
         + {"selected": ", chosen without target labels", "last": ""}.get(which, ""),
         f"- seed {config.seed}; pretrained weights: {config.model.weights or 'none'}",
-        f"- adaptation: {config.adapt.rounds} rounds of {config.adapt.round_steps} updates, "
-        f"beta {config.adapt.beta:g}, confidence threshold {config.em.threshold:g}",
+        f"- adaptation: {config.adapt.rounds} rounds of {config.adapt.round_steps} updates"
+        + (
+            f", beta {config.adapt.beta:g}, confidence threshold {config.em.threshold:g}"
+            if method in ("", baselines.OURS)
+            else ""
+        ),
         "- all of them in the run's `config.json`"
         + (f"; packages: {_versions(result)}" if result else ""),
         "",
@@ -72,8 +73,10 @@ def write(network: trained.Trained, workdir: Path, which: str) -> str:
             (
                 f"- It was fitted to images like those of `{about['target']}`; on others, those of "
                 "the source domain too, it may do worse.",
-                "- Adaptation without labels can fail unseen: measure it on some labelled images "
-                "of your own before you rely on it. Its probabilities are not calibrated.",
+                "- Its probabilities are not calibrated."
+                if method == "upper_bound"
+                else "- Adaptation without labels can fail unseen: measure it on some labelled "
+                "images of your own before you rely on it. Its probabilities are not calibrated.",
             )
             if adapted
             else (
@@ -84,6 +87,24 @@ def write(network: trained.Trained, workdir: Path, which: str) -> str:
         "- The licences of the training images and of the pretrained weights apply.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _how(about: Mapping, method: str) -> str:
+    """What it was trained on, and by which method; none for the source network."""
+    source, target = (f"`{about[name]}`" for name in ("source", "target"))
+    if not method:
+        return f"Trained on labelled images of {source}, as the source network of daaa_jax."
+    if method == "upper_bound":
+        return (
+            f"Trained on labelled images of {target} itself, after {source}: the ceiling of what "
+            "adaptation without labels can reach (daaa_jax)."
+        )
+    by = (
+        "Deep Adversarial Attention Alignment (Kang et al., ECCV 2018; daaa_jax)"
+        if method == baselines.OURS
+        else f"the compared method `{method}` of daaa_jax"
+    )
+    return f"Trained on labelled images of {source} and unlabelled images of {target} by {by}."
 
 
 def _data(result: dict) -> list[str]:

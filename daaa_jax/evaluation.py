@@ -164,7 +164,12 @@ def batch_sums(posteriors: Array, labels: Array, mask: Array, threshold: float) 
         kept=kept.sum(),
         kept_known=kept @ true,
         kept_correct=(kept * right) @ true,
-        calibration=in_bin.T @ jnp.stack([jnp.ones_like(right), confidence, right], axis=1),
+        # Full precision: an accelerator's default would round what is close to 1.
+        calibration=jnp.matmul(
+            in_bin.T,
+            jnp.stack([jnp.ones_like(right), confidence, right], axis=1),
+            precision=jax.lax.Precision.HIGHEST,
+        ),
     )
 
 

@@ -364,6 +364,11 @@ class _Run:
         task = self.task
         extra = {stage: self.stages.extra(stage) for stage in self.runs}
         adapt, figure = extra["adapt"], task.evaluation.source_figure
+        measured = task.evaluation
+        fitted = (
+            self.config.method == "upper_bound" and measured.target_test is measured.target_train
+        )
+        trained_on = ", whose labels it was trained on" if fitted else ""
         return {
             "task": f"{task.source_name} -> {task.target_name}",
             "method": self.config.method,
@@ -375,7 +380,7 @@ class _Run:
             },
             "made_from_photos": bool(self.config.data.get("photos_dir", "")),
             "seed": self.config.seed,
-            "evaluated_on": task.evaluation.target_images,
+            "evaluated_on": task.evaluation.target_images + trained_on,
             "accuracy": {
                 figure: adapt["source_network"][figure],
                 "source_only": adapt["source_network"]["target_test"],

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from daaa_jax import attention, models
+from daaa_jax import attention, baselines, models
+from daaa_jax.baselines import training
 from daaa_jax.data.augment import evaluation_views
 from daaa_jax.data.types import Task
 from daaa_jax.errors import UserError
@@ -52,9 +53,10 @@ def check_networks(config: ConfigDict, task: Task) -> None:
       UserError: says what does not suit.
     """
     size = task.source_train.images.shape[1]
+    ours = config.method == baselines.OURS
     for name, value, suits in (
         ("augment.crop", config.augment.crop, config.augment.crop <= size),
-        ("pair.enlarge", config.pair.enlarge, not 0 < config.pair.enlarge < size),
+        ("pair.enlarge", config.pair.enlarge, not (ours and 0 < config.pair.enlarge < size)),
     ):
         if not suits:
             raise UserError(f"{name}={value} does not suit images of {size}x{size}")
@@ -64,13 +66,17 @@ def check_networks(config: ConfigDict, task: Task) -> None:
         )
     key, image = jax.random.key(0), jnp.zeros((1, *task.source_train.images.shape[1:]))
     try:
-        for network in models.create_gan(config.pair):
-            jax.eval_shape(network.init, key, image)
+        if ours:
+            for network in models.create_gan(config.pair):
+                jax.eval_shape(network.init, key, image)
         model = models.create_classifier(
             config.model, len(task.class_names), config.adapt.attention
         )
         init = functools.partial(model.init, train=False, mutable=True)  # with what it sows
-        shapes = jax.eval_shape(init, key, evaluation_views(image, config.augment, 1)[0])
+        view = evaluation_views(image, config.augment, 1)[0]
+        shapes = jax.eval_shape(init, key, view)
+        if not ours:
+            jax.eval_shape(functools.partial(training.create_own, config, model, view), key)
     except ValueError as error:
         raise UserError(f"the networks do not suit images of {size}x{size}: {error}") from error
     if not config.source.checkpoint:

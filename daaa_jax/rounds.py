@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from daaa_jax import validators
 from daaa_jax.data.types import LabelledImages, MeasuredData
-from daaa_jax.evaluation import Evaluation, Evaluator, spread
+from daaa_jax.evaluation import Evaluation, Evaluator, Outputs, spread
 from daaa_jax.models import Variables
 from daaa_jax.runtime import loop, markers
 
@@ -67,15 +68,16 @@ def end(
     same = measured.target_test is measured.target_train
     on_target = unlabelled if same else evaluate(target, measured.target_test)
     scores = _scores(unlabelled, target, evaluate, measured, settings)
+    score = scores.get(settings.validator)
     last = {
         "step": step,
         measured.source_figure: evaluate(target, measured.source_test).accuracy,
         "target_test": on_target.accuracy,
-        settings.validator: scores[settings.validator],
+        settings.validator: score,
     }
     memory["last"] = last
-    best = memory.get("selected", {}).get(settings.validator, -math.inf)
-    if last[settings.validator] > best:
+    best = memory.get("selected", {}).get(settings.validator)
+    if "selected" not in memory or (score is not None and (best is None or score > best)):
         memory["selected"] = last
         keep(step, target)
     if last["target_test"] > memory.setdefault("oracle", last)["target_test"]:
@@ -132,7 +134,7 @@ def _scores(
     measured: MeasuredData,
     settings: ConfigDict,
 ) -> Mapping[str, float]:
-    """By name, what each validator says that can be asked."""
+    """By name, what each validator says that can be asked, where that is a number."""
     held_out = None
     if measured.source_held_out is not None:
         apart, trained = (
@@ -141,9 +143,17 @@ def _scores(
         )
         labels = measured.source_held_out.labels
         shown = labels[spread(len(labels), settings.validation_images)]
-        held_out = validators.HeldOut(apart.outputs, shown, trained.outputs.features)
-    return {
-        name: validator(unlabelled.outputs, held_out)
+        held_out = validators.HeldOut(
+            _precise(apart.outputs), shown, _precise(trained.outputs).features
+        )
+    seen = _precise(unlabelled.outputs)
+    scores = {
+        name: validator(seen, held_out)
         for name, validator in validators.VALIDATORS.items()
         if held_out is not None or name not in validators.NEED_HELD_OUT
     }
+    return {name: score for name, score in scores.items() if math.isfinite(score)}
+
+
+def _precise(given: Outputs) -> Outputs:
+    return Outputs(given.posteriors.astype(np.float64), given.features.astype(np.float64))

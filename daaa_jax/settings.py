@@ -50,6 +50,9 @@ _POSITIVE = (
     "run.checkpoint_every",
     "evaluate.validation_images",
     "evaluate.audit_images",
+    "baselines.dann.width",
+    "baselines.jan_a.width",
+    "baselines.dsn.width",
 )
 _NOT_NEGATIVE = (
     "seed",
@@ -71,6 +74,16 @@ _NOT_NEGATIVE = (
     "adapt.mix.s_f",
     "em.threshold",
     "em.start_step",
+    "baselines.dann.weight",
+    "baselines.jan.weight",
+    "baselines.jan_a.weight",
+    "baselines.dsn.reconstruction",
+    "baselines.dsn.difference",
+    "baselines.dsn.similarity",
+    "baselines.ada.walker",
+    "baselines.ada.visit",
+    "baselines.pixelda.task",
+    "baselines.pixelda.noise",
 )
 _BATCHES = ("pair", "translate", "source", "adapt", "evaluate")
 
@@ -122,14 +135,15 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
             f"em.threshold={config.em.threshold} is compared with a probability: choose 0 to 1, "
             "or more than 1 to keep nothing"
         )
+    ours = config.method == baselines.OURS
     start, every = config.em.start_step, config.em.refresh_every
-    if 0 < start < every:
+    if ours and 0 < start < every:
         raise UserError(
             f"em.start_step={start} lies before the first refresh of the posterior network "
             f"(em.refresh_every={every}), which till then is the unadapted one: set it to {every}, "
             "or to 0 where the target network starts good enough"
         )
-    if config.adapt.init == "scratch" and start < every:
+    if ours and config.adapt.init == "scratch" and start < every:
         raise UserError(
             f"em.start_step={start}: a target network that starts from scratch gives no posteriors "
             f"before the first refresh; set it to {every} (em.refresh_every) or more"
@@ -150,12 +164,12 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
             f"evaluate.validator={config.evaluate.validator} needs labelled source images that are "
             "not trained on: set data.source_holdout, for instance to 0.1"
         )
-    if config.pair.batch_size % config.pair.pools:
+    if ours and config.pair.batch_size % config.pair.pools:
         raise UserError(
             f"pair.pools={config.pair.pools} does not divide pair.batch_size="
             f"{config.pair.batch_size}: each pool takes the same number of images"
         )
-    if config.method != baselines.OURS:
+    if not ours:
         half, odd = divmod(config.adapt.batch_size, 2)
         if odd:
             raise UserError(
@@ -163,7 +177,7 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
                 f"with method={config.method}, choose an even number"
             )
         meshes.check_batch_size("half of adapt.batch_size", half, mesh)
-    for stage in _BATCHES:
+    for stage in _BATCHES if ours else _BATCHES[2:]:
         meshes.check_batch_size(f"{stage}.batch_size", config[stage].batch_size, mesh)
 
 

@@ -14,6 +14,7 @@ from daaa_jax.evaluation import Outputs
 
 _TEMPERATURE = 0.05  # of soft neighbourhood density, as its paper sets it
 _ROWS_AT_ONCE = 1024
+_SUREST = 50.0  # logit of a domain; beyond it no ratio means anything
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +69,7 @@ def neighbourhood_density(target: Outputs, held_out: HeldOut | None = None) -> f
         similarity -= similarity.max(axis=1, keepdims=True)
         weights = np.exp(similarity)
         total += _entropies(weights / weights.sum(axis=1, keepdims=True)).sum()
-    return total / count
+    return float(total / count)
 
 
 def deep_embedded(target: Outputs, held_out: HeldOut | None) -> float:
@@ -111,7 +112,7 @@ def density_ratio(source: np.ndarray, target: np.ndarray, at: np.ndarray) -> np.
     domains = np.repeat([0, 1], [len(source), len(target)])
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     classifier.fit(np.concatenate([source, target]), domains)
-    odds = np.exp(classifier.decision_function(at))
+    odds = np.exp(np.clip(classifier.decision_function(at), -_SUREST, _SUREST))
     return odds * len(source) / len(target)
 
 

@@ -11,7 +11,7 @@ from daaa_jax import attention, audit, evaluation
 from daaa_jax.data.augment import decode
 from daaa_jax.data.images import Images
 from daaa_jax.data.types import MeasuredData, Task, UnlabelledImages
-from daaa_jax.models import initial_variables
+from daaa_jax.models import EfficientNetLite0, initial_variables
 from daaa_jax.runtime import mesh as meshes
 
 
@@ -60,7 +60,23 @@ def test_attention_is_that_of_the_network():
     assert maps["conv3"].shape == (3, 32, 32) and maps["conv3"].dtype == np.uint8
 
 
-def test_all_is_written_and_translations_are_judged_by_their_labels(tmp_path):
+def test_layers_are_shown_from_the_first_to_the_last():
+    config = make_config({"adapt.layers": "(?!conv_stem$).*"})
+    model = EfficientNetLite0(num_classes=CLASSES)
+    images = make_images(2, size=32)
+    variables = jax.eval_shape(lambda: initial_variables(jax.random.key(0), model, decode(images)))
+    variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), variables)
+    names = list(audit.attention_maps(model, variables, images, config))
+    assert names[0] == "block0/conv_depthwise" and names[-1] == "conv_head"
+    numbers = [int(name.partition("/")[0].removeprefix("block")) for name in names[:-1]]
+    assert numbers == sorted(numbers) and len(names) == 4
+
+
+def test_all_is_written_and_translations_are_judged_by_their_labels(tmp_path, monkeypatch):
+    def embed(source, target, seed):  # takes seconds, and is tested above
+        return {"source": source[:, :2], "target": target[:, :2]}
+
+    monkeypatch.setattr(audit, "embed", embed)
     source, target = make_labelled(24, seed=1), make_labelled(20, seed=2)
     config = make_config({"evaluate.audit_images": 7, "evaluate.batch_size": 8})
     evaluate = evaluation.make_evaluator(MODEL, meshes.data_mesh(jax.devices()[:1]), config)

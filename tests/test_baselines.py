@@ -1,5 +1,6 @@
 """The compared methods: each loss against a plain NumPy version, and who moves which way."""
 
+import dataclasses
 import functools
 
 import jax
@@ -17,10 +18,10 @@ from tiny import (
     surroundings,
 )
 
-from daaa_jax import baselines, evaluation, losses, settings, target_stage
+from daaa_jax import baselines, evaluation, losses, preflight, settings, target_stage
 from daaa_jax.baselines import ada, dann, dsn, jan, method, training
 from daaa_jax.data.augment import decode
-from daaa_jax.data.types import LabelledImages, MeasuredData, UnlabelledImages
+from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
 from daaa_jax.errors import UserError
 from daaa_jax.models import initial_variables
 from daaa_jax.runtime import mesh as meshes
@@ -252,6 +253,18 @@ def test_each_player_of_pixelda_has_the_gradient_of_its_own_loss():
             ),
         )
 
+    @fast_jit
+    def by_task():
+        """How the classifier's loss on both kinds of images changes with what is made."""
+
+        def loss(params):
+            images = jnp.concatenate([batch.source, make(params)])
+            logits, _ = MODEL.apply(state.target, images, train=True, mutable=["batch_stats"])
+            labels = jnp.concatenate([batch.labels, batch.labels])
+            return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1).mean()
+
+        return jax.grad(loss)(own["generator"])
+
     _, found, parts = gradients("pixelda", 0.5, {"baselines.pixelda.task": 0.0})
     for name, twin in zip(("generator", "discriminator"), twins(), strict=True):
         jax.tree.map(
@@ -260,6 +273,9 @@ def test_each_player_of_pixelda_has_the_gradient_of_its_own_loss():
     assert parts.keys() == {"cross_entropy", "adversarial", "discriminator"}
     _, with_task, _ = gradients("pixelda", 0.5, {"baselines.pixelda.task": 1.0})
     moved = jax.tree.map(jnp.subtract, with_task["generator"], found["generator"])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-2, atol=1e-4), moved, by_task()
+    )
     assert norm(moved) > 1e-3
     same = jax.tree.map(jnp.subtract, with_task["discriminator"], found["discriminator"])
     assert norm(same) < 1e-6
@@ -275,12 +291,13 @@ def test_noise_is_an_images_own_and_the_same_at_each_pixel():
     assert len(np.unique(noisy[:, 0, 0, 3:])) == 12
 
 
-@pytest.mark.parametrize("side", [32, 28, 96, 224, 5])
+@pytest.mark.parametrize("side", [32, 28, 96, 98, 224, 225, 5])
 def test_decoder_makes_images_of_any_size(side):
-    shapes = jax.eval_shape(
-        lambda: dsn.Decoder(side).init_with_output(jax.random.key(0), jnp.zeros((2, 7)))[0]
+    made, variables = jax.eval_shape(
+        lambda: dsn.Decoder(side).init_with_output(jax.random.key(0), jnp.zeros((2, 7)))
     )
-    assert shapes.shape == (2, side, side, 3)
+    assert made.shape == (2, side, side, 3)
+    assert sum(x.size for x in jax.tree.leaves(variables)) < 100_000
 
 
 # The stage
@@ -373,8 +390,37 @@ def test_odd_batches_and_unknown_methods_are_refused():
         settings.check(make_config({"method": "dann", "adapt.batch_size": 9}), mesh)
     with pytest.raises(UserError, match="method=dan is unknown: choose daaa, dann, jan"):
         settings.check(make_config({"method": "dan"}), mesh)
+    with pytest.raises(UserError, match="baselines.dann.width=0 must be at least 1"):
+        settings.check(make_config({"baselines.dann.width": 0}), mesh)
+    # What only ours needs is asked of ours alone.
+    scratch = {"adapt.init": "scratch", "em.start_step": 0}
+    settings.check(make_config({"method": "dann", **scratch}), mesh)
+    with pytest.raises(UserError, match="em.start_step=0"):
+        settings.check(make_config(scratch), mesh)
     with pytest.raises(UserError, match="half of adapt.batch_size is 4"):
         settings.check(
             make_config({"method": "jan", "pair.batch_size": 8, "translate.batch_size": 8}),
             meshes.data_mesh(jax.devices()[:8]),
         )
+
+
+def test_networks_that_do_not_suit_what_they_see_are_refused_at_the_start():
+    """PixelDA's generator sees the crop, which may be one that it cannot halve."""
+    task = Task(
+        "a",
+        "b",
+        tuple("wxyz"),
+        SOURCE,
+        UnlabelledImages(TARGET.images),
+        MeasuredData(SOURCE, TARGET, TARGET),
+    )
+    changes = {"method": "pixelda", "pair.downsamplings": 2, "model.widths": (4, 4, 4)}
+    preflight.check_networks(make_config(changes), task)
+    with pytest.raises(UserError, match="30x30 cannot be halved 2 times"):
+        preflight.check_networks(
+            make_config(changes | {"augment.crop": 30, "model.name": "efficientnet_lite0"}), task
+        )
+    unlabelled = LabelledImages(TARGET.images, np.full(20, -1, np.int32))
+    task = dataclasses.replace(task, evaluation=MeasuredData(SOURCE, TARGET, unlabelled))
+    with pytest.raises(UserError, match="some target images have none"):
+        preflight.check_networks(make_config({"method": "upper_bound"}), task)

@@ -57,6 +57,8 @@ def test_every_mode_becomes_rgb(mode, tmp_path):
         (np.full((8, 8), 200, np.uint8), 200),
         (np.full((8, 8), 200 * 257, np.uint16), 200),
         (np.full((8, 8), 200 / 255, np.float32), 200),
+        (np.full((8, 8), 200, np.int32), 200),
+        (np.full((8, 8), 200 * 257, np.int32), 200),
         (np.full((8, 8), True), 255),
     ],
 )
@@ -74,6 +76,14 @@ def test_transparent_pixels_become_white(tmp_path):
     palette = Image.new("P", (8, 8), 0)
     palette.save(tmp_path / "b.png", transparency=0)
     assert (photos.read(tmp_path / "b.png", SIZE) == 255).all()
+
+
+def test_transparent_grey_of_16_bits_becomes_white(tmp_path):
+    values = np.full((8, 8), 30000, np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png", transparency=30000)
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.info["transparency"] == 30000
+    assert (photos.read(tmp_path / "a.png", SIZE) == 255).all()
 
 
 @pytest.mark.parametrize(("orientation", "angle"), [(3, 180), (6, 90), (8, 270)])
@@ -165,6 +175,15 @@ def test_domain_is_found_by_its_layout(inner, tmp_path):
 def test_class_may_be_called_images(tmp_path):
     write_domain(tmp_path, images=2, mug=1)
     assert folders.find(tmp_path).classes == ("images", "mug")
+
+
+def test_names_of_folders_within_a_class_must_be_shown_too(tmp_path):
+    write_domain(tmp_path, cat=1)
+    hidden = Path(os.fsdecode(os.fsencode(tmp_path / "cat") + b"/b\xff"))
+    hidden.mkdir()
+    (tmp_path / "cat" / "0.png").rename(hidden / "0.png")
+    with pytest.raises(UserError, match="an image with a name that cannot be shown"):
+        folders.find(tmp_path)
 
 
 def test_flat_folder_has_images_and_no_classes(tmp_path):

@@ -1,6 +1,7 @@
 """Weights from elsewhere find their places, or everything that does not fit is named at once."""
 
 import hashlib
+import io
 import zipfile
 from pathlib import Path
 
@@ -142,6 +143,16 @@ def test_damaged_file_is_one_error(suffix, damage, tmp_path):
     path.write_bytes({"short": whole[:-100], "empty": b"", "text": b"<html>"}[damage])
     message = message_of(pretrained.read, path)
     assert str(path) in message and "is not a sound" in message
+
+
+def test_npz_that_claims_more_than_it_holds_is_one_error(tmp_path):
+    path, claimed = tmp_path / "w.npz", io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        claimed, {"descr": "<f4", "fortran_order": False, "shape": (10**14,)}
+    )
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("w.npy", claimed.getvalue() + bytes(16))
+    assert "is not a sound .npz file" in message_of(pretrained.read, path)
 
 
 def test_npz_with_objects_is_refused(tmp_path):

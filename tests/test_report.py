@@ -3,6 +3,7 @@
 import html.parser
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -152,14 +153,56 @@ def test_translations_are_judged_by_how_they_are_classified(tmp_path):
     shown = " ".join(Checker(report_of(workdir)).text)
     assert "the source network 87.5 % and the adapted network 100.0 % are seen as" in shown
     assert "Layer conv1. Rows: target images, source network, adapted network." in shown
-    # A run that is trained on target labels, of the same images, is shown beside.
-    ceiling = make_workdir(tmp_path / "top")
-    about = json.loads((ceiling / "config.json").read_text())
+
+
+def make_ceiling(folder, **changes):
+    """A run that was trained on target labels; `changes` of its `audit.npz`."""
+    make_workdir(folder)
+    about = json.loads((folder / "config.json").read_text())
     about["config"]["method"] = "upper_bound"
-    (ceiling / "config.json").write_text(json.dumps(about))
+    (folder / "config.json").write_text(json.dumps(about))
+    with np.load(folder / "adapt" / "audit.npz") as arrays:
+        arrays = dict(arrays) | changes
+    np.savez_compressed(folder / "adapt" / "audit.npz", **arrays)
+    return folder
+
+
+def test_ceiling_of_the_same_images_and_layers_is_shown_beside(tmp_path):
+    workdir = make_workdir(tmp_path / "run")
+    beside = "source network, network trained on target labels, adapted network"
+    # Neighbours of other images, of other layers, damaged, or closed to this user.
+    make_ceiling(tmp_path / "a", examples=np.zeros((4, 8, 8, 3), np.uint8))
+    other = make_ceiling(tmp_path / "b")
+    (other / "adapt" / "audit.json").write_text(json.dumps({"layers": ["conv1", "conv2"]}))
+    (make_ceiling(tmp_path / "c") / "adapt" / "audit.npz").write_bytes(b"PK")
+    (make_ceiling(tmp_path / "d") / "adapt" / "audit.json").write_text("{")
+    (tmp_path / "e").touch()
+    assert beside not in " ".join(Checker(report_of(workdir)).text)
+    make_ceiling(tmp_path / "f")
+    assert beside in " ".join(Checker(report_of(workdir)).text)
+
+
+def test_neighbour_that_may_not_be_read_is_passed_over(tmp_path, monkeypatch):
+    workdir = make_workdir(tmp_path / "run")
+    make_ceiling(tmp_path / "a")
+    is_file = Path.is_file
+
+    def closed(path):
+        if path.parent.name == "a":
+            raise PermissionError(13, "Permission denied")
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", closed)
+    assert "network trained on target labels" not in report_of(workdir)
+
+
+def test_report_of_the_ceiling_says_what_it_is(tmp_path):
+    workdir = make_ceiling(tmp_path / "top")
+    result = json.loads((workdir / "result.json").read_text()) | {"method": "upper_bound"}
+    (workdir / "result.json").write_text(json.dumps(result))
     shown = " ".join(Checker(report_of(workdir)).text)
-    assert "source network, network trained on target labels, adapted network" in shown
-    assert "this is the ceiling" not in shown
+    assert "this is the ceiling" in shown and "nothing that trains or selects" not in shown
+    assert "Confidence on unlabelled images" in shown and "Soft labels" not in shown
 
 
 def test_rank_correlation_is_spearmans():

@@ -248,6 +248,15 @@ def test_sweep_has_a_point_for_each_threshold_and_each_beta(tmp_path):
     ElementTree.parse(tmp_path / "figA1.svg")
 
 
+def test_figures_share_the_runs_of_tables(tmp_path):
+    arguments = ("--data=office10", "--seeds=1", "--tasks=d2a")
+    run(tmp_path, "table3", *arguments)
+    swept = run(tmp_path, "figA1", *arguments)
+    # Without the config's own point, and those of beta 0 and threshold 0.95, which are in Table 3.
+    assert len(swept) == len(tables.THRESHOLDS) + len(tables.BETA_FACTORS) - 3
+    assert not run(tmp_path, "fig4", *arguments)
+
+
 def test_curves_have_a_point_for_each_round(tmp_path):
     run(tmp_path, "fig4", "--data=office10", "--seeds=2")
     points = rows_of(tmp_path / "fig4.csv")

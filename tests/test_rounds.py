@@ -58,8 +58,8 @@ class Recorded:
 
 
 def confident(rows):
-    """Posteriors that are certain, of the classes given."""
-    posteriors = np.eye(CLASSES)[list(rows)]
+    """Posteriors that are certain, of the classes given; float32, as networks give them."""
+    posteriors = np.eye(CLASSES, dtype=np.float32)[list(rows)]
     return Outputs(posteriors, posteriors)
 
 
@@ -113,7 +113,19 @@ def test_the_chosen_validator_chooses(end):
         # All alike: dense neighbourhoods, and no information.
         end(Recorded(0.5, confident(classes)), memory, step, validator="neighbourhood_density")
     assert memory["selected"]["step"] == 20
+    json.dumps(memory)  # it is saved with the state
     assert memory["selected"]["neighbourhood_density"] == pytest.approx(np.log(3))
+
+
+def test_score_that_is_no_number_never_beats_one_that_is(end, monkeypatch):
+    memory, scores = {}, iter([float("nan"), 1.0, float("inf"), 0.5, 2.0])
+    monkeypatch.setitem(validators.VALIDATORS, "information", lambda *_: next(scores))
+    chosen = []
+    for step in range(1, 6):
+        figures, _ = end(Recorded(0.5, confident((0, 1))), memory, step)
+        chosen.append(memory["selected"]["step"])
+        assert figures.get("information") in (None, 1.0, 0.5, 2.0)
+    assert chosen == [1, 2, 2, 2, 5]
 
 
 def test_soft_labels_are_told_of_the_network_that_gives_them(end):

@@ -144,6 +144,28 @@ def test_tensor_with_impossible_sizes_is_refused(content, says, tmp_path):
     assert says in error_of(path)
 
 
+def test_small_file_does_not_unpack_to_a_large_one(tmp_path):
+    """What PyTorch writes is never compressed."""
+    path = tmp_path / "w.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", piece({"w": "x" * 10**6}))
+    assert "compressed" in error_of(path)
+
+
+def test_many_views_of_the_same_numbers_are_refused(tmp_path):
+    """Each becomes an array of its own."""
+    begin = b"\x80\x02" + piece({})
+    item = stored(10_000, (10_000,), (1,)).removeprefix(begin + piece("w"))
+    item = item.removesuffix(pickle.STOP)
+
+    def views(count):
+        content = begin + b"".join(piece(f"w{i}") + item for i in range(count)) + pickle.STOP
+        return write_zip(tmp_path / "w.pth", content, **{"0": bytes(40_000)})
+
+    assert len(torch_file.read(views(3))) == 3
+    assert "views of the same numbers too often" in error_of(views(100))
+
+
 @pytest.mark.parametrize(
     ("where", "change"),
     [

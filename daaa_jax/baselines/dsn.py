@@ -4,6 +4,7 @@ Bousmalis et al., Domain Separation Networks, NIPS 2016.
 """
 
 import functools
+import math
 from collections.abc import Mapping
 
 import flax.linen as nn
@@ -16,14 +17,14 @@ from daaa_jax.baselines import dann
 from daaa_jax.baselines.method import Batch, Method, Outputs, Params, ramp
 from daaa_jax.models.layers import Convolution
 
-_SMALLEST_SIDE = 8  # where a decoder begins
+_LARGEST_BEGINNING = 8  # pixels that a decoder begins with, and doubles
 
 
 class Decoder(nn.Module):
     """Features `[B,D]` to images `[B,side,side,3]` in [-1,1].
 
     Attributes:
-      side: height and width of the images, doubled from the smallest that it can be halved to.
+      side: height and width of the images.
       filters: channels of the convolutions.
     """
 
@@ -32,15 +33,14 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, features: Array) -> Array:
-        begin = self.side
-        while begin > _SMALLEST_SIDE and begin % 2 == 0:
-            begin //= 2
+        doublings = max(0, math.ceil(math.log2(self.side / _LARGEST_BEGINNING)))
+        begin = math.ceil(self.side / 2**doublings)
         images = nn.Dense(begin * begin * self.filters // 2, name="enter")(features)
         images = nn.relu(images.reshape(-1, begin, begin, self.filters // 2))
-        for number in range((self.side // begin).bit_length() - 1):
+        for number in range(doublings):
             images = Convolution(self.filters, upsample=True, name=f"up{number + 1}")(images)
             images = nn.relu(images)
-        return jnp.tanh(Convolution(3, name="leave")(images))
+        return jnp.tanh(Convolution(3, name="leave")(images))[:, : self.side, : self.side]
 
 
 def difference_loss(shared: Array, private: Array) -> Array:

@@ -59,6 +59,21 @@ def make_optimizers(
     )
 
 
+def create_own(config: ConfigDict, model: nn.Module, image: Array, key: Array) -> Params:
+    """Parameters of what `config.method` has beside a fresh classifier, to see if they can be had.
+
+    Raises:
+      ValueError: if they do not suit images of this size.
+    """
+    variables = models.initial_variables(key, model, image)
+    return baselines.make(config).create(key, model, image, _outputs(model, variables, image))
+
+
+def _outputs(model: nn.Module, variables: Variables, image: Array) -> Outputs:
+    logits, observed = model.apply(variables, image, train=False, mutable=["features"])
+    return Outputs(logits, models.features(observed), variables.get("batch_stats"))
+
+
 def create_state(
     key: Array,
     method: Method,
@@ -78,9 +93,7 @@ def create_state(
       updates: as `make_optimizers` gives them.
     """
     own_key, step_key = jax.random.split(key)
-    logits, observed = model.apply(start, image, train=False, mutable=["features"])
-    given = Outputs(logits, models.features(observed), start.get("batch_stats"))
-    own = method.create(own_key, model, image, given)
+    own = method.create(own_key, model, image, _outputs(model, start, image))
     target = jax.tree.map(jnp.array, start)
     return ComparedState(
         step=jnp.int32(0),

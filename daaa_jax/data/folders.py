@@ -89,7 +89,10 @@ def _find(folder: str | Path) -> Listing:
         )
     classes = () if flat else tuple(by_class)
     # Bytes that are no UTF-8 are among what cannot be shown.
-    for what, names in (("a class", classes), ("an image", [path.name for path in paths])):
+    for what, names in (
+        ("a class", classes),
+        ("an image", [str(p.relative_to(root)) for p in paths]),
+    ):
         if hidden := [name for name in names if not name.isprintable()]:
             raise UserError(
                 f"{root} has {what} with a name that cannot be shown, {hidden[0]!a}: rename it"

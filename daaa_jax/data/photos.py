@@ -61,9 +61,13 @@ def read(path: Path, size: int) -> np.ndarray:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image, np.float64)
-        # Integers have 16 bits, whatever the mode says of itself; floats are in [0, 1] or [0, 255].
-        floats = 1 if values.max() <= 1 else 255 if values.max() <= 255 else 65535
-        largest = floats if image.mode == "F" else 65535
+        clear = values == image.info.get("transparency", -1)
+        # What says that it has 16 bits has; of others only the values tell.
+        if image.mode.startswith("I;16") or values.max() > 255:
+            largest = 65535
+        else:
+            largest = 1 if image.mode == "F" and values.max() <= 1 else 255
+        values = np.where(clear, largest, values)
         image = Image.fromarray(np.clip(values / largest * 255, 0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import http.client
+import lzma
 import os
 import re
 import socket
@@ -25,11 +26,13 @@ SUFFIXES = (".safetensors", ".npz", ".pth", ".pt")
 _DAMAGED_ZIP = (
     EOFError,
     KeyError,
+    MemoryError,  # of a size that the file does not hold
     OSError,
     RuntimeError,
     TypeError,
     ValueError,
     zipfile.BadZipFile,
+    lzma.LZMAError,
     zlib.error,
 )
 _TIMEOUT = 30  # seconds without an answer

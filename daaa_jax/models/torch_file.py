@@ -23,6 +23,7 @@ import numpy as np
 from daaa_jax.errors import UserError
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of files before PyTorch 1.6
+_VIEWS = 4  # times the file's size, what tensors that are views of the same numbers may take
 _STORAGES = {
     "DoubleStorage": np.dtype("<f8"),
     "FloatStorage": np.dtype("<f4"),
@@ -203,6 +204,9 @@ def _read_zip(file: BinaryIO) -> Any:
         roots = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(roots) != 1:
             raise ValueError("a zip archive without data.pkl")
+        if any(info.compress_type for info in names.values()):
+            # torch.save compresses nothing; a small archive could unpack to any size.
+            raise ValueError("a compressed zip archive")
         root = roots[0].removesuffix("data.pkl")
         order = archive.read(f"{root}byteorder") if f"{root}byteorder" in names else b"little"
         if order != b"little":
@@ -212,8 +216,7 @@ def _read_zip(file: BinaryIO) -> Any:
         def storage(key: str, dtype: np.dtype, size: int) -> _Storage:
             if key not in storages:
                 info = names[f"{root}data/{key}"]
-                # Before it is unpacked: a small archive may claim to hold terabytes.
-                if info.file_size < size * dtype.itemsize or info.compress_type:
+                if info.file_size < size * dtype.itemsize:
                     raise ValueError(f"storage {key} has {info.file_size} bytes, not {size} values")
                 storages[key] = found = _Storage(dtype, size)
                 found.values = np.frombuffer(archive.read(info), dtype, size)
@@ -221,7 +224,8 @@ def _read_zip(file: BinaryIO) -> Any:
                 raise ValueError(f"storage {key} is described in two ways")
             return storages[key]
 
-        return _arrays(_Unpickler(io.BytesIO(archive.read(roots[0])), storage).load())
+        content = _Unpickler(io.BytesIO(archive.read(roots[0])), storage).load()
+        return _arrays(content, _VIEWS * sum(info.file_size for info in names.values()))
 
 
 def _read_legacy(file: BinaryIO) -> Any:
@@ -251,21 +255,32 @@ def _read_legacy(file: BinaryIO) -> Any:
         if count != found.size or len(content_bytes) != found.size * found.dtype.itemsize:
             raise ValueError("it is cut short")
         found.values = np.frombuffer(content_bytes, found.dtype)
-    return _arrays(content)
+    return _arrays(content, _VIEWS * length)
 
 
-def _arrays(value: Any, done: dict[int, Any] | None = None) -> Any:
-    """The same object with arrays for tensors; what occurs again and again is made once."""
+def _arrays(value: Any, most: int, done: dict[int, Any] | None = None) -> Any:
+    """The same object with arrays for tensors; what occurs again and again is made once.
+
+    Args:
+      value: what was unpickled.
+      most: bytes that all arrays together may have.
+      done: what was made so far, by the identity of what it was made from.
+
+    Raises:
+      ValueError: if they have more: any number of tensors may be views of the same numbers.
+    """
     if value is None or isinstance(value, (bool, int, float, str, bytes)):
         return value
     done = {} if done is None else done
     if id(value) not in done:
         if isinstance(value, _Tensor):
             made = value.array()
+            if sum(x.nbytes for x in (*done.values(), made) if isinstance(x, np.ndarray)) > most:
+                raise ValueError("tensors that are views of the same numbers too often")
         elif isinstance(value, Mapping):
-            made = {key: _arrays(item, done) for key, item in value.items()}
+            made = {key: _arrays(item, most, done) for key, item in value.items()}
         elif isinstance(value, (list, tuple)):
-            made = type(value)(_arrays(item, done) for item in value)
+            made = type(value)(_arrays(item, most, done) for item in value)
         else:
             raise _Refused(f"an object of type {type(value).__name__}")
         done[id(value)] = made

@@ -190,7 +190,7 @@ def sweep_settings(threshold: float, beta: float) -> dict[str, dict[float, Mappi
             for value in THRESHOLDS
         },
         "β": {
-            factor * beta: {} if factor == 1 else {"adapt.beta": f"{factor * beta:.6g}"}
+            factor * beta: {} if factor == 1 else {"adapt.beta": str(float(f"{factor * beta:.6g}"))}
             for factor in BETA_FACTORS
         },
     }

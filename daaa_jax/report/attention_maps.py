@@ -19,12 +19,12 @@ def section(
     Args:
       arrays: of `audit.npz`.
       layers: names of those that it holds.
-      ceiling: of the same images, by a run that was trained on target labels; empty if none.
+      ceiling: the same, of a run that was trained on target labels; empty if none.
     """
     if "examples" not in arrays:
         return ""
     networks = {"source network": arrays["attention_source"]}
-    if "examples" in ceiling and np.array_equal(ceiling["examples"], arrays["examples"]):
+    if ceiling:
         networks["network trained on target labels"] = ceiling["attention_adapted"]
     networks["adapted network"] = arrays["attention_adapted"]
     images = arrays["examples"].astype(np.float32) / 127.5 - 1

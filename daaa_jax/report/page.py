@@ -1,7 +1,9 @@
 """The page: what a working directory holds, finished or not, as one file without a network."""
 
+import contextlib
 import dataclasses
 import html
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,7 +64,7 @@ class Found:
       refreshes: of `posterior.json`, see `rounds.soft_labels`.
       figures: of `audit.json`.
       arrays: of `audit.npz`.
-      ceiling: the same of a run beside it that was trained on target labels.
+      ceiling: the same of a run beside it that was trained on target labels, if there is one.
     """
 
     name: str
@@ -99,8 +101,9 @@ def write(workdir: Path) -> Path:
         refreshes=_json(workdir / "adapt" / rounds.POSTERIOR) or [],
         figures=_json(workdir / "adapt" / audit.FIGURES) or {},
         arrays=_arrays(workdir),
-        ceiling=_ceiling(workdir),
+        ceiling={},
     )
+    found = dataclasses.replace(found, ceiling=_ceiling(workdir, found))
     markers.write_bytes(workdir / NAME, render(found).encode())
     return workdir / NAME
 
@@ -117,14 +120,22 @@ def _arrays(workdir: Path) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-def _ceiling(workdir: Path) -> dict[str, np.ndarray]:
-    """Of a run beside this one that was trained on target labels, if there is one."""
-    for other in sorted(workdir.absolute().parent.iterdir()):
-        path = other / markers.CONFIG_NAME
-        if path.is_file() and (other / "adapt" / audit.ARRAYS).is_file():
-            config = markers.read_json(path).get("config", {})
-            if config.get("method") == "upper_bound":
-                return _arrays(other)
+def _ceiling(workdir: Path, found: Found) -> dict[str, np.ndarray]:
+    """Of a run beside this one that was trained on target labels: same images, same layers."""
+    own = workdir.absolute()
+    try:
+        others = sorted(other for other in own.parent.iterdir() if other != own)
+    except OSError:
+        return {}
+    for other in others:
+        # What is wrong with a neighbour is not this run's concern.
+        with contextlib.suppress(OSError, UserError, ValueError, KeyError, zipfile.BadZipFile):
+            config = (_json(other / markers.CONFIG_NAME) or {}).get("config", {})
+            layers = (_json(other / "adapt" / audit.FIGURES) or {}).get("layers")
+            if config.get("method") == "upper_bound" and layers == found.figures.get("layers"):
+                arrays = _arrays(other)
+                if np.array_equal(arrays["examples"], found.arrays["examples"]):
+                    return arrays
     return {}
 
 
@@ -143,11 +154,12 @@ def render(found: Found) -> str:
     result, about = found.result, found.about
     title = result["task"] if result else found.name
     classes = list(result["per_class"]) if result else []
+    method = about["config"].get("method", OURS)
     sections = [
         _head(found.name, about, result),
         _accuracies(result) if result else "",
         _rounds(found.lines),
-        posterior.section(found.lines, found.refreshes, classes),
+        posterior.section(found.lines, found.refreshes, classes, method),
         selection.section(found.lines),
         _classes(result) if result else "",
         translations.section(found.pairs, found.figures, found.arrays, classes),

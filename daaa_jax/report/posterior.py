@@ -4,12 +4,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from daaa_jax.baselines import OURS
 from daaa_jax.report import charts, parts
 from daaa_jax.runtime import metrics
 
 
 def section(
-    lines: Sequence[Mapping], refreshes: Sequence[Mapping], class_names: Sequence[str]
+    lines: Sequence[Mapping],
+    refreshes: Sequence[Mapping],
+    class_names: Sequence[str],
+    method: str = OURS,
 ) -> str:
     """Charts of all refreshes, and of the last one by class; empty before the first.
 
@@ -17,6 +21,7 @@ def section(
       lines: of `metrics.jsonl`.
       refreshes: of `posterior.json`, see `rounds.soft_labels`; may be empty.
       class_names: of all classes; empty where they are not known yet.
+      method: `config.method`; others than ours are not trained on soft labels.
     """
     rounds = metrics.rounds(lines)
     shares = {
@@ -30,13 +35,25 @@ def section(
         return ""
     known = [refresh for refresh in refreshes if sum(refresh["images"])]
     by_class = _by_class(known[-1], class_names) if known and class_names else ""
+    if method == OURS:
+        title = "Soft labels"
+        told = (
+            "What the network that gives the soft labels says of the unlabelled images: how many "
+            "pass the threshold and, where their classes are known, how many of those and of the "
+            "others are right. A share of right ones that falls while more are kept says that "
+            "wrong labels settle in."
+        )
+    else:
+        title = "Confidence on unlabelled images"
+        told = (
+            "How sure the network is of the target's training images: how many pass the threshold "
+            "that would keep them as soft labels, which this method does not use, and, where "
+            "their classes are known, how many of those and of the others are right."
+        )
     return (
-        f"<h2>Soft labels</h2><div class=charts>{drawn}{_calibration(known)}{by_class}</div>"
-        "<p class=faint>What the network that gives the soft labels says of the unlabelled images: "
-        "how many pass the threshold and, where their classes are known, how many of those and of "
-        "the others are right. A share of right ones that falls while more are kept says that "
-        "wrong labels settle in. Where it is well calibrated, its confidence is its accuracy, and "
-        "the curve lies on the diagonal.</p>"
+        f"<h2>{title}</h2><div class=charts>{drawn}{_calibration(known)}{by_class}</div>"
+        f"<p class=faint>{told} Where the network is well calibrated, its confidence is its "
+        "accuracy, and the curve lies on the diagonal.</p>"
     )
 
 

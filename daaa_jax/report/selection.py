@@ -23,7 +23,7 @@ def section(lines: Sequence[Mapping]) -> str:
       lines: of `metrics.jsonl`.
     """
     rounds = metrics.rounds(lines)
-    known = [name for name in VALIDATORS if any(name in line for line in rounds)]
+    known = [n for n in VALIDATORS if any(line.get(n) is not None for line in rounds)]
     if not known:
         return ""
     rows = "".join(_row(name, rounds) for name in known)
@@ -50,7 +50,9 @@ def section(lines: Sequence[Mapping]) -> str:
 
 
 def _row(name: str, rounds: Sequence[Mapping]) -> str:
-    scored = [(number, line) for number, line in enumerate(rounds, start=1) if name in line]
+    scored = [
+        (number, line) for number, line in enumerate(rounds, start=1) if line.get(name) is not None
+    ]
     number, chosen = max(scored, key=lambda item: item[1][name])
     judged = [line for _, line in scored if line.get("target_test") is not None]
     cells = [NAMES[name], str(number)]

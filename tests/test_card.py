@@ -1,0 +1,50 @@
+"""The model card says how a network was trained, whichever the method."""
+
+import json
+import types
+
+import pytest
+
+from configs import digits
+from daaa_jax import card
+from daaa_jax.runtime import markers
+
+ABOUT = {
+    "source": "catalogue",
+    "target": "phone",
+    "classes": ["bike", "mug"],
+    "image_size": 112,
+    "augment": {"crop": 96},
+    "crops": 1,
+    "model": {"name": "resnet50"},
+}
+
+
+def card_of(folder, method, which="selected"):
+    config = digits.get_config()
+    config.method = method
+    (folder / "config.json").write_text(json.dumps({"config": markers.plain(config)}))
+    return card.write(types.SimpleNamespace(about=ABOUT), folder, which)
+
+
+@pytest.mark.parametrize(
+    ("method", "says", "never"),
+    [
+        ("daaa", ["unlabelled images of `phone` by Deep Adversarial Attention", "beta 0.1"], []),
+        ("dann", ["unlabelled images of `phone` by the compared method `dann`"], ["beta", "Deep"]),
+        (
+            "upper_bound",
+            ["Trained on labelled images of `phone` itself"],
+            ["unlabelled images", "without labels can fail", "beta"],
+        ),
+    ],
+)
+def test_card_says_what_a_network_was_trained_on(method, says, never, tmp_path):
+    text = card_of(tmp_path, method)
+    assert all(part in text for part in says)
+    assert not any(part in text for part in never)
+
+
+def test_source_network_is_not_called_adapted(tmp_path):
+    text = card_of(tmp_path, "upper_bound", which="source")
+    assert "not adapted" in text and "Trained on labelled images of `catalogue`, as" in text
