@@ -12,6 +12,10 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0  # everything that is trained; data.seed fixes splits and generated domains
 
+    # So many at once, seed, seed + 1, …, of the target network, on the same CycleGAN and source
+    # network; on several devices a multiple of their number. For small networks.
+    config.seeds = 1
+
     # How the target network is trained: daaa; or a compared method, each a file in
     # daaa_jax/baselines: dann, jan, jan_a, dsn, ada, pixelda; upper_bound reads target labels.
     config.method = "daaa"

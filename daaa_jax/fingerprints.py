@@ -51,6 +51,8 @@ def of_stages(
         "labels": markers.checksum(task.source_train.labels),
     }
     adapt = source | translate | {name: what[name] for name in ("seed", "adapt", "em", "evaluate")}
+    if config.seeds > 1:
+        adapt["seeds"] = config.seeds
     if config.method != baselines.OURS:
         adapt["method"] = {config.method: what["baselines"].get(config.method)}
     adapt |= {

@@ -48,7 +48,9 @@ def main(_: list[str]) -> None:
         print(f"stage {_STAGE.value} finished in {workdir}")
         return
     accuracy = result["accuracy"]
-    print(f"{result['task']}, seed {result['seed']}, {result['evaluated_on']}:")
+    several = ", ".join(map(str, result.get("seeds", ())))
+    seed = f"mean of seeds {several}" if several else f"seed {result['seed']}"
+    print(f"{result['task']}, {seed}, {result['evaluated_on']}:")
     if "source_test" in accuracy:
         print(f"  source network on the source domain  {_percent(accuracy['source_test'])}")
     else:

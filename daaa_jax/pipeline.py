@@ -13,13 +13,14 @@ from ml_collections import ConfigDict
 
 from daaa_jax import (
     adaptation,
-    audit,
     baselines,
     evaluation,
     fingerprints,
     models,
+    outcome,
     pairing,
     preflight,
+    seeds,
     settings,
     source,
     target_stage,
@@ -33,6 +34,7 @@ from daaa_jax.data.pairs import all_images
 from daaa_jax.data.types import Task
 from daaa_jax.errors import UserError
 from daaa_jax.models import trained
+from daaa_jax.outcome import Outcome
 from daaa_jax.report import page
 from daaa_jax.runtime import distributed, markers
 from daaa_jax.runtime import mesh as meshes
@@ -48,8 +50,6 @@ OVERVIEW = "networks.txt"
 # In a working directory.
 GENERATORS = Path("pair") / "generators.safetensors"
 SOURCE_NETWORK = Path("source") / trained.NAME
-LAST = Path("adapt") / "last.safetensors"
-SELECTED = Path("adapt") / "selected.safetensors"
 
 
 def run(config: ConfigDict, workdir: Path, stage: str = "all") -> dict[str, Any]:
@@ -251,7 +251,8 @@ class _Run:
         variables, memory = source.run(
             self.config, self.model, self.task.source_train, self._accuracies, context
         )
-        self._write_network(variables, "source", self.workdir / SOURCE_NETWORK)
+        path = self.workdir / SOURCE_NETWORK
+        outcome.write_network(path, variables, "source", self.config, self.task)
         return memory
 
     def _accuracies(self, variables: models.Variables) -> dict[str, float]:
@@ -262,63 +263,74 @@ class _Run:
         }
 
     def _adapt(self, context: Context) -> Mapping[str, Any]:
-        task = self.task
+        task, config = self.task, self.config
         variables = self.brought_source
         if variables is None:
             variables = trained.read(self.home("source") / SOURCE_NETWORK).variables
         # Here and not in stage `source`, which may be one that another target domain shares.
-        before = self._accuracies(variables)
+        before = {"source_network": self._accuracies(variables)}
         made = self._translations()
-        if made:
-            images = all_images(
-                task.source_train.images,
-                made[self.forth],
-                task.target_train.images,
-                made[self.back],
-            )
-            plan = adaptation.plan(
-                self.config,
-                self.model,
-                variables,
-                images,
-                task.source_train.labels,
-                context.mesh.size,
-            )
+        each = self.seeds()
+        plans = {
+            seed: self._plan(one.config, variables, made, context.mesh.size)
+            for seed, one in each.items()
+        }
+        if config.seeds == 1:
+            (seed,), (plan,) = each, plans.values()
+            found = {
+                seed: target_stage.run(
+                    plan, config, self.evaluate, task.evaluation, context, each[seed].keep
+                )
+            }
         else:
-            plan = training.plan(
-                self.config,
+            keep = {seed: one.keep for seed, one in each.items()}
+            found = seeds.run(plans, config, self.evaluate, task.evaluation, context, keep)
+        left = {
+            str(seed): before | each[seed].finish(*one, variables, made.get(self.forth))
+            for seed, one in found.items()
+        }
+        if config.seeds == 1:
+            return left[str(config.seed)]
+        return {"seconds": sum(one["seconds"] for one in left.values()), "seeds": left}
+
+    def seeds(self) -> dict[int, Outcome]:
+        """Where each seed's outcome lies: in the workdir itself, or in a folder for each."""
+        if self.config.seeds == 1:
+            homes = {self.config.seed: (self.workdir, self.config)}
+        else:
+            homes = {
+                seed: (seeds.home(self.workdir, seed), alone)
+                for seed, alone in seeds.configs(self.config).items()
+            }
+        return {
+            seed: Outcome(home, config, self.task, self.model, self.evaluate)
+            for seed, (home, config) in homes.items()
+        }
+
+    def _plan(
+        self,
+        config: ConfigDict,
+        source: models.Variables,
+        made: Mapping[str, Images],
+        devices: int,
+    ) -> target_stage.Plan:
+        task = self.task
+        if config.method != baselines.OURS:
+            return training.plan(
+                config,
                 self.model,
-                variables,
+                source,
                 task.source_train,
                 task.target_train,
                 task.evaluation.target_train.labels,
             )
-        target, memory = target_stage.run(
-            plan, self.config, self.evaluate, task.evaluation, context, self._keep
+        images = all_images(
+            task.source_train.images, made[self.forth], task.target_train.images, made[self.back]
         )
-        self._write_network(target, "last", self.workdir / LAST)
-        audit.write(
-            self.workdir / "adapt",
-            model=self.model,
-            networks={"source": variables, "adapted": target},
-            task=task,
-            synthetic_target=made.get(self.forth),
-            evaluate=self.evaluate,
-            config=self.config,
+        devices = devices if self.config.seeds == 1 else 1
+        return adaptation.plan(
+            config, self.model, source, images, task.source_train.labels, devices
         )
-        if distributed.is_first():
-            candidate = self._candidate(memory["selected"]["step"])
-            if candidate.exists():  # else renamed before, by a run that was killed right after
-                candidate.replace(self.workdir / SELECTED)
-            for other in candidate.parent.glob("selected-*"):
-                other.unlink()
-        final = self.evaluate(target, task.evaluation.target_test)
-        return {
-            **memory,
-            "source_network": before,
-            "per_class": final.per_class,
-            "confusion": final.confusion,
-        }
 
     def _translations(self) -> Mapping[str, Images]:
         """By direction; empty for a method that takes none."""
@@ -329,67 +341,16 @@ class _Run:
             name: translation.read(folder / name) for name in (self.forth, self.back)
         }
 
-    def _keep(self, step: int, variables: models.Variables) -> None:
-        """Writes a network that may be the selected one.
-
-        Earlier ones stay for a while: a run that is killed before its next checkpoint goes back.
-        """
-        path = self._candidate(step)
-        self._write_network(variables, "selected", path)
-        if distributed.is_first():
-            for old in sorted(p for p in path.parent.glob("selected-*") if p <= path)[:-3]:
-                old.unlink()
-
-    def _candidate(self, step: int) -> Path:
-        return self.workdir / "adapt" / f"selected-{step:09d}.safetensors"
-
-    def _write_network(self, variables: models.Variables, which: str, path: Path) -> None:
-        config, task = self.config, self.task
-        about = {
-            "network": which,
-            "source": task.source_name,
-            "target": task.target_name,
-            "classes": task.class_names,
-            "image_size": task.source_train.images.shape[1],
-            "augment": config.augment,
-            "crops": config.evaluate.crops,
-            "model": config.model,
-            "attention": config.adapt.attention,
-            "layers": config.adapt.layers,
-        }
-        trained.write(path, variables, about)
-
     def result(self) -> dict[str, Any]:
-        """The result of a run whose stages are all finished."""
-        task = self.task
+        """The result of a run whose stages are all finished; each seed's own is written."""
         extra = {stage: self.stages.extra(stage) for stage in self.runs}
-        adapt, figure = extra["adapt"], task.evaluation.source_figure
-        measured = task.evaluation
-        fitted = (
-            self.config.method == "upper_bound" and measured.target_test is measured.target_train
-        )
-        trained_on = ", whose labels it was trained on" if fitted else ""
-        return {
-            "task": f"{task.source_name} -> {task.target_name}",
-            "method": self.config.method,
-            "data": self.config.data.name,
-            "images": {
-                "source_train": len(task.source_train.images),
-                "target_train": len(task.target_train.images),
-                "left_out": task.left_out,
-            },
-            "made_from_photos": bool(self.config.data.get("photos_dir", "")),
-            "seed": self.config.seed,
-            "evaluated_on": task.evaluation.target_images + trained_on,
-            "accuracy": {
-                figure: adapt["source_network"][figure],
-                "source_only": adapt["source_network"]["target_test"],
-                "target_test": {
-                    name: adapt[name]["target_test"] for name in ("last", "selected", "oracle")
-                },
-            },
-            "per_class": dict(zip(task.class_names, adapt["per_class"], strict=True)),
-            "confusion": adapt["confusion"],
-            "seconds": {stage: extra[stage]["seconds"] for stage in self.runs},
-            "versions": workdirs.versions(),
-        }
+        if self.config.seeds == 1:
+            return outcome.result(self.config, self.task, extra)
+        results = {}
+        for seed, one in self.seeds().items():
+            own = extra | {"adapt": extra["adapt"]["seeds"][str(seed)]}
+            results[seed] = markers.plain(outcome.result(one.config, self.task, own))
+            workdirs.write_config(one.home, one.config)
+            markers.write_json(one.home / RESULT, results[seed])
+            page.write(one.home)
+        return outcome.average(results)

@@ -34,6 +34,7 @@ _CHOICES = {
     "model.inputs": ("imagenet", "caffe"),
 } | {f"{stage}.{k}": v for stage in ("pair", "source", "adapt") for k, v in _OPTIMIZER.items()}
 _POSITIVE = (
+    "seeds",
     "pair.epochs",
     "pair.pools",
     "pair.filters",
@@ -169,6 +170,13 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
             f"pair.pools={config.pair.pools} does not divide pair.batch_size="
             f"{config.pair.batch_size}: each pool takes the same number of images"
         )
+    if config.seeds > 1:
+        meshes.check_batch_size("seeds", config.seeds, mesh)
+        if config.run.parameter_shards > 1:
+            raise UserError(
+                f"seeds={config.seeds}: each device holds whole networks, set run.parameter_shards "
+                "to 1"
+            )
     if not ours:
         half, odd = divmod(config.adapt.batch_size, 2)
         if odd:

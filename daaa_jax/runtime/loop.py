@@ -143,7 +143,7 @@ def run(
                 figures = _figures(sums)
                 _check_finite(name, step, figures, checkpoints)
                 context.writer.scalars(name, step, figures)
-                progress.update(step, figures)
+                progress.update(step, _told(figures))
                 memory["round"] = _add(memory["round"], sums)
                 sums = None
                 if ends_round:
@@ -156,7 +156,7 @@ def run(
                     ):
                         results = end_of_round(step, state, in_round, memory)
                     context.writer.scalars(name, step, results)
-                    told = {key: value for key, value in results.items() if key not in quiet}
+                    told = {k: v for k, v in _told(results).items() if k not in quiet}
                     progress.line(_round_line(name, step, round_steps, steps, told))
                 if saves:
                     now = time.monotonic()
@@ -167,6 +167,11 @@ def run(
                     checkpoints.wait()
                     raise Preempted(f"stage {name} is saved after step {step} of {steps}")
     return state, {**memory, "sha256": markers.checksum(state)}
+
+
+def _told(figures: Mapping[str, float]) -> dict[str, float]:
+    """All but those of single ones of several that train together, such as `3/loss`."""
+    return {name: value for name, value in figures.items() if "/" not in name}
 
 
 def _figures(sums: Metrics) -> dict[str, float]:

@@ -1,0 +1,198 @@
+"""What a trained target network leaves: its files, what the report asks of it, and the result."""
+
+import statistics
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from daaa_jax import audit, workdir
+from daaa_jax.data.images import Images
+from daaa_jax.data.types import Task
+from daaa_jax.evaluation import Evaluator
+from daaa_jax.models import Variables, trained
+from daaa_jax.runtime import distributed
+
+LAST = Path("adapt") / "last.safetensors"
+SELECTED = Path("adapt") / "selected.safetensors"
+
+
+class Outcome:
+    """Of one seed, in the working directory that a lone run of it would have."""
+
+    def __init__(
+        self, home: Path, config: ConfigDict, task: Task, model: nn.Module, evaluate: Evaluator
+    ):
+        """Writes nothing yet.
+
+        Args:
+          home: the working directory.
+          config: the whole config, of this seed.
+          task: both domains.
+          model: the classifier.
+          evaluate: measures a network on some images.
+        """
+        self.home, self.config, self.task = home, config, task
+        self.model, self.evaluate = model, evaluate
+
+    def keep(self, step: int, variables: Variables) -> None:
+        """Writes a network that may be the selected one.
+
+        Earlier ones stay for a while: a run that is killed before its next checkpoint goes back.
+        """
+        path = self._candidate(step)
+        write_network(path, variables, "selected", self.config, self.task)
+        if distributed.is_first():
+            for old in sorted(p for p in path.parent.glob("selected-*") if p <= path)[:-3]:
+                old.unlink()
+
+    def finish(
+        self,
+        target: Variables,
+        memory: Mapping[str, Any],
+        source: Variables,
+        synthetic_target: Images | None,
+    ) -> dict[str, Any]:
+        """Writes what is left to write.
+
+        Args:
+          target: the network after the last update.
+          memory: of the loop.
+          source: the source network.
+          synthetic_target: G_ST(x^S), where the method has it.
+
+        Returns:
+          What the result needs to know.
+        """
+        write_network(self.home / LAST, target, "last", self.config, self.task)
+        audit.write(
+            self.home / "adapt",
+            model=self.model,
+            networks={"source": source, "adapted": target},
+            task=self.task,
+            synthetic_target=synthetic_target,
+            evaluate=self.evaluate,
+            config=self.config,
+        )
+        if distributed.is_first():
+            candidate = self._candidate(memory["selected"]["step"])
+            if candidate.exists():  # else renamed before, by a run that was killed right after
+                candidate.replace(self.home / SELECTED)
+            for other in candidate.parent.glob("selected-*"):
+                other.unlink()
+        final = self.evaluate(target, self.task.evaluation.target_test)
+        return {**memory, "per_class": final.per_class, "confusion": final.confusion}
+
+    def _candidate(self, step: int) -> Path:
+        return self.home / "adapt" / f"selected-{step:09d}.safetensors"
+
+
+def write_network(
+    path: Path, variables: Variables, which: str, config: ConfigDict, task: Task
+) -> None:
+    """Writes a classifier with all that its use needs to know."""
+    about = {
+        "network": which,
+        "source": task.source_name,
+        "target": task.target_name,
+        "classes": task.class_names,
+        "image_size": task.source_train.images.shape[1],
+        "augment": config.augment,
+        "crops": config.evaluate.crops,
+        "model": config.model,
+        "attention": config.adapt.attention,
+        "layers": config.adapt.layers,
+    }
+    trained.write(path, variables, about)
+
+
+def result(
+    config: ConfigDict, task: Task, extra: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The result of a run whose stages are all finished.
+
+    Args:
+      config: the whole config.
+      task: both domains.
+      extra: by stage, what it has left in its marker.
+    """
+    adapt, measured = extra["adapt"], task.evaluation
+    figure, trained_on = measured.source_figure, ""
+    if config.method == "upper_bound" and measured.target_test is measured.target_train:
+        trained_on = ", whose labels it was trained on"
+    return {
+        "task": f"{task.source_name} -> {task.target_name}",
+        "method": config.method,
+        "data": config.data.name,
+        "images": {
+            "source_train": len(task.source_train.images),
+            "target_train": len(task.target_train.images),
+            "left_out": task.left_out,
+        },
+        "made_from_photos": bool(config.data.get("photos_dir", "")),
+        "seed": config.seed,
+        "evaluated_on": measured.target_images + trained_on,
+        "accuracy": {
+            figure: adapt["source_network"][figure],
+            "source_only": adapt["source_network"]["target_test"],
+            "target_test": {
+                name: adapt[name]["target_test"] for name in ("last", "selected", "oracle")
+            },
+        },
+        "per_class": dict(zip(task.class_names, adapt["per_class"], strict=True)),
+        "confusion": adapt["confusion"],
+        "seconds": {stage: extra[stage]["seconds"] for stage in extra},
+        "versions": workdir.versions(),
+    }
+
+
+def average(results: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """The result of several seeds: means of their accuracies, and sums of what is counted.
+
+    Args:
+      results: of each seed, as `result` gives them.
+
+    Returns:
+      The same, with `seeds` instead of `seed`, and the standard deviation over them beside.
+    """
+    each = list(results.values())
+    accuracies = [one["accuracy"] for one in each]
+    whole = {name: value for name, value in each[0].items() if name != "seed"}
+    by_class = {name: [one["per_class"][name] for one in each] for name in each[0]["per_class"]}
+    return whole | {
+        "seeds": list(results),
+        "accuracy": _combined(accuracies, _mean),
+        "accuracy_std": _combined(accuracies, _deviation),
+        "per_class": {name: _mean(values) for name, values in by_class.items()},
+        "confusion": np.sum([one["confusion"] for one in each], axis=0),
+        "seconds": {
+            stage: sum(one["seconds"][stage] for one in each)
+            if stage == "adapt"
+            else each[0]["seconds"][stage]
+            for stage in each[0]["seconds"]
+        },
+    }
+
+
+def _combined(trees: list[Mapping], combine) -> dict[str, Any]:
+    return {
+        name: _combined([tree[name] for tree in trees], combine)
+        if isinstance(value, Mapping)
+        else combine([tree[name] for tree in trees])
+        for name, value in trees[0].items()
+    }
+
+
+def _known(values: Collection[float | None]) -> bool:
+    return not any(value is None or value != value for value in values)
+
+
+def _mean(values: Collection[float | None]) -> float | None:
+    return statistics.mean(map(float, values)) if _known(values) else None
+
+
+def _deviation(values: Collection[float | None]) -> float | None:
+    return statistics.stdev(map(float, values)) if _known(values) else None
