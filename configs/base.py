@@ -12,6 +12,8 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0  # everything that is trained; data.seed fixes splits and generated domains
 
+    config.smoke = False  # a trial in little, whose figures say nothing; set by the word smoke
+
     # So many at once, seed, seed + 1, …, of the target network, on the same CycleGAN and source
     # network; on several devices a multiple of their number. For small networks.
     config.seeds = 1

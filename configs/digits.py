@@ -71,6 +71,7 @@ def _embedded(config: ConfigDict) -> None:
 
 def _smoke(config: ConfigDict) -> None:
     """Every stage and every file, at sizes that show nothing but that they work."""
+    config.smoke = True
     config.data.limit = 256
     config.pair.update(filters=8, blocks=1, discriminator_filters=8, epochs=2)
     config.translate.part_size = 100

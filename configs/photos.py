@@ -102,6 +102,7 @@ def on_pod(config: ConfigDict) -> None:
 
 def smoke(config: ConfigDict) -> None:
     """Every stage and every file, at sizes that show nothing but that they work."""
+    config.smoke = True
     config.data.update(image_size=40, limit=24)
     config.augment.crop = 32
     config.model.weights = ""

@@ -16,7 +16,8 @@ from daaa_jax.data import folders, photos
 from daaa_jax.data.augment import crop_size, decode, evaluation_views
 from daaa_jax.errors import UserError
 from daaa_jax.models import trained
-from daaa_jax.runtime import pictures
+from daaa_jax.runtime import markers, pictures
+from daaa_jax.runtime.finished import NOTES
 from daaa_jax.runtime.progress import Progress
 
 NETWORKS = {
@@ -24,6 +25,9 @@ NETWORKS = {
     "last": Path("adapt") / "last.safetensors",
     "source": Path("source") / trained.NAME,
 }
+
+
+_LEAST_WIDTH = 200  # pixels of an overlay; a smaller one is enlarged
 
 
 def load_network(workdir: Path, which: str) -> trained.Trained:
@@ -40,15 +44,26 @@ def load_network(workdir: Path, which: str) -> trained.Trained:
     if not workdir.is_dir():
         raise UserError(f"--workdir={workdir}: there is no such folder")
     if not path.is_file():
-        raise UserError(
-            f"{path} is missing: the run in {workdir} has not got so far (its command, given again,"
-            " goes on), or has it from another working directory, which its output names; choose "
-            "another --network or --workdir"
-        )
+        raise UserError(f"{path} is missing: {_why_missing(workdir, which)}")
     network = trained.read(path)
     if hasattr(network.model, "dtype"):
         network = dataclasses.replace(network, model=network.model.clone(dtype=jnp.float32))
     return network
+
+
+def _why_missing(workdir: Path, which: str) -> str:
+    stage, notes = NETWORKS[which].parts[0], workdir / NOTES
+    reused = markers.read_json(notes).get(stage) if notes.is_file() else None
+    if reused:
+        return f"this run has its {stage} network from {reused['from']}, give that one's --workdir"
+    about = workdir / markers.CONFIG_NAME
+    if not about.is_file():
+        return f"{workdir} is not the working directory of a run"
+    if markers.read_marker(workdir / stage) is None:
+        command = markers.read_json(about).get("command", "")
+        other = ", or take another --network" if which != "source" else ""
+        return f"stage {stage} is not finished; this goes on: {command}{other}"
+    return "it was removed; choose another --network or --workdir"
 
 
 def find_images(places: Sequence[str]) -> list[Path]:
@@ -136,7 +151,7 @@ def predict(
 
 def _write_overlay(path: Path, pixels: np.ndarray) -> None:
     try:
-        pictures.write_png(path, pixels, scale=1)
+        pictures.write_png(path, pixels, scale=-(-_LEAST_WIDTH // pixels.shape[1]))
     except OSError as error:
         raise UserError(f"--overlays: {path} cannot be written: {error.strerror}") from error
 

@@ -1,7 +1,9 @@
 """The command: `python -m daaa_jax.main --config=configs/digits.py`."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -13,7 +15,7 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The config, and after a colon its argument: configs/digits.py:mnist2mnistm."
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where everything is written; by default runs/<config and its argument>."
+    "workdir", None, "Where everything is written; by default runs/<config and its settings>."
 )
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "Of several processes, where no launcher says it: HOST:PORT of the first."
@@ -41,7 +43,9 @@ def main(_: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # Orbax tells of every file
     if config.run.compilation_cache:
         compilation.enable_cache()
-    workdir = Path(_WORKDIR.value or default_workdir(flags.FLAGS["config"].config_filename))
+    flag = flags.FLAGS["config"]
+    changed = config_flags.get_override_values(flag)
+    workdir = Path(_WORKDIR.value or default_workdir(flag.config_filename, changed))
     workdir = workdir.expanduser()  # no shell does it after `--workdir=`
     result = pipeline.run(config, workdir, _STAGE.value)
     if not result:
@@ -50,7 +54,8 @@ def main(_: list[str]) -> None:
     accuracy = result["accuracy"]
     several = ", ".join(map(str, result.get("seeds", ())))
     seed = f"mean of seeds {several}" if several else f"seed {result['seed']}"
-    print(f"{result['task']}, {seed}, {result['evaluated_on']}:")
+    method = "" if config.method == "daaa" else f"method {config.method}, "
+    print(f"{result['task']}, {method}{seed}, {result['evaluated_on']}:")
     if "source_test" in accuracy:
         print(f"  source network on the source domain  {_percent(accuracy['source_test'])}")
     else:
@@ -62,17 +67,29 @@ def main(_: list[str]) -> None:
         ("oracle", "best by target labels"),
     ):
         print(f"  {f'adapted, {meaning}':36} {_percent(accuracy['target_test'][name])}  ({name})")
-    print(f"  {sum(result['seconds'].values()) / 60:.1f} minutes; all of it in {workdir}")
+    minutes = sum(result["seconds"].values()) / 60
+    print(f"  {minutes:.1f} minutes in the stages; all of it in {workdir}")
+    if config.smoke:
+        print("  a trial in little: the figures say nothing but that every stage runs")
 
 
 def _percent(accuracy: float | None) -> str:
     return "no labels" if accuracy is None else f"{accuracy:7.2%}"
 
 
-def default_workdir(config: str) -> Path:
-    """`configs/digits.py:mnist2mnistm,smoke` → `runs/digits-mnist2mnistm-smoke`."""
+def default_workdir(config: str, changed: Mapping[str, Any] | None = None) -> Path:
+    """`configs/digits.py:mnist2mnistm,smoke` → `runs/digits-mnist2mnistm-smoke`.
+
+    Args:
+      config: the file and its argument.
+      changed: settings of the command line, `--config.seed=1`; those that say where data lies or
+        how a run is carried out give no other name.
+    """
+    from daaa_jax.workdir import says_where
+
     path, _, argument = config.partition(":")
     words = [Path(path).stem, *filter(None, argument.split(","))]
+    words += [f"{k}={v}" for k, v in sorted((changed or {}).items()) if not says_where(k)]
     return Path("runs") / re.sub(r"[^\w.=-]", "_", "-".join(words))
 
 
@@ -105,10 +122,22 @@ def _parse(arguments: list[str]) -> list[str]:
         TypeError,
         ValueError,
     ) as error:
-        raise UserError(_reason(error)) from error
+        raise UserError(_misspelt(arguments, _reason(error))) from error
     if len(rest) > 1:
         raise UserError(f"{rest[1]!r} is not a flag: flags look like --config=configs/digits.py")
     return rest
+
+
+def _misspelt(arguments: list[str], reason: str) -> str:
+    """The reason; where ml_collections says which word is wrong, which setting it stands in."""
+    found = re.fullmatch(r'(\S+) Did you mean "(\S+)" instead of "\S+"\?', reason)
+    for word in arguments if found else ():
+        name = word.lstrip("-").partition("=")[0].removeprefix("config.")
+        *parents, last = name.split(".")
+        if last == found[1]:
+            meant = ".".join([*parents, found[2]])
+            return f"setting {name!r} is unknown; did you mean {meant!r}?"
+    return reason
 
 
 def _reason(error: BaseException) -> str:

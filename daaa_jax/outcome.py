@@ -68,6 +68,7 @@ class Outcome:
           What the result needs to know.
         """
         write_network(self.home / LAST, target, "last", self.config, self.task)
+        print("adapt: measuring what the report shows", flush=True)
         audit.write(
             self.home / "adapt",
             model=self.model,

@@ -1,5 +1,6 @@
 """The stages in order: pair, translate, source, adapt; each resumed, or skipped if finished."""
 
+import functools
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +30,7 @@ from daaa_jax import (
 from daaa_jax import workdir as workdirs
 from daaa_jax.baselines import training
 from daaa_jax.data import load_task, translations
+from daaa_jax.data.augment import evaluation_views
 from daaa_jax.data.images import Images
 from daaa_jax.data.pairs import all_images
 from daaa_jax.data.types import Task
@@ -111,6 +113,10 @@ def write_overview(config: ConfigDict, task: Task, path: Path) -> None:
             ("generator", "discriminator"), models.create_gan(config.pair), strict=True
         ):
             shapes[name] = jax.eval_shape(network.init, key, image)
+    else:
+        view = evaluation_views(image, config.augment, 1)[0]
+        own = jax.eval_shape(functools.partial(training.create_own, config, classifier, view), key)
+        shapes |= {f"{name} of {config.method}": {"params": own[name]} for name in own}
     tables = []
     for name, variables in shapes.items():
         params = variables["params"]
@@ -215,17 +221,22 @@ class _Run:
             if distributed.of_first(lambda of=name: "yes" if self.stages.finished(of) else ""):
                 if distributed.is_first():
                     self.stages.note(name)
-                    place = self.stages.home(name) / name
-                    print(f"{name}: finished before, in {place}", flush=True)
+                    self._tell(name)
                 continue
             if reason := self.stages.why_not_reused(name):
                 print(f"{name}: not reused, {reason}", flush=True)
             for needed in NEEDS.get(name, ()):  # passed over above if this stage runs alone
-                if needed in self.runs and distributed.is_first():
+                if wanted == name and needed in self.runs and distributed.is_first():
                     self.stages.note(needed)
+                    self._tell(needed)
             self.stages.begin(name)
             self.stages.finish(name, stage(context))
             distributed.barrier(f"{name} finished")  # before others look for what it has made
+
+    def _tell(self, name: str) -> None:
+        place = self.stages.home(name)
+        how = "finished before" if place == self.workdir else "taken from another run"
+        print(f"{name}: {how}, in {place / name}", flush=True)
 
     def _pair(self, context: Context) -> Mapping[str, Any]:
         params, memory = pairing.run(self.config, *self.domains.values(), context)

@@ -40,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default="selected",
         help="the adapted network chosen without labels, the last, or the source network",
     )
-    parser.add_argument("--out", default="predictions.csv", help="- for the standard output")
+    parser.add_argument(
+        "--out", help="the table; by default predictions.csv in --workdir; - for standard output"
+    )
     parser.add_argument("--overlays", help="a folder for the images with attention over them")
     parser.add_argument(
         "--overlay_layers", help="the layers shown, a regular expression; else the aligned ones"
@@ -49,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.batch_size < 1:
         raise UserError(f"--batch_size={options.batch_size} must be at least 1")
+    options.out = options.out or str(Path(options.workdir) / "predictions.csv")
     if Path(options.out).expanduser().is_dir():
         raise UserError(f"--out={options.out} is a folder: give a file, such as predictions.csv")
     compilation.enable_cache()

@@ -18,7 +18,9 @@ from ml_collections import ConfigDict
 
 from daaa_jax.errors import UserError
 from daaa_jax.paper import cells, figures, summary, tables
+from daaa_jax.report import sweep
 from daaa_jax.runtime import endings, markers
+from daaa_jax.workdir import says_where
 
 NAMES = (*tables.TABLES, *figures.FIGURES)
 
@@ -53,7 +55,7 @@ def main(arguments: Sequence[str] | None = None, train: Trainer | None = None) -
             if number == len(missing) or options.name in tables.TABLES:
                 _write(options, plan, folder)
     kind = "md" if options.name in tables.TABLES else "svg"
-    print(f"{folder / options.name}.{kind}", flush=True)
+    print(f"{folder / options.name}.{kind}, and all in {sweep.write(folder)}", flush=True)
 
 
 def _parse(arguments: Sequence[str] | None):
@@ -130,15 +132,25 @@ def _notes(options, plan: cells.Plan) -> list[str]:
         else ""
     )
     settings = " ".join(f"`{name}={value}`" for name, value in _told(plan.settings).items())
+    what = (
+        f"mean ± standard deviation over {plan.seeds} seeds. {same}"
+        if plan.seeds > 1
+        else "one seed."
+    )
+    paper = (
+        " In brackets the paper's figure and the difference."
+        if plan.data == tables.TABLES[options.name].data
+        else ""
+    )
+    little = " A trial in little: the figures say nothing." if "smoke" in plan.words else ""
     return [
-        f"On {of}, accuracy on the target domain after the last round, in per cent: mean ± "
-        f"standard deviation over {plan.seeds} seeds, in brackets the paper's figure and the "
-        f"difference. {same}" + (f" With {settings}." if settings else "") + fitted
+        f"On {of}, accuracy on the target domain after the last round, in per cent: {what}"
+        f"{paper}{little}" + (f" With {settings}." if settings else "") + fitted
     ]
 
 
 def _told(settings: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in settings.items() if not cells.says_where(name)}
+    return {name: value for name, value in settings.items() if not says_where(name)}
 
 
 def _trainer(config: ConfigDict) -> Trainer:

@@ -138,7 +138,8 @@ def run(
 
     def end_of_round(step, state, metrics, memory):
         memory["figures"] = dict(evaluate(state.variables))
-        return memory["figures"]
+        # Of a domain without labels nothing is known.
+        return {name: value for name, value in memory["figures"].items() if not math.isnan(value)}
 
     state, memory = loop.run(
         "source",

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -13,7 +14,18 @@ from ml_collections import ConfigDict
 from daaa_jax.errors import UserError
 from daaa_jax.runtime import markers
 
+# Settings that say where and how, not what is computed.
+_PLACES = re.compile(r"run\.|data\.(dir|tfds_dir|photos_dir|source|target|target_test)(=|$)")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections", "clu", "numpy")
+
+
+def says_where(setting: str) -> bool:
+    """Whether a setting says where data lies or how a run is carried out, not what it computes.
+
+    Args:
+      setting: its name, or `name=value`.
+    """
+    return bool(_PLACES.match(setting))
 
 
 def check_same_config(workdir: Path, config: ConfigDict) -> None:

@@ -126,6 +126,20 @@ def test_predict_says_what_is_missing(finished, root, tmp_path):
     assert "adapt/selected.safetensors is missing" in refused(
         "predict", f"--workdir={tmp_path}", images
     )
+    assert "is not the working directory of a run" in refused(
+        "predict", f"--workdir={tmp_path}", images
+    )
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    command = "python -m daaa_jax.main --config=configs/folder.py"
+    (begun / "config.json").write_text(json.dumps({"config": {}, "command": command}))
+    assert f"stage adapt is not finished; this goes on: {command}, or" in refused(
+        "predict", f"--workdir={begun}", images
+    )
+    (begun / "reused.json").write_text(json.dumps({"source": {"from": "runs/other"}}))
+    assert "has its source network from runs/other" in refused(
+        "predict", f"--workdir={begun}", "--network=source", images
+    )
     assert "no such file" in refused("predict", f"--workdir={finished}", root / "nothing")
     (tmp_path / "empty").mkdir()
     assert "no image in" in refused("predict", f"--workdir={finished}", tmp_path / "empty")
@@ -220,14 +234,14 @@ def test_stages_of_a_sibling_are_reused_and_none_switches_it_off(finished, root)
     workdir = finished.parent / "second"
     done = call("main", *folder_flags(root, workdir, "adapt.beta=0.0"))
     assert done.returncode == 0, done.stderr
-    assert f"pair: finished before, in {finished / 'pair'}" in done.stdout
+    assert f"pair: taken from another run, in {finished / 'pair'}" in done.stdout
     folders = {path.name for path in workdir.iterdir() if path.is_dir()}
     assert folders == {"adapt", "report", "tensorboard"}
 
     alone = finished.parent / "alone"
     flags = folder_flags(root, alone, "run.reuse=none")
     done = call("main", *flags, "--stage=source")
-    assert done.returncode == 0 and "finished before" not in done.stdout
+    assert done.returncode == 0 and "taken from another" not in done.stdout
     ours, theirs = (
         json.loads((place / "source" / "finished.json").read_text())["extra"]["sha256"]
         for place in (alone, finished)
@@ -313,7 +327,7 @@ def test_all_six_tasks_of_office_pass_through_every_stage(tmp_path):
         )
         assert done.returncode == 0, done.stderr
         for stage in finished:
-            finished[stage] += f"{stage}: finished before" in done.stdout
+            finished[stage] += f"{stage}: taken from another run" in done.stdout
         result = json.loads((tmp_path / "runs" / task / "result.json").read_text())
         assert set(result["per_class"]) == set(OFFICE_CLASSES)
         assert 0 <= result["accuracy"]["target_test"]["last"] <= 1

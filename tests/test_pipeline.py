@@ -13,6 +13,8 @@ import commands
 import pytest
 from commands import call, refused
 
+from daaa_jax import main
+
 STAGES = ("pair", "translate", "source", "adapt")
 
 
@@ -165,6 +167,10 @@ def test_finished_stage_that_lost_its_network_is_not_trained_again(finished, tmp
         (["--config=configs/digits.py", "--config.adapt.betta=1"], "beta"),
         (["--config=configs/digits.py:embeded"], "did you mean 'embedded'"),
         (["--config=configs/digits.py:smoke,adapt.rond=3"], "did you mean 'adapt.rounds'"),
+        (
+            ["--config=configs/digits.py:smoke", "--config.adapt.bta=0.3"],
+            "setting 'adapt.bta' is unknown; did you mean 'adapt.beta'?",
+        ),
         (["--config=configs/digits.py:smoke,adapt.beta=x"], "adapt.beta=x: expected"),
         (["--config=configs/nothing.py"], "nothing.py"),
         (["--config=configs/digits.py:smoke", "--stage=adopt"], "choose pair, translate"),
@@ -241,3 +247,22 @@ def test_run_killed_at_ten_random_moments_ends_with_the_same_parameters(finished
     done = call("main", *flags)
     assert done.returncode == 0, done.stderr
     assert outcome(tmp_path) == outcome(whole)
+
+
+@pytest.mark.parametrize(
+    ("config", "changed", "place"),
+    [
+        ("configs/digits.py", {}, "runs/digits"),
+        ("configs/digits.py:mnist2mnistm,smoke", {}, "runs/digits-mnist2mnistm-smoke"),
+        ("configs/digits.py", {"seed": 1}, "runs/digits-seed=1"),
+        (
+            "configs/digits.py",
+            {"data.dir": "/d", "run.reuse": "runs/digits", "adapt.beta": 0.0},
+            "runs/digits-adapt.beta=0.0",
+        ),
+        ("configs/folder.py", {"data.source": "/a/b", "data.target": "c"}, "runs/folder"),
+    ],
+)
+def test_default_place_is_named_by_what_a_run_computes(config, changed, place):
+    """So that the commands for another seed or setting do not meet the first one's run."""
+    assert main.default_workdir(config, changed) == Path(place)

@@ -133,7 +133,7 @@ def test_report_of_a_finished_run_shows_its_accuracies_apart(tmp_path):
     ):
         assert re.search(f"{re.escape(figure)}\\s+{meaning}", shown), figure
     assert "4,000 labelled and 5,000 unlabelled" in shown
-    assert "99.0 % on its own domain" in shown
+    assert "99.0 % on test images of its own domain" in shown
     assert "10.0 min" in shown and "15.0 min" in shown
     assert len(checked.ids) == len(set(checked.ids))
     # Rounds, soft labels, validators, classes, flips, features, losses.
@@ -151,7 +151,7 @@ def test_validators_are_judged_by_the_round_that_they_would_choose(tmp_path):
 def test_translations_are_judged_by_how_they_are_classified(tmp_path):
     workdir = make_workdir(tmp_path / "run")
     shown = " ".join(Checker(report_of(workdir)).text)
-    assert "the source network 87.5 % and the adapted network 100.0 % are seen as" in shown
+    assert "the source network sees 87.5 % and the adapted network sees 100.0 % as" in shown
     assert "Layer conv1. Rows: target images, source network, adapted network." in shown
 
 

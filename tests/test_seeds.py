@@ -175,7 +175,7 @@ def test_command_leaves_a_working_directory_for_each_seed(tmp_path):
     # The same stages serve the lone run of a seed.
     done = call("main", *shared, f"--config.run.reuse={whole}")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("finished before") == 3
+    assert done.stdout.count("taken from another run") == 3
     alone = json.loads((lone / "result.json").read_text())
     # Rounding becomes differences within some steps; of 256 test images.
     assert abs(alone["accuracy"]["target_test"]["last"] - accuracies[1]) < 0.1

@@ -52,14 +52,16 @@ class Dann(Method):
 
     def create(self, key: Array, model: nn.Module, image: Array, given: Outputs) -> Params:
         """The discriminator's parameters."""
-        return DomainDiscriminator(self.settings.width).init(key, given.features)["params"]
+        discriminator = DomainDiscriminator(self.settings.width)
+        return {"discriminator": discriminator.init(key, given.features)["params"]}
 
     def penalty(
         self, own: Params, model: nn.Module, source: Outputs, target: Outputs, batch: Batch
     ) -> Mapping[str, Array]:
         """The domain loss, behind the reversal."""
         weight = self.settings.weight * ramp(batch.progress)
-        return {"domain": adversarial(own, self.settings.width, source, target, weight)}
+        params = own["discriminator"]
+        return {"domain": adversarial(params, self.settings.width, source, target, weight)}
 
 
 def adversarial(

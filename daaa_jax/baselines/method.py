@@ -70,7 +70,7 @@ class Method:
         self.config, self.settings = config, config.baselines.get(config.method)
 
     def create(self, key: Array, model: nn.Module, image: Array, given: Outputs) -> Params:
-        """Parameters of the networks that the method has beside the classifier.
+        """Parameters of the networks that the method has beside the classifier, by name.
 
         Args:
           key: a PRNG key.

@@ -79,7 +79,7 @@ def _check(
             continue
         owners[hashlib.sha256(path.read_bytes()).hexdigest()].append((listing.folder, path))
     for what, lines in (
-        ("cannot be read", bad),
+        ("cannot be read (--config.data.on_error=skip leaves them out)", bad),
         ("are missing: classes without an image", empty),
         (f"have a side of less than {_TINY} pixels", tiny),
         ("are no images by their ending, and are passed over", list(map(str, listing.others))),

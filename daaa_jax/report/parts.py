@@ -13,6 +13,41 @@ from PIL import Image
 from daaa_jax.report import charts
 
 _MOST_POINTS = 400  # of a curve; more are averaged
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1b1b1b; --faint: #666; --paper: #fff; --line: #ddd; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e8e8e8; --faint: #a0a0a0; --paper: #16181b; --line: #3a3d42; }
+}
+@media print { :root { --ink: #000; --faint: #444; --paper: #fff; --line: #ccc; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 68rem; padding: 1rem; color: var(--ink); background: var(--paper);
+  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+p, figcaption, .faint { max-width: 44rem; } figcaption, .faint { color: var(--faint);
+  font-size: .9rem; }
+figure { margin: 1rem 0; break-inside: avoid; } img { max-width: 100%; height: auto; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr));
+  gap: 0 1.5rem; align-items: start; }
+.figures { display: flex; flex-wrap: wrap; gap: .5rem 2rem; margin: 1rem 0; padding: 0;
+  list-style: none; }
+.figures b { display: block; font-size: 1.6rem; line-height: 1.2; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
+th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--line);
+  vertical-align: top; }
+summary { cursor: pointer; } a { color: inherit; }
+.drawn img { background: #fff; }
+"""
+
+
+def document(title: str, sections: Sequence[str]) -> str:
+    """A page of sections, HTML; empty ones are left out."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(filter(None, sections))
+        + "\n</body>\n</html>\n"
+    )
 
 
 def curve(lines: Sequence[Mapping], name: str, x: str = "") -> charts.Curve | None:

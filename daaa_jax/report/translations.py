@@ -47,7 +47,7 @@ def _labels(translated: Mapping[str, Sequence], class_names: Sequence[str]) -> s
     if not matrices or not class_names:
         return ""
     told = " and ".join(
-        f"the {NETWORKS[name]} {100 * np.trace(matrix) / max(matrix.sum(), 1):.1f} %"
+        f"the {NETWORKS[name]} sees {100 * np.trace(matrix) / max(matrix.sum(), 1):.1f} %"
         for name, matrix in matrices.items()
     )
     drawn = "".join(
@@ -56,8 +56,8 @@ def _labels(translated: Mapping[str, Sequence], class_names: Sequence[str]) -> s
         for name, matrix in matrices.items()
     )
     return (
-        f"<p>Of the source images in the target's style, {told} are seen as what their labels "
-        f"say.</p><details><summary>Which classes change</summary><div class=charts>{drawn}</div>"
+        f"<p>Of the source images in the target's style, {told} as what their labels say.</p>"
+        f"<details><summary>Which classes change</summary><div class=charts>{drawn}</div>"
         "<p class=faint>Rows: the label of the image; columns: the class that a network sees in "
         "its translation.</p></details><p class=faint>The source network may fail on the style "
         "alone. Where the adapted network fails too, a class may have been translated into "

@@ -8,7 +8,7 @@ from daaa_jax.errors import UserError
 from daaa_jax.runtime import markers
 
 NONE = "none"  # as `run.reuse`: every stage is run here
-_NOTES = "reused.json"
+NOTES = "reused.json"  # in a working directory, what it has from others
 _SHOWN = 5  # settings that differ
 
 
@@ -67,7 +67,7 @@ class Stages:
         The other directory may be gone when this run ends.
         """
         if self.home(stage) != self.workdir:
-            path = self.workdir / _NOTES
+            path = self.workdir / NOTES
             notes = markers.read_json(path) if path.exists() else {}
             notes[stage] = {"from": self.home(stage), "extra": self.finished(stage)["extra"]}
             markers.write_json(path, notes)
@@ -76,7 +76,7 @@ class Stages:
         """What a finished stage, here or elsewhere, has left for the result."""
         if marker := self._marker(stage, self.workdir):
             return marker["extra"]
-        return markers.read_json(self.workdir / _NOTES)[stage]["extra"]
+        return markers.read_json(self.workdir / NOTES)[stage]["extra"]
 
     def finish(self, stage: str, extra: Mapping[str, Any]) -> None:
         """Writes a stage's marker."""
