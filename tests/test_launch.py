@@ -208,7 +208,8 @@ def test_local_gives_each_process_its_number(tmp_path):
 
 
 def test_local_hands_sigterm_on_and_does_not_start_again(tmp_path):
-    stand_in(tmp_path, "python", 'trap "exit 75" TERM; touch "$(dirname "$0")/up"; sleep 60 & wait')
+    waits = f'touch "{tmp_path}/up"; sleep 60 > /dev/null 2>&1 & wait'
+    stand_in(tmp_path, "python", f'trap "exit 75" TERM; {waits}')
     with subprocess.Popen(
         [LAUNCH / "local.sh", "--config=c"], env=os.environ | {"PYTHON": str(tmp_path / "python")}
     ) as process:
@@ -228,8 +229,8 @@ def test_slurm_task_hands_sigterm_on_to_the_run(tmp_path):
         f'while [ ! -e "{tmp_path}/up" ]; do sleep 0.1; done; kill -TERM "$task"; wait "$task"',
     )
     stand_in(tmp_path, "scontrol", "")
-    saves = f'trap "touch {tmp_path}/saved; exit 75" TERM; touch "{tmp_path}/up"; sleep 60 & wait'
-    stand_in(tmp_path, "python", saves)
+    waits = f'touch "{tmp_path}/up"; sleep 60 > /dev/null 2>&1 & wait'
+    stand_in(tmp_path, "python", f'trap "touch {tmp_path}/saved; exit 75" TERM; {waits}')
     done, calls = start(
         "slurm.sbatch",
         tmp_path,

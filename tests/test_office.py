@@ -100,7 +100,7 @@ def test_predictions_are_a_row_for_each_image_with_probabilities_or_the_reason(
         assert row["class"] == max(probabilities, key=probabilities.get) and not row["error"]
     overlays = sorted((tmp_path / "overlays").iterdir())
     assert len(overlays) == 9
-    assert np.asarray(Image.open(overlays[0])).shape == (32, 32, 3)
+    assert np.asarray(Image.open(overlays[0])).shape == (224, 224, 3)
 
 
 def test_batch_size_changes_no_prediction(finished, root, tmp_path):
