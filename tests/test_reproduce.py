@@ -10,7 +10,7 @@ import pytest
 
 from daaa_jax import reproduce
 from daaa_jax.errors import UserError
-from daaa_jax.paper import cells, figures, summary, tables
+from daaa_jax.paper import cells, choices, figures, summary, tables
 from daaa_jax.report import __main__ as report
 
 OFFICE10 = cells.Plan("office10", seeds=2)
@@ -20,6 +20,11 @@ def reached(config) -> float:
     """An accuracy that tells settings and seeds apart."""
     with_alignment = 0.1 if config.adapt.beta else 0.0
     return 0.5 + 0.01 * config.seed + with_alignment + 0.1 * config.adapt.mix.t
+
+
+def score(config) -> float:
+    """What a validator says: highest for a threshold of 0.8 and the smallest beta."""
+    return 1 - abs(config.em.threshold - 0.8) - config.adapt.beta
 
 
 def fake_trainer(trained):
@@ -36,6 +41,7 @@ def fake_trainer(trained):
                 "step": step,
                 "round_loss": 1.0,
                 "round_alignment": 1 / step,
+                "information": score(config),
                 "target_test": 0.1 * step,
             }
             for step in (1, 2, 3)
@@ -263,6 +269,19 @@ def test_sweep_has_a_point_for_each_threshold_and_each_beta(tmp_path):
         [factor * 0.02 for factor in tables.BETA_FACTORS]
     )
     ElementTree.parse(tmp_path / "figA1.svg")
+    told = (tmp_path / "figA1.md").read_text()
+    assert "| D->A | p_t | information | 0.8 | 30.0 | 30.0 |" in told
+    assert "| D->A | β | information | 0 | 30.0 | 30.0 |" in told
+    assert "entropy" not in told  # these runs have no such score
+
+
+def test_validators_choose_among_finished_points_alone(tmp_path):
+    run(tmp_path, "figA1", "--data=office10", "--only_show")
+    assert "Too few runs are finished." in (tmp_path / "figA1.md").read_text()
+    unlabelled = [{"task": "D->A", "axis": "β", "validator": "entropy", "chosen": 0.02}]
+    unlabelled[0] |= {"accuracy": None, "best": None}
+    told = choices.to_markdown("Fig. A1", unlabelled)
+    assert "| D->A | β | entropy | 0.02 | no labels | no labels |" in told
 
 
 def test_figures_share_the_runs_of_tables(tmp_path):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from daaa_jax.paper import cells, summary, tables
+from daaa_jax.paper import cells, choices, summary, tables
 from daaa_jax.runtime import markers, metrics
 
 
@@ -52,7 +52,10 @@ def _sweep(task: str, plan: cells.Plan) -> Mapping[str, Mapping[float, Mapping[s
 
 
 def write(name: str, tasks: Sequence[str], plan: cells.Plan, folder: Path) -> None:
-    """Writes a figure as `<name>.csv` and `<name>.svg`, of the runs that are finished."""
+    """Writes a figure as `<name>.csv` and `<name>.svg`, of the runs that are finished.
+
+    Beside Fig. A1 lies `figA1.md`, what validators without target labels would have chosen.
+    """
     make = {"figA1": _sweep_points, "fig4": _curve_points}[name]
     points = [point for task in tasks for point in make(task, plan, folder)]
     text = io.StringIO()
@@ -62,6 +65,14 @@ def write(name: str, tasks: Sequence[str], plan: cells.Plan, folder: Path) -> No
     writer.writeheader()
     writer.writerows(points)
     markers.write_bytes(folder / f"{name}.csv", text.getvalue().encode())
+    if name == "figA1":
+        found = [
+            choice
+            for task in tasks
+            for choice in choices.choices(task, _sweep(task, plan), plan, folder)
+        ]
+        text = choices.to_markdown(FIGURES[name].title, found)
+        markers.write_bytes(folder / f"{name}.md", text.encode())
     same_data = plan.data == FIGURES[name].data
     line = tables.BEST_EARLIER if name == "figA1" and same_data else None
     markers.write_bytes(folder / f"{name}.svg", draw(FIGURES[name].title, points, line))

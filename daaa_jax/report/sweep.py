@@ -43,7 +43,7 @@ def _table(text: str) -> str:
     rows = [_cells(line) for line in lines if line.startswith("|")]
     notes = " ".join(line for line in lines if line and not line.startswith("|"))
     if len(rows) < 2:
-        return ""
+        return f"<h2>{html.escape(title.lstrip('# '))}</h2><p>{html.escape(notes)}</p>"
     head, _, *body = rows
     inside = _row(head, "th") + "".join(_row(row, "td") for row in body)
     return (

@@ -1,0 +1,93 @@
+"""What each validator would have chosen for p_t and for β, without target labels (Fig. A1)."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from daaa_jax.paper import cells
+from daaa_jax.runtime import metrics
+from daaa_jax.validators import VALIDATORS
+
+
+def choices(
+    task: str,
+    sweep: Mapping[str, Mapping[float, Mapping[str, str]]],
+    plan: cells.Plan,
+    folder: Path,
+) -> list[dict[str, Any]]:
+    """For each axis and validator the value of the highest score after the last round.
+
+    Args:
+      task: of the sweep.
+      sweep: by axis and value, the settings of its points.
+      plan: what all runs share.
+      folder: where they lie.
+
+    Returns:
+      `task`, `axis`, `validator`, `chosen`, `accuracy` there and `best` of all points, in per cent,
+      None where the target has no labels; only of points whose runs are all finished, means over
+      seeds.
+    """
+    found = []
+    for axis, points in sweep.items():
+        reached = {
+            x: last
+            for x, change in points.items()
+            if (last := _last_round(task, change, plan, folder)) is not None
+        }
+        accuracies = {x: last.get("target_test") for x, last in reached.items()}
+        for name in VALIDATORS:
+            scores = {x: last[name] for x, last in reached.items() if name in last}
+            if len(scores) < 2:
+                continue
+            chosen = max(scores, key=scores.get)
+            known = [100 * accuracies[x] for x in scores if accuracies[x] is not None]
+            whole = len(known) == len(scores)
+            found.append(
+                {
+                    "task": task,
+                    "axis": axis,
+                    "validator": name,
+                    "chosen": chosen,
+                    "accuracy": 100 * accuracies[chosen] if whole else None,
+                    "best": max(known) if whole else None,
+                }
+            )
+    return found
+
+
+def _last_round(task, change, plan, folder) -> Mapping[str, float] | None:
+    """The figures of the last round, means over seeds of those that all have."""
+    each = []
+    for seed in range(plan.seeds):
+        workdir = cells.Run(task, change, seed).workdir(plan, folder)
+        rounds = metrics.rounds(metrics.read(workdir))
+        if cells.result(workdir) is None or not rounds:
+            return None
+        each.append(rounds[-1])
+    names = ("target_test", *VALIDATORS)
+    return {
+        name: statistics.mean(line[name] for line in each)
+        for name in names
+        if all(line.get(name) is not None for line in each)
+    }
+
+
+def to_markdown(title: str, found: Sequence[Mapping[str, Any]]) -> str:
+    """A table for people; says so where there is nothing to choose from yet."""
+    head = "| task | setting | validator | its choice | accuracy there | best of all |"
+    lines = [f"## {title}: what validators without target labels choose", ""]
+    if not found:
+        return "\n".join([*lines, "Too few runs are finished.", ""])
+    lines += [head, "|" + " --- |" * 6]
+    for one in found:
+        accuracy, best = (
+            "no labels" if one[name] is None else f"{one[name]:.1f}"
+            for name in ("accuracy", "best")
+        )
+        lines.append(
+            f"| {one['task']} | {one['axis']} | {one['validator']} | {one['chosen']:g} "
+            f"| {accuracy} | {best} |"
+        )
+    return "\n".join([*lines, ""])
