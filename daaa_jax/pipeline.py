@@ -1,14 +1,10 @@
 """The stages in order: pair, translate, source, adapt; each resumed, or skipped if finished."""
 
-import functools
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-from clu import parameter_overview
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -19,6 +15,7 @@ from daaa_jax import (
     fingerprints,
     models,
     outcome,
+    overview,
     pairing,
     preflight,
     seeds,
@@ -30,7 +27,6 @@ from daaa_jax import (
 from daaa_jax import workdir as workdirs
 from daaa_jax.baselines import training
 from daaa_jax.data import load_task, translations
-from daaa_jax.data.augment import evaluation_views
 from daaa_jax.data.images import Images
 from daaa_jax.data.pairs import all_images
 from daaa_jax.data.types import Task
@@ -90,7 +86,7 @@ def run(config: ConfigDict, workdir: Path, stage: str = "all") -> dict[str, Any]
     distributed.barrier("config written")
     distributed.check_shared(workdir)
     with MetricWriter(workdir) as writer, Notice().listening() as notice:
-        write_overview(config, task, workdir / OVERVIEW)
+        overview.write(config, task, workdir / OVERVIEW)
         job.through(stage, Context(workdir, mesh, writer, config.run, notice))
         if stage not in ("all", "adapt"):
             return {}
@@ -100,31 +96,6 @@ def run(config: ConfigDict, workdir: Path, stage: str = "all") -> dict[str, Any]
     markers.write_json(workdir / RESULT, result)
     page.write(workdir)
     return markers.plain(result)
-
-
-def write_overview(config: ConfigDict, task: Task, path: Path) -> None:
-    """Prints the size of each network, and writes tables of their parameters; makes none."""
-    shape = task.source_train.images.shape[1:]
-    key, image = jax.random.key(0), jnp.zeros((1, *shape))
-    classifier = models.create_classifier(config.model, len(task.class_names), "sum_squares")
-    shapes = {"classifier": trained.variable_shapes(classifier, shape[0], config.augment)}
-    if config.method == baselines.OURS:
-        for name, network in zip(
-            ("generator", "discriminator"), models.create_gan(config.pair), strict=True
-        ):
-            shapes[name] = jax.eval_shape(network.init, key, image)
-    else:
-        view = evaluation_views(image, config.augment, 1)[0]
-        own = jax.eval_shape(functools.partial(training.create_own, config, classifier, view), key)
-        shapes |= {f"{name} of {config.method}": {"params": own[name]} for name in own}
-    tables = []
-    for name, variables in shapes.items():
-        params = variables["params"]
-        table = parameter_overview.get_parameter_overview(params, include_stats=False)
-        tables.append(f"{name}:\n{table}\n")
-        count = parameter_overview.count_parameters(params)
-        print(f"{name}: {count:,} parameters, listed in {path}", flush=True)
-    markers.write_bytes(path, "\n".join(tables).encode())
 
 
 class _Run:
