@@ -144,7 +144,11 @@ run() {
     code=0
     if setup; then
       failed=0
-      on_all "cd daaa_jax && rm -f ~/daaa_jax.code ~/daaa_jax.stop
+      # What stopped an earlier run does not stop this one; what comes from now on does.
+      on_all "if [ $attempt -eq 0 ]; then rm -f ~/daaa_jax.stop; fi
+        echo 75 > ~/daaa_jax.code
+        if [ -e ~/daaa_jax.stop ]; then exit; fi
+        cd daaa_jax && rm ~/daaa_jax.code
         .venv/bin/python -m daaa_jax.main $arguments >> ~/daaa_jax.log 2>&1
         echo \"\$?\" > ~/daaa_jax.code" || true
       ended || code=$?
