@@ -3,10 +3,11 @@
     python -m benchmarks.scaling              compiles what docs/scaling.json lacks, prints tables
     python -m benchmarks.scaling --check      the same model against measured steps of this device
 
-The step of every stage is compiled for TPU slices by `libtpu` (`pip install libtpu`), which needs
-no TPU for it. The compiler tells a step's floating-point operations, the bytes it moves and the
-memory it takes; `collectives.py` reads what devices send each other. GPUs are planned with the
-program of as many TPU chips: the operations and what is sent are the same, the memory is close.
+The step of every stage is compiled for TPU slices by `libtpu` (0.0.42 for jax 0.10.2), which needs
+no TPU for it; it takes an hour or two on two cores. The compiler tells a step's floating-point
+operations, the bytes it moves and the memory it takes; `collectives.py` reads what devices send
+each other. GPUs are planned with the program of as many TPU chips: the operations and what is sent
+are the same, the memory is close.
 
 A step cannot take less time than its operations at the device's peak, nor than its bytes at the
 memory's bandwidth. Plans divide the larger of the two by `REACHED`, and add what is sent at the
@@ -170,6 +171,7 @@ def steps_of(task: Task, config: ConfigDict) -> dict[str, float]:
 
 def print_tables(known: Mapping) -> None:
     """Markdown: one step of each stage on each machine, then whole benchmarks."""
+    # All but the batch are of each device.
     head = "step | machine | batch | GFLOP | GB moved | GB of memory | MB sent | ms, computing"
     print(f"| {head} | ms, sending |\n|" + " --- |" * 9)
     for family, by_machine in known.items():
@@ -179,7 +181,7 @@ def print_tables(known: Mapping) -> None:
                 computing, sending = step_seconds(figures, machine, _precision(family, stage))
                 print(
                     f"| {family}, {stage} | {name} | {config[stage].batch_size} "
-                    f"| {figures['flops'] / 1e9:,.0f} | {figures['bytes'] / 1e9:.2f} "
+                    f"| {_short(figures['flops'] / 1e9)} | {figures['bytes'] / 1e9:.2f} "
                     f"| {figures['memory'] / 1e9:.2f} | {sum(figures['sent'].values()) / 1e6:.1f} "
                     f"| {1e3 * computing:.2f} | {1e3 * sending:.2f} |"
                 )
@@ -199,8 +201,13 @@ def print_tables(known: Mapping) -> None:
                 hours[stage] = number * sum(seconds) / 3600
             whole = sum(hours.values())
             cost = whole * machine.count * DEVICES[machine.device].price
-            each = " | ".join(f"{hours[stage]:.2f}" for stage in ("pair", "source", "adapt"))
-            print(f"| {title} | {name} | {each} | {whole:.2f} | {cost:,.0f} |")
+            each = " | ".join(_short(hours[stage]) for stage in ("pair", "source", "adapt"))
+            print(f"| {title} | {name} | {each} | {_short(whole)} | {_short(cost)} |")
+
+
+def _short(value: float) -> str:
+    """Two digits at least, whatever the size."""
+    return f"{value:.2g}" if value < 10 else f"{value:,.0f}"
 
 
 def _precision(family: str, stage: str) -> str:

@@ -5,6 +5,7 @@ import platform
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +71,20 @@ def write_config(workdir: Path, config: ConfigDict) -> None:
     Raises:
       UserError: if it cannot be written.
     """
-    content = {"config": config.to_dict(), "command": shlex.join(sys.argv), "versions": versions()}
+    content = {"config": config.to_dict(), "command": command(sys.argv), "versions": versions()}
     try:
         markers.write_json(workdir / markers.CONFIG_NAME, content)
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be written: {error.strerror}") from error
+
+
+def command(arguments: Sequence[str]) -> str:
+    """What a person would type: `python -m daaa_jax.main …` for a module of ours."""
+    program, *rest = arguments
+    path = Path(program)
+    if path.suffix == ".py" and path.parent.name == "daaa_jax":
+        return shlex.join(["python", "-m", f"daaa_jax.{path.stem}", *rest])
+    return shlex.join(arguments)
 
 
 def what(config: ConfigDict) -> dict[str, Any]:

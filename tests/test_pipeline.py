@@ -13,7 +13,7 @@ import commands
 import pytest
 from commands import call, refused
 
-from daaa_jax import main
+from daaa_jax import main, workdir
 
 STAGES = ("pair", "translate", "source", "adapt")
 
@@ -266,3 +266,9 @@ def test_run_killed_at_ten_random_moments_ends_with_the_same_parameters(finished
 def test_default_place_is_named_by_what_a_run_computes(config, changed, place):
     """So that the commands for another seed or setting do not meet the first one's run."""
     assert main.default_workdir(config, changed) == Path(place)
+
+
+def test_command_is_what_a_person_would_type():
+    path = "/somewhere/daaa_jax/main.py"
+    assert workdir.command([path, "--config=c:a b"]) == "python -m daaa_jax.main '--config=c:a b'"
+    assert workdir.command(["/usr/bin/pytest", "-x"]) == "/usr/bin/pytest -x"
