@@ -22,6 +22,8 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _PROCESSES = flags.DEFINE_integer("num_processes", None, "How many there are.", lower_bound=1)
 _PROCESS = flags.DEFINE_integer("process_id", None, "Which this one is, counted from 0.")
+# Paths of a user's own folders would make a long name; a run of others is refused there.
+_FOLDERS = ("data.source", "data.target", "data.target_test")
 _STAGE = flags.DEFINE_string("stage", "all", "One of pair, translate, source, adapt; or all.")
 
 
@@ -31,7 +33,7 @@ def main(_: list[str]) -> None:
     from daaa_jax.runtime import allocator
 
     allocator.keep_freed_memory()
-    from daaa_jax import pipeline
+    from daaa_jax import baselines, pipeline
     from daaa_jax.runtime import compilation, distributed
 
     config = _CONFIG.value
@@ -54,7 +56,7 @@ def main(_: list[str]) -> None:
     accuracy = result["accuracy"]
     several = ", ".join(map(str, result.get("seeds", ())))
     seed = f"mean of seeds {several}" if several else f"seed {result['seed']}"
-    method = "" if config.method == "daaa" else f"method {config.method}, "
+    method = "" if config.method == baselines.OURS else f"method {config.method}, "
     print(f"{result['task']}, {method}{seed}, {result['evaluated_on']}:")
     if "source_test" in accuracy:
         print(f"  source network on the source domain  {_percent(accuracy['source_test'])}")
@@ -83,13 +85,17 @@ def default_workdir(config: str, changed: Mapping[str, Any] | None = None) -> Pa
     Args:
       config: the file and its argument.
       changed: settings of the command line, `--config.seed=1`; those that say where data lies or
-        how a run is carried out give no other name.
+        how a run is carried out, and folders of one's own, give no other name.
     """
     from daaa_jax.workdir import says_where
 
     path, _, argument = config.partition(":")
     words = [Path(path).stem, *filter(None, argument.split(","))]
-    words += [f"{k}={v}" for k, v in sorted((changed or {}).items()) if not says_where(k)]
+    words += [
+        f"{name}={value}"
+        for name, value in sorted((changed or {}).items())
+        if not says_where(name) and name not in _FOLDERS
+    ]
     return Path("runs") / re.sub(r"[^\w.=-]", "_", "-".join(words))
 
 

@@ -16,7 +16,7 @@ from daaa_jax.errors import UserError
 from daaa_jax.runtime import markers
 
 # Settings that say where and how, not what is computed.
-_PLACES = re.compile(r"run\.|data\.(dir|tfds_dir|photos_dir|source|target|target_test)(=|$)")
+_PLACES = re.compile(r"run\.|data\.(dir|tfds_dir|photos_dir)(=|$)")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections", "clu", "numpy")
 
 

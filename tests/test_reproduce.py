@@ -139,6 +139,9 @@ def test_folder_of_a_run_does_not_tell_where_the_data_lies(tmp_path):
         for settings in ({}, places)
     )
     assert here == there
+    # Other test images are another figure, which must not be taken for this one.
+    measured = cells.Plan("office10", settings={"data.target_test": "/some/where"})
+    assert cells.Run("D->A", {"adapt.beta": "0.0"}, 0).workdir(measured, tmp_path) != here
     assert here.name == "office10-d2a-adapt.beta=0.0-pair.seed=0-seed=0-source.seed=0"
 
 

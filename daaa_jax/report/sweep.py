@@ -7,9 +7,9 @@ from pathlib import Path
 
 from daaa_jax.errors import UserError
 from daaa_jax.report import parts
+from daaa_jax.report.page import NAME
 from daaa_jax.runtime import markers
 
-NAME = Path("report") / "index.html"
 RUNS = "runs"
 
 
