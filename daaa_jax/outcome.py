@@ -144,6 +144,7 @@ def result(
             },
         },
         "per_class": dict(zip(task.class_names, adapt["per_class"], strict=True)),
+        "translation_colours": extra.get("translate", {}).get("colours", {}),
         "confusion": adapt["confusion"],
         "seconds": {stage: extra[stage]["seconds"] for stage in extra},
         "versions": workdir.versions(),

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from daaa_jax import (
     adaptation,
     baselines,
+    colours,
     evaluation,
     fingerprints,
     models,
@@ -227,7 +228,15 @@ class _Run:
                 f"{origin}_to_{other}",
                 context,
             )
-        return {"seconds": time.monotonic() - start}
+        lie = colours.of_translations(self.domains, self._made())
+        if distributed.is_first():
+            for direction, distance in lie.items():
+                print(
+                    f"translate {direction}: mean colours lie {distance['translations']:.3f} from "
+                    f"real ones, originals' {distance['originals']:.3f}",
+                    flush=True,
+                )
+        return {"seconds": time.monotonic() - start, "colours": lie}
 
     def _source(self, context: Context) -> Mapping[str, Any]:
         variables, memory = source.run(
@@ -318,10 +327,11 @@ class _Run:
         """By direction; empty for a method that takes none."""
         if self.config.method != baselines.OURS:
             return {}
-        folder = self.home("translate") / "translate"
-        return self.brought_translations or {
-            name: translation.read(folder / name) for name in (self.forth, self.back)
-        }
+        return self.brought_translations or self._made(self.home("translate"))
+
+    def _made(self, home: Path | None = None) -> Mapping[str, Images]:
+        folder = (home or self.workdir) / "translate"
+        return {name: translation.read(folder / name) for name in (self.forth, self.back)}
 
     def result(self) -> dict[str, Any]:
         """The result of a run whose stages are all finished; each seed's own is written."""

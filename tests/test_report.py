@@ -87,6 +87,7 @@ def make_workdir(folder, finished=True, name=EVIL):
             },
             "per_class": {name: 0.75, "cost $": None, "a very long name of a class": 1.0},
             "confusion": [[3, 0, 1], [0, 0, 0], [0, 0, 4]],
+            "translation_colours": {"a_to_<b>": {"originals": 0.5, "translations": 0.0625}},
             "seconds": {"pair": 600.0, "adapt": 300.0},
         }
         (folder / "result.json").write_text(json.dumps(result))
@@ -139,6 +140,7 @@ def test_report_of_a_finished_run_shows_its_accuracies_apart(tmp_path):
     # Rounds, soft labels, validators, classes, flips, features, losses.
     assert checked.tags.count("svg") == 2 + 4 + 2 + 2 + 2 + 2 + 4
     assert "right among the kept" in shown and "no images" in shown
+    assert re.search(r"a to <b>\s+0.062\s*, the originals 0.500", shown)
 
 
 def test_validators_are_judged_by_the_round_that_they_would_choose(tmp_path):

@@ -1,5 +1,6 @@
 """The translations: how they look, whether networks still see the label, and what they copy."""
 
+import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ NETWORKS = {"source": "source network", "adapted": "adapted network"}
 
 def section(
     pairs: bytes | None,
+    colours: Mapping[str, Mapping[str, float]],
     figures: Mapping[str, Any],
     arrays: Mapping[str, np.ndarray],
     class_names: Sequence[str],
@@ -21,12 +23,14 @@ def section(
 
     Args:
       pairs: the picture of the pairs, a PNG.
+      colours: see `colours.of_translations`; empty where nothing was translated here.
       figures: of `audit.json`; empty before a run ends.
       arrays: of `audit.npz`; likewise.
       class_names: of all classes.
     """
     shown = [
         _pairs(pairs) if pairs else "",
+        _colours(colours) if colours else "",
         _labels(figures.get("translated", {}), class_names),
         _nearest(arrays) if "nearest" in arrays else "",
     ]
@@ -39,6 +43,19 @@ def _pairs(pairs: bytes) -> str:
         "images of both domains and their translations",
         "Rows: images of the first domain, in the other's style, and back; then the same for the "
         "second domain. Objects should stay what they are, and only their style change.",
+    )
+
+
+def _colours(colours: Mapping[str, Mapping[str, float]]) -> str:
+    told = "; ".join(
+        f"{html.escape(direction.replace('_to_', ' to '))} <b>{distance['translations']:.3f}</b>, "
+        f"the originals {distance['originals']:.3f}"
+        for direction, distance in colours.items()
+    )
+    return (
+        f"<p>How far the mean colours of translations lie from those of real images: {told}.</p>"
+        "<p class=faint>Energy distance of colours from -1 to 1. It needs no label: of several "
+        "CycleGANs, one that paints few of the colours there are has the larger one.</p>"
     )
 
 

@@ -1,0 +1,62 @@
+"""The distance between colours: its formula, what it tells apart, and that it sees no order."""
+
+import numpy as np
+import pytest
+
+from daaa_jax import colours
+from daaa_jax.data.images import Images
+
+DRAWS = np.random.default_rng(0)
+
+
+def images_of(colour, count=40, spread=20):
+    """Images of one colour each, around a mean colour."""
+    each = np.asarray(colour) + DRAWS.integers(-spread, spread + 1, (count, 3))
+    return np.broadcast_to(each[:, None, None], (count, 4, 4, 3)).astype(np.uint8)
+
+
+def plain_distance(x, y):
+    def mean(a, b):
+        return np.mean([np.linalg.norm(p - q) for p in a for q in b])
+
+    return 2 * mean(x, y) - mean(x, x) - mean(y, y)
+
+
+def test_distance_is_the_energy_distance_of_mean_colours():
+    images = DRAWS.integers(0, 256, (30, 4, 4, 3)).astype(np.uint8)
+    others = images_of((90, 120, 40))
+    x, y = ((each / 127.5 - 1).mean(axis=(1, 2)) for each in (images, others))
+    assert colours.distance(images, others) == pytest.approx(plain_distance(x, y), rel=1e-9)
+
+
+def test_same_colours_in_any_order_are_no_distance_apart():
+    images = images_of((90, 120, 40))
+    assert colours.distance(images, images[::-1]) == pytest.approx(0, abs=1e-12)
+    assert colours.distance(images, Images(images[:7], images[7:])) == pytest.approx(0, abs=1e-12)
+
+
+def test_few_colours_are_farther_than_all_of_them():
+    real = np.concatenate([images_of((40, 40, 160)), images_of((160, 120, 40))])
+    again = np.concatenate([images_of((40, 40, 160)), images_of((160, 120, 40))])
+    assert colours.distance(real[::2], real) < colours.distance(again[:40], real) / 5
+
+
+def test_both_directions_are_measured_against_the_domain_whose_style_they_shall_have():
+    dark, light = images_of((40, 40, 40)), images_of((200, 200, 200))
+    made = {"day_to_night": dark[::2], "night_to_day": light[::2]}
+    found = colours.of_translations({"day": light, "night": dark}, made)
+    assert set(found) == set(made)
+    for direction in made:
+        assert found[direction]["translations"] < 0.05 < 1 < found[direction]["originals"]
+
+
+def test_no_more_than_2000_images_are_read():
+    class Counting(Images):
+        read = 0
+
+        def __getitem__(self, rows):
+            self.read += len(rows)
+            return super().__getitem__(rows)
+
+    images = Counting(images_of((90, 120, 40), count=5000))
+    assert colours.mean_colours(images).shape == (2000, 3) and images.read == 2000
