@@ -85,9 +85,14 @@ def _filled(domains, batch):
 
 def peak(function, *arguments) -> float:
     """MiB that a process of its own takes at most, with its children, to call a function."""
+    return returned(_measured, function, *arguments)
+
+
+def returned(function, *arguments):
+    """What a function returns in a process of its own."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_measured, args=(theirs, function, *arguments))
+    process = context.Process(target=_answer, args=(theirs, function, *arguments))
     process.start()
     theirs.close()
     try:
@@ -98,11 +103,15 @@ def peak(function, *arguments) -> float:
         process.join()
 
 
-def _measured(answer, function, *arguments) -> None:
+def _answer(answer, function, *arguments) -> None:
+    answer.send(function(*arguments))
+
+
+def _measured(function, *arguments) -> float:
     function(*arguments)
     kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     kib += resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    answer.send(kib / 1024)
+    return kib / 1024
 
 
 def main() -> None:

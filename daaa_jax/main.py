@@ -25,6 +25,9 @@ _PROCESS = flags.DEFINE_integer("process_id", None, "Which this one is, counted 
 # Paths of a user's own folders would make a long name; a run of others is refused there.
 _FOLDERS = ("data.source", "data.target", "data.target_test")
 _STAGE = flags.DEFINE_string("stage", "all", "One of pair, translate, source, adapt; or all.")
+_PROFILE = flags.DEFINE_bool(
+    "profile", False, "Trace 20 updates of each stage that trains, into profile/ of the workdir."
+)
 
 
 def main(_: list[str]) -> None:
@@ -49,7 +52,7 @@ def main(_: list[str]) -> None:
     changed = config_flags.get_override_values(flag)
     workdir = Path(_WORKDIR.value or default_workdir(flag.config_filename, changed))
     workdir = workdir.expanduser()  # no shell does it after `--workdir=`
-    result = pipeline.run(config, workdir, _STAGE.value)
+    result = pipeline.run(config, workdir, _STAGE.value, _PROFILE.value)
     if not result:
         print(f"stage {_STAGE.value} finished in {workdir}")
         return

@@ -51,13 +51,16 @@ GENERATORS = Path("pair") / "generators.safetensors"
 SOURCE_NETWORK = Path("source") / trained.NAME
 
 
-def run(config: ConfigDict, workdir: Path, stage: str = "all") -> dict[str, Any]:
+def run(
+    config: ConfigDict, workdir: Path, stage: str = "all", profiled: bool = False
+) -> dict[str, Any]:
     """Runs the stages, or one of them, in a working directory.
 
     Args:
       config: the whole config.
       workdir: where everything is written; an earlier run of the same config is continued.
       stage: `all`, or one of `STAGES`, which then needs the finished ones before it.
+      profiled: whether some updates of each stage that trains are traced, in `workdir/profile`.
 
     Returns:
       The result, as `result.json` holds it, on the first process; empty on others, and unless all
@@ -88,7 +91,7 @@ def run(config: ConfigDict, workdir: Path, stage: str = "all") -> dict[str, Any]
     distributed.check_shared(workdir)
     with MetricWriter(workdir) as writer, Notice().listening() as notice:
         overview.write(config, task, workdir / OVERVIEW)
-        job.through(stage, Context(workdir, mesh, writer, config.run, notice))
+        job.through(stage, Context(workdir, mesh, writer, config.run, notice, profiled))
         if stage not in ("all", "adapt"):
             return {}
         if not distributed.is_first():

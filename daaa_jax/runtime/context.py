@@ -20,6 +20,7 @@ class Context:
       writer: the sink of figures and pictures.
       settings: `config.run`: how often to log and to save; nothing in it changes a result.
       notice: whether the run has been told to end.
+      profiled: whether some updates of each stage are traced, see `profiling`.
     """
 
     workdir: Path
@@ -27,3 +28,4 @@ class Context:
     writer: MetricWriter
     settings: ConfigDict
     notice: Notice = dataclasses.field(default_factory=Notice)
+    profiled: bool = False

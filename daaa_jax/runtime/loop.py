@@ -17,6 +17,7 @@ from daaa_jax.runtime import mesh as meshes
 from daaa_jax.runtime.checkpoints import Checkpoints
 from daaa_jax.runtime.context import Context
 from daaa_jax.runtime.preemption import Preempted
+from daaa_jax.runtime.profiling import Profile
 from daaa_jax.runtime.progress import Progress
 
 State = TypeVar("State")
@@ -127,12 +128,16 @@ def run(
         ):
             if 0 < start < steps:
                 progress.line(f"{name}: resumed after step {start} of {steps}")
+            profiled = context.workdir / "profile" / name if context.profiled else None
+            profile = Profile(profiled, start, steps)
             clock, sums = time.monotonic(), None
             for step in range(start + 1, steps + 1):
                 batch = batch_at(step - 1)
                 if step == start + 1:
                     update = memory_use.compile_step(name, update, (state, *batch), reduce)
+                profile.before(step, state)
                 state, metrics = update(state, *batch)
+                profile.after(step, state, update)
                 sums = metrics if sums is None else _merge(sums, metrics)
                 ends_round = step % round_steps == 0 or step == steps
                 told_to_end = context.notice.after_update()

@@ -1,0 +1,238 @@
+"""How the cost of a step and of a run grows, as curves with fitted exponents.
+
+    python -m benchmarks.growth [--rounds=5] [--counts=1000,10000,100000]
+
+A step's time against the batch, the pixels of an image, the aligned layers and the classes; then
+the time and the memory of passing once over so many generated images as each stage streams them,
+with ten updates after it, in a process of its own. An exponent of 1 is linear growth.
+"""
+
+import argparse
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from benchmarks import memory, our_steps
+from configs import digits, photos
+from daaa_jax import adaptation, attention, models, optimizers, pairing, source
+from daaa_jax.data import records
+from daaa_jax.data.augment import decode
+from daaa_jax.data.batches import IndexStream
+from daaa_jax.data.feed import Feed
+from daaa_jax.data.images import Images
+from daaa_jax.data.pairs import all_images
+from daaa_jax.data.records import Records
+from daaa_jax.runtime import allocator
+from daaa_jax.runtime import mesh as meshes
+
+_SIZE = 32
+_UPDATES = 10
+
+
+def pixels(count: int, size: int) -> np.ndarray:
+    """Random images, uint8 `[N,size,size,3]`."""
+    return np.random.default_rng(0).integers(0, 256, (count, size, size, 3)).astype(np.uint8)
+
+
+def adaptation_step(config, classes: int = 10):
+    """An adaptation step with fresh networks."""
+    batch_size = config.adapt.batch_size
+    images = pixels(4 * batch_size, config.augment.crop or config.data.image_size)
+    batch = our_steps.adaptation_batch(config, batch_size, classes)
+    model, variables = our_steps.classifier(config, classes)
+    return our_steps.adaptation_step(config, model, variables, images, batch)
+
+
+def digits_step(batch: int = 128, classes: int = 10):
+    """Of the digit network."""
+    config = digits.get_config()
+    config.data.image_size = _SIZE
+    config.adapt.batch_size = batch
+    return adaptation_step(config, classes)
+
+
+def photos_step(layers: int):
+    """Of EfficientNet-Lite0 at a small size; the first `layers` of its 48 maps are aligned."""
+    config = photos.get_config()
+    config.model.update(name="efficientnet_lite0", weights="")
+    config.data.image_size = 64
+    config.augment.crop = 0
+    config.adapt.batch_size = 16
+    names = _aligned(config)[:layers]
+    config.adapt.layers = "|".join(names)
+    return adaptation_step(config)
+
+
+def _aligned(config) -> list[str]:
+    model, variables = our_steps.classifier(config, 10)
+    image = np.zeros((1, 64, 64, 3), np.float32)
+    names: list[str] = []
+
+    def observe(variables):
+        _, seen = model.apply(variables, image, train=False, mutable=["intermediates"])
+        names[:] = attention.collect(seen["intermediates"], config.adapt.layers)
+
+    jax.eval_shape(observe, variables)
+    return names
+
+
+def cyclegan_step(size: int):
+    """Of the CycleGAN of digits, on images of another size."""
+    settings = digits.get_config().pair
+    settings.batch_size = 4
+    return our_steps.cyclegan(settings, (pixels(4, size), pixels(4, size)))
+
+
+CURVES: dict[str, tuple[Callable, Sequence[int]]] = {
+    "batch of digits": (lambda value: digits_step(batch=value), (32, 64, 128, 256, 512)),
+    "side of an image, CycleGAN": (cyclegan_step, (32, 64, 128)),
+    "aligned layers of 48": (photos_step, (1, 12, 24, 48)),
+    "classes of digits": (lambda value: digits_step(classes=value), (10, 100, 1000)),
+}
+
+
+def exponent(values: Sequence[float], costs: Sequence[float]) -> float:
+    """b of cost = a value^b, by least squares of logarithms."""
+    return float(np.polyfit(np.log(values), np.log(costs), 1)[0])
+
+
+def step_seconds(step: Callable[[], float], rounds: int) -> float:
+    """Median of several updates, after two."""
+    times = []
+    for number in range(rounds + 2):
+        start = time.perf_counter()
+        step()
+        if number >= 2:
+            times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def _write_records(folder: Path, name: str, count: int) -> Records:
+    path = folder / f"{name}{records.SUFFIX}"
+    draws = np.random.default_rng(len(name))
+    records.write(
+        path,
+        (draws.integers(0, 256, (_SIZE, _SIZE, 3), dtype=np.uint8) for _ in range(count)),
+    )
+    return Records([(path, count)], [_SIZE, _SIZE, 3], name)
+
+
+def stages(folder: Path, count: int) -> Iterator[tuple[str, Feed, Callable, object, int]]:
+    """Of pair, source and adapt: the streamed input, the step, its state, updates in a pass."""
+    config = digits.get_config()
+    config.run.resident_mib = 0
+    sets = [_write_records(folder, name, count) for name in ("s", "t_f", "t", "s_f")]
+    labels = (np.arange(count) % 10).astype(np.int32)
+    mesh = meshes.data_mesh(jax.devices()[:1])
+    key, image = jax.random.key(0), decode(np.asarray(sets[0][np.arange(1)]))
+    model = models.create_classifier(config.model, 10, config.adapt.attention)
+    variables = models.initial_variables(key, model, image)
+
+    def feed(images, batch_at, fill, batch):
+        updates = -(-count // batch)
+        return (
+            Feed(
+                images,
+                batch_at,
+                fill,
+                steps=updates + _UPDATES,
+                mesh=mesh,
+                settings=config.run,
+            ),
+            updates,
+        )
+
+    settings, optimizer = config.pair, optimizers.make(config.pair.optimizer, total_steps=10**6)
+    streams = [IndexStream(count, settings.batch_size, 0, name) for name in ("pair a", "pair b")]
+    made, updates = feed(
+        (sets[0], sets[2]),
+        lambda step: tuple(stream.at(step) for stream in streams),
+        lambda domains, rows: tuple(d[r] for d, r in zip(domains, rows, strict=True)),
+        settings.batch_size,
+    )
+    yield (
+        "pair",
+        made,
+        lambda state, *batch: pairing.train_step(
+            state, *batch, settings=settings, optimizer=optimizer
+        ),
+        pairing.create_state(key, settings, optimizer, image),
+        updates,
+    )
+
+    optimizer = optimizers.make(config.source.optimizer, total_steps=10**6)
+    stream = IndexStream(count, config.source.batch_size, 0, "source")
+
+    def labelled(step):
+        rows = stream.at(step)
+        return rows, labels[rows]
+
+    made, updates = feed(
+        (sets[0],),
+        labelled,
+        lambda domains, batch: (domains[0][batch[0]], batch[1]),
+        config.source.batch_size,
+    )
+    yield (
+        "source",
+        made,
+        lambda state, *batch: source.train_step(
+            state, *batch, model=model, optimizer=optimizer, augment=config.augment
+        ),
+        source.create_state(key, model, optimizer, image),
+        updates,
+    )
+
+    plan = adaptation.plan(config, model, variables, all_images(*map(Images, sets)), labels, 1)
+    made, updates = feed(plan.images, plan.batch_at, plan.fill, config.adapt.batch_size)
+    yield "adapt", made, plan.step, plan.create_state(), updates
+
+
+def passes(folder: Path, count: int) -> dict[str, float]:
+    """Seconds of one pass of each stage's input, after which it makes ten updates."""
+    seconds = {}
+    for name, feed, step, state, updates in stages(folder, count):
+        start = time.perf_counter()
+        for number in range(updates):
+            jax.block_until_ready(feed.at(number)[1:])
+        seconds[name] = time.perf_counter() - start
+        update = jax.jit(step, donate_argnums=0)
+        for number in range(updates, updates + _UPDATES):
+            state, _ = update(state, *feed.at(number))
+        jax.block_until_ready(state)
+    return seconds | {"MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def main() -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, help="measured updates of each point")
+    parser.add_argument("--counts", default="1000,10000,100000", help="numbers of images")
+    options = parser.parse_args()
+    allocator.keep_freed_memory()  # as daaa_jax.main does
+    print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}")
+    print("| a step's time against | ms | exponent |\n| --- | --- | --- |")
+    for name, (make, values) in CURVES.items():
+        costs = [step_seconds(make(value), options.rounds) for value in values]
+        points = ", ".join(f"{v}: {1e3 * c:.1f}" for v, c in zip(values, costs, strict=True))
+        print(f"| {name} | {points} | {exponent(values, costs):.2f} |", flush=True)
+    counts = [int(count) for count in options.counts.split(",")]
+    found = []
+    for count in counts:
+        with tempfile.TemporaryDirectory() as folder:
+            found.append(memory.returned(passes, Path(folder), count))
+    print("\n| one pass over so many images | s or MiB | exponent |\n| --- | --- | --- |")
+    for name in found[0]:
+        costs = [each[name] for each in found]
+        points = ", ".join(f"{v:,}: {c:.4g}" for v, c in zip(counts, costs, strict=True))
+        print(f"| {name} | {points} | {exponent(counts, costs):.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""What an adaptation step spends on attention alignment, and on its input.
+
+    python -m benchmarks.overheads [--rounds=20] [--network=resnet50] [--cpu]
+
+For the digits and for a network of photos, measured in turn in one process:
+
+- the step, and the same without maps, whose source network still runs to its last convolution;
+- the step fed with other images each time, which lie on the device or are streamed from a file,
+  and with the same batch again and again.
+
+`--cpu` makes the photos, their batch and their network small.
+"""
+
+import argparse
+import contextlib
+import functools
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from unittest import mock
+
+import jax
+import numpy as np
+
+from benchmarks import our_steps
+from configs import digits, photos
+from daaa_jax import adaptation, attention
+from daaa_jax.data.feed import Feed
+from daaa_jax.runtime import allocator
+from daaa_jax.runtime import mesh as meshes
+
+CLASSES = 31
+
+
+def without_maps() -> contextlib.AbstractContextManager:
+    """Networks traced within it sow one number for an image instead of a map."""
+
+    def last(features, kind="sum_squares"):
+        return features[:, -1, -1, -1:].astype(np.float32)
+
+    return mock.patch.object(attention, "attention_map", last)
+
+
+def images_of(config, count: int) -> np.ndarray:
+    """Random images of all four groups."""
+    size = config.data.image_size
+    draws = np.random.default_rng(0)
+    return draws.integers(0, 256, (4 * count, size, size, 3)).astype(np.uint8)
+
+
+def compare_maps(config, rounds: int) -> dict[str, list[float]]:
+    """Seconds of the step with maps and without, measured in turn."""
+    count = config.adapt.batch_size
+    images, batch = images_of(config, count), our_steps.adaptation_batch(config, count, CLASSES)
+    model, variables = our_steps.classifier(config, CLASSES)
+    sides = {"with maps": our_steps.adaptation_step(config, model, variables, images, batch)}
+    with without_maps():
+        sides["without"] = our_steps.adaptation_step(config, model, variables, images, batch)
+    return in_turn({name: lambda _, step=step: step() for name, step in sides.items()}, rounds)
+
+
+def compare_inputs(config, count: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds of the step with each kind of input, measured in turn."""
+    batch = our_steps.adaptation_batch(config, count, CLASSES)
+    model, variables = our_steps.classifier(config, CLASSES)
+    mesh = meshes.data_mesh(jax.devices()[:1])
+    stream = our_steps.adaptation_stream(config, count, CLASSES)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "images.npy"
+        np.save(path, images_of(config, count))
+        images = np.load(path, mmap_mode="r")
+        sides: dict[str, Callable[[int], object]] = {}
+        for name, mib in (("on the device", 2**20), ("streamed", 0)):
+            config.run.resident_mib = mib
+            feed = Feed(
+                (images,),
+                functools.partial(adaptation.rows_at, stream),
+                adaptation.with_their_images,
+                steps=10 * rounds,
+                mesh=mesh,
+                settings=config.run,
+            )
+            step = our_steps.adaptation_step(config, model, variables, *feed.at(0))
+            sides[name] = functools.partial(_fed, step, feed.at)
+        always = our_steps.adaptation_step(config, model, variables, images, batch)
+        sides["the same batch"] = lambda number: always()
+        return in_turn(sides, rounds)
+
+
+def _fed(step: our_steps.TrainingStep, at: Callable[[int], tuple], number: int) -> float:
+    step.batch = at(number)
+    return step()
+
+
+def in_turn(sides: Mapping[str, Callable[[int], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each side, which is told the number of the round; three rounds warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds + 3):
+        for name, side in sides.items():
+            start = time.perf_counter()
+            side(number)
+            if number >= 3:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def table(title: str, seconds: Mapping[str, list[float]], against: str) -> None:
+    """Prints medians, and medians of the ratios of neighbouring measurements."""
+    print(f"\n| {title} | ms | over {against} |\n| --- | --- | --- |")
+    for name, times in seconds.items():
+        ratio = statistics.median(a / b for a, b in zip(times, seconds[against], strict=True))
+        print(f"| {name} | {1e3 * statistics.median(times):.2f} | {ratio - 1:+.1%} |", flush=True)
+
+
+def main() -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=20, help="measured steps of each")
+    parser.add_argument("--network", default="resnet50", help="model.name of the photos")
+    parser.add_argument("--cpu", action="store_true", help="small sizes of the photos")
+    options = parser.parse_args()
+    allocator.keep_freed_memory()  # as daaa_jax.main does
+    print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}")
+    small = digits.get_config()
+    small.data.image_size = 32
+    large = photos.get_config()
+    large.model.update(name=options.network, weights="")
+    if options.cpu:
+        photos.on_cpu(large)
+        large.model.weights = ""
+    for name, config, count in (("digits", small, 4500), (large.model.name, large, 500)):
+        title = f"{name}, batch {config.adapt.batch_size}"
+        table(title, compare_maps(config, options.rounds), "without")
+        table(title, compare_inputs(config, count, options.rounds), "the same batch")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,310 @@
+"""Times our steps against the same in PyTorch and against what this device can do.
+
+    python -m pip install -r benchmarks/requirements.txt
+    python -m benchmarks.performance                       all that suits this device
+    python -m benchmarks.performance --cases=cyclegan32    those whose names begin so
+
+In turn, in one process, on one device, from the same weights: ours, PyTorch as it is ("eager"), and
+compiled by `torch.compile`. Both frameworks compute in the same precision: float32 on a CPU; on a
+GPU, TF32 in CycleGANs and bfloat16 in the classifiers of photos. The first two losses must agree.
+
+Prints tables, and keeps all that it measures in docs/performance.json, by device.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import torch
+
+from benchmarks import our_steps, peaks, torch_steps
+from configs import digits, photos
+from daaa_jax.runtime import allocator
+
+RESULTS = Path(__file__).parent.parent / "docs" / "performance.json"
+ROUNDS, FEW, LONG = (
+    10,
+    3,
+    10.0,
+)  # measured steps, and of those that take longer than so many seconds
+# So small that rounding is not amplified from step to step; a step's time does not depend on it.
+LEARNING_RATE = 1e-5
+TOLERANCE = {"float32": 2e-3, "tf32": 2e-2, "bfloat16": 5e-2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Something that is timed.
+
+    Attributes:
+      title: in the table.
+      make: makes PyTorch's and ours, from the same weights.
+      images: that one call is about, real ones.
+      on_cpu: whether two cores carry it.
+    """
+
+    title: str
+    make: Callable[[], tuple]
+    images: int
+    on_cpu: bool = True
+
+
+def on_gpu() -> bool:
+    """Whether JAX computes on a GPU."""
+    return jax.default_backend() == "gpu"
+
+
+def pixels(count: int, size: int, seed: int = 0) -> np.ndarray:
+    """Random images, smooth over four pixels, uint8 `[N,size,size,3]`."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (count, size // 4, size // 4, 3))
+    return coarse.astype(np.uint8).repeat(4, axis=1).repeat(4, axis=2)
+
+
+def cyclegan(size: int, batch: int):
+    """A CycleGAN's step, without variation of the images."""
+    settings = (digits if size == 32 else photos).get_config().pair
+    settings.update(batch_size=batch, pools=1, enlarge=0, flip=False)
+    settings.optimizer.learning_rate = LEARNING_RATE
+    a, b = pixels(batch, size), pixels(batch, size, seed=1)
+    theirs = torch_steps.CycleGanStep(settings, a, b)
+    networks = {"a_to_b": theirs.to_b, "b_to_a": theirs.to_a}
+    networks |= {"a": theirs.judge_a, "b": theirs.judge_b}
+    weights = {name: torch_steps.weights(network) for name, network in networks.items()}
+    return our_steps.cyclegan(settings, (a, b), weights), theirs
+
+
+def classifier_config(name: str, batch: int, size: int):
+    """Of a network's adaptation, without variation of the images."""
+    config = digits.get_config() if name == "digits" else photos.get_config()
+    config.model.name = name
+    if "image_size" in config.data:
+        config.data.image_size = size
+        config.model.weights = ""
+    else:
+        config.data.update(image_size=size)
+    config.augment.update(crop=0, shift=0, flip=False)
+    config.adapt.batch_size = batch
+    config.adapt.optimizer.learning_rate = LEARNING_RATE
+    return config
+
+
+def half(config) -> bool:
+    """Whether a classifier runs in bfloat16."""
+    return config.model.name != "digits" and on_gpu()
+
+
+def adaptation(name: str, batch: int, size: int = 32, classes: int = 10):
+    """An adaptation step."""
+    config = classifier_config(name, batch, size)
+    images, rows = pixels(4 * batch, size), our_steps.adaptation_batch(config, batch, classes)
+    theirs = torch_steps.AdaptationStep(config, classes, images, rows, half(config))
+    weights = torch_steps.weights(theirs.source)
+    model, variables = our_steps.classifier(config, classes, weights)
+    return our_steps.adaptation_step(config, model, variables, images, rows), theirs
+
+
+def translation(count: int, size: int, batch: int):
+    """A domain through its generator."""
+    settings = (digits if size == 32 else photos).get_config().pair
+    images = pixels(count, size)
+    theirs = torch_steps.Translation(settings, images, batch)
+    return our_steps.Translation(
+        settings, images, batch, torch_steps.weights(theirs.network)
+    ), theirs
+
+
+def evaluation(count: int):
+    """Digits through their classifier."""
+    config = classifier_config("digits", 128, 32)
+    images = pixels(count, 32)
+    theirs = torch_steps.Evaluation(config, 10, images)
+    weights = torch_steps.weights(theirs.network)
+    model, variables = our_steps.classifier(config, 10, weights)
+    return our_steps.Evaluation(config, model, variables, images), theirs
+
+
+CASES = {
+    "cyclegan32_16": Case("CycleGAN at 32, batch 16", lambda: cyclegan(32, 16), 32),
+    "cyclegan32_64": Case("CycleGAN at 32, batch 64", lambda: cyclegan(32, 64), 128),
+    "cyclegan256_1": Case("CycleGAN at 256, batch 1", lambda: cyclegan(256, 1), 2),
+    "cyclegan256_4": Case("CycleGAN at 256, batch 4", lambda: cyclegan(256, 4), 8),
+    "cyclegan256_16": Case("CycleGAN at 256, batch 16", lambda: cyclegan(256, 16), 32, False),
+    "digits_128": Case("digits, adaptation, batch 128", lambda: adaptation("digits", 128), 128),
+    "digits_1024": Case("digits, adaptation, batch 1024", lambda: adaptation("digits", 1024), 1024),
+    "resnet50_32": Case(
+        "ResNet-50 at 224, adaptation, batch 32", lambda: adaptation("resnet50", 32, 224, 31), 32
+    ),
+    "resnet50_128": Case(
+        "ResNet-50 at 224, adaptation, batch 128",
+        lambda: adaptation("resnet50", 128, 224, 31),
+        128,
+        False,
+    ),
+    "efficientnet_32": Case(
+        "EfficientNet-Lite0 at 224, adaptation, batch 32",
+        lambda: adaptation("efficientnet_lite0", 32, 224, 31),
+        32,
+    ),
+    "translation": Case(
+        "translation of 2,048 images at 32", lambda: translation(2048, 32, 256), 2048
+    ),
+    "evaluation": Case("evaluation on 10,240 digits", lambda: evaluation(10240), 10240),
+}
+
+
+def measure(case: Case, compiled: bool, rounds: int) -> dict:
+    """Times a case, after two calls of each that are not counted.
+
+    Raises:
+      SystemExit: if the first two losses do not agree.
+    """
+    ours, eager = case.make()
+    sides = {"ours": ours, "eager": eager}
+    losses = {name: [side(), side()] for name, side in sides.items()}
+    kind = precision(case)
+    for mine, theirs in zip(losses["ours"], losses["eager"], strict=True):
+        if abs(mine - theirs) > TOLERANCE[kind] * abs(theirs):
+            sys.exit(f"{case.title}: our losses {losses['ours']}, PyTorch's {losses['eager']}")
+    found = {"title": case.title, "images": case.images, "precision": kind, "losses": losses}
+    times = alternate(sides, rounds)
+    if compiled:
+        eager.compile()
+        start = time.perf_counter()
+        eager()
+        found["torch_compiled_in"] = time.perf_counter() - start
+        eager()
+        again = alternate({"ours with compiled": ours, "compiled": eager}, rounds)
+        times |= again
+    return found | {"seconds": times, "cost": dataclasses.asdict(ours.cost)}
+
+
+def precision(case: Case) -> str:
+    """Of a case on this device."""
+    if not on_gpu():
+        return "float32"
+    return "bfloat16" if "Net" in case.title else "tf32"
+
+
+def alternate(sides: dict[str, Callable], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each side, called in turn."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    while len(times[next(iter(sides))]) < rounds:
+        for name, side in sides.items():
+            start = time.perf_counter()
+            side()
+            torch_steps.synchronize()
+            times[name].append(time.perf_counter() - start)
+        if max(seconds[-1] for seconds in times.values()) > LONG:
+            rounds = min(rounds, FEW)
+    return times
+
+
+def ratio(times: dict[str, list[float]], mine: str, theirs: str) -> float:
+    """Median of ours over theirs of neighbouring measurements, which drift does not touch."""
+    return statistics.median(a / b for a, b in zip(times[mine], times[theirs], strict=True))
+
+
+def row(found: dict, most: dict) -> str:
+    """A line of the table."""
+    times, cost = found["seconds"], found["cost"]
+
+    def told(name):
+        if name not in times:
+            return "–"
+        low, middle, high = (1e3 * f(times[name]) for f in (min, statistics.median, max))
+        return f"{middle:.4g} ({low:.4g} to {high:.4g})"
+
+    median = statistics.median(times["ours"])
+    compiled = "compiled" in times
+    cells = [
+        found["title"],
+        told("ours"),
+        told("eager"),
+        told("compiled"),
+        f"{ratio(times, 'ours', 'eager'):.2f}",
+        f"{ratio(times, 'ours with compiled', 'compiled'):.2f}" if compiled else "–",
+        f"{found['images'] / median:.4g}",
+        f"{cost['compiled_in']:.0f}",
+        f"{cost['flops'] / 1e9:.4g}",
+        f"{cost['flops'] / median / most[found['precision']]:.0%}",
+        f"{cost['bytes'] / 1e9:.3g}",
+        f"{cost['bytes'] / median / most['copying']:.0%}",
+        f"{cost['memory'] / 2**20:.0f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+HEAD = (
+    "| | ours, ms | PyTorch eager, ms | compiled, ms | ours / eager | ours / compiled | images/s "
+    "| compiling, s | GFLOP | of matmul peak | GB moved | of copying | MiB |"
+)
+
+
+def about() -> dict:
+    """The device and the versions."""
+    names = ("jax", "jaxlib", "flax", "torch", "numpy")
+    return {
+        "date": datetime.date.today().isoformat(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in names},
+        "threads": torch.get_num_threads(),
+    }
+
+
+def device_name() -> str:
+    """A GPU's, or the processor's."""
+    if on_gpu():
+        return jax.devices()[0].device_kind
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    model = next((line.split(": ")[1] for line in lines if line.startswith("model name")), "CPU")
+    return f"{model}, {os.cpu_count()} cores"
+
+
+def main() -> None:
+    """Measures, keeps and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", default="", help="beginnings of names, such as digits,cyclegan")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="measured calls of each")
+    parser.add_argument("--no_compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="where all measurements are kept")
+    options = parser.parse_args()
+    allocator.keep_freed_memory()  # as daaa_jax.main does; PyTorch has it too here
+    torch.set_float32_matmul_precision("high")  # TF32, as JAX has it; a CPU takes no notice
+    begins = tuple(options.cases.split(","))
+    chosen = {
+        name: case
+        for name, case in CASES.items()
+        if name.startswith(begins) and (case.on_cpu or on_gpu())
+    }
+    if not chosen:
+        parser.error(f"--cases={options.cases}: none of {', '.join(CASES)} begins so")
+    most = {"copying": peaks.copying(), "float32": peaks.matmul("float32")}
+    if on_gpu():
+        most |= {"tf32": most["float32"], "bfloat16": peaks.matmul("bfloat16")}
+    kept = json.loads(options.out.read_text()) if options.out.exists() else {}
+    here = kept.setdefault(device_name(), {"cases": {}})
+    print(f"{device_name()}, {about()}")
+    print(", ".join(f"{name} {value / 1e9:.4g} G/s" for name, value in most.items()))
+    print(f"{HEAD}\n|{' --- |' * HEAD.count(' | ')} --- |", flush=True)
+    for name, case in chosen.items():
+        found = measure(case, not options.no_compile, options.rounds)
+        here["cases"][name] = found | about() | {"most": most}
+        options.out.write_text(json.dumps(kept, indent=1) + "\n")
+        print(row(found, most), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""What benchmarks compare with does the same: from the same weights, PyTorch gives our losses."""
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytestmark = pytest.mark.slow
+
+from benchmarks import performance  # noqa: E402
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: performance.cyclegan(32, 4),
+        lambda: performance.adaptation("digits", 16),
+        lambda: performance.adaptation("resnet50", 4, 64, 5),
+        lambda: performance.adaptation("efficientnet_lite0", 4, 64, 5),
+        lambda: performance.translation(8, 32, 4),
+        lambda: performance.evaluation(1024),
+    ],
+    ids=["cyclegan", "digits", "resnet50", "efficientnet_lite0", "translation", "evaluation"],
+)
+def test_first_losses_are_those_of_pytorch(make):
+    ours, theirs = make()
+    mine, others = ([side() for _ in range(3)] for side in (ours, theirs))
+    assert mine == pytest.approx(others, rel=1e-3)
+    # How far an update takes the loss, which the gradient says.
+    assert np.diff(mine) == pytest.approx(np.diff(others), rel=0.05, abs=1e-5)
+    assert min(ours.cost.flops, ours.cost.bytes, ours.cost.memory) > 0
+
+
+def test_measurements_are_kept_beside_those_of_other_devices(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "found.json"
+    path.write_text(json.dumps({"another": {"cases": {"old": {}}}}))
+    case = performance.Case("little", lambda: performance.evaluation(64), 64)
+    monkeypatch.setattr(performance, "CASES", {"little": case})
+    monkeypatch.setattr(performance.peaks, "copying", lambda: 1e9)
+    monkeypatch.setattr(performance.peaks, "matmul", lambda dtype: 1e11)
+    command = ["performance", f"--out={path}", "--rounds=3", "--no_compile"]
+    monkeypatch.setattr("sys.argv", command)
+    performance.main()
+    kept = json.loads(path.read_text())
+    assert kept["another"] == {"cases": {"old": {}}}
+    found = kept[performance.device_name()]["cases"]["little"]
+    assert len(found["seconds"]["ours"]) == len(found["seconds"]["eager"]) == 3
+    assert capsys.readouterr().out.splitlines()[-1].startswith("| little |")
