@@ -8,7 +8,6 @@ with ten updates after it, in a process of its own. An exponent of 1 is linear g
 """
 
 import argparse
-import resource
 import statistics
 import tempfile
 import time
@@ -206,7 +205,7 @@ def passes(folder: Path, count: int) -> dict[str, float]:
         for number in range(updates, updates + _UPDATES):
             state, _ = update(state, *feed.at(number))
         jax.block_until_ready(state)
-    return seconds | {"MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    return seconds | {"MiB": memory.own_peak()}
 
 
 def main() -> None:

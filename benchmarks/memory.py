@@ -98,7 +98,8 @@ def returned(function, *arguments):
     try:
         return ours.recv()
     except EOFError as error:
-        raise SystemExit(f"{function.__name__} failed, see above") from error
+        what = " ".join(part.__name__ for part in (function, *arguments) if callable(part))
+        raise SystemExit(f"{what} failed, see above") from error
     finally:
         process.join()
 
@@ -107,11 +108,20 @@ def _answer(answer, function, *arguments) -> None:
     answer.send(function(*arguments))
 
 
+def own_peak() -> float:
+    """MiB that this process has taken at most.
+
+    Not of `getrusage`, which on Linux goes on from what the process was forked from.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (kib,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
+    return int(kib) / 1024
+
+
 def _measured(function, *arguments) -> float:
     function(*arguments)
-    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    kib += resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return kib / 1024
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    return own_peak() + children
 
 
 def main() -> None:

@@ -48,13 +48,14 @@ class Cost:
       compiled_in: seconds.
       flops: floating-point operations before XLA optimises them: it replaces some by calls of
         libraries that it cannot count.
-      bytes: read and written by the optimised program, of which caches may serve some.
+      bytes: read and written by the optimised program, of which caches may serve some; None on a
+        GPU, whose libraries' calls it cannot count.
       memory: bytes of its arguments, results and temporary arrays.
     """
 
     compiled_in: float
     flops: float
-    bytes: float
+    bytes: float | None
     memory: float
 
 
@@ -71,8 +72,10 @@ def compile_program(function: Callable, arguments, donate=(), calls: int = 1):
         - memory.alias_size_in_bytes
         + memory.temp_size_in_bytes
     )
-    flops, moved = lowered.cost_analysis()["flops"], compiled.cost_analysis()["bytes accessed"]
-    return compiled, Cost(seconds, calls * flops, calls * moved, peak)
+    flops, moved = lowered.cost_analysis()["flops"], None
+    if jax.default_backend() != "gpu":
+        moved = calls * compiled.cost_analysis()["bytes accessed"]
+    return compiled, Cost(seconds, calls * flops, moved, peak)
 
 
 class TrainingStep:
@@ -157,7 +160,7 @@ class Translation:
         self.program, self.cost = compile_program(
             lambda params, batch: translation.encode(generator.apply(params, decode(batch))),
             (self.params, images[:batch_size]),
-            calls=len(images) // batch_size,
+            calls=-(-len(images) // batch_size),
         )
 
     def __call__(self) -> float:
@@ -165,7 +168,7 @@ class Translation:
             jax.device_get(self.program(self.params, self.images[first : first + self.batch_size]))
             for first in range(0, len(self.images), self.batch_size)
         ]
-        return float(np.concatenate(made).mean())
+        return float(np.concatenate(made)[0].mean())
 
 
 class Evaluation:
@@ -181,7 +184,7 @@ class Evaluation:
                 ).posteriors
             ),
             (variables, images[:size]),
-            calls=len(images) // size,
+            calls=-(-len(images) // size),
         )
         self.evaluate = evaluation.make_evaluator(
             model, meshes.data_mesh(jax.devices()[:1]), config

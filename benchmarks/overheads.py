@@ -1,12 +1,12 @@
 """What an adaptation step spends on attention alignment, and on its input.
 
-    python -m benchmarks.overheads [--rounds=20] [--network=resnet50] [--cpu]
+    python -m benchmarks.overheads [--rounds=10] [--network=resnet50] [--cpu]
 
-For the digits and for a network of photos, measured in turn in one process:
+For the digits and for a network of photos, in turn in one process:
 
 - the step, and the same without maps, whose source network still runs to its last convolution;
-- the step fed with other images each time, which lie on the device or are streamed from a file,
-  and with the same batch again and again.
+- blocks of steps fed with other images each time, which lie on the device or are streamed from a
+  file, and with the same batch again and again, dispatched as the training loop does it.
 
 `--cpu` makes the photos, their batch and their network small.
 """
@@ -32,6 +32,8 @@ from daaa_jax.runtime import allocator
 from daaa_jax.runtime import mesh as meshes
 
 CLASSES = 31
+BLOCK = 30  # steps that are dispatched before they are waited for
+WARM_UP = 2  # rounds that are not counted
 
 
 def without_maps() -> contextlib.AbstractContextManager:
@@ -58,11 +60,20 @@ def compare_maps(config, rounds: int) -> dict[str, list[float]]:
     sides = {"with maps": our_steps.adaptation_step(config, model, variables, images, batch)}
     with without_maps():
         sides["without"] = our_steps.adaptation_step(config, model, variables, images, batch)
-    return in_turn({name: lambda _, step=step: step() for name, step in sides.items()}, rounds)
+    return in_turn({name: _alone(step) for name, step in sides.items()}, rounds)
+
+
+def _alone(step: our_steps.TrainingStep) -> Callable[[int], float]:
+    def once(_: int) -> float:
+        start = time.perf_counter()
+        step()
+        return time.perf_counter() - start
+
+    return once
 
 
 def compare_inputs(config, count: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds of the step with each kind of input, measured in turn."""
+    """Seconds of a step with each kind of input, means over blocks of `BLOCK`, in turn."""
     batch = our_steps.adaptation_batch(config, count, CLASSES)
     model, variables = our_steps.classifier(config, CLASSES)
     mesh = meshes.data_mesh(jax.devices()[:1])
@@ -71,38 +82,42 @@ def compare_inputs(config, count: int, rounds: int) -> dict[str, list[float]]:
         path = Path(folder) / "images.npy"
         np.save(path, images_of(config, count))
         images = np.load(path, mmap_mode="r")
-        sides: dict[str, Callable[[int], object]] = {}
+        sides: dict[str, Callable[[int], float]] = {}
         for name, mib in (("on the device", 2**20), ("streamed", 0)):
             config.run.resident_mib = mib
             feed = Feed(
                 (images,),
                 functools.partial(adaptation.rows_at, stream),
                 adaptation.with_their_images,
-                steps=10 * rounds,
+                steps=BLOCK * (rounds + WARM_UP),
                 mesh=mesh,
                 settings=config.run,
             )
             step = our_steps.adaptation_step(config, model, variables, *feed.at(0))
-            sides[name] = functools.partial(_fed, step, feed.at)
+            sides[name] = functools.partial(_block, step, feed.at)
         always = our_steps.adaptation_step(config, model, variables, images, batch)
-        sides["the same batch"] = lambda number: always()
+        arguments = always.batch
+        sides["the same batch"] = functools.partial(_block, always, lambda _: arguments)
         return in_turn(sides, rounds)
 
 
-def _fed(step: our_steps.TrainingStep, at: Callable[[int], tuple], number: int) -> float:
-    step.batch = at(number)
-    return step()
+def _block(step: our_steps.TrainingStep, at: Callable[[int], tuple], number: int) -> float:
+    """Seconds an update of a block of them, which is waited for at its end."""
+    start = time.perf_counter()
+    for update in range(BLOCK * number, BLOCK * (number + 1)):
+        step.state, _ = step.program(step.state, *at(update))
+    jax.block_until_ready(step.state)
+    return (time.perf_counter() - start) / BLOCK
 
 
-def in_turn(sides: Mapping[str, Callable[[int], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each side, which is told the number of the round; three rounds warm up."""
+def in_turn(sides: Mapping[str, Callable[[int], float]], rounds: int) -> dict[str, list[float]]:
+    """Seconds that each side says, which is told the number of the round; the first warm up."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(rounds + 3):
+    for number in range(rounds + WARM_UP):
         for name, side in sides.items():
-            start = time.perf_counter()
-            side(number)
-            if number >= 3:
-                seconds[name].append(time.perf_counter() - start)
+            found = side(number)
+            if number >= WARM_UP:
+                seconds[name].append(found)
     return seconds
 
 
@@ -117,7 +132,7 @@ def table(title: str, seconds: Mapping[str, list[float]], against: str) -> None:
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=20, help="measured steps of each")
+    parser.add_argument("--rounds", type=int, default=10, help="measurements of each")
     parser.add_argument("--network", default="resnet50", help="model.name of the photos")
     parser.add_argument("--cpu", action="store_true", help="small sizes of the photos")
     options = parser.parse_args()

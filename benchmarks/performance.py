@@ -5,8 +5,9 @@
     python -m benchmarks.performance --cases=cyclegan32    those whose names begin so
 
 In turn, in one process, on one device, from the same weights: ours, PyTorch as it is ("eager"), and
-compiled by `torch.compile`. Both frameworks compute in the same precision: float32 on a CPU; on a
-GPU, TF32 in CycleGANs and bfloat16 in the classifiers of photos. The first two losses must agree.
+with its loss compiled by `torch.compile`. Both frameworks compute in the same precision: float32 on
+a CPU; on a GPU, TF32 in CycleGANs and bfloat16 in the classifiers of photos. The first loss and how
+far an update takes it must agree.
 
 Prints tables, and keeps all that it measures in docs/performance.json, by device.
 """
@@ -19,7 +20,6 @@ import json
 import os
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +40,8 @@ ROUNDS, FEW, LONG = (
 )  # measured steps, and of those that take longer than so many seconds
 # So small that rounding is not amplified from step to step; a step's time does not depend on it.
 LEARNING_RATE = 1e-5
-TOLERANCE = {"float32": 2e-3, "tf32": 2e-2, "bfloat16": 5e-2}
+# Of a first loss, and of what an update changes it by, relative.
+TOLERANCE = {"float32": (1e-3, 0.1), "tf32": (1e-2, 0.3), "bfloat16": (5e-2, 0.5)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,12 +53,14 @@ class Case:
       make: makes PyTorch's and ours, from the same weights.
       images: that one call is about, real ones.
       on_cpu: whether two cores carry it.
+      half: whether it is in bfloat16 on a GPU.
     """
 
     title: str
     make: Callable[[], tuple]
     images: int
     on_cpu: bool = True
+    half: bool = False
 
 
 def on_gpu() -> bool:
@@ -96,6 +99,7 @@ def classifier_config(name: str, batch: int, size: int):
     config.augment.update(crop=0, shift=0, flip=False)
     config.adapt.batch_size = batch
     config.adapt.optimizer.learning_rate = LEARNING_RATE
+    config.em.threshold = 0.0  # or fresh networks would keep nothing
     return config
 
 
@@ -139,22 +143,29 @@ CASES = {
     "cyclegan32_64": Case("CycleGAN at 32, batch 64", lambda: cyclegan(32, 64), 128),
     "cyclegan256_1": Case("CycleGAN at 256, batch 1", lambda: cyclegan(256, 1), 2),
     "cyclegan256_4": Case("CycleGAN at 256, batch 4", lambda: cyclegan(256, 4), 8),
-    "cyclegan256_16": Case("CycleGAN at 256, batch 16", lambda: cyclegan(256, 16), 32, False),
+    "cyclegan256_16": Case(
+        "CycleGAN at 256, batch 16", lambda: cyclegan(256, 16), 32, on_cpu=False
+    ),
     "digits_128": Case("digits, adaptation, batch 128", lambda: adaptation("digits", 128), 128),
     "digits_1024": Case("digits, adaptation, batch 1024", lambda: adaptation("digits", 1024), 1024),
     "resnet50_32": Case(
-        "ResNet-50 at 224, adaptation, batch 32", lambda: adaptation("resnet50", 32, 224, 31), 32
+        "ResNet-50 at 224, adaptation, batch 32",
+        lambda: adaptation("resnet50", 32, 224, 31),
+        32,
+        half=True,
     ),
     "resnet50_128": Case(
         "ResNet-50 at 224, adaptation, batch 128",
         lambda: adaptation("resnet50", 128, 224, 31),
         128,
-        False,
+        on_cpu=False,
+        half=True,
     ),
     "efficientnet_32": Case(
         "EfficientNet-Lite0 at 224, adaptation, batch 32",
         lambda: adaptation("efficientnet_lite0", 32, 224, 31),
         32,
+        half=True,
     ),
     "translation": Case(
         "translation of 2,048 images at 32", lambda: translation(2048, 32, 256), 2048
@@ -167,15 +178,13 @@ def measure(case: Case, compiled: bool, rounds: int) -> dict:
     """Times a case, after two calls of each that are not counted.
 
     Raises:
-      SystemExit: if the first two losses do not agree.
+      ValueError: if the losses do not agree.
     """
     ours, eager = case.make()
     sides = {"ours": ours, "eager": eager}
     losses = {name: [side(), side()] for name, side in sides.items()}
     kind = precision(case)
-    for mine, theirs in zip(losses["ours"], losses["eager"], strict=True):
-        if abs(mine - theirs) > TOLERANCE[kind] * abs(theirs):
-            sys.exit(f"{case.title}: our losses {losses['ours']}, PyTorch's {losses['eager']}")
+    check(case, losses["ours"], losses["eager"], *TOLERANCE[kind])
     found = {"title": case.title, "images": case.images, "precision": kind, "losses": losses}
     times = alternate(sides, rounds)
     if compiled:
@@ -189,11 +198,24 @@ def measure(case: Case, compiled: bool, rounds: int) -> dict:
     return found | {"seconds": times, "cost": dataclasses.asdict(ours.cost)}
 
 
+def check(case: Case, mine, theirs, of_loss: float, of_change: float) -> None:
+    """Refuses two first losses of ours and of PyTorch's that do not agree.
+
+    Raises:
+      ValueError: if they do not.
+    """
+    changes = [after - before for before, after in (mine, theirs)]
+    same = abs(mine[0] - theirs[0]) <= of_loss * abs(theirs[0])
+    moved = abs(changes[0] - changes[1]) <= of_change * abs(changes[1]) + 1e-5 * abs(theirs[0])
+    if not (same and moved):  # NaN is not either
+        raise ValueError(f"{case.title}: our losses are {mine}, PyTorch's {theirs}")
+
+
 def precision(case: Case) -> str:
     """Of a case on this device."""
     if not on_gpu():
         return "float32"
-    return "bfloat16" if "Net" in case.title else "tf32"
+    return "bfloat16" if case.half else "tf32"
 
 
 def alternate(sides: dict[str, Callable], rounds: int) -> dict[str, list[float]]:
@@ -238,8 +260,8 @@ def row(found: dict, most: dict) -> str:
         f"{cost['compiled_in']:.0f}",
         f"{cost['flops'] / 1e9:.4g}",
         f"{cost['flops'] / median / most[found['precision']]:.0%}",
-        f"{cost['bytes'] / 1e9:.3g}",
-        f"{cost['bytes'] / median / most['copying']:.0%}",
+        f"{cost['bytes'] / 1e9:.3g}" if cost["bytes"] else "–",
+        f"{cost['bytes'] / median / most['copying']:.0%}" if cost["bytes"] else "–",
         f"{cost['memory'] / 2**20:.0f}",
     ]
     return f"| {' | '.join(cells)} |"
@@ -282,7 +304,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="where all measurements are kept")
     options = parser.parse_args()
     allocator.keep_freed_memory()  # as daaa_jax.main does; PyTorch has it too here
-    torch.set_float32_matmul_precision("high")  # TF32, as JAX has it; a CPU takes no notice
+    # Read when JAX first looks for devices: it would take most of the memory at its start.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if on_gpu():
+        torch.set_float32_matmul_precision("high")  # TF32, as JAX has it
+        torch.backends.cudnn.benchmark = True  # as XLA tries several ways
     begins = tuple(options.cases.split(","))
     chosen = {
         name: case
@@ -300,7 +326,14 @@ def main() -> None:
     print(", ".join(f"{name} {value / 1e9:.4g} G/s" for name, value in most.items()))
     print(f"{HEAD}\n|{' --- |' * HEAD.count(' | ')} --- |", flush=True)
     for name, case in chosen.items():
-        found = measure(case, not options.no_compile, options.rounds)
+        try:
+            found = measure(case, not options.no_compile, options.rounds)
+        except (RuntimeError, ValueError) as error:  # the others may do
+            print(f"| {case.title} | failed: {str(error).splitlines()[0]} |", flush=True)
+            continue
+        finally:
+            jax.clear_caches()
+            torch_steps.free()
         here["cases"][name] = found | about() | {"most": most}
         options.out.write_text(json.dumps(kept, indent=1) + "\n")
         print(row(found, most), flush=True)

@@ -1,4 +1,4 @@
-"""The networks as PyTorch users write them; classifiers return their attention maps too.
+"""The networks as PyTorch users write them; classifiers give their attention maps on demand.
 
 Layers have the names of ours, or of the published weights, so that `fit` of
 `daaa_jax/models/pretrained.py` carries weights over.
@@ -11,9 +11,10 @@ from torch import nn
 from torch.nn import functional as F
 
 
-def attention_map(features):
-    """Sum of squares over the channels (Eq. 4), `[B, h * w]`."""
-    return features.float().square().sum(1).flatten(1)
+def sow(maps, features):
+    """Adds the attention map (Eq. 4), `[B, h * w]`, to `maps` unless it is None."""
+    if maps is not None:
+        maps.append(features.float().square().sum(1).flatten(1))
 
 
 class DigitNetwork(nn.Module):
@@ -27,18 +28,17 @@ class DigitNetwork(nn.Module):
         self.norm1, self.norm2, self.norm3 = (nn.BatchNorm2d(width) for width in widths)
         self.classifier = nn.Conv2d(widths[2], classes, 4)
 
-    def forward(self, x):
-        """Logits and maps."""
-        maps = []
+    def forward(self, x, maps=None):
+        """Logits; adds its maps to `maps`."""
         for convolution, norm in (
             (self.convolution1, self.norm1),
             (self.convolution2, self.norm2),
             (self.convolution3, self.norm3),
         ):
             x = F.relu(norm(convolution(x)), inplace=True)
-            maps.append(attention_map(x))
+            sow(maps, x)
             x = F.max_pool2d(x, 2)
-        return self.classifier(x).flatten(1), maps
+        return self.classifier(x).flatten(1)
 
 
 class Bottleneck(nn.Module):
@@ -66,13 +66,13 @@ class Bottleneck(nn.Module):
         identity = x
         if self.downsample is not None:
             identity = self.downsample(x)
-            maps.append(attention_map(identity))
+            sow(maps, identity)
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        maps.append(attention_map(x))
+        sow(maps, x)
         x = F.relu(self.bn2(self.conv2(x)), inplace=True)
-        maps.append(attention_map(x))
+        sow(maps, x)
         x = self.bn3(self.conv3(x))
-        maps.append(attention_map(x))
+        sow(maps, x)
         return F.relu(x + identity)
 
 
@@ -96,16 +96,15 @@ class ResNet50(nn.Module):
         self.stages = len(blocks)
         self.fc = nn.Linear(inputs, classes)
 
-    def forward(self, x):
-        """Logits, and the maps of all convolutions but the first."""
+    def forward(self, x, maps=None):
+        """Logits; adds the maps of all convolutions but the first to `maps`."""
         x = ((x + 1) / 2 - self.mean) / self.deviation
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         x = F.max_pool2d(x, 3, stride=2, padding=1)
-        maps = []
         for stage in range(1, self.stages + 1):
             for block in getattr(self, f"layer{stage}"):
                 x = block(x, maps)
-        return self.fc(x.float().mean((2, 3))), maps
+        return self.fc(x.float().mean((2, 3)))
 
 
 class SameConv2d(nn.Conv2d):
@@ -150,11 +149,11 @@ class InvertedResidual(nn.Module):
         inputs = x
         if self.expands:
             x = F.relu6(self._bn0(self._expand_conv(x)), inplace=True)
-            maps.append(attention_map(x))
+            sow(maps, x)
         x = F.relu6(self._bn1(self._depthwise_conv(x)), inplace=True)
-        maps.append(attention_map(x))
+        sow(maps, x)
         x = self._bn2(self._project_conv(x))
-        maps.append(attention_map(x))
+        sow(maps, x)
         return x + inputs if self.adds else x
 
 
@@ -185,15 +184,14 @@ class EfficientNetLite0(nn.Module):
         self._conv_head, self._bn1 = same(inputs, 1280), efficient_norm(1280)
         self._fc = nn.Linear(1280, classes)
 
-    def forward(self, x):
-        """Logits, and the maps of all convolutions but the first."""
+    def forward(self, x, maps=None):
+        """Logits; adds the maps of all convolutions but the first to `maps`."""
         x = F.relu6(self._bn0(self._conv_stem(x)), inplace=True)
-        maps = []
         for block in self._blocks:
             x = block(x, maps)
         x = F.relu6(self._bn1(self._conv_head(x)), inplace=True)
-        maps.append(attention_map(x))
-        return self._fc(x.float().mean((2, 3))), maps
+        sow(maps, x)
+        return self._fc(x.float().mean((2, 3)))
 
 
 CLASSIFIERS = {

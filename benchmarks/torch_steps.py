@@ -1,9 +1,15 @@
-"""The compared training steps as PyTorch users write them: channels last, fused optimisers."""
+"""The compared steps as PyTorch users write them, with fused optimisers.
 
-import contextlib
+Classifiers are channels last. The CycleGAN is not, as the released one: instance normalisation and
+the pool give images back in the other order.
+"""
+
+import gc
 import itertools
 import random
+import sys
 
+import jax
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -12,14 +18,21 @@ from benchmarks import torch_networks
 
 
 def device() -> torch.device:
-    """The accelerator where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The one that JAX computes on.
+
+    Raises:
+      SystemExit: if PyTorch cannot.
+    """
+    kind = {"cpu": "cpu", "gpu": "cuda"}.get(jax.default_backend(), "")
+    if not kind or (kind == "cuda" and not torch.cuda.is_available()):
+        sys.exit(f"JAX computes on a {jax.default_backend()}, where this PyTorch cannot")
+    return torch.device(kind)
 
 
-def to_torch(images: np.ndarray) -> torch.Tensor:
-    """uint8 `[B,H,W,3]` as float32 `[B,3,H,W]` in [-1,1], channels last."""
-    tensor = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return tensor.to(device()).contiguous(memory_format=torch.channels_last)
+def to_torch(images: np.ndarray, order=torch.channels_last) -> torch.Tensor:
+    """uint8 `[B,H,W,3]` as float32 `[B,3,H,W]` in [-1,1], made on the device."""
+    tensor = torch.from_numpy(images).to(device()).permute(0, 3, 1, 2)
+    return (tensor.float() / 127.5 - 1).contiguous(memory_format=order)
 
 
 def weights(network: torch.nn.Module) -> dict[str, np.ndarray]:
@@ -29,12 +42,24 @@ def weights(network: torch.nn.Module) -> dict[str, np.ndarray]:
 
 def synchronize() -> None:
     """Waits for the device."""
-    if torch.cuda.is_available():
+    if device().type == "cuda":
         torch.cuda.synchronize()
+
+
+def free() -> None:
+    """Gives memory back that PyTorch keeps for later."""
+    gc.collect()
+    if device().type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _place(network):
     return network.to(device(), memory_format=torch.channels_last)
+
+
+def _compiled(function):
+    """By `torch.compile`, for the shapes that it is called with."""
+    return torch.compile(function, dynamic=False)
 
 
 def _batches(images, size):
@@ -68,10 +93,11 @@ class CycleGanStep:
 
     def __init__(self, settings, a: np.ndarray, b: np.ndarray):
         """Draws the weights; the batch is `a` and `b`, uint8 `[B,H,W,3]`."""
-        self.settings, self.a, self.b = settings, to_torch(a), to_torch(b)
-        self.to_b, self.to_a = (_place(torch_networks.generator(settings)) for _ in range(2))
+        self.settings = settings
+        self.a, self.b = (to_torch(each, torch.contiguous_format) for each in (a, b))
+        self.to_b, self.to_a = (torch_networks.generator(settings).to(device()) for _ in range(2))
         self.judge_a, self.judge_b = (
-            _place(torch_networks.Discriminator(settings)) for _ in range(2)
+            torch_networks.Discriminator(settings).to(device()) for _ in range(2)
         )
         made = itertools.chain(self.to_b.parameters(), self.to_a.parameters())
         judged = itertools.chain(self.judge_a.parameters(), self.judge_b.parameters())
@@ -83,15 +109,13 @@ class CycleGanStep:
         self.pool_a, self.pool_b = ImagePool(size), ImagePool(size)
 
     def compile(self) -> None:
-        """Has `torch.compile` compile the networks."""
-        for network in (self.to_b, self.to_a, self.judge_a, self.judge_b):
-            network.compile()
+        """Has `torch.compile` compile both losses."""
+        self.generator_loss = _compiled(self.generator_loss)
+        self.judge_loss = _compiled(self.judge_loss)
 
-    def __call__(self) -> float:
+    def generator_loss(self):
+        """What the generators minimise, and the translations."""
         a, b, settings = self.a, self.b, self.settings
-        for judge in (self.judge_a, self.judge_b):
-            judge.requires_grad_(False)
-        self.generators.zero_grad(set_to_none=True)
         fake_b, fake_a = self.to_b(a), self.to_a(b)
         score_b, score_a = self.judge_b(fake_b), self.judge_a(fake_a)
         loss = F.mse_loss(score_b, torch.ones_like(score_b))
@@ -101,20 +125,33 @@ class CycleGanStep:
         if settings.identity_weight:
             same = F.l1_loss(self.to_b(b), b) + F.l1_loss(self.to_a(a), a)
             loss = loss + settings.identity_weight * settings.cycle_weight * same
+        return loss, fake_a, fake_b
+
+    def judge_loss(self, shown_a, shown_b):
+        """What the discriminators minimise."""
+        loss = 0.0
+        for judge, real, shown in (
+            (self.judge_a, self.a, shown_a),
+            (self.judge_b, self.b, shown_b),
+        ):
+            on_real, on_fake = judge(real), judge(shown)
+            loss = loss + 0.5 * F.mse_loss(on_real, torch.ones_like(on_real))
+            loss = loss + 0.5 * F.mse_loss(on_fake, torch.zeros_like(on_fake))
+        return loss
+
+    def __call__(self) -> float:
+        judges = (self.judge_a, self.judge_b)
+        for judge in judges:
+            judge.requires_grad_(False)
+        self.generators.zero_grad(set_to_none=True)
+        loss, fake_a, fake_b = self.generator_loss()
         loss.backward()
         self.generators.step()
-
-        self.judges.zero_grad(set_to_none=True)
-        for judge, real, fake, pool in (
-            (self.judge_a, a, fake_a, self.pool_a),
-            (self.judge_b, b, fake_b, self.pool_b),
-        ):
+        for judge in judges:
             judge.requires_grad_(True)
-            shown = pool.draw(fake.detach())
-            on_real, on_fake = judge(real), judge(shown)
-            judged = F.mse_loss(on_real, torch.ones_like(on_real))
-            judged = judged + F.mse_loss(on_fake, torch.zeros_like(on_fake))
-            (0.5 * judged).backward()
+        self.judges.zero_grad(set_to_none=True)
+        shown = self.pool_a.draw(fake_a.detach()), self.pool_b.draw(fake_b.detach())
+        self.judge_loss(*shown).backward()
         self.judges.step()
         return loss.item()
 
@@ -183,20 +220,19 @@ class AdaptationStep:
         )
 
     def compile(self) -> None:
-        """Has `torch.compile` compile the networks."""
-        for network in (self.source, self.posterior, self.target):
-            network.compile()
+        """Has `torch.compile` compile the loss."""
+        self.loss = _compiled(self.loss)
 
-    def __call__(self) -> float:
+    def loss(self):
+        """L_full of Eq. 12."""
         config, size = self.config, len(self.seen)
-        half = torch.autocast(device().type, torch.bfloat16) if self.half else None
-        self.optimizer.zero_grad(set_to_none=True)
-        with half or contextlib.nullcontext():
+        maps, source_maps = [], []
+        with torch.autocast(device().type, torch.bfloat16, enabled=self.half):
             with torch.no_grad():
-                _, source_maps = self.source(self.by_source)
-                posterior = self.posterior(self.by_posterior)[0].float().softmax(1)
+                self.source(self.by_source, source_maps)
+                posterior = self.posterior(self.by_posterior).float().softmax(1)
             kept = (posterior.max(1).values >= config.em.threshold).float()
-            logits, maps = self.target(self.seen)
+            logits = self.target(self.seen, maps)
         logits = logits.float()
         sources = len(self.labels)
         supervised = F.cross_entropy(logits[:sources], self.labels, reduction="sum")
@@ -210,7 +246,11 @@ class AdaptationStep:
             .mean()
             for ours, theirs in zip(maps, source_maps, strict=True)
         )
-        loss = (supervised + (kept * soft).sum()) / size + config.adapt.beta * alignment
+        return (supervised + (kept * soft).sum()) / size + config.adapt.beta * alignment
+
+    def __call__(self) -> float:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.loss()
         loss.backward()
         self.optimizer.step()
         return loss.item()
@@ -221,7 +261,7 @@ class Translation:
 
     def __init__(self, settings, images: np.ndarray, batch_size: int):
         """Draws the weights."""
-        self.network = _place(torch_networks.generator(settings)).eval()
+        self.network = torch_networks.generator(settings).to(device()).eval()
         self.images, self.batch_size = images, batch_size
 
     def compile(self) -> None:
@@ -232,9 +272,15 @@ class Translation:
     def __call__(self) -> float:
         made = []
         for batch in _batches(self.images, self.batch_size):
-            images = self.network(to_torch(batch)).add(1).mul(127.5).round().clamp(0, 255)
+            images = (
+                self.network(to_torch(batch, torch.contiguous_format))
+                .add(1)
+                .mul(127.5)
+                .round()
+                .clamp(0, 255)
+            )
             made.append(images.byte().permute(0, 2, 3, 1).cpu())
-        return torch.cat(made).float().mean().item()
+        return torch.cat(made)[0].float().mean().item()
 
 
 class Evaluation:
@@ -252,7 +298,7 @@ class Evaluation:
     @torch.no_grad()
     def __call__(self) -> float:
         sums = [
-            self.network(to_torch(batch))[0].softmax(1).max(1).values.sum()
+            self.network(to_torch(batch)).softmax(1).max(1).values.sum()
             for batch in _batches(self.images, self.batch_size)
         ]
         return (torch.stack(sums).sum() / len(self.images)).item()

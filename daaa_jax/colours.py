@@ -12,18 +12,20 @@ _IMAGES = 2000  # of each set, spread over it
 _AT_ONCE = 256  # images that are read at a time
 
 
-def distance(images: np.ndarray | Images, others: np.ndarray | Images) -> float:
-    """Energy distance (Székely and Rizzo, 2013) between the mean colours of two sets of images.
+def distance(colours: np.ndarray, others: np.ndarray) -> float:
+    """Energy distance (Székely and Rizzo, 2013) between two sets of colours.
 
     Args:
-      images: uint8 `[N,H,W,3]`, of which up to 2,000 are read.
-      others: uint8 `[M,H,W,3]`, likewise.
+      colours: `[N,3]`.
+      others: `[M,3]`.
 
     Returns:
-      2 E|X-Y| - E|X-X'| - E|Y-Y'| of colours in [-1,1]; zero where both sets have the same colours.
+      2 E|X-Y| - E|X-X'| - E|Y-Y'|, in their unit; zero where both sets are the same.
     """
-    x, y = mean_colours(images), mean_colours(others)
-    return float(2 * cdist(x, y).mean() - cdist(x, x).mean() - cdist(y, y).mean())
+    between, *within = (
+        cdist(*pair).mean() for pair in ((colours, others), (colours,) * 2, (others,) * 2)
+    )
+    return float(2 * between - sum(within))
 
 
 def mean_colours(images: np.ndarray | Images) -> np.ndarray:
@@ -37,7 +39,7 @@ def mean_colours(images: np.ndarray | Images) -> np.ndarray:
 def of_translations(
     domains: Mapping[str, np.ndarray | Images], made: Mapping[str, np.ndarray | Images]
 ) -> dict[str, dict[str, float]]:
-    """Both directions of a pair of domains.
+    """How far the mean colours of images lie from the other domain's, translated and not.
 
     Args:
       domains: by name, the two domains' images.
@@ -48,10 +50,11 @@ def of_translations(
       domain whose style they shall have.
     """
     first, second = domains
+    real = {name: mean_colours(images) for name, images in domains.items()}
     return {
         f"{origin}_to_{style}": {
-            "originals": distance(domains[origin], domains[style]),
-            "translations": distance(made[f"{origin}_to_{style}"], domains[style]),
+            "originals": distance(real[origin], real[style]),
+            "translations": distance(mean_colours(made[f"{origin}_to_{style}"]), real[style]),
         }
         for origin, style in ((first, second), (second, first))
     }

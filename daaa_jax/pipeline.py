@@ -77,6 +77,8 @@ def run(
     settings.fit_to_devices(config, mesh, workdirs.read_config(workdir) if begun else None)
     workdirs.check_same_config(workdir, config)
     if (workdir / RESULT).exists():
+        if profiled and distributed.is_first():
+            print(f"{workdir} is finished and has no updates left to profile", flush=True)
         return markers.read_json(workdir / RESULT)
     # Before anything is written: a run with bad settings, or without its data, leaves nothing.
     settings.check(config, mesh)
@@ -197,6 +199,8 @@ class _Run:
                 if distributed.is_first():
                     self.stages.note(name)
                     self._tell(name)
+                    if context.profiled and name != "translate":
+                        print(f"{name}: has no updates left to profile", flush=True)
                 continue
             if reason := self.stages.why_not_reused(name):
                 print(f"{name}: not reused, {reason}", flush=True)
@@ -231,15 +235,17 @@ class _Run:
                 f"{origin}_to_{other}",
                 context,
             )
-        lie = colours.of_translations(self.domains, self._made())
+        # The manifests, which the first process writes last, are its own.
+        distances = {}
         if distributed.is_first():
-            for direction, distance in lie.items():
+            distances = colours.of_translations(self.domains, self._made())
+            for direction, distance in distances.items():
                 print(
                     f"translate {direction}: mean colours lie {distance['translations']:.3f} from "
                     f"real ones, originals' {distance['originals']:.3f}",
                     flush=True,
                 )
-        return {"seconds": time.monotonic() - start, "colours": lie}
+        return {"seconds": time.monotonic() - start, "colours": distances}
 
     def _source(self, context: Context) -> Mapping[str, Any]:
         variables, memory = source.run(

@@ -1,5 +1,6 @@
 """The loop that the stages share: killed anywhere, it ends as if it had not been."""
 
+import dataclasses
 import functools
 import json
 
@@ -47,7 +48,9 @@ def train_step(state, batch):
     return state | {"step": state["step"] + 1, "w": w}, metrics
 
 
-def run(workdir, *, batch_at=jnp.float32, end_of_round=None, step=train_step, **settings):
+def run(
+    workdir, *, batch_at=jnp.float32, end_of_round=None, step=train_step, profiled=False, **settings
+):
     """Ten steps of a little stage."""
     changes = {f"run.{name}": value for name, value in settings.items()}
     config = make_config({"run.log_every": 2, "run.checkpoint_every": 3} | changes)
@@ -65,8 +68,17 @@ def run(workdir, *, batch_at=jnp.float32, end_of_round=None, step=train_step, **
             steps=STEPS,
             round_steps=ROUND,
             end_of_round=end_of_round or summary,
-            context=context,
+            context=dataclasses.replace(context, profiled=profiled),
         )
+
+
+def test_profiled_stage_ends_with_the_same_parameters_and_a_summary(tmp_path):
+    state, _ = run(tmp_path / "profiled", profiled=True)
+    plain, _ = run(tmp_path / "plain")
+    assert_same_bits(state, plain)
+    text = (tmp_path / "profiled" / "profile" / "little" / "summary.md").read_text()
+    assert text.startswith("4 updates, ")  # the first round's
+    assert not (tmp_path / "plain" / "profile").exists()
 
 
 def lines_of(workdir):

@@ -21,9 +21,8 @@ def event(name, start, duration, hlo_op=None, hlo_module="jit_step"):
 
 
 def trace_of(*lines):
-    return SimpleNamespace(
-        planes=[SimpleNamespace(lines=[SimpleNamespace(events=e) for e in lines])]
-    )
+    lines = [SimpleNamespace(name="thread", events=events) for events in lines]
+    return SimpleNamespace(planes=[SimpleNamespace(lines=lines)])
 
 
 def rows(text):
@@ -61,24 +60,49 @@ def test_what_is_not_shown_is_summed_up():
 
 
 @pytest.mark.parametrize(
-    ("start", "steps", "traced"),
-    [(0, 100, range(6, 26)), (0, 12, range(6, 13)), (0, 3, [3]), (98, 100, [100])],
+    ("start", "steps", "round_steps", "traced"),
+    [
+        (0, 100, 100, range(6, 26)),
+        (0, 12, 12, range(1, 13)),
+        (0, 100, 10, range(6, 11)),
+        (98, 103, 50, range(99, 101)),
+        (99, 100, 100, [100]),
+    ],
 )
-def test_some_updates_after_the_first_are_traced(tmp_path, monkeypatch, start, steps, traced):
+def test_some_updates_after_the_first_are_traced_within_a_round(
+    tmp_path, monkeypatch, start, steps, round_steps, traced
+):
     open_now, seen = [], []
-    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: open_now.append(folder))
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder, **_: open_now.append(folder))
     monkeypatch.setattr(jax.profiler, "stop_trace", open_now.clear)
     (tmp_path / "x.xplane.pb").touch()
     monkeypatch.setattr(profiling.ProfileData, "from_file", lambda path: trace_of([]))
-    profile = profiling.Profile(tmp_path, start, steps)
     program = SimpleNamespace(as_text=lambda: PROGRAM)
-    for step in range(start + 1, steps + 1):
-        profile.before(step, jnp.zeros(1))
-        if open_now:
-            seen.append(step)
-        profile.after(step, jnp.zeros(1), program)
+    with profiling.Profile(tmp_path, start, steps, round_steps) as profile:
+        for step in range(start + 1, steps + 1):
+            profile.before(step, jnp.zeros(1))
+            if open_now:
+                seen.append(step)
+            profile.after(step, jnp.zeros(1), program)
     assert seen == list(traced) and not open_now
-    assert (tmp_path / profiling.SUMMARY).exists()
+    assert "names no operations" in (tmp_path / profiling.SUMMARY).read_text()
+
+
+def test_interrupted_trace_is_ended(tmp_path):
+    for _ in range(2):  # a second trace could not begin beside the first
+        with (
+            pytest.raises(KeyboardInterrupt),
+            profiling.Profile(tmp_path, 0, 8, 8) as profile,
+        ):
+            profile.before(1, jnp.zeros(1))
+            raise KeyboardInterrupt
+    assert not (tmp_path / profiling.SUMMARY).exists()
+
+
+def test_several_devices_are_averaged():
+    line = [event("a", 0, 4e6, hlo_op="a"), event("a", 5e6, 2e6, hlo_op="a")]
+    found = rows(profiling.summary(trace_of(line), PROGRAM, updates=1, devices=2))
+    assert found == {"a": ["", "1", "3.000", "100.0%"]}
 
 
 def test_trace_of_a_real_program_names_its_operations(tmp_path, capsys):
@@ -88,19 +112,19 @@ def test_trace_of_a_real_program_names_its_operations(tmp_path, capsys):
 
     x = jnp.full((256, 256), 1e-3)
     program = jax.jit(step).lower(x).compile()
-    profile = profiling.Profile(tmp_path, 0, 8)
-    for number in range(1, 9):
-        profile.before(number, x)
-        x = program(x)
-        profile.after(number, x, program)
+    with profiling.Profile(tmp_path, 0, 8, 8) as profile:
+        for number in range(1, 9):
+            profile.before(number, x)
+            x = program(x)
+            profile.after(number, x, program)
     text = (tmp_path / profiling.SUMMARY).read_text()
-    assert text.startswith("3 updates") and "network/" in text
+    assert text.startswith("8 updates") and "network/" in text
     assert list(tmp_path.rglob("*.trace.json.gz")) and list(tmp_path.rglob("*.xplane.pb"))
-    assert "profile of 3 updates" in capsys.readouterr().out
+    assert "profile of 8 updates" in capsys.readouterr().out
 
 
 def test_without_a_folder_nothing_happens(tmp_path):
-    profile = profiling.Profile(None, 0, 10)
+    profile = profiling.Profile(None, 0, 10, 10)
     for number in range(1, 11):
         profile.before(number, None)
         profile.after(number, None, None)

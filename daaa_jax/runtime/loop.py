@@ -122,14 +122,14 @@ def run(
             out_shardings=(places, meshes.replicated(context.mesh)),
         )
         context.writer.drop_after(name, start)
+        profiled = context.workdir / "profile" / name if context.profiled else None
         with (
             memory_use.enough_memory(f"stage {name}", reduce),
             Progress(name, steps, start) as progress,
+            Profile(profiled, start, steps, round_steps, progress.line) as profile,
         ):
             if 0 < start < steps:
                 progress.line(f"{name}: resumed after step {start} of {steps}")
-            profiled = context.workdir / "profile" / name if context.profiled else None
-            profile = Profile(profiled, start, steps)
             clock, sums = time.monotonic(), None
             for step in range(start + 1, steps + 1):
                 batch = batch_at(step - 1)

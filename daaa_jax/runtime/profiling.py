@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +25,51 @@ class _Operation:
 
 
 class Profile:
-    """Traces updates 6 to 25 of a stage, or of what is left of it, on the first process."""
+    """Traces 20 updates of a stage, after a few others and within one round; a context manager.
 
-    def __init__(self, folder: Path | None, start: int, steps: int):
+    On the first process alone.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        start: int,
+        steps: int,
+        round_steps: int,
+        tell: Callable[[str], None] = print,
+    ):
         """Traces nothing yet.
 
         Args:
           folder: where the trace shall lie; None for no profile.
           start: updates made before.
           steps: of the stage.
+          round_steps: after so many comes what is no update.
+          tell: is told where the profile lies.
         """
         self._folder = folder if distributed.is_first() else None
-        self._first = min(start + 1 + _WARM_UP, max(steps, start + 1))
-        self._last = min(self._first + _UPDATES - 1, steps)
+        self._first = min(start + 1 + _WARM_UP, max(start + 1, steps - _UPDATES + 1))
+        end_of_round = -(-self._first // round_steps) * round_steps
+        self._last = min(self._first + _UPDATES - 1, end_of_round, steps)
+        self._tell, self._tracing = tell, False
+
+    def __enter__(self) -> "Profile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends a trace that something has interrupted."""
+        if self._tracing:
+            self._tracing = False
+            jax.profiler.stop_trace()
 
     def before(self, step: int, state: Any) -> None:
         """Begins the trace if this update, counted from 1, is the first of it."""
         if self._folder is not None and step == self._first:
             jax.block_until_ready(state)
-            jax.profiler.start_trace(self._folder)
+            options = jax.profiler.ProfileOptions()
+            options.python_tracer_level = 0  # each call would make a step many times slower
+            jax.profiler.start_trace(self._folder, profiler_options=options)
+            self._tracing = True
 
     def after(self, step: int, state: Any, program: Any) -> None:
         """Ends it after the last, and writes the summary.
@@ -53,15 +79,17 @@ class Profile:
           state: after it.
           program: the compiled step, which says what its operations are for.
         """
-        if self._folder is None or step != self._last:
+        if not self._tracing or step != self._last:
             return
         jax.block_until_ready(state)
+        self._tracing = False
         jax.profiler.stop_trace()
         newest = max(self._folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
         updates = self._last - self._first + 1
-        text = summary(ProfileData.from_file(str(newest)), program.as_text(), updates)
+        trace = ProfileData.from_file(str(newest))
+        text = summary(trace, program.as_text(), updates, jax.local_device_count())
         markers.write_bytes(self._folder / SUMMARY, text.encode())
-        print(f"profile of {updates} updates in {self._folder}", flush=True)
+        self._tell(f"profile of {updates} updates in {self._folder}")
 
 
 def places(text: str) -> dict[str, str]:
@@ -74,37 +102,40 @@ def places(text: str) -> dict[str, str]:
     return {name: re.sub(r"^jit\([^)]*\)/", "", place) for name, place in found}
 
 
-def summary(trace: Any, program: str, updates: int) -> str:
+def summary(trace: Any, program: str, updates: int, devices: int = 1) -> str:
     """A table of the operations of the step that took longest, as Markdown.
 
     Args:
       trace: a `ProfileData`.
       program: the text of the compiled step; other programs of the trace are left out.
       updates: that were traced.
+      devices: that made them; the table is of their mean.
     """
     module = program.removeprefix("HloModule ").split(",")[0].strip()
     where = places(program)
     operations: dict[str, _Operation] = collections.defaultdict(_Operation)
     for plane in trace.planes:
         for line in plane.lines:
-            for name, duration in _own_times(line.events, module):
+            for name, duration in _own_times(line, module):
                 operations[name].calls += 1
                 operations[name].nanoseconds += duration
+    if not operations:
+        return f"{updates} updates. The trace beside this names no operations of the step.\n"
+    each = updates * devices
     total = sum(operation.nanoseconds for operation in operations.values())
     ordered = sorted(operations.items(), key=lambda item: -item[1].nanoseconds)
     rows = [
-        f"| {name} | {where.get(name, '')} | {one.calls / updates:g} "
-        f"| {one.nanoseconds / updates / 1e6:.3f} | {one.nanoseconds / max(total, 1):.1%} |"
+        f"| {name} | {where.get(name, '')} | {one.calls / each:g} "
+        f"| {one.nanoseconds / each / 1e6:.3f} | {one.nanoseconds / max(total, 1):.1%} |"
         for name, one in ordered[:_SHOWN]
     ]
     left = sum(one.nanoseconds for _, one in ordered[_SHOWN:])
     if left:
         rows.append(
-            f"| {len(ordered) - _SHOWN} others | | | {left / updates / 1e6:.3f} "
-            f"| {left / total:.1%} |"
+            f"| {len(ordered) - _SHOWN} others | | | {left / each / 1e6:.3f} | {left / total:.1%} |"
         )
     head = [
-        f"{updates} updates, {total / updates / 1e6:.3f} ms of operations in each. The trace",
+        f"{updates} updates, {total / each / 1e6:.3f} ms of operations in each. The trace",
         "beside this opens in TensorBoard's profiler, *.trace.json.gz also at ui.perfetto.dev.",
         "",
         "| operation | from | in an update | ms in an update | share |",
@@ -113,16 +144,17 @@ def summary(trace: Any, program: str, updates: int) -> str:
     return "\n".join([*head, *rows]) + "\n"
 
 
-def _own_times(events: Iterable[Any], module: str) -> list[tuple[str, float]]:
+def _own_times(line: Any, module: str) -> list[tuple[str, float]]:
     """Name of each of a program's operations, and its nanoseconds without those inside it."""
     found: list[tuple[str, float]] = []
     open_until: list[tuple[float, int]] = []  # ends, and places in `found`
-    of_line = [(event.start_ns, -event.duration_ns, dict(event.stats)) for event in events]
-    operations = [
-        (start, negative, stats["hlo_op"])
-        for start, negative, stats in of_line
-        if stats.get("hlo_module") == module and "hlo_op" in stats
-    ]
+    operations = []
+    for event in line.events:
+        stats = dict(event.stats)
+        # A TPU has a line for them, whose events have their names.
+        name = event.name if line.name == "XLA Ops" else stats.get("hlo_op")
+        if name and stats.get("hlo_module", module) == module:
+            operations.append((event.start_ns, -event.duration_ns, name))
     for start, negative, name in sorted(operations):
         while open_until and open_until[-1][0] <= start:
             open_until.pop()
