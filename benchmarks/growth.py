@@ -2,7 +2,7 @@
 
     python -m benchmarks.growth [--rounds=5] [--counts=1000,10000,100000]
 
-A step's time against the batch, the pixels of an image, the aligned layers and the classes; then
+A step's time against the batch, the side of an image, the aligned layers and the classes; then
 the time and the memory of passing once over so many generated images as each stage streams them,
 with ten updates after it, in a process of its own. An exponent of 1 is linear growth.
 """

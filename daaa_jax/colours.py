@@ -32,8 +32,8 @@ def mean_colours(images: np.ndarray | Images) -> np.ndarray:
     """Mean red, green and blue of each image, of up to 2,000 of them, `[N,3]` in [-1,1]."""
     rows = spread(len(images), _IMAGES)
     blocks = [rows[first : first + _AT_ONCE] for first in range(0, len(rows), _AT_ONCE)]
-    sums = [images[block].mean(axis=(1, 2), dtype=np.float64) for block in blocks]
-    return np.concatenate(sums) / 127.5 - 1
+    means = [images[block].mean(axis=(1, 2), dtype=np.float64) for block in blocks]
+    return np.concatenate(means) / 127.5 - 1
 
 
 def of_translations(
@@ -58,3 +58,13 @@ def of_translations(
         }
         for origin, style in ((first, second), (second, first))
     }
+
+
+def tell(distances: Mapping[str, Mapping[str, float]]) -> None:
+    """Prints a line for each direction of `of_translations`."""
+    for direction, found in distances.items():
+        print(
+            f"translate {direction}: mean colours lie {found['translations']:.3f} from real ones, "
+            f"originals' {found['originals']:.3f}",
+            flush=True,
+        )

@@ -238,13 +238,8 @@ class _Run:
         # The manifests, which the first process writes last, are its own.
         distances = {}
         if distributed.is_first():
-            distances = colours.of_translations(self.domains, self._made())
-            for direction, distance in distances.items():
-                print(
-                    f"translate {direction}: mean colours lie {distance['translations']:.3f} from "
-                    f"real ones, originals' {distance['originals']:.3f}",
-                    flush=True,
-                )
+            distances = colours.of_translations(self.domains, self._made(self.workdir))
+            colours.tell(distances)
         return {"seconds": time.monotonic() - start, "colours": distances}
 
     def _source(self, context: Context) -> Mapping[str, Any]:
@@ -338,8 +333,8 @@ class _Run:
             return {}
         return self.brought_translations or self._made(self.home("translate"))
 
-    def _made(self, home: Path | None = None) -> Mapping[str, Images]:
-        folder = (home or self.workdir) / "translate"
+    def _made(self, home: Path) -> Mapping[str, Images]:
+        folder = home / "translate"
         return {name: translation.read(folder / name) for name in (self.forth, self.back)}
 
     def result(self) -> dict[str, Any]:
