@@ -25,7 +25,7 @@ def keep_freed_memory() -> bool:
     mallopt = ctypes.CDLL(None).mallopt
     settings = (
         (_M_MMAP_MAX, 0),  # no block of its own mapping, which would be unmapped when freed
-        (_M_TRIM_THRESHOLD, 2**31 - 1),  # do not shrink the heap's end
+        (_M_TRIM_THRESHOLD, -1),  # never shrink the heap's end, be it gigabytes
         (_M_TOP_PAD, 64 << 20),  # grow it in large pieces
         (_M_ARENA_MAX, 1),  # threads share the heap: arenas of their own cannot hold large blocks
     )
