@@ -26,6 +26,7 @@ def trace_of(*lines):
 
 
 def rows(text):
+    text = text.split("\n\n")[-1]  # the table of operations
     cells = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
     return {row[0].strip(): [cell.strip() for cell in row[1:]] for row in cells[2:]}
 
@@ -46,6 +47,8 @@ def test_time_inside_another_operation_counts_once():
         "add.3": ["", "0.5", "2.500", "33.3%"],
     }
     assert "2 updates, 7.500 ms" in text
+    assert "| network/convolution1 | 1 | 2.500 | 33.3% |" in text
+    assert "| no layer | 1 | 5.000 | 66.7% |" in text
 
 
 def test_operations_of_parallel_lines_are_not_nested():

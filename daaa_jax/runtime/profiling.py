@@ -1,9 +1,9 @@
-"""A profile of a stage: a trace of some updates for a viewer, and a summary by operation."""
+"""A profile of a stage: a trace of some updates for a viewer, and a summary by layer and by name."""
 
 import collections
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,17 @@ from daaa_jax.runtime import distributed, markers
 SUMMARY = "summary.md"
 _UPDATES = 20
 _WARM_UP = 5  # updates before them
-_SHOWN = 40  # operations
+_SHOWN = 40  # lines of a table
 
 
 @dataclasses.dataclass
-class _Operation:
+class _Time:
     calls: int = 0
     nanoseconds: float = 0.0
+
+    def add(self, calls: int, nanoseconds: float) -> None:
+        self.calls += calls
+        self.nanoseconds += nanoseconds
 
 
 class Profile:
@@ -103,45 +107,60 @@ def places(text: str) -> dict[str, str]:
 
 
 def summary(trace: Any, program: str, updates: int, devices: int = 1) -> str:
-    """A table of the operations of the step that took longest, as Markdown.
+    """Tables of the step's parts and operations that took longest, as Markdown.
 
     Args:
       trace: a `ProfileData`.
       program: the text of the compiled step; other programs of the trace are left out.
       updates: that were traced.
-      devices: that made them; the table is of their mean.
+      devices: that made them; the tables are of their mean.
     """
     module = program.removeprefix("HloModule ").split(",")[0].strip()
     where = places(program)
-    operations: dict[str, _Operation] = collections.defaultdict(_Operation)
+    operations: dict[str, _Time] = collections.defaultdict(_Time)
     for plane in trace.planes:
         for line in plane.lines:
             for name, duration in _own_times(line, module):
-                operations[name].calls += 1
-                operations[name].nanoseconds += duration
+                operations[name].add(1, duration)
     if not operations:
         return f"{updates} updates. The trace beside this names no operations of the step.\n"
+    parts: dict[str, _Time] = collections.defaultdict(_Time)
+    for name, time in operations.items():
+        parts[_part(where.get(name, ""))].add(time.calls, time.nanoseconds)
     each = updates * devices
-    total = sum(operation.nanoseconds for operation in operations.values())
-    ordered = sorted(operations.items(), key=lambda item: -item[1].nanoseconds)
-    rows = [
-        f"| {name} | {where.get(name, '')} | {one.calls / each:g} "
-        f"| {one.nanoseconds / each / 1e6:.3f} | {one.nanoseconds / max(total, 1):.1%} |"
-        for name, one in ordered[:_SHOWN]
-    ]
-    left = sum(one.nanoseconds for _, one in ordered[_SHOWN:])
-    if left:
-        rows.append(
-            f"| {len(ordered) - _SHOWN} others | | | {left / each / 1e6:.3f} | {left / total:.1%} |"
-        )
+    total = sum(time.nanoseconds for time in operations.values())
     head = [
         f"{updates} updates, {total / each / 1e6:.3f} ms of operations in each. The trace",
         "beside this opens in TensorBoard's profiler, *.trace.json.gz also at ui.perfetto.dev.",
+        "`transpose(jvp(…))` is a network's backward pass, `jvp(…)` the forward pass before it.",
         "",
-        "| operation | from | in an update | ms in an update | share |",
-        "| --- | --- | --- | --- | --- |",
     ]
-    return "\n".join([*head, *rows]) + "\n"
+    named = {f"{name} | {where.get(name, '')}": time for name, time in operations.items()}
+    by_part = _table("part | operations", parts, each)
+    return "\n".join([*head, *by_part, "", *_table("operation | from | calls", named, each)]) + "\n"
+
+
+def _part(place: str) -> str:
+    """The layer of an operation, and whether it is of the backward pass."""
+    return place.rpartition("/")[0] or "no layer"
+
+
+def _table(head: str, times: Mapping[str, "_Time"], each: int) -> list[str]:
+    total = sum(time.nanoseconds for time in times.values())
+    ordered = sorted(times.items(), key=lambda item: -item[1].nanoseconds)
+    shown = [(name, f"{time.calls / each:g}", time) for name, time in ordered[:_SHOWN]]
+    if others := ordered[_SHOWN:]:
+        left = _Time(0, sum(time.nanoseconds for _, time in others))
+        shown.append((f"{len(others)} others" + " |" * (head.count("|") - 1), "", left))
+    return [
+        f"| {head} in an update | ms in an update | share |",
+        "| --- " * (head.count("|") + 3) + "|",
+        *(
+            f"| {name} | {calls} | {time.nanoseconds / each / 1e6:.3f} "
+            f"| {time.nanoseconds / max(total, 1):.1%} |"
+            for name, calls, time in shown
+        ),
+    ]
 
 
 def _own_times(line: Any, module: str) -> list[tuple[str, float]]:
