@@ -1,4 +1,4 @@
-"""A profile of a stage: a trace of some updates for a viewer, and a summary by layer and by name."""
+"""A profile of a stage: a trace of some updates for a viewer, and a summary of what took longest."""
 
 import collections
 import dataclasses
