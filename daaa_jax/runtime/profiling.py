@@ -1,4 +1,4 @@
-"""A profile of a stage: a trace of some updates for a viewer, and a summary of what took longest."""
+"""A profile of a stage: a trace of some updates for a viewer, and what took longest as tables."""
 
 import collections
 import dataclasses
