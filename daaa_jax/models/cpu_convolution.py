@@ -229,7 +229,8 @@ def winograd_upsampled(images: Array, kernel: Array) -> Array:
 def _patches(images, size):
     """Patches `[B, h, w, size * size * C]`; in two steps, of which the second copies long rows."""
     height, width = (extent - size + 1 for extent in images.shape[1:3])
-    rows = _stored(jnp.concatenate([images[:, :, j : j + width] for j in range(size)], -1))
+    rows = jnp.concatenate([images[:, :, j : j + width] for j in range(size)], -1)
+    rows = _stored(rows) if size > 3 else rows  # few are repeated sooner than stored
     return jnp.concatenate([rows[:, i : i + height] for i in range(size)], -1)
 
 
@@ -286,7 +287,9 @@ def _folded_kernel(kernel):
 
 
 def _in_fours(convolution, images, kernel):
-    """The convolution of folded images: patches overlap less, and far fewer numbers are written."""
+    """The convolution, of folded images where it pays: large patches overlap less then."""
+    if len(kernel) <= 3:
+        return convolution(images, kernel)
     height, width = (extent - len(kernel) + 1 for extent in images.shape[1:3])
     folded = _folded_kernel(kernel)
     reach = 2 * len(folded) - len(kernel) - 1
