@@ -316,32 +316,6 @@ def test_processes_that_are_late_are_worth_another_try(monkeypatch, capsys, erro
     assert says in said and str(error) in said and said.count("\n") == 1
 
 
-def test_reader_of_the_output_that_has_ended_is_told_in_one_line():
-    program = (
-        "from daaa_jax.runtime import endings\n"
-        "def talk():\n"
-        "    while True:\n"
-        "        print('a line', flush=True)\n"
-        "endings.run(talk)\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        process.stdout.readline()
-        process.stdout.close()
-        said = process.stderr.read()
-    assert process.returncode == 1
-    assert said == "error: nothing reads the output any more; the same command goes on\n"
-
-
-def test_broken_pipe_to_something_else_is_no_readers_end():
-    def fail():
-        raise BrokenPipeError("of a worker")
-
-    with pytest.raises(BrokenPipeError, match="of a worker"):
-        endings.run(fail)
-
-
 def test_notice_hears_the_first_sigterm_and_leaves_the_second_to_others():
     heard = []
     before = signal.signal(signal.SIGTERM, lambda *_: heard.append("by others"))

@@ -1,5 +1,9 @@
 """What a step takes is said before it runs; where it does not fit, one line says what to change."""
 
+import os
+import platform
+import subprocess
+import sys
 import types
 
 import jax
@@ -46,3 +50,21 @@ def test_running_out_of_memory_is_one_line_and_other_errors_are_themselves():
         memory.enough_memory("little", "its batch"),
     ):
         raise jax.errors.JaxRuntimeError("INTERNAL: something")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_gigabytes_that_are_freed_are_taken_again_without_page_faults():
+    program = """
+import resource, numpy as np
+from daaa_jax.runtime import allocator
+assert allocator.keep_freed_memory()
+faults = []
+for _ in range(2):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.empty(5 << 29, np.uint8)[::4096] = 1  # 2.5 GiB, a byte of each page
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+assert faults[1] < faults[0] / 100, faults
+"""
+    # Huge pages would make few faults of many.
+    environment = os.environ | {"NUMPY_MADVISE_HUGEPAGE": "0"}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)

@@ -1,5 +1,7 @@
 """The networks: shapes, sizes, what they sow, and that fast layers mean what plain ones do."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -192,14 +194,42 @@ def _assert_same(function, plain, *inputs):
         (cpu_convolution.winograd, (3, 3, 5, 6)),
         (cpu_convolution.winograd, (4, 4, 5, 6)),
         (cpu_convolution.few_inputs, (3, 3, 3, 6)),
+        (cpu_convolution.few_inputs, (4, 4, 3, 6)),
+        (cpu_convolution.few_inputs, (5, 5, 3, 6)),
         (cpu_convolution.few_inputs, (7, 7, 3, 6)),
         (cpu_convolution.few_outputs, (4, 4, 5, 1)),
+        (cpu_convolution.few_outputs, (5, 5, 5, 3)),
         (cpu_convolution.few_outputs, (7, 7, 5, 3)),
     ],
 )
 def test_fast_convolution_is_the_plain_one_with_its_gradients(form, kernel, size):
     images = _uniform(2, *size, kernel[2])
     _assert_same(form, _plain, images, _uniform(*kernel, seed=1))
+
+
+@pytest.mark.parametrize(
+    ("form", "kernel"),
+    [
+        (cpu_convolution.winograd, (3, 3, 5, 6)),
+        (cpu_convolution.few_inputs, (5, 5, 3, 6)),
+        (cpu_convolution.few_outputs, (5, 5, 5, 3)),
+        (cpu_convolution.pointwise, (1, 1, 5, 6)),
+        (functools.partial(cpu_convolution.strided, stride=2), (3, 3, 5, 6)),
+    ],
+)
+def test_fast_convolution_of_several_networks_at_once(form, kernel):
+    images, kernels = _uniform(2, 2, 8, 7, kernel[2]), _uniform(2, *kernel, seed=1)
+    stride = 2 if kernel[0] == 3 and form is not cpu_convolution.winograd else 1
+    plain = functools.partial(_plain, stride=stride)
+    _assert_same(jax.vmap(form), jax.vmap(plain), images, kernels)
+
+
+def test_what_is_stored_is_computed_once():
+    def convolve(images, kernel):
+        return cpu_convolution.winograd(jnp.maximum(images, 3.5), kernel)
+
+    program = jax.jit(convolve).lower(_uniform(2, 8, 8, 5), _uniform(3, 3, 5, 6)).compile()
+    assert program.as_text().count("maximum(") == 1
 
 
 def test_upsampling_convolution_is_the_plain_one_with_its_gradients():
@@ -221,6 +251,7 @@ def test_upsampling_convolution_is_the_plain_one_with_its_gradients():
         ((3, 3, 8, 8), 1, "SAME", None),
         ((3, 3, 32, 40), 2, ((1, 1), (1, 1)), None),
         ((3, 3, 64, 40), 2, ((1, 1), (1, 1)), "strided"),
+        ((3, 3, 64, 40), 2, "SAME", "strided"),
         ((3, 3, 64, 40), 3, "VALID", "strided"),
         ((1, 1, 64, 64), 1, "VALID", "pointwise"),
         ((1, 1, 64, 64), 2, "VALID", "pointwise"),

@@ -27,6 +27,7 @@ def trace_of(*lines):
 
 def rows(text):
     text = text.split("\n\n")[-1]  # the table of operations
+    assert len({line.count("|") for line in text.splitlines()}) == 1
     cells = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
     return {row[0].strip(): [cell.strip() for cell in row[1:]] for row in cells[2:]}
 
@@ -58,8 +59,33 @@ def test_operations_of_parallel_lines_are_not_nested():
 
 
 def test_what_is_not_shown_is_summed_up():
-    line = [event("x", i, 1, hlo_op=f"op.{i}") for i in range(45)]
-    assert "5 others" in rows(profiling.summary(trace_of(line), PROGRAM, updates=1))
+    line = [event("x", i * 1e6, 1e6, hlo_op=f"op.{i}") for i in range(45)]
+    program = PROGRAM + "".join(
+        f'%op.{i} = f32[] add(), metadata={{op_name="jit(step)/layer{i}/add" line=3}}\n'
+        for i in range(45)
+    )
+    text = profiling.summary(trace_of(line), program, updates=1)
+    assert rows(text)["5 others"] == ["", "", "5.000", "11.1%"]
+    assert "| 5 others |  | 5.000 | 11.1% |" in text.split("\n\n")[-2]  # of the layers
+
+
+@pytest.mark.parametrize(
+    ("place", "layer"),
+    [
+        ("jvp(Network)/convolution1/dot_general", "jvp(Network)/convolution1"),
+        (
+            "transpose(jvp(Network))/block/enter/jit(_pad)/pad",
+            "transpose(jvp(Network))/block/enter",
+        ),
+        ("Network/jit(relu)/max", "Network"),
+        ("vmap()/while/body/closed_call/jit(_randint)/add", "no layer"),
+        ("jvp()/jit(_where)/select_n", "no layer"),
+        ("add", "no layer"),
+        ("", "no layer"),
+    ],
+)
+def test_layer_of_an_operation(place, layer):
+    assert profiling.layer(place) == layer
 
 
 @pytest.mark.parametrize(

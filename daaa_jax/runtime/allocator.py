@@ -13,7 +13,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 
 
 def keep_freed_memory() -> bool:
-    """Tells glibc to give no memory back while the process lives.
+    """Tells glibc to give no memory back while the process lives, which stays as large as it was.
 
     Call it before JAX starts its threads: each would already have an arena of its own.
 
@@ -25,7 +25,7 @@ def keep_freed_memory() -> bool:
     mallopt = ctypes.CDLL(None).mallopt
     settings = (
         (_M_MMAP_MAX, 0),  # no block of its own mapping, which would be unmapped when freed
-        (_M_TRIM_THRESHOLD, -1),  # never shrink the heap's end, be it gigabytes
+        (_M_TRIM_THRESHOLD, -1),  # never shrink the heap's end
         (_M_TOP_PAD, 64 << 20),  # grow it in large pieces
         (_M_ARENA_MAX, 1),  # threads share the heap: arenas of their own cannot hold large blocks
     )

@@ -1,11 +1,8 @@
 """How a command that trains ends: its exit code, and one line for a person."""
 
-import os
-import select
 import sys
 import traceback
 from collections.abc import Callable
-from typing import TextIO
 
 from daaa_jax.errors import UserError
 
@@ -21,12 +18,6 @@ def run(command: Callable[[], None]) -> None:
         command()
     except UserError as error:
         _end(f"error: {error}", 1)
-    except BrokenPipeError:
-        if not _is_cut_off(sys.stdout):
-            raise
-        # Python itself would fail once more at its end.
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-        _end("error: nothing reads the output any more; the same command goes on", 1)
     except Exception as error:
         # Imported here, so that a misspelt flag is answered at once.
         from daaa_jax.runtime import distributed, preemption
@@ -41,13 +32,6 @@ def run(command: Callable[[], None]) -> None:
         if distributed.started():  # its usual end would wait for the others
             _end(traceback.format_exc(), 1)
         raise
-
-
-def _is_cut_off(stream: TextIO) -> bool:
-    """Whether what reads a pipe has ended, such as `| head`."""
-    poll = select.poll()
-    poll.register(stream.fileno(), 0)
-    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _end(message: str, code: int) -> None:

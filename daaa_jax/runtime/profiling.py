@@ -23,8 +23,8 @@ class _Time:
     calls: int = 0
     nanoseconds: float = 0.0
 
-    def add(self, calls: int, nanoseconds: float) -> None:
-        self.calls += calls
+    def add(self, nanoseconds: float) -> None:
+        self.calls += 1
         self.nanoseconds += nanoseconds
 
 
@@ -107,7 +107,7 @@ def places(text: str) -> dict[str, str]:
 
 
 def summary(trace: Any, program: str, updates: int, devices: int = 1) -> str:
-    """Tables of the step's parts and operations that took longest, as Markdown.
+    """Tables of the step's layers and operations that took longest, as Markdown.
 
     Args:
       trace: a `ProfileData`.
@@ -117,50 +117,60 @@ def summary(trace: Any, program: str, updates: int, devices: int = 1) -> str:
     """
     module = program.removeprefix("HloModule ").split(",")[0].strip()
     where = places(program)
-    operations: dict[str, _Time] = collections.defaultdict(_Time)
+    by_operation: dict[tuple[str, ...], _Time] = collections.defaultdict(_Time)
+    by_layer: dict[tuple[str, ...], _Time] = collections.defaultdict(_Time)
     for plane in trace.planes:
         for line in plane.lines:
             for name, duration in _own_times(line, module):
-                operations[name].add(1, duration)
-    if not operations:
+                place = where.get(name, "")
+                by_operation[name, place].add(duration)
+                by_layer[(layer(place),)].add(duration)
+    if not by_operation:
         return f"{updates} updates. The trace beside this names no operations of the step.\n"
-    parts: dict[str, _Time] = collections.defaultdict(_Time)
-    for name, time in operations.items():
-        parts[_part(where.get(name, ""))].add(time.calls, time.nanoseconds)
     each = updates * devices
-    total = sum(time.nanoseconds for time in operations.values())
-    head = [
+    total = sum(time.nanoseconds for time in by_operation.values())
+    lines = [
         f"{updates} updates, {total / each / 1e6:.3f} ms of operations in each. The trace",
         "beside this opens in TensorBoard's profiler, *.trace.json.gz also at ui.perfetto.dev.",
-        "`transpose(jvp(…))` is a network's backward pass, `jvp(…)` the forward pass before it.",
         "",
+        "`transpose(jvp(…))` is the backward pass of what is trained, `jvp(…)` the forward pass",
+        "before it; without either, a network is not trained by what it computes. Networks of one",
+        "kind share their lines, and operations that XLA has fused count where the last of them",
+        "stands.",
+        "",
+        *_table(["layer"], by_layer, each),
+        "",
+        *_table(["operation", "from"], by_operation, each),
     ]
-    named = {f"{name} | {where.get(name, '')}": time for name, time in operations.items()}
-    by_part = _table("part | operations", parts, each)
-    return "\n".join([*head, *by_part, "", *_table("operation | from | calls", named, each)]) + "\n"
+    return "\n".join(lines) + "\n"
 
 
-def _part(place: str) -> str:
-    """The layer of an operation, and whether it is of the backward pass."""
-    return place.rpartition("/")[0] or "no layer"
+def layer(place: str) -> str:
+    """The path of layers that an operation is from, without what computes inside the last."""
+    names = []
+    for name in place.split("/")[:-1]:
+        if re.search(r"\(\)|jit\(|^(while|cond|closed_call)$", name):
+            break
+        names.append(name)
+    return "/".join(names) or "no layer"
 
 
-def _table(head: str, times: Mapping[str, "_Time"], each: int) -> list[str]:
-    total = sum(time.nanoseconds for time in times.values())
+def _table(head: list[str], times: Mapping[tuple[str, ...], _Time], each: int) -> list[str]:
+    total = max(sum(time.nanoseconds for time in times.values()), 1)
     ordered = sorted(times.items(), key=lambda item: -item[1].nanoseconds)
-    shown = [(name, f"{time.calls / each:g}", time) for name, time in ordered[:_SHOWN]]
-    if others := ordered[_SHOWN:]:
-        left = _Time(0, sum(time.nanoseconds for _, time in others))
-        shown.append((f"{len(others)} others" + " |" * (head.count("|") - 1), "", left))
-    return [
-        f"| {head} in an update | ms in an update | share |",
-        "| --- " * (head.count("|") + 3) + "|",
-        *(
-            f"| {name} | {calls} | {time.nanoseconds / each / 1e6:.3f} "
-            f"| {time.nanoseconds / max(total, 1):.1%} |"
-            for name, calls, time in shown
-        ),
+    rows = [
+        [*names, f"{time.calls / each:g}", f"{time.nanoseconds / each / 1e6:.3f}"]
+        + [f"{time.nanoseconds / total:.1%}"]
+        for names, time in ordered[:_SHOWN]
     ]
+    if others := ordered[_SHOWN:]:
+        left = sum(time.nanoseconds for _, time in others)
+        blank = [""] * len(head)
+        rows.append(
+            [f"{len(others)} others", *blank, f"{left / each / 1e6:.3f}", f"{left / total:.1%}"]
+        )
+    head = [*head, "calls in an update", "ms in an update", "share"]
+    return ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
 
 
 def _own_times(line: Any, module: str) -> list[tuple[str, float]]:
