@@ -33,11 +33,8 @@ from configs import digits, photos
 from daaa_jax.runtime import allocator
 
 RESULTS = Path(__file__).parent.parent / "docs" / "performance.json"
-ROUNDS, FEW, LONG = (
-    10,
-    3,
-    10.0,
-)  # measured steps, and of those that take longer than so many seconds
+ROUNDS = 10  # measured calls
+FEW, LONG = 3, 10.0  # of those that take longer than so many seconds
 # So small that rounding is not amplified from step to step; a step's time does not depend on it.
 LEARNING_RATE = 1e-5
 # Of a first loss, and of what an update changes it by, relative.
