@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from daaa_jax.models import cpu_convolution
+from daaa_jax.models import cpu_convolution, cpu_winograd
 
 _PLAIN = contextvars.ContextVar("plain", default=False)
 
@@ -67,7 +67,7 @@ def upsample_convolve(images: Array, kernel: Array) -> Array:
     """Nearest upsampling to twice the size, then a 3x3 `SAME` convolution."""
     if _on_cpu(images) and cpu_convolution.upsampling_pays(kernel):
         padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        return cpu_convolution.winograd_upsampled(padded, kernel)
+        return cpu_winograd.winograd_upsampled(padded, kernel)
     return convolve(jnp.repeat(jnp.repeat(images, 2, axis=1), 2, axis=2), kernel)
 
 

@@ -1,0 +1,199 @@
+"""Convolutions with small square kernels by Winograd's minimal filtering, for a CPU.
+
+A tile of outputs costs fewer products than its pixels times the kernel's (Lavin and Gray 2016,
+arXiv:1509.09308); each product is one of matrices, over all tiles of all images. Of an image that
+is doubled by repetition first, it costs fewer still, and the doubled image is never built.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from daaa_jax.models.cpu_matrices import flat, matmul, stored
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheme:
+    """A convolution along one axis as products: `outputs @ ((kernel @ k) * (inputs @ x))`.
+
+    Attributes:
+      inputs: coefficients of each product's left factor over a tile's pixels.
+      kernel: coefficients of each product's right factor over the kernel's pixels.
+      outputs: coefficients of each of the tile's outputs over the products.
+      step: pixels between the tiles.
+    """
+
+    inputs: tuple[tuple[float, ...], ...]
+    kernel: tuple[tuple[float, ...], ...]
+    outputs: tuple[tuple[float, ...], ...]
+    step: int
+
+
+def minimal_filtering(outputs: int, taps: int, points: tuple[float, ...]) -> Scheme:
+    """Toom and Cook's scheme: polynomials multiplied by their values at `points` and infinity."""
+    factors = [[other for other in points if other != point] for point in points]
+    left = [np.pad(np.poly(others)[::-1], (0, 1)) for others in factors]
+    left.append(np.poly(points)[::-1])
+    right = [
+        np.power(point, np.arange(taps)) / np.prod(point - np.array(others))
+        for point, others in zip(points, factors, strict=True)
+    ]
+    right.append(np.eye(taps)[-1])
+    sums = [[point**i for point in points] + [float(i == outputs - 1)] for i in range(outputs)]
+    rows = (tuple(tuple(map(float, row)) for row in rows) for rows in (left, right, sums))
+    return Scheme(*rows, step=outputs)
+
+
+SCHEMES = {
+    3: minimal_filtering(2, 3, (0.0, 1.0, -1.0)),
+    4: minimal_filtering(2, 4, (0.0, 1.0, -1.0, 2.0)),
+}
+# Of an image doubled by repetition, a tile of two outputs sees three pixels a, b, c as a b b c:
+# the products are (a-b)k0, b(k0+k1+k2) and (c-b)k2.
+UPSAMPLING = Scheme(
+    inputs=((1, -1, 0), (0, 1, 0), (0, -1, 1)),
+    kernel=((1, 0, 0), (1, 1, 1), (0, 0, 1)),
+    outputs=((1, 1, 0), (0, 1, 1)),
+    step=1,
+)
+
+
+def _weighted(coefficients, arrays):
+    """Sum of coefficient times array, without the products by 0, 1 and -1."""
+    total = None
+    for coefficient, array in zip(coefficients, arrays, strict=True):
+        if coefficient == 0:
+            continue
+        term = array if abs(coefficient) == 1 else abs(coefficient) * array
+        if total is None:
+            total = term if coefficient > 0 else -term
+        else:
+            total = total + term if coefficient > 0 else total - term
+    return total
+
+
+def _interleave(arrays, axis):
+    stacked = jnp.stack(arrays, axis + 1)
+    shape = stacked.shape
+    return stacked.reshape(*shape[:axis], -1, *shape[axis + 2 :])
+
+
+def _columns(matrix):
+    return tuple(zip(*matrix, strict=True))
+
+
+def _left_factors(images, scheme):
+    """Left factors of the products, a grid of `[B, tiles, tiles, C]`."""
+
+    def along(values, axis):
+        taps = len(scheme.inputs[0])
+        last = values.shape[axis] - taps
+        pixels = [
+            lax.slice_in_dim(values, tap, tap + last + 1, scheme.step, axis) for tap in range(taps)
+        ]
+        return [_weighted(row, pixels) for row in scheme.inputs]
+
+    return [along(rows, 2) for rows in along(images, 1)]
+
+
+def _left_factors_transposed(gradients, scheme):
+    def along(values, axis):
+        pixels = [_weighted(column, values) for column in _columns(scheme.inputs)]
+        reach = -(-len(pixels) // scheme.step) - 1
+        phases = []
+        for phase in range(scheme.step):
+            total = 0
+            for shift, pixel in enumerate(pixels[phase :: scheme.step]):
+                widths = [(0, 0)] * 4
+                widths[axis] = (shift, reach - shift)
+                total = total + jnp.pad(pixel, widths)
+            phases.append(total)
+        joined = _interleave(phases, axis) if scheme.step > 1 else phases[0]
+        extent = scheme.step * (values[0].shape[axis] - 1) + len(pixels)
+        return lax.slice_in_dim(joined, 0, extent, axis=axis)
+
+    return along([along(row, 2) for row in gradients], 1)
+
+
+def _right_factors(kernel, scheme):
+    """Right factors of the products, `[P * P, C, F]`."""
+    matrix = np.asarray(scheme.kernel, np.float32)
+    rows = np.kron(matrix, matrix) @ kernel.reshape(-1, math.prod(kernel.shape[2:]))
+    return rows.reshape(-1, *kernel.shape[2:])
+
+
+def _right_factors_transposed(gradients, scheme):
+    matrix = np.asarray(scheme.kernel, np.float32)
+    size = matrix.shape[1]
+    rows = np.kron(matrix, matrix).T @ gradients.reshape(len(gradients), -1)
+    return rows.reshape(size, size, *gradients.shape[1:])
+
+
+def _outputs(products, scheme):
+    """Images `[B, H, W, F]` from a grid of products `[B, tiles, tiles, F]`."""
+
+    def along(values):
+        return [_weighted(coefficients, values) for coefficients in scheme.outputs]
+
+    rows = zip(*(along(column) for column in _columns(products)), strict=True)
+    return _interleave([_interleave(along(row), 2) for row in rows], 1)
+
+
+def _outputs_transposed(gradients, scheme):
+    def along(values):
+        return [_weighted(coefficients, values) for coefficients in _columns(scheme.outputs)]
+
+    count = len(scheme.outputs)
+    pixels = [[gradients[:, i::count, j::count] for i in range(count)] for j in range(count)]
+    rows = zip(*(along(column) for column in pixels), strict=True)
+    return [along(row) for row in rows]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _tiled(images, kernel, scheme):
+    left = _left_factors(stored(images), scheme)
+    right = iter(_right_factors(kernel, scheme))
+    return _outputs([[matmul(factor, next(right)) for factor in row] for row in left], scheme)
+
+
+def _tiled_forward(images, kernel, scheme):
+    return _tiled(images, kernel, scheme), (images, kernel)
+
+
+def _tiled_backward(scheme, residuals, gradient):
+    images, kernel = residuals
+    images, gradient = stored(images), stored(gradient)
+    left = itertools.chain(*_left_factors(images, scheme))
+    right = iter(_right_factors(kernel, scheme))
+    products = _outputs_transposed(gradient, scheme)
+    d_right = [flat(next(left)).T @ flat(product) for row in products for product in row]
+    d_left = [[matmul(product, next(right).T) for product in row] for row in products]
+    return (
+        _left_factors_transposed(d_left, scheme),
+        _right_factors_transposed(jnp.stack(d_right), scheme),
+    )
+
+
+_tiled.defvjp(_tiled_forward, _tiled_backward)
+
+
+def winograd(images: Array, kernel: Array) -> Array:
+    """Convolution with a 3x3 or 4x4 kernel."""
+    size, scheme = kernel.shape[0], SCHEMES[kernel.shape[0]]
+    height, width = (extent - size + 1 for extent in images.shape[1:3])
+    missing = [(0, 0), (0, -height % scheme.step), (0, -width % scheme.step), (0, 0)]
+    return _tiled(jnp.pad(images, missing), kernel, scheme)[:, :height, :width]
+
+
+def winograd_upsampled(images: Array, kernel: Array) -> Array:
+    """Doubles height and width by repetition, then convolves with a 3x3 kernel.
+
+    The padding of the images, one pixel, is doubled too, and half of it is left over.
+    """
+    return _tiled(images, kernel, UPSAMPLING)
