@@ -147,6 +147,9 @@ def result(
         "translation_colours": extra.get("translate", {}).get("colours", {}),
         "confusion": adapt["confusion"],
         "seconds": {stage: extra[stage]["seconds"] for stage in extra},
+        "step_bytes": {
+            stage: known["step_bytes"] for stage, known in extra.items() if "step_bytes" in known
+        },
         "versions": workdir.versions(),
     }
 

@@ -74,11 +74,13 @@ def run(
         raise UserError(f"--stage={stage} is unknown: choose {', '.join(STAGES)}, or leave it out")
     mesh = meshes.data_mesh(shards=config.run.parameter_shards)
     begun = (workdir / markers.CONFIG_NAME).exists()
-    settings.fit_to_devices(config, mesh, workdirs.read_config(workdir) if begun else None)
+    settings.fit_to_devices(config, mesh.size, workdirs.read_config(workdir) if begun else None)
     workdirs.check_same_config(workdir, config)
     if (workdir / RESULT).exists():
         if profiled and distributed.is_first():
             print(f"{workdir} is finished and has no updates left to profile", flush=True)
+        if distributed.is_first() and not (workdir / page.NAME).exists():
+            page.write(workdir)  # the run was killed before it could
         return markers.read_json(workdir / RESULT)
     # Before anything is written: a run with bad settings, or without its data, leaves nothing.
     settings.check(config, mesh)

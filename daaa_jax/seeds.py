@@ -127,7 +127,11 @@ def run(
             reduce=f"seeds, {target_stage.REDUCE}",
             quiet=rounds.QUIET,
         )
-    about = {"seconds": memory["seconds"] / len(numbers), "sha256": memory["sha256"]}
+    about = {
+        "seconds": memory["seconds"] / len(numbers),
+        "step_bytes": memory["step_bytes"],
+        "sha256": memory["sha256"],
+    }
     return {
         seed: (pick(state, place).target, memory[FOLDER][str(seed)] | about)
         for place, seed in enumerate(numbers)

@@ -89,7 +89,7 @@ _NOT_NEGATIVE = (
 _BATCHES = ("pair", "translate", "source", "adapt", "evaluate")
 
 
-def fit_to_devices(config: ConfigDict, mesh: Mesh, begun: ConfigDict | None = None) -> None:
+def fit_to_devices(config: ConfigDict, devices: int, begun: ConfigDict | None = None) -> None:
     """Sets what the number of devices decides.
 
     A CycleGAN batch of 0 is an image on each of them, and 0 pools are one for each image; of those
@@ -97,12 +97,12 @@ def fit_to_devices(config: ConfigDict, mesh: Mesh, begun: ConfigDict | None = No
 
     Args:
       config: the whole config, which is changed.
-      mesh: the devices.
+      devices: how many there are.
       begun: the config of the run that is continued.
     """
     pair = config.pair
     if pair.batch_size == 0:
-        pair.batch_size = mesh.size if begun is None else begun.pair.batch_size
+        pair.batch_size = devices if begun is None else begun.pair.batch_size
     if pair.pools == 0:
         pair.pools = pair.batch_size if begun is None else begun.pair.pools
 
@@ -144,7 +144,8 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
             f"(em.refresh_every={every}), which till then is the unadapted one: set it to {every}, "
             "or to 0 where the target network starts good enough"
         )
-    if ours and config.adapt.init == "scratch" and start < every:
+    fitted = config.adapt.mix.t or config.adapt.mix.s_f  # whether EM has any part in it
+    if ours and fitted and config.adapt.init == "scratch" and start < every:
         raise UserError(
             f"em.start_step={start}: a target network that starts from scratch gives no posteriors "
             f"before the first refresh; set it to {every} (em.refresh_every) or more"

@@ -18,10 +18,11 @@ VOID = {"meta", "img", "path", "use", "br"}
 
 
 class Checker(html.parser.HTMLParser):
-    """Every element is closed, and no attribute asks for something from elsewhere."""
+    """Every element is closed, and no attribute asks for something from elsewhere but `links`."""
 
-    def __init__(self, text):
+    def __init__(self, text, links=()):
         super().__init__()
+        self.links = links
         self.open, self.tags, self.text, self.ids = [], [], [], []
         self.feed(text)
         assert not self.open
@@ -33,7 +34,7 @@ class Checker(html.parser.HTMLParser):
             if name == "id":
                 self.ids.append(value)
             if name in ("src", "href", "xlink:href"):
-                assert value.startswith(("data:image/", "#")), value
+                assert value in self.links or value.startswith(("data:image/", "#")), value
         if tag not in VOID:
             self.open.append(tag)
 
@@ -89,6 +90,7 @@ def make_workdir(folder, finished=True, name=EVIL):
             "confusion": [[3, 0, 1], [0, 0, 0], [0, 0, 4]],
             "translation_colours": {"a_to_<b>": {"originals": 0.5, "translations": 0.0625}},
             "seconds": {"pair": 600.0, "adapt": 300.0},
+            "step_bytes": {"pair": 512 * 2**20},
         }
         (folder / "result.json").write_text(json.dumps(result))
     return folder
@@ -135,12 +137,36 @@ def test_report_of_a_finished_run_shows_its_accuracies_apart(tmp_path):
         assert re.search(f"{re.escape(figure)}\\s+{meaning}", shown), figure
     assert "4,000 labelled and 5,000 unlabelled" in shown
     assert "99.0 % on test images of its own domain" in shown
-    assert "10.0 min" in shown and "15.0 min" in shown
+    assert "10.0 min, an update takes 512 MiB" in shown and "15.0 min" in shown
+    assert "seed 3" in shown
     assert len(checked.ids) == len(set(checked.ids))
     # Rounds, soft labels, validators, classes, flips, features, losses.
     assert checked.tags.count("svg") == 2 + 4 + 2 + 2 + 2 + 2 + 4
     assert "right among the kept" in shown and "no images" in shown
     assert re.search(r"a to <b>\s+0.062\s*, the originals 0.500", shown)
+
+
+def test_report_of_several_seeds_shows_their_spread(tmp_path):
+    workdir = make_workdir(tmp_path / "run")
+    result = json.loads((workdir / "result.json").read_text())
+    result |= {"seeds": [0, 1, 2], "accuracy_std": {"target_test": {"last": 0.0123}}}
+    (workdir / "result.json").write_text(json.dumps(result))
+    shown = " ".join(Checker(report_of(workdir)).text)
+    assert "90.2 % ± 1.2" in shown and "run, means of 3 seeds" in shown
+
+
+def test_page_of_a_sweep_has_names_as_text_and_needs_no_network(tmp_path):
+    sweep = tmp_path / "sweep"
+    (sweep / "runs").mkdir(parents=True)
+    make_workdir(sweep / "runs" / "<b>run")
+    (sweep / "runs" / ".DS_Store").write_text("no folder")
+    (sweep / "table1.md").write_text(
+        "## <b>Table\n\n| method | a |\n| --- | --- |\n| <i>M | 1.0 |\n\n<u>note\n"
+    )
+    checked = Checker(report_of(sweep), links=("../runs/%3Cb%3Erun/report/index.html",))
+    assert not {"b", "i", "u"} & set(checked.tags)
+    shown = " ".join(checked.text)
+    assert all(text in shown for text in ("<b>Table", "<i>M", "<u>note", "<b>run", "90.2 %"))
 
 
 def test_validators_are_judged_by_the_round_that_they_would_choose(tmp_path):

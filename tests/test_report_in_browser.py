@@ -7,6 +7,9 @@ import subprocess
 import pytest
 from test_report import make_workdir, report_of
 
+from daaa_jax.paper import cells as cells_of
+from daaa_jax.paper import figures
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
@@ -58,18 +61,27 @@ def laid_out(page: str, width: int, folder) -> dict:
     return json.loads(rest.partition("</pre>")[0].replace("&amp;", "&").replace("&lt;", "<"))
 
 
+NOTHING = {"errors": [], "wide": [], "clipped": [], "asked": []}
+
+
 @pytest.mark.parametrize("width", [375, 1440])
 def test_nothing_sticks_out_and_nothing_is_asked_for(width, tmp_path):
     name = "a class whose name is much longer than there is room for in any chart of this page"
     page = report_of(make_workdir(tmp_path / "run", name=name))
     found = laid_out(page, width, tmp_path)
     assert found["charts"] > 5
-    assert {key: found[key] for key in ("errors", "wide", "clipped", "asked")} == {
-        "errors": [],
-        "wide": [],
-        "clipped": [],
-        "asked": [],
-    }
+    assert {key: found[key] for key in NOTHING} == NOTHING
+
+
+@pytest.mark.parametrize("width", [375, 1440])
+def test_nothing_sticks_out_of_the_page_of_a_sweep(width, tmp_path):
+    (tmp_path / "runs").mkdir()
+    make_workdir(tmp_path / "runs" / ("digits-embedded-" + "adapt.round_steps=150-" * 9))
+    cells = " | ".join(["81.5 ± 0.5 [2 of 3 seeds]"] * 9)
+    (tmp_path / "table2.md").write_text(f"## Table 2\n\n| {cells} |\n|---|\n| {cells} |\n")
+    figures.write("fig4", ["MNIST->MNIST-M"], cells_of.Plan("embedded"), tmp_path)
+    found = laid_out(report_of(tmp_path), width, tmp_path)
+    assert {key: found[key] for key in NOTHING} == NOTHING
 
 
 def test_the_probe_sees_what_it_should(tmp_path):

@@ -159,7 +159,9 @@ def _head(name: str, about: Mapping, result: Mapping | None) -> str:
     title = result["task"] if result else name
     config = about["config"]
     how = f"method {config['method']}, " if config.get("method", OURS) != OURS else ""
-    how = f"{name}, {how}seed {config.get('seed')}"
+    seeds = (result or {}).get("seeds")
+    of = f"means of {len(seeds)} seeds, whose own pages lie in seeds/" if seeds else ""
+    how = f"{name}, {how}{of or 'seed ' + str(config.get('seed'))}"
     going = "" if result else "<p><strong>The run is not finished.</strong></p>"
     if config.get("smoke"):
         going += (
@@ -173,16 +175,21 @@ def _head(name: str, about: Mapping, result: Mapping | None) -> str:
 
 
 def _accuracies(result: Mapping) -> str:
-    reached = result["accuracy"]
-    target = reached["target_test"]
+    reached, deviations = result["accuracy"], result.get("accuracy_std", {})
+    target, spread = reached["target_test"], deviations.get("target_test", {})
     items = [
-        (target["last"], "after the last round"),
-        (target["selected"], "chosen without labels"),
-        (target["oracle"], "best by target labels, for reference"),
-        (reached["source_only"], "source network alone"),
+        (target["last"], spread.get("last"), "after the last round"),
+        (target["selected"], spread.get("selected"), "chosen without labels"),
+        (target["oracle"], spread.get("oracle"), "best by target labels, for reference"),
+        (reached["source_only"], None, "source network alone"),
     ]
-    shown = "".join(f"<li><b>{parts.percent(value)}</b>{text}</li>" for value, text in items)
-    if all(value is None for value, _ in items):
+    shown = "".join(
+        f"<li><b>{parts.percent(value)}"
+        + (f" ± {100 * deviation:.1f}" if deviation else "")
+        + f"</b>{text}</li>"
+        for value, deviation, text in items
+    )
+    if all(value is None for value, *_ in items):
         shown = "<li>The target has no labels to measure with.</li>"
     images = result.get("images", {})
     counts = (
@@ -273,10 +280,19 @@ def _losses(lines: Sequence[Mapping]) -> str:
 
 
 def _time(result: Mapping) -> str:
-    seconds = result["seconds"]
-    rows = [(stage, f"{value / 60:.1f} min") for stage, value in seconds.items()]
+    seconds, sizes = result["seconds"], result.get("step_bytes", {})
+    rows = [
+        (
+            stage,
+            f"{value / 60:.1f} min"
+            + (f", an update takes {sizes[stage] / 2**20:,.0f} MiB" if sizes.get(stage) else ""),
+        )
+        for stage, value in seconds.items()
+    ]
     rows.append(("all", f"{sum(seconds.values()) / 60:.1f} min"))
-    return f"<h2>Time</h2>{parts.table(rows)}"
+    return (
+        f"<h2>Time and memory</h2>{parts.table(rows)}<p class=faint>Memory is of each device.</p>"
+    )
 
 
 def _settings(about: Mapping) -> str:

@@ -2,6 +2,7 @@
 
 import base64
 import html
+import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -70,15 +71,16 @@ def _figure(path: Path) -> str:
 
 def _runs(folder: Path) -> str:
     rows = []
-    for workdir in sorted((folder / RUNS).iterdir()) if (folder / RUNS).is_dir() else ():
+    for workdir in sorted(path.parent for path in (folder / RUNS).glob("*/result.json")):
         try:
             result = markers.read_json(workdir / "result.json")
             target = result["accuracy"]["target_test"]
             minutes = sum(result["seconds"].values()) / 60
         except (UserError, KeyError, TypeError, AttributeError):
-            continue  # not finished
+            continue  # damaged
         name = html.escape(workdir.name)
-        link = f'<a href="../{RUNS}/{name}/{NAME}">{name}</a>'
+        address = urllib.parse.quote(f"../{RUNS}/{workdir.name}/{NAME}", safe="/=")
+        link = f'<a href="{address}">{name}</a>'
         cells = (link, *map(parts.percent, (target["last"], target["selected"], target["oracle"])))
         rows.append("".join(f"<td>{cell}</td>" for cell in (*cells, f"{minutes:.0f} min")))
     if not rows:

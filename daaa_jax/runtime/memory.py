@@ -30,7 +30,7 @@ def compile_step(name: str, step: Callable, arguments: tuple, reduce: str) -> Ca
     print(f"{name}: compiling its step", flush=True)
     with enough_memory(f"stage {name}", reduce):
         compiled = step.lower(*arguments).compile()
-    needed = _bytes(compiled)
+    needed = step_bytes(compiled)
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
     limit = min(limits) if all(limits) else None
     if needed is None:
@@ -66,8 +66,11 @@ def is_full(error: Exception) -> bool:
     return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
 
 
-def _bytes(compiled: Any) -> int | None:
-    """Arguments, results and all that lives between them; donated arguments count once."""
+def step_bytes(compiled: Any) -> int | None:
+    """What a compiled step takes on each device; None where that cannot be told.
+
+    Arguments, results and all that lives between them; donated arguments count once.
+    """
     analysis = compiled.memory_analysis()
     if analysis is None:
         return None
