@@ -4,6 +4,13 @@ from ml_collections import ConfigDict
 
 from configs import base
 
+# The last convolution at each of four sizes, of ResNet-50 and of EfficientNet-Lite0: the joint
+# kernel, a product over layers, tells nothing of many.
+JMMD_LAYERS = (
+    r"stage1_block2/conv3|stage2_block3/conv3|stage3_block5/conv3|stage4_block2/conv3"
+    r"|block(2|4|10|15)/conv_project"
+)
+
 
 def get_config() -> ConfigDict:
     """The paper's settings for Office-31 where it gives them, JAN's where it refers to JAN."""
@@ -65,6 +72,7 @@ def get_config() -> ConfigDict:
         batch_norm="batch",
         beta=0.02,  # 52 layers, not three
         layers="(?!conv1$|conv_stem$).*",  # all but the first convolution
+        jmmd_layers=JMMD_LAYERS,
     )
     config.adapt.optimizer.update(solver)
     # The source network is good enough on the target to begin with.

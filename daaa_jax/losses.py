@@ -120,7 +120,8 @@ def jmmd(xs: Sequence[Array], ys: Sequence[Array]) -> Array:
     A layer's kernel is the mean of five Gaussians `exp(-d^2 / b)`, `b` from a quarter to four times
     the mean squared distance within the two samples taken together; the joint kernel is the product
     over the layers. Both are at most 1. The mean distance carries no gradient, as in the released
-    DAN and JAN; those sum the Gaussians, which scales the result.
+    DAN and JAN. Those sum the Gaussians, which scales the result; JAN's has one alone, of a fixed
+    width, for the softmax.
 
     Args:
       xs: features of one domain, a layer each, `[B, ...]`; all but the first axis are flattened.

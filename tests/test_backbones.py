@@ -1,5 +1,6 @@
 """Networks for photos agree with PyTorch's, from the pixels to the logits."""
 
+import re
 from pathlib import Path
 
 import jax
@@ -10,7 +11,8 @@ from backbone_references import SIZE, drawn_state, pixels
 from flax import linen as nn
 from flax import traverse_util
 
-from daaa_jax import models
+from configs import photos
+from daaa_jax import attention, models
 from daaa_jax.data.augment import decode
 from daaa_jax.models import pretrained
 from daaa_jax.models.efficientnet import EfficientNetLite0
@@ -174,3 +176,33 @@ def test_half_precision_keeps_variables_maps_and_logits_in_float32():
     )
     logits, updates = jax.eval_shape(apply, shapes, jnp.zeros((1, SIZE, SIZE, 3)))
     assert {leaf.dtype for leaf in jax.tree.leaves((logits, updates))} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("name", ["resnet50", "efficientnet_lite0"])
+def test_joint_kernel_takes_few_layers_of_photos(name):
+    """Over all of them its product is that of equal images alone, whatever the maps."""
+    config = photos.get_config()
+    config.model.update(name=name, weights="")
+    model = models.create_classifier(config.model, 3, config.adapt.attention)
+    image = np.zeros((1, 64, 64, 3), np.float32)
+
+    def maps():
+        variables = models.initial_variables(jax.random.key(0), model, image)
+        return model.apply(variables, image, train=False, mutable=["intermediates"])[1]
+
+    shapes = attention.collect(jax.eval_shape(maps)["intermediates"], config.adapt.layers)
+    chosen = [layer for layer in shapes if re.fullmatch(config.adapt.jmmd_layers, layer)]
+    assert len(chosen) == 4
+    assert sorted(shapes[layer].shape[-1] for layer in chosen) == [2 * 2, 4 * 4, 8 * 8, 16 * 16]
+
+    def gradient(count):
+        draws = np.random.default_rng(0).uniform(0.5, 1.5, (2, count, 32, 64)).astype(np.float32)
+        source, target = ({str(n): each for n, each in enumerate(layers)} for layers in draws)
+
+        def loss(target):
+            return attention.alignment_loss(source, target, "jmmd")
+
+        leaves = jax.tree.leaves(jax.grad(loss)(target))
+        return float(np.sqrt(sum((leaf**2).sum() for leaf in leaves)))
+
+    assert gradient(len(chosen)) > 10 * gradient(len(shapes))

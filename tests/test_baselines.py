@@ -157,6 +157,67 @@ def test_jan_takes_the_joint_distance_of_features_and_softmax():
     np.testing.assert_allclose(found["jmmd"], 3 * method.ramp(0.2) * distance, rtol=1e-5)
 
 
+def dense(layer, array):
+    return np.asarray(array) @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"])
+
+
+def some_outputs(made):
+    """Of both domains, and the parameters of what the method has beside the classifier."""
+    image = decode(SOURCE.images[:1])
+    variables = initial_variables(jax.random.key(1), MODEL, image)
+    _, seen = MODEL.apply(variables, image, train=False, mutable=["features"])
+    width = seen["features"]["seen"].shape[1]
+    source = outputs_of(features(6, CLASSES), features(6, width, 1))
+    target = outputs_of(features(6, CLASSES, 2), features(6, width, 3))
+    return source, target, made.create(jax.random.key(0), MODEL, image, source)
+
+
+def test_jan_a_takes_the_joint_distance_behind_an_adversary_of_each_layer():
+    made = compared("jan_a", weight=3.0, width=5)
+    source, target, own = some_outputs(made)
+
+    def behind(given):
+        both = [np.asarray(given.features), softmax(np.asarray(given.logits))]
+        return [
+            dense(
+                own[f"layer{n}"]["output"],
+                np.maximum(dense(own[f"layer{n}"]["hidden"], layer), 0),
+            ).astype(np.float32)
+            for n, layer in enumerate(both)
+        ]
+
+    distance = losses.jmmd(behind(source), behind(target))
+    found = made.penalty(own, MODEL, source, target, batch_of(0.3))
+    np.testing.assert_allclose(found["jmmd"], 3 * method.ramp(0.3) * distance, rtol=1e-3)
+
+
+def test_dsn_sums_both_domains_each_with_its_own_private_network():
+    made = compared("dsn", reconstruction=2.0, difference=3.0, similarity=0.5)
+    source, target, own = some_outputs(made)
+    batch = batch_of(0.3)
+    found = made.penalty(own, MODEL, source, target, batch)
+    assert found.keys() == {"reconstruction", "difference", "domain"}
+    reconstruction = difference = 0.0
+    for domain, images, shared in (
+        ("source", batch.source, source.features),
+        ("target", batch.target, target.features),
+    ):
+        _, seen = MODEL.apply(
+            {"params": own[domain]}, images, train=True, mutable=["features", "batch_stats"]
+        )
+        private = seen["features"]["seen"]
+        decoded = dsn.Decoder(images.shape[1]).apply({"params": own["decoder"]}, shared + private)
+        reconstruction += dsn.reconstruction_loss(images, decoded)
+        difference += dsn.difference_loss(shared, private)
+    np.testing.assert_allclose(found["reconstruction"], 2 * reconstruction, rtol=1e-4)
+    np.testing.assert_allclose(found["difference"], 3 * difference, rtol=1e-4)
+    alone = compared("dann", weight=0.5)
+    similarity = alone.penalty(
+        {"discriminator": own["discriminator"]}, MODEL, source, target, batch
+    )
+    np.testing.assert_allclose(found["domain"], sum(similarity.values()), rtol=1e-4)
+
+
 def state_of(name, changes=None, seed=0):
     config = make_config({"method": name, "adapt.optimizer.learning_rate": 1e-3, **(changes or {})})
     variables = initial_variables(jax.random.key(1), MODEL, decode(SOURCE.images[:1]))

@@ -15,8 +15,9 @@ from daaa_jax.baselines.method import Batch, Method, Outputs, Params, ramp
 class Jan(Method):
     """The squared joint maximum mean discrepancy of features and softmax, see `losses.jmmd`.
 
-    The released code sums five
-    Gaussians where `jmmd` takes their mean, which a weight of five makes up for.
+    The released code sums five Gaussians over the features where `jmmd` takes their mean, which a
+    weight of five makes up for. It has one of a fixed width over the softmax, where `jmmd` has five
+    that follow the mean distance, as for the features.
     """
 
     def penalty(

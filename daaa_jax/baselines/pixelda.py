@@ -40,7 +40,8 @@ class PixelDa(Method):
         """The three players' losses (Eq. 1 to 4), their sum as one.
 
         The classifier's, on source images and what is made of them; the generator's, which is to
-        fool the discriminator, and the classifier's times `task`; the discriminator's.
+        fool the discriminator, and the classifier's times `task`; the discriminator's. The paper's
+        adversarial loss is `pair.adversarial=vanilla`.
         """
         settings, kind = self.settings, self.config.pair.adversarial
         generator, discriminator = models.create_gan(self.config.pair)
