@@ -84,7 +84,7 @@ def get_config() -> ConfigDict:
     adapt.batch_size = 128
     adapt.rounds = 20
     adapt.round_steps = 1000  # a round ends with evaluation, log line and restart of the schedule
-    adapt.init = "source"  # or scratch: where the target network starts
+    adapt.init = "source"  # where the target network starts; or scratch, as the source network did
     adapt.batch_norm = "batch"  # or frozen: the source network's statistics
     # Shares of a batch: S real source, T_f synthetic target, T real target, S_f synthetic source.
     adapt.mix = ConfigDict({"s": 0.35, "t_f": 0.15, "t": 0.35, "s_f": 0.15})

@@ -18,7 +18,7 @@ from daaa_jax.data.augment import Views, apply_views, decode, draw_views, evalua
 from daaa_jax.data.feed import take
 from daaa_jax.data.images import Images
 from daaa_jax.data.pairs import GROUPS, Batch, BatchStream, with_images
-from daaa_jax.models import Variables, initial_variables
+from daaa_jax.models import Variables, starting_variables
 from daaa_jax.runtime import loop
 
 
@@ -250,8 +250,11 @@ def plan(
     target = (
         source
         if settings.init == "source"
-        else initial_variables(
-            init_key, model, evaluation_views(decode(images[:1]), config.augment, 1)[0]
+        else starting_variables(
+            config.model,
+            init_key,
+            model,
+            evaluation_views(decode(images[:1]), config.augment, 1)[0],
         )
     )
     targets = (len(images) - 2 * len(labels)) // 2

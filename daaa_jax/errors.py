@@ -1,4 +1,4 @@
-"""The one exception that means: the user can mend this, and one line says how."""
+"""The exceptions that mean: the user can mend this, and one line says how."""
 
 
 class UserError(Exception):
@@ -7,3 +7,7 @@ class UserError(Exception):
     Its message is a single line: what is wrong, where, and what to do. `main` prints it and exits
     with code 1, without a traceback.
     """
+
+
+class Diverged(UserError):
+    """A loss became infinite or NaN: training with these settings ends here, however often."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from daaa_jax.errors import UserError
+from daaa_jax.errors import Diverged, UserError
 from daaa_jax.paper import cells, figures, summary, tables
 from daaa_jax.report import sweep
 from daaa_jax.runtime import endings, markers
@@ -41,17 +41,38 @@ def main(arguments: Sequence[str] | None = None, train: Trainer | None = None) -
     options, plan, runs = _parse(arguments)
     folder = Path(options.workdir).expanduser()
     mine = cells.share(runs, *options.cells)
-    missing = [run for run in mine if cells.result(run.workdir(plan, folder)) is None]
     for run in mine:  # a misspelt setting is told before hours of training
         run.config(plan)
+    diverged = [run for run in mine if cells.has_diverged(run, plan, folder)]
+    missing = [
+        run for run in mine if run not in diverged and cells.result(run, plan, folder) is None
+    ]
     print(f"{options.name}: {len(runs)} runs, {len(mine)} here, {len(missing)} to do", flush=True)
+    if diverged:
+        print(
+            f"{len(diverged)} diverged, such as {diverged[0].workdir(plan, folder)}: remove "
+            f"{cells.DIVERGED} there to try again",
+            flush=True,
+        )
+    part, of = options.cells
+    if missing and part > 1 and cells.is_split(runs, of):
+        print(
+            f"--cells={part}/{of}: there are fewer pairs of domains than hosts, and each trains the"
+            " CycleGAN and the source networks that it finds unfinished; to share them, first train"
+            " one row with one seed, such as --methods=Ours --seeds=1 --cells=1/1",
+            flush=True,
+        )
     _write(options, plan, folder)
     if not options.only_show and missing:
-        train = train or _trainer(missing[0].config(plan))
+        train = train or _trainer(missing[0].config(plan), together=of == 1)
         for number, run in enumerate(missing, start=1):
             place = run.workdir(plan, folder)
             print(f"{options.name}: run {number} of {len(missing)}, {place.name}", flush=True)
-            train(run.config(plan), place)
+            try:
+                train(run.config(plan), place)
+            except Diverged as error:  # the other rows are worth having
+                print(f"{options.name}: {error}", flush=True)
+                markers.write_json(place / cells.DIVERGED, {"message": str(error)})
             if number == len(missing) or options.name in tables.TABLES:
                 _write(options, plan, folder)
     kind = "md" if options.name in tables.TABLES else "svg"
@@ -98,7 +119,9 @@ def _parse(arguments: Sequence[str] | None):
     options.tasks = cells.chosen_tasks(plan, subject.tasks, wanted)
     methods = [method for method in options.methods.split(",") if method]
     if options.name in tables.TABLES:
-        runs = cells.runs_of(cells.some_rows(subject, methods), options.tasks, plan)
+        network = cells.Run(options.tasks[0], {}, 0).config(plan).model.name
+        options.table = tables.on_network(subject, network)
+        runs = cells.runs_of(cells.some_rows(options.table, methods), options.tasks, plan)
     elif methods:
         raise UserError(f"--methods={options.methods}: a figure has no rows")
     else:
@@ -111,16 +134,15 @@ def _write(options, plan: cells.Plan, folder: Path) -> None:
     if name in figures.FIGURES:
         figures.write(name, options.tasks, plan, folder)
         return
-    table = tables.TABLES[name]
+    table = options.table
     found = cells.accuracies(table, options.tasks, plan, folder)
-    lines = list(summary.lines(name, table, options.tasks, found, plan.data == table.data))
-    text = summary.to_markdown(table.title, lines, _notes(options, plan))
+    lines = list(summary.lines(name, table, options.tasks, found, plan.is_as(table.data)))
+    text = summary.to_markdown(f"{table.title}, on {plan.where}", lines, _notes(options, plan))
     markers.write_bytes(folder / f"{name}.md", text.encode())
     markers.write_bytes(folder / f"{name}.csv", summary.to_csv(lines).encode())
 
 
 def _notes(options, plan: cells.Plan) -> list[str]:
-    of = ", ".join([plan.data, *plan.words])
     same = (
         "Each seed has its own CycleGAN and source network."
         if plan.own_networks
@@ -128,7 +150,9 @@ def _notes(options, plan: cells.Plan) -> list[str]:
     )
     fitted = (
         " The ceiling is measured on the very images whose labels it was trained on."
-        if plan.data in ("office", "office10") and "data.target_test" not in plan.settings
+        if plan.data in ("office", "office10")
+        and "data.target_test" not in plan.settings
+        and any(row.method == tables.CEILING for row in options.table.rows)
         else ""
     )
     settings = " ".join(f"`{name}={value}`" for name, value in _told(plan.settings).items())
@@ -139,12 +163,12 @@ def _notes(options, plan: cells.Plan) -> list[str]:
     )
     paper = (
         " In brackets the paper's figure and the difference."
-        if plan.data == tables.TABLES[options.name].data
+        if plan.is_as(options.table.data)
         else ""
     )
     little = " A trial in little: the figures say nothing." if "smoke" in plan.words else ""
     return [
-        f"On {of}, accuracy on the target domain after the last round, in per cent: {what}"
+        f"On {plan.where}, accuracy on the target domain after the last round, in per cent: {what}"
         f"{paper}{little}" + (f" With {settings}." if settings else "") + fitted
     ]
 
@@ -153,7 +177,7 @@ def _told(settings: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in settings.items() if not says_where(name)}
 
 
-def _trainer(config: ConfigDict) -> Trainer:
+def _trainer(config: ConfigDict, together: bool) -> Trainer:
     # Imported here, so that a misspelt argument is answered at once.
     import jax
 
@@ -163,7 +187,8 @@ def _trainer(config: ConfigDict) -> Trainer:
     allocator.keep_freed_memory()
     if config.run.deterministic:
         compilation.be_deterministic()
-    distributed.start()
+    if together:  # with others that run the same; a share of the runs is for one host alone
+        distributed.start()
     if config.run.compilation_cache:
         compilation.enable_cache()
 

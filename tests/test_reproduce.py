@@ -9,7 +9,8 @@ import commands
 import pytest
 
 from daaa_jax import reproduce
-from daaa_jax.errors import UserError
+from daaa_jax import workdir as workdirs
+from daaa_jax.errors import Diverged, UserError
 from daaa_jax.paper import cells, choices, figures, summary, tables
 from daaa_jax.report import __main__ as report
 
@@ -30,7 +31,7 @@ def score(config) -> float:
 def fake_trainer(trained):
     def train(config, workdir):
         trained.append(workdir.name)
-        workdir.mkdir(parents=True)
+        workdirs.write_config(workdir, config)
         accuracy = {
             "source_only": 0.3 + 0.1 * config.seed,
             "target_test": dict.fromkeys(("last", "selected", "oracle"), reached(config)),
@@ -54,9 +55,9 @@ def fake_trainer(trained):
     return train
 
 
-def run(tmp_path, *arguments):
+def run(tmp_path, *arguments, trainer=fake_trainer):
     trained = []
-    reproduce.main([*arguments, f"--workdir={tmp_path}"], fake_trainer(trained))
+    reproduce.main([*arguments, f"--workdir={tmp_path}"], trainer(trained))
     return trained
 
 
@@ -77,23 +78,43 @@ def test_every_row_has_a_figure_for_every_task():
 @pytest.mark.parametrize(
     ("name", "method", "train_data", "average"),
     [
-        ("table2", "ResNet-50", "S", 76.1),
+        ("table2", "{network}", "S", 76.1),
+        ("table2", "RevGrad", "S+T", 82.2),
+        ("table2", "JAN", "S+T", 84.3),
         ("table2", "JAN-A", "S+T", 84.6),
-        ("table2", "ResNet-50", "T_f", 80.6),
+        ("table2", "{network}", "T_f", 80.6),
+        ("table2", "{network}", "S+T_f", 82.5),
+        ("table2", "Ours (wo L_AT)", "T_f+T", 85.4),
+        ("table2", "Ours (wo L_AT)", "S+T_f+T+S_f", 86.3),
         ("table2", "Ours (w L_AT)", "T_f+T", 86.1),
         ("table2", "Ours (w L_AT)", "S+T_f+T+S_f", 87.2),
+        ("table3", "{network}", "S", 65.1),
         ("table3", "EM-A", "S+T_f+T+S_f", 64.4),
+        ("table3", "EM-A + L_AT", "S+T_f+T+S_f", 71.1),
+        ("table3", "EM-C", "S+T_f+T+S_f", 78.6),
+        ("table3", "EM-C + L_AT", "S+T_f+T+S_f", 79.6),
         ("table3", "EM-B", "S+T_f+T+S_f", tables.VERY_LOW),
         ("table3", "Ours (wo L_AT)", "S+T_f+T+S_f", 79.7),
+        ("table4", "MMD", "S+T_f+T+S_f", 74.9),
         ("table4", "JMMD", "S+T_f+T+S_f", 78.1),
+        ("tableA1", "L1", "S+T_f+T+S_f", 79.8),
+        ("tableA1", "L∞", "S+T_f+T+S_f", 80.0),
+        ("tableA1", "Feature maps", "S+T_f+T+S_f", 79.9),
         ("tableA1", "Ours (attention)", "S+T_f+T+S_f", 80.9),
     ],
 )
 def test_averages_are_the_papers(name, method, train_data, average):
-    (row,) = (
-        r for r in tables.TABLES[name].rows if (r.method, r.train_data) == (method, train_data)
+    table = tables.TABLES[name]
+    (number,) = (
+        n for n, r in enumerate(table.rows) if (r.method, r.train_data) == (method, train_data)
     )
-    assert summary.paper_average(row.paper) == average
+    nothing = {(n, task): [None] for n in range(len(table.rows)) for task in table.tasks}
+    shown = [
+        line["paper"]
+        for line in summary.lines(name, table, table.tasks, nothing, same_data=True)
+        if line["task"] == summary.AVERAGE
+    ]
+    assert shown[number] == average
 
 
 @pytest.mark.parametrize("name", tables.TABLES)
@@ -155,6 +176,14 @@ def test_every_run_belongs_to_one_host_and_pairs_of_domains_stay_together():
     many = [cells.share(runs, part, 5) for part in range(1, 6)]
     assert sorted(map(repr, sum(many, []))) == sorted(map(repr, runs))
     assert max(map(len, many)) - min(map(len, many)) <= 1
+    assert [cells.is_split(runs, of) for of in (3, 5)] == [False, True]
+
+
+def test_hosts_that_share_a_cyclegan_are_told(tmp_path, capsys):
+    run(tmp_path, "table4", "--data=embedded", "--seeds=1", "--cells=2/3")
+    assert "there are fewer pairs of domains than hosts" in capsys.readouterr().out
+    run(tmp_path, "table2", "--data=office10", "--seeds=1", "--cells=2/3")
+    assert "fewer pairs" not in capsys.readouterr().out
 
 
 # What is written
@@ -220,6 +249,64 @@ def test_cell_with_some_of_its_seeds_says_so(tmp_path):
     run(tmp_path, "table4", "--data=office10", "--seeds=1", "--tasks=d2a")
     run(tmp_path, "table4", "--data=office10", "--seeds=3", "--tasks=d2a", "--only_show")
     assert "63.5 [1 of 3 seeds]" in (tmp_path / "table4.md").read_text()
+
+
+def test_run_that_diverges_does_not_keep_the_others_from_running(tmp_path):
+    def trainer(trained):
+        succeed = fake_trainer(trained)
+
+        def train(config, workdir):
+            succeed(config, workdir)
+            if config.adapt.measure == "l1" and config.seed == 0 or config.adapt.measure == "mmd":
+                (workdir / "result.json").unlink()
+                raise Diverged("stage adapt: loss not finite by step 3")
+
+        return train
+
+    arguments = ("table4", "--data=office10", "--seeds=2", "--tasks=d2a")
+    assert len(run(tmp_path, *arguments, trainer=trainer)) == 8
+    text = (tmp_path / "table4.md").read_text()
+    assert "| L1-norm | S+T_f+T+S_f | 64.5 [1 of 2 seeds, 1 diverged] |" in text
+    assert "| MMD | S+T_f+T+S_f | diverged |" in text
+    assert {c["method"]: c["diverged"] for c in rows_of(tmp_path / "table4.csv")} == {
+        "L1-norm": "1", "MMD": "2", "JMMD": "0", "Ours": "0"
+    }  # fmt: skip
+    # They are not tried again, until their marker is removed.
+    assert not run(tmp_path, *arguments)
+    for marker in tmp_path.glob(f"runs/*measure=mmd*/{cells.DIVERGED}"):
+        marker.unlink()
+    assert len(run(tmp_path, *arguments)) == 2
+    assert "| MMD | S+T_f+T+S_f | 64.0 ± 0.7 |" in (tmp_path / "table4.md").read_text()
+
+
+def test_other_mistakes_end_a_sweep(tmp_path):
+    def trainer(_):
+        def train(config, workdir):
+            raise UserError(f"{workdir}: no images")
+
+        return train
+
+    with pytest.raises(UserError, match="no images"):
+        run(tmp_path, "table4", "--data=office10", "--seeds=1", trainer=trainer)
+
+
+def test_run_that_was_made_with_other_settings_is_not_taken_for_a_cell(tmp_path):
+    arguments = ("table4", "--data=embedded", "--seeds=1", "--methods=Ours")
+    run(tmp_path, *arguments)
+    # Photos for the digits' backgrounds: the folder's name does not tell where they lie.
+    with pytest.raises(UserError, match="belongs to another config: data.made_from_photos"):
+        run(tmp_path, *arguments, "--config.data.photos_dir=/some/where")
+
+
+def test_tables_tell_the_network_and_the_data_that_were_run(tmp_path):
+    for data in ("embedded", "office10", "office,cpu", "office"):
+        run(tmp_path / data, "table3", f"--data={data}", "--seeds=1", "--only_show")
+    texts = {path.parent.name: path.read_text() for path in tmp_path.glob("*/table3.md")}
+    assert "## Table 3: parts of EM, on embedded\n" in texts["embedded"]
+    assert "| CNN | S | not run |" in texts["embedded"]
+    assert "| EfficientNet-Lite0 | S | not run |" in texts["office10"]
+    # Other networks and sizes than the paper's are not compared with its figures.
+    assert "80.9" in texts["office"] and "80.9" not in texts["office,cpu"]
 
 
 def test_very_low_has_no_difference(tmp_path):
@@ -306,6 +393,15 @@ def test_curves_have_a_point_for_each_round(tmp_path):
     assert "with L_AT" in picture and "without L_AT" in picture
 
 
+def test_curves_are_of_finished_runs_alone_and_say_how_many(tmp_path):
+    run(tmp_path, "fig4", "--data=embedded", "--seeds=2")
+    next(tmp_path.glob("runs/*beta=0.0*-seed=1-*/result.json")).unlink()
+    run(tmp_path, "fig4", "--data=embedded", "--seeds=2", "--only_show")
+    seeds = {p["curve"]: p["seeds"] for p in rows_of(tmp_path / "fig4.csv")}
+    assert seeds == {"with L_AT": "2", "without L_AT": "1"}
+    assert "6 of 12 points of fewer than 2 seeds" in (tmp_path / "fig4.svg").read_text()
+
+
 def test_figure_is_drawn_before_any_run_is_finished():
     assert "no run is finished" in figures.draw("Fig. 4", [], None).decode()
 
@@ -323,6 +419,8 @@ def test_figure_is_drawn_before_any_run_is_finished():
         (["table2", "--cells=3/2"], "--cells=3/2 is no share: 2/3 is the second of three"),
         (["table2", "--config.adapt.bata=1"], "setting 'adapt.bata' is unknown"),
         (["table2", "--config.seed=7"], "--config.seed=7: each cell has its own; use --seeds"),
+        (["table2", "--config.seeds=3"], "--config.seeds=3: each seed is a run of its own"),
+        (["table1", "--config.method=dann"], "--config.method=dann: each row has its own"),
         (["table1", "--methods=gan"], "--methods=gan: 'gan' is none of RevGrad, DSN, ADA, PixelDA"),
         (["fig4", "--methods=ours"], "--methods=ours: a figure has no rows"),
         (["table2", "--sedes=2"], "--sedes=2 is unknown: settings look like --config.adapt"),

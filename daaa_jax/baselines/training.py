@@ -1,4 +1,4 @@
-"""Stage `adapt` of a compared method: same classifier, start, data, schedule and evaluation."""
+"""Stage `adapt` of a compared method: same classifier, start, data, updates and evaluation."""
 
 import functools
 
@@ -207,7 +207,9 @@ def plan(
     image = evaluation_views(decode(source_train.images[:1]), config.augment, 1)[0]
     init_key, key = jax.random.split(loop.stage_key(config.seed, f"adapt {config.method}"))
     start = (
-        source if settings.init == "source" else models.initial_variables(init_key, model, image)
+        source
+        if settings.init == "source"
+        else models.starting_variables(config.model, init_key, model, image)
     )
     sets = (source_train.images, target_train.images)
     streams = [

@@ -27,6 +27,7 @@ __all__ = [
     "features",
     "initial_variables",
     "pretrained_variables",
+    "starting_variables",
 ]
 
 Variables = Mapping[str, Mapping]  # of a classifier: `params` and `batch_stats`
@@ -118,3 +119,18 @@ def initial_variables(key: jax.Array, model: nn.Module, images: jax.Array) -> Va
     """
     variables = model.init(key, images, train=False)
     return {name: variables[name] for name in ("params", "batch_stats") if name in variables}
+
+
+def starting_variables(settings, key: jax.Array, model: nn.Module, images: jax.Array) -> Variables:
+    """What the source network, or one from scratch, begins with: fresh, or pretrained but its end.
+
+    Args:
+      settings: `config.model`.
+      key: a PRNG key.
+      model: the classifier.
+      images: float32 `[1, H, W, 3]`, for the shape alone.
+
+    Raises:
+      UserError: see `pretrained.load`.
+    """
+    return pretrained_variables(settings, initial_variables(key, model, images))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,8 @@ from ml_collections import ConfigDict
 from daaa_jax.errors import UserError
 from daaa_jax.paper import tables
 from daaa_jax.runtime import markers
-from daaa_jax.workdir import says_where
+from daaa_jax.settings import fit_to_devices
+from daaa_jax.workdir import check_same_config, read_config, says_where
 
 # The data that tables are filled on: the config's file, and the word for each task of a table.
 _OFFICE_TASKS = {task: task.lower().replace("->", "2") for task in tables.OFFICE}
@@ -22,7 +24,14 @@ DATA = {
     "office": ("office", _OFFICE_TASKS),
     "office10": ("office10", _OFFICE_TASKS),
 }
-_SEEDS = ("seed", "pair.seed", "source.seed")
+# Settings that cannot be the same in all cells, and what to use instead.
+_OF_CELLS = dict.fromkeys(
+    ("seed", "pair.seed", "source.seed"), "each cell has its own; use --seeds and --own_networks"
+) | {
+    "seeds": "each seed is a run of its own; use --seeds",
+    "method": "each row has its own; use --methods",
+}
+DIVERGED = "diverged.json"  # in the folder of a run whose loss became infinite or NaN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +52,15 @@ class Plan:
     settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
     seeds: int = 3
     own_networks: bool = False
+
+    @property
+    def where(self) -> str:
+        """The data, with the words of its config."""
+        return ", ".join([self.data, *self.words])
+
+    def is_as(self, data: str) -> bool:
+        """Whether figures on this data can be compared: no word makes images or networks small."""
+        return self.data == data and not {"cpu", "smoke"} & set(self.words)
 
     def tasks(self, wanted: Sequence[str]) -> tuple[str, ...]:
         """Those of a table's tasks that the data has; where it has none of them, all of its own."""
@@ -90,12 +108,16 @@ class Run:
 
 
 def runs_of(table: tables.Table, tasks: Sequence[str], plan: Plan) -> list[Run]:
-    """All runs of a table on some tasks, each once, those of a task and of a seed together."""
+    """All runs of a table on some tasks, each once, those of a task and of a seed together.
+
+    The ceiling comes first, as the reports of the others show its attention.
+    """
+    rows = sorted(table.rows, key=lambda row: row.method != tables.CEILING)
     return [
         Run(task, row.settings, seed)
         for task in tasks
         for seed in range(plan.seeds)
-        for row in table.rows
+        for row in rows
         if row.is_trained
     ]
 
@@ -128,19 +150,39 @@ def share(runs: Sequence[Run], part: int, of: int) -> list[Run]:
     What shares a CycleGAN stays together while there are enough pairs of domains for all hosts.
     """
     pairs = list(dict.fromkeys(_pair(run) for run in runs))
-    if of <= len(pairs):
+    if not is_split(runs, of):
         return [run for run in runs if pairs.index(_pair(run)) % of == part - 1]
     return list(runs)[part - 1 :: of]
+
+
+def is_split(runs: Sequence[Run], of: int) -> bool:
+    """Whether so many hosts come to share a pair of domains, of which each needs the CycleGAN."""
+    return of > len({_pair(run) for run in runs})
 
 
 def _pair(run: Run) -> tuple[str, ...]:
     return tuple(sorted(run.task.split("->")))
 
 
-def result(workdir: Path) -> dict[str, Any] | None:
-    """What a finished run has reached; None if it is not finished."""
+def result(run: Run, plan: Plan, folder: Path) -> dict[str, Any] | None:
+    """What a finished run has reached; None if it is not finished.
+
+    Raises:
+      UserError: if what lies there was made with other settings.
+    """
+    workdir = run.workdir(plan, folder)
     path = workdir / "result.json"
-    return markers.read_json(path) if path.exists() else None
+    if not path.exists():
+        return None
+    config = run.config(plan)
+    fit_to_devices(config, 1, read_config(workdir))
+    check_same_config(workdir, config)
+    return markers.read_json(path)
+
+
+def has_diverged(run: Run, plan: Plan, folder: Path) -> bool:
+    """Whether a run ended because its loss became infinite or NaN."""
+    return (run.workdir(plan, folder) / DIVERGED).exists()
 
 
 def accuracies(
@@ -148,7 +190,8 @@ def accuracies(
 ) -> dict[tuple[int, str], list[float | None]]:
     """By row number and task, the accuracy of each seed in per cent.
 
-    None where there is no finished run behind it, or the target domain has no labels.
+    None where there is no finished run behind it, or the target domain has no labels; NaN where the
+    run diverged.
     """
     return {
         (number, task): _of_seeds(table, row, task, plan, folder)
@@ -170,7 +213,10 @@ def _accuracy(table, row, task, seed, plan, folder) -> float | None:
     # The source network alone is the same in every run of a task and a seed.
     candidates = [row] if row.is_trained else [r for r in table.rows if r.is_trained]
     for candidate in candidates:
-        found = result(Run(task, candidate.settings, seed).workdir(plan, folder))
+        run = Run(task, candidate.settings, seed)
+        if row.is_trained and has_diverged(run, plan, folder):
+            return math.nan
+        found = result(run, plan, folder)
         if found is not None:
             reached = found["accuracy"]
             accuracy = reached["target_test"]["last"] if row.is_trained else reached["source_only"]
@@ -207,8 +253,8 @@ def parse_settings(arguments: Sequence[str]) -> dict[str, str]:
             raise UserError(f"{argument} is unknown: settings look like --config.adapt.beta=0.3")
         if "," in value:
             raise UserError(f"{argument}: a value with a comma cannot be set for all cells")
-        if name in _SEEDS:
-            raise UserError(f"{argument}: each cell has its own; use --seeds and --own_networks")
+        if name in _OF_CELLS:
+            raise UserError(f"{argument}: {_OF_CELLS[name]}")
         settings[name] = value
     return settings
 

@@ -61,9 +61,9 @@ def _last_round(task, change, plan, folder) -> Mapping[str, float] | None:
     """The figures of the last round, means over seeds of those that all have."""
     each = []
     for seed in range(plan.seeds):
-        workdir = cells.Run(task, change, seed).workdir(plan, folder)
-        rounds = metrics.rounds(metrics.read(workdir))
-        if cells.result(workdir) is None or not rounds:
+        run = cells.Run(task, change, seed)
+        rounds = metrics.rounds(metrics.read(run.workdir(plan, folder)))
+        if cells.result(run, plan, folder) is None or not rounds:
             return None
         each.append(rounds[-1])
     names = ("target_test", *VALIDATORS)

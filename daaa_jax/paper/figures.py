@@ -71,11 +71,14 @@ def write(name: str, tasks: Sequence[str], plan: cells.Plan, folder: Path) -> No
             for task in tasks
             for choice in choices.choices(task, _sweep(task, plan), plan, folder)
         ]
-        text = choices.to_markdown(FIGURES[name].title, found)
+        text = choices.to_markdown(f"{FIGURES[name].title}, on {plan.where}", found)
         markers.write_bytes(folder / f"{name}.md", text.encode())
-    same_data = plan.data == FIGURES[name].data
-    line = tables.BEST_EARLIER if name == "figA1" and same_data else None
-    markers.write_bytes(folder / f"{name}.svg", draw(FIGURES[name].title, points, line))
+    line = tables.BEST_EARLIER if name == "figA1" and plan.is_as(FIGURES[name].data) else None
+    title = f"{FIGURES[name].title}, on {plan.where}"
+    few = sum(point["seeds"] < plan.seeds for point in points)
+    if few:
+        title += f"\n{few} of {len(points)} points of fewer than {plan.seeds} seeds"
+    markers.write_bytes(folder / f"{name}.svg", draw(title, points, line))
 
 
 def _point(task: str, curve: str, x: float, y: str, values: Sequence[float]) -> dict[str, Any]:
@@ -96,7 +99,7 @@ def _sweep_points(task: str, plan: cells.Plan, folder: Path) -> list[dict[str, A
     for axis, changes in _sweep(task, plan).items():
         for x, change in changes.items():
             found = [
-                cells.result(cells.Run(task, change, seed).workdir(plan, folder))
+                cells.result(cells.Run(task, change, seed), plan, folder)
                 for seed in range(plan.seeds)
             ]
             reached = [r["accuracy"]["target_test"]["last"] for r in found if r is not None]
@@ -110,8 +113,9 @@ def _curve_points(task: str, plan: cells.Plan, folder: Path) -> list[dict[str, A
     points = []
     for curve, change in tables.CURVES.items():
         runs = [
-            metrics.rounds(metrics.read(cells.Run(task, change, seed).workdir(plan, folder)))
-            for seed in range(plan.seeds)
+            metrics.rounds(metrics.read(run.workdir(plan, folder)))
+            for run in (cells.Run(task, change, seed) for seed in range(plan.seeds))
+            if cells.result(run, plan, folder) is not None
         ]
         longest = max(map(len, runs), default=0)
         for figure, factor in (("round_alignment", 1.0), ("target_test", 100.0)):

@@ -13,6 +13,7 @@ from daaa_jax.paper import tables
 from daaa_jax.paper.tables import Figure, Table
 
 NOT_RUN = "not run"
+DIVERGED = "diverged"
 AVERAGE = "Average"
 _COLUMNS = (
     "table",
@@ -20,6 +21,7 @@ _COLUMNS = (
     "train_data",
     "task",
     "seeds",
+    "diverged",
     "mean",
     "std",
     "paper",
@@ -38,7 +40,7 @@ def average(by_task: Sequence[Sequence[float | None]]) -> list[float | None]:
     """For each seed the mean over all tasks; None where one of them is missing.
 
     Args:
-      by_task: for each task the accuracy of each seed.
+      by_task: for each task the accuracy of each seed; NaN makes NaN.
     """
     return [
         None if any(value is None for value in seed) else statistics.mean(seed)
@@ -47,7 +49,7 @@ def average(by_task: Sequence[Sequence[float | None]]) -> list[float | None]:
 
 
 def paper_average(figures: Sequence[Figure]) -> Figure:
-    """The paper's own average, which it rounds half down."""
+    """The average of a row, rounded as the paper mostly rounds: a half down."""
     if None in figures:
         return None
     if tables.VERY_LOW in figures:
@@ -69,30 +71,34 @@ def lines(
 
     Yields:
       For each row and task, and for the average where there are several: `method`, `train_data`,
-      `task`, `seeds` (how many are finished), `wanted` (how many there are), `mean`, `std`,
-      `paper`, `difference`; None for what there is not.
+      `task`, `seeds` (how many are finished), `diverged` (how many did), `wanted` (how many there
+      are), `mean`, `std`, `paper`, `difference`; None for what there is not.
     """
     for number, row in enumerate(table.rows):
         paper = dict(zip(table.tasks, row.paper, strict=True)) if same_data else {}
         cells = {task: (found[number, task], paper.get(task)) for task in tasks}
         if len(tasks) > 1:
             whole = paper_average([paper.get(task) for task in tasks])
+            if same_data and row.average and set(tasks) == set(table.tasks):
+                whole = row.average
             cells[AVERAGE] = (average([found[number, task] for task in tasks]), whole)
         for task, (values, figure) in cells.items():
-            finished = [value for value in values if value is not None]
+            known = [value for value in values if value is not None]
+            finished = [value for value in known if math.isfinite(value)]
             mean, std = mean_and_std(finished) if finished else (None, None)
-            known = mean is not None and isinstance(figure, float | int)
+            comparable = mean is not None and isinstance(figure, float | int)
             yield {
                 "table": name,
                 "method": row.method,
                 "train_data": row.train_data,
                 "task": task,
                 "seeds": len(finished),
+                "diverged": len(known) - len(finished),
                 "wanted": len(values),
                 "mean": mean,
                 "std": std,
                 "paper": figure,
-                "difference": mean - figure if known else None,
+                "difference": mean - figure if comparable else None,
             }
 
 
@@ -135,10 +141,12 @@ def _shown(cell: Mapping) -> str:
     paper, mean = cell["paper"], cell["mean"]
     said = f"{paper:.1f}" if isinstance(paper, float | int) else paper or ""
     if mean is None:
-        return f"{NOT_RUN} ({said})" if said else NOT_RUN
+        none = DIVERGED if cell["diverged"] == cell["wanted"] else NOT_RUN
+        return f"{none} ({said})" if said else none
     ours = f"{mean:.1f}" + (f" ± {cell['std']:.1f}" if cell["std"] is not None else "")
     if cell["seeds"] < cell["wanted"]:
-        ours += f" [{cell['seeds']} of {cell['wanted']} seeds]"
+        diverged = f", {cell['diverged']} {DIVERGED}" if cell["diverged"] else ""
+        ours += f" [{cell['seeds']} of {cell['wanted']} seeds{diverged}]"
     if cell["difference"] is not None:
         said = f"{said}, {cell['difference']:+.1f}"
     return f"{ours} ({said})" if said else ours

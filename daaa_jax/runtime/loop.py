@@ -10,7 +10,7 @@ import jax
 from clu.metrics import Average
 from jax.sharding import Mesh
 
-from daaa_jax.errors import UserError
+from daaa_jax.errors import Diverged, UserError
 from daaa_jax.runtime import markers
 from daaa_jax.runtime import memory as memory_use
 from daaa_jax.runtime import mesh as meshes
@@ -85,10 +85,11 @@ def run(
 
     Returns:
       The final state and the memory; in it are `seconds`, the time the stage took over all its
-      starts, and `sha256` of the final state.
+      starts, `step_bytes`, what a step takes on each device, and `sha256` of the final state.
 
     Raises:
-      UserError: if a metric is not finite, the devices run out of memory, or a finished stage has
+      Diverged: if a metric is not finite.
+      UserError: if the devices run out of memory, or a finished stage has
         lost its last checkpoint.
       Preempted: if the run has been told to end; all is saved.
     """
@@ -135,6 +136,7 @@ def run(
                 batch = batch_at(step - 1)
                 if step == start + 1:
                     update = memory_use.compile_step(name, update, (state, *batch), reduce)
+                    memory["step_bytes"] = memory_use.step_bytes(update)
                 profile.before(step, state)
                 state, metrics = update(state, *batch)
                 profile.after(step, state, update)
@@ -199,7 +201,7 @@ def _check_finite(
     checkpoints.wait()
     good = checkpoints.latest_step()
     kept = f"the checkpoint after step {good} is kept" if good else "no checkpoint was written yet"
-    raise UserError(
+    raise Diverged(
         f"stage {name}: {', '.join(bad)} not finite by step {step}; {kept}. "
         f"Lower the learning rate of this stage, or look at its input."
     )
