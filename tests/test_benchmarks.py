@@ -1,5 +1,6 @@
 """What benchmarks compare with does the same: from the same weights, PyTorch gives our losses."""
 
+import functools
 import json
 
 import pytest
@@ -45,6 +46,15 @@ def test_losses_that_differ_are_refused(mine, theirs):
     with pytest.raises(ValueError, match="digits"):
         performance.check(case, mine, theirs, 1e-3, 0.1)
     performance.check(case, [1.0, 0.9], [1.0, 0.9001], 1e-3, 0.1)
+
+
+def test_sides_that_do_not_fit_beside_each_other_are_timed_apart(monkeypatch):
+    calls = []
+    monkeypatch.setattr(performance, "give_memory_back", lambda: calls.append("back"))
+    sides = {name: functools.partial(calls.append, name) for name in ("ours", "eager")}
+    times = performance.one_after_another(sides, 2)
+    assert {name: len(each) for name, each in times.items()} == {"ours": 2, "eager": 2}
+    assert calls == [*["ours"] * 3, "back", *["eager"] * 3, "back"]
 
 
 def test_measurements_are_kept_beside_those_of_other_devices(tmp_path, monkeypatch, capsys):
