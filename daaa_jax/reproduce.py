@@ -3,24 +3,25 @@
     python -m daaa_jax.reproduce table2 --workdir=runs/table2 --config.data.dir=DIR
     python -m daaa_jax.reproduce table3 --workdir=runs/table3 --data=embedded
 
-Trains what is not trained yet, one run after another, and writes `<table>.md` and `<table>.csv` to
-the working directory after each: mean and standard deviation over seeds, the paper's figure and the
-difference. The same command again goes on. `figA1` and `fig4` end with a picture, `<figure>.svg`;
-`--only_show` writes what there is so far.
+Trains what is not trained yet, one run after another, and writes after each what there is so far to
+the working directory: a table as Markdown and CSV, mean and standard deviation over seeds, the
+paper's figure and the difference; a figure (`figA1`, `fig4`) as SVG and CSV. The same command again
+goes on.
 """
 
 import argparse
 import re
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from daaa_jax import preflight
 from daaa_jax.errors import Diverged, UserError
 from daaa_jax.paper import cells, figures, summary, tables
 from daaa_jax.report import sweep
 from daaa_jax.runtime import endings, markers
-from daaa_jax.workdir import says_where
 
 NAMES = (*tables.TABLES, *figures.FIGURES)
 
@@ -62,33 +63,55 @@ def main(arguments: Sequence[str] | None = None, train: Trainer | None = None) -
             " one row with one seed, such as --methods=Ours --seeds=1 --cells=1/1",
             flush=True,
         )
-    _write(options, plan, folder)
-    if not options.only_show and missing:
+    if options.only_show or not missing:
+        _write(options, plan, folder)
+    else:
         train = train or _trainer(missing[0].config(plan), together=of == 1)
+        _train(train, missing, options, plan, folder)
+    name = plan.file_name(options.name, options.subject.data)
+    kind = "md" if options.name in tables.TABLES else "svg"
+    print(f"{folder / name}.{kind}, and all in {sweep.write(folder)}", flush=True)
+
+
+def _train(train: Trainer, missing: Sequence[cells.Run], options, plan, folder: Path) -> None:
+    """One run after another, each followed by what there is then."""
+    # Imported here, so that a misspelt argument is answered at once.
+    from daaa_jax.runtime.preemption import Notice, Preempted
+
+    begun = time.monotonic()
+    with Notice().listening() as notice:
         for number, run in enumerate(missing, start=1):
-            place = run.workdir(plan, folder)
-            print(f"{options.name}: run {number} of {len(missing)}, {place.name}", flush=True)
+            place, left = run.workdir(plan, folder), ""
+            if number > 1:
+                each = (time.monotonic() - begun) / (number - 1) / 60
+                left = f", some {each * (len(missing) - number + 1):.0f} min left"
+            of = f"{number} of {len(missing)}{left}"
+            print(f"{options.name}: run {of}: {place.name}", flush=True)
             try:
                 train(run.config(plan), place)
             except Diverged as error:  # the other rows are worth having
                 print(f"{options.name}: {error}", flush=True)
                 markers.write_json(place / cells.DIVERGED, {"message": str(error)})
-            if number == len(missing) or options.name in tables.TABLES:
-                _write(options, plan, folder)
-    kind = "md" if options.name in tables.TABLES else "svg"
-    print(f"{folder / options.name}.{kind}, and all in {sweep.write(folder)}", flush=True)
+            _write(options, plan, folder)
+            if notice.heard() and number < len(missing):
+                raise Preempted(f"{number} of {len(missing)} runs are finished")
 
 
 def _parse(arguments: Sequence[str] | None):
     parser = argparse.ArgumentParser(
-        prog="python -m daaa_jax.reproduce", description=__doc__.splitlines()[0]
+        prog="python -m daaa_jax.reproduce",
+        description=__doc__.splitlines()[0],
+        epilog="--config.NAME=VALUE changes a setting of all runs, such as --config.adapt.beta=0.3",
+        allow_abbrev=False,
     )
     parser.add_argument("name", choices=NAMES, metavar="|".join(NAMES))
     parser.add_argument("--workdir", required=True, help="where runs and tables are written")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each cell")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each cell, 3 unless given")
     parser.add_argument("--tasks", default="", help="some of its tasks, such as d2a,w2a")
     parser.add_argument(
-        "--data", help=f"one of {', '.join(cells.DATA)}, then words of its config: office10,cpu"
+        "--data",
+        help=f"one of {', '.join(cells.DATA)}, then words of its config: office10,cpu; by default "
+        "the paper's, mnist2mnistm for table1 and office for the others",
     )
     parser.add_argument("--methods", default="", help="some of its rows, such as CNN,Ours")
     parser.add_argument("--smoke", action="store_true", help="every run in little")
@@ -106,7 +129,10 @@ def _parse(arguments: Sequence[str] | None):
     if not part or not 1 <= int(part[1]) <= int(part[2]):
         raise UserError(f"--cells={options.cells} is no share: 2/3 is the second of three")
     options.cells = int(part[1]), int(part[2])
-    subject = tables.TABLES.get(options.name) or figures.FIGURES[options.name]
+    if not options.workdir:
+        raise UserError("--workdir= is empty: give a folder, such as --workdir=runs/tables")
+    preflight.check_workdir(Path(options.workdir).expanduser())
+    subject = options.subject = tables.TABLES.get(options.name) or figures.FIGURES[options.name]
     data, words = cells.words_of(options.data or subject.data)
     plan = cells.Plan(
         data,
@@ -138,8 +164,9 @@ def _write(options, plan: cells.Plan, folder: Path) -> None:
     found = cells.accuracies(table, options.tasks, plan, folder)
     lines = list(summary.lines(name, table, options.tasks, found, plan.is_as(table.data)))
     text = summary.to_markdown(f"{table.title}, on {plan.where}", lines, _notes(options, plan))
-    markers.write_bytes(folder / f"{name}.md", text.encode())
-    markers.write_bytes(folder / f"{name}.csv", summary.to_csv(lines).encode())
+    path = folder / plan.file_name(name, table.data)
+    markers.write_bytes(Path(f"{path}.md"), text.encode())
+    markers.write_bytes(Path(f"{path}.csv"), summary.to_csv(lines).encode())
 
 
 def _notes(options, plan: cells.Plan) -> list[str]:
@@ -155,7 +182,7 @@ def _notes(options, plan: cells.Plan) -> list[str]:
         and any(row.method == tables.CEILING for row in options.table.rows)
         else ""
     )
-    settings = " ".join(f"`{name}={value}`" for name, value in _told(plan.settings).items())
+    settings = " ".join(f"`{change}`" for change in plan.told_settings)
     what = (
         f"mean ± standard deviation over {plan.seeds} seeds. {same}"
         if plan.seeds > 1
@@ -171,10 +198,6 @@ def _notes(options, plan: cells.Plan) -> list[str]:
         f"On {plan.where}, accuracy on the target domain after the last round, in per cent: {what}"
         f"{paper}{little}" + (f" With {settings}." if settings else "") + fitted
     ]
-
-
-def _told(settings: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in settings.items() if not says_where(name)}
 
 
 def _trainer(config: ConfigDict, together: bool) -> Trainer:

@@ -1,7 +1,10 @@
 """The paper's tables and figures: which runs fill them, and what is written of those."""
 
 import csv
+import io
 import json
+import os
+import signal
 import statistics
 import xml.etree.ElementTree as ElementTree
 
@@ -13,6 +16,7 @@ from daaa_jax import workdir as workdirs
 from daaa_jax.errors import Diverged, UserError
 from daaa_jax.paper import cells, choices, figures, summary, tables
 from daaa_jax.report import __main__ as report
+from daaa_jax.runtime.preemption import Notice, Preempted
 
 OFFICE10 = cells.Plan("office10", seeds=2)
 
@@ -57,13 +61,18 @@ def fake_trainer(trained):
 
 def run(tmp_path, *arguments, trainer=fake_trainer):
     trained = []
-    reproduce.main([*arguments, f"--workdir={tmp_path}"], trainer(trained))
+    reproduce.main([f"--workdir={tmp_path}", *arguments], trainer(trained))
     return trained
 
 
-def rows_of(path):
-    with path.open() as file:
-        return list(csv.DictReader(file))
+def written(folder, name, ending="md"):
+    """A table or figure; its name goes on where data or settings are not the paper's."""
+    (path,) = folder.glob(f"{name}*.{ending}")
+    return path.read_text()
+
+
+def rows_of(folder, name):
+    return list(csv.DictReader(io.StringIO(written(folder, name, "csv"))))
 
 
 # The paper's figures
@@ -191,9 +200,7 @@ def test_hosts_that_share_a_cyclegan_are_told(tmp_path, capsys):
 
 def test_table_has_mean_deviation_the_papers_figure_and_the_difference(tmp_path):
     run(tmp_path, "table2", "--data=office", "--seeds=2", "--tasks=w2a,d2a")
-    cells_ = {
-        (c["method"], c["train_data"], c["task"]): c for c in rows_of(tmp_path / "table2.csv")
-    }
+    cells_ = {(c["method"], c["train_data"], c["task"]): c for c in rows_of(tmp_path, "table2")}
     ours = cells_["Ours (w L_AT)", "S+T_f+T+S_f", "D->A"]
     values = [100 * (0.6 + 0.035 + 0.01 * seed) for seed in (0, 1)]
     assert float(ours["mean"]) == pytest.approx(statistics.mean(values), abs=0.01)
@@ -207,7 +214,7 @@ def test_table_has_mean_deviation_the_papers_figure_and_the_difference(tmp_path)
     average = cells_["Ours (w L_AT)", "S+T_f+T+S_f", "Average"]
     assert float(average["mean"]) == pytest.approx(statistics.mean(values), abs=0.01)
     assert average["paper"] == "74.10"
-    text = (tmp_path / "table2.md").read_text()
+    text = written(tmp_path, "table2")
     assert "| method | training data | D->A | W->A | Average |" in text
     assert "64.0 ± 0.7 (74.3, -10.3)" in text
     assert "share the CycleGAN and the source network of seed 0" in text
@@ -216,7 +223,7 @@ def test_table_has_mean_deviation_the_papers_figure_and_the_difference(tmp_path)
 def test_source_networks_of_their_own_are_averaged(tmp_path):
     run(tmp_path, "table4", "--data=office", "--seeds=2", "--tasks=w2a", "--own_networks")
     run(tmp_path, "table3", "--seeds=2", "--tasks=w2a", "--own_networks")
-    alone = rows_of(tmp_path / "table3.csv")[0]
+    alone = rows_of(tmp_path, "table3")[0]
     assert (float(alone["mean"]), alone["seeds"]) == (35.0, "2")
 
 
@@ -240,15 +247,15 @@ def test_sweep_has_a_page_with_tables_figures_and_runs(tmp_path):
 def test_cell_without_a_run_is_shown_as_not_run(tmp_path):
     run(tmp_path, "table3", "--data=office10", "--only_show")
     assert not (tmp_path / "runs").exists()
-    found = rows_of(tmp_path / "table3.csv")
+    found = rows_of(tmp_path, "table3")
     assert len(found) == 9 * 5 and not any(cell["mean"] for cell in found)
-    assert (tmp_path / "table3.md").read_text().count("not run") == 9 * 5
+    assert written(tmp_path, "table3").count("not run") == 9 * 5
 
 
 def test_cell_with_some_of_its_seeds_says_so(tmp_path):
     run(tmp_path, "table4", "--data=office10", "--seeds=1", "--tasks=d2a")
     run(tmp_path, "table4", "--data=office10", "--seeds=3", "--tasks=d2a", "--only_show")
-    assert "63.5 [1 of 3 seeds]" in (tmp_path / "table4.md").read_text()
+    assert "63.5 [1 of 3 seeds]" in written(tmp_path, "table4")
 
 
 def test_run_that_diverges_does_not_keep_the_others_from_running(tmp_path):
@@ -265,10 +272,10 @@ def test_run_that_diverges_does_not_keep_the_others_from_running(tmp_path):
 
     arguments = ("table4", "--data=office10", "--seeds=2", "--tasks=d2a")
     assert len(run(tmp_path, *arguments, trainer=trainer)) == 8
-    text = (tmp_path / "table4.md").read_text()
+    text = written(tmp_path, "table4")
     assert "| L1-norm | S+T_f+T+S_f | 64.5 [1 of 2 seeds, 1 diverged] |" in text
     assert "| MMD | S+T_f+T+S_f | diverged |" in text
-    assert {c["method"]: c["diverged"] for c in rows_of(tmp_path / "table4.csv")} == {
+    assert {c["method"]: c["diverged"] for c in rows_of(tmp_path, "table4")} == {
         "L1-norm": "1", "MMD": "2", "JMMD": "0", "Ours": "0"
     }  # fmt: skip
     # They are not tried again, until their marker is removed.
@@ -276,18 +283,52 @@ def test_run_that_diverges_does_not_keep_the_others_from_running(tmp_path):
     for marker in tmp_path.glob(f"runs/*measure=mmd*/{cells.DIVERGED}"):
         marker.unlink()
     assert len(run(tmp_path, *arguments)) == 2
-    assert "| MMD | S+T_f+T+S_f | 64.0 ± 0.7 |" in (tmp_path / "table4.md").read_text()
+    assert "| MMD | S+T_f+T+S_f | 64.0 ± 0.7 |" in written(tmp_path, "table4")
 
 
-def test_other_mistakes_end_a_sweep(tmp_path):
-    def trainer(_):
+def test_sweep_that_is_told_to_end_does_so_after_the_run_that_no_longer_listens(tmp_path):
+    def trainer(trained):
+        succeed = fake_trainer(trained)
+
         def train(config, workdir):
-            raise UserError(f"{workdir}: no images")
+            with Notice().listening():  # as a run does, which is past its last update
+                os.kill(os.getpid(), signal.SIGTERM)
+                succeed(config, workdir)
 
         return train
 
-    with pytest.raises(UserError, match="no images"):
-        run(tmp_path, "table4", "--data=office10", "--seeds=1", trainer=trainer)
+    arguments = ("table4", "--data=office10", "--seeds=1", "--tasks=d2a")
+    with pytest.raises(Preempted, match="1 of 4 runs are finished"):
+        run(tmp_path, *arguments, trainer=trainer)
+    assert written(tmp_path, "table4").count("not run") == 3
+    assert len(run(tmp_path, *arguments)) == 3
+
+
+def test_tables_of_other_settings_lie_beside_each_other(tmp_path):
+    arguments = ("table4", "--data=embedded", "--seeds=1")
+    run(tmp_path, *arguments)
+    run(tmp_path, *arguments, "--smoke", "--config.adapt.rounds=2", "--config.data.dir=/elsewhere")
+    assert sorted(path.name for path in tmp_path.glob("table4*.md")) == [
+        "table4-embedded-smoke-adapt.rounds=2.md",
+        "table4-embedded.md",
+    ]
+    assert "63.5" in (tmp_path / "table4-embedded.md").read_text()
+    run(tmp_path, "fig4", "--data=embedded", "--seeds=1", "--config.adapt.rounds=2")
+    picture = written(tmp_path, "fig4", "svg")
+    assert "Fig. 4: L_AT and accuracy over the rounds, on embedded" in picture
+    assert "one seed" in picture and "with adapt.rounds=2" in picture
+
+
+def test_nothing_is_written_before_a_run_has_been_made(tmp_path):
+    def trainer(_):
+        def train(config, workdir):
+            raise UserError("data.dir=/nowhere: there is no such folder")
+
+        return train
+
+    with pytest.raises(UserError, match="no such folder"):
+        run(tmp_path / "new", "table4", "--seeds=1", trainer=trainer)
+    assert not (tmp_path / "new").exists()
 
 
 def test_run_that_was_made_with_other_settings_is_not_taken_for_a_cell(tmp_path):
@@ -301,7 +342,7 @@ def test_run_that_was_made_with_other_settings_is_not_taken_for_a_cell(tmp_path)
 def test_tables_tell_the_network_and_the_data_that_were_run(tmp_path):
     for data in ("embedded", "office10", "office,cpu", "office"):
         run(tmp_path / data, "table3", f"--data={data}", "--seeds=1", "--only_show")
-    texts = {path.parent.name: path.read_text() for path in tmp_path.glob("*/table3.md")}
+    texts = {folder.name: written(folder, "table3") for folder in tmp_path.iterdir()}
     assert "## Table 3: parts of EM, on embedded\n" in texts["embedded"]
     assert "| CNN | S | not run |" in texts["embedded"]
     assert "| EfficientNet-Lite0 | S | not run |" in texts["office10"]
@@ -311,14 +352,14 @@ def test_tables_tell_the_network_and_the_data_that_were_run(tmp_path):
 
 def test_very_low_has_no_difference(tmp_path):
     run(tmp_path, "table4", "--seeds=1", "--tasks=d2a")
-    (cell, *_) = rows_of(tmp_path / "table4.csv")
+    (cell, *_) = rows_of(tmp_path, "table4")
     assert (cell["method"], cell["paper"], cell["difference"]) == ("L1-norm", "very low", "")
-    assert "63.5 (very low)" in (tmp_path / "table4.md").read_text()
+    assert "63.5 (very low)" in written(tmp_path, "table4")
 
 
 def test_figures_of_other_data_are_not_compared_with(tmp_path):
     run(tmp_path, "table1", "--data=embedded", "--seeds=1")
-    found = rows_of(tmp_path / "table1.csv")
+    found = rows_of(tmp_path, "table1")
     assert not any(cell["paper"] or cell["difference"] for cell in found)
     assert len(found) == 11 and all(cell["mean"] for cell in found)
 
@@ -326,9 +367,7 @@ def test_figures_of_other_data_are_not_compared_with(tmp_path):
 def test_some_rows_can_be_run_alone(tmp_path):
     trained = run(tmp_path, "table1", "--seeds=1", "--methods=cnn,Ours")
     assert not run(tmp_path, "table1", "--seeds=1", "--methods=CNN")
-    found = {
-        (c["method"], c["train_data"]): bool(c["mean"]) for c in rows_of(tmp_path / "table1.csv")
-    }
+    found = {(c["method"], c["train_data"]): bool(c["mean"]) for c in rows_of(tmp_path, "table1")}
     assert len(trained) == 4
     # The source network alone is known of any run.
     known = {method for (method, _), known in found.items() if known}
@@ -338,28 +377,28 @@ def test_some_rows_can_be_run_alone(tmp_path):
 
 def test_the_ceiling_has_no_figure_of_the_papers(tmp_path):
     run(tmp_path, "table2", "--seeds=1", "--tasks=w2a,d2a")
-    ceiling = [c for c in rows_of(tmp_path / "table2.csv") if c["method"] == "Ceiling"]
+    ceiling = [c for c in rows_of(tmp_path, "table2") if c["method"] == "Ceiling"]
     assert len(ceiling) == 3 and all(c["mean"] and not c["paper"] for c in ceiling)
 
 
 def test_tables_of_office_are_filled_on_digits_too(tmp_path):
     trained = run(tmp_path, "table3", "--data=embedded", "--seeds=2")
     assert len(trained) == 16
-    assert {cell["task"] for cell in rows_of(tmp_path / "table3.csv")} == {"MNIST->MNIST-M"}
+    assert {cell["task"] for cell in rows_of(tmp_path, "table3")} == {"MNIST->MNIST-M"}
 
 
 def test_sweep_has_a_point_for_each_threshold_and_each_beta(tmp_path):
     trained = run(tmp_path, "figA1", "--data=office10", "--seeds=2")
     # The config's own threshold and beta are the same run.
     assert len(trained) == 2 * (len(tables.THRESHOLDS) + len(tables.BETA_FACTORS) - 1)
-    points = rows_of(tmp_path / "figA1.csv")
+    points = rows_of(tmp_path, "figA1")
     assert [p["x"] for p in points if p["curve"] == "p_t"] == list(tables.THRESHOLDS)
     assert len({p["mean"] for p in points if float(p["x"]) in (0.95, 0.02)}) == 1
     assert [float(p["x"]) for p in points if p["curve"] == "β"] == pytest.approx(
         [factor * 0.02 for factor in tables.BETA_FACTORS]
     )
-    ElementTree.parse(tmp_path / "figA1.svg")
-    told = (tmp_path / "figA1.md").read_text()
+    ElementTree.fromstring(written(tmp_path, "figA1", "svg"))
+    told = written(tmp_path, "figA1")
     assert "| D->A | p_t | information | 0.8 | 30.0 | 30.0 |" in told
     assert "| D->A | β | information | 0 | 30.0 | 30.0 |" in told
     assert "entropy" not in told  # these runs have no such score
@@ -367,7 +406,7 @@ def test_sweep_has_a_point_for_each_threshold_and_each_beta(tmp_path):
 
 def test_validators_choose_among_finished_points_alone(tmp_path):
     run(tmp_path, "figA1", "--data=office10", "--only_show")
-    assert "Too few runs are finished." in (tmp_path / "figA1.md").read_text()
+    assert "Too few runs are finished." in written(tmp_path, "figA1")
     unlabelled = [{"task": "D->A", "axis": "β", "validator": "entropy", "chosen": 0.02}]
     unlabelled[0] |= {"accuracy": None, "best": None}
     told = choices.to_markdown("Fig. A1", unlabelled)
@@ -385,11 +424,11 @@ def test_figures_share_the_runs_of_tables(tmp_path):
 
 def test_curves_have_a_point_for_each_round(tmp_path):
     run(tmp_path, "fig4", "--data=office10", "--seeds=2")
-    points = rows_of(tmp_path / "fig4.csv")
+    points = rows_of(tmp_path, "fig4")
     assert len(points) == 2 * 2 * 2 * 3  # tasks, curves, what is shown, rounds
     chosen = [p for p in points if (p["task"], p["y"]) == ("D->A", "L_AT")]
     assert [float(p["mean"]) for p in chosen] == pytest.approx([1, 0.5, 0.3333] * 2)
-    picture = (tmp_path / "fig4.svg").read_text()
+    picture = written(tmp_path, "fig4", "svg")
     assert "with L_AT" in picture and "without L_AT" in picture
 
 
@@ -397,9 +436,9 @@ def test_curves_are_of_finished_runs_alone_and_say_how_many(tmp_path):
     run(tmp_path, "fig4", "--data=embedded", "--seeds=2")
     next(tmp_path.glob("runs/*beta=0.0*-seed=1-*/result.json")).unlink()
     run(tmp_path, "fig4", "--data=embedded", "--seeds=2", "--only_show")
-    seeds = {p["curve"]: p["seeds"] for p in rows_of(tmp_path / "fig4.csv")}
+    seeds = {p["curve"]: p["seeds"] for p in rows_of(tmp_path, "fig4")}
     assert seeds == {"with L_AT": "2", "without L_AT": "1"}
-    assert "6 of 12 points of fewer than 2 seeds" in (tmp_path / "fig4.svg").read_text()
+    assert "6 of 12 points of fewer than 2 seeds" in written(tmp_path, "fig4", "svg")
 
 
 def test_figure_is_drawn_before_any_run_is_finished():
@@ -421,6 +460,9 @@ def test_figure_is_drawn_before_any_run_is_finished():
         (["table2", "--config.seed=7"], "--config.seed=7: each cell has its own; use --seeds"),
         (["table2", "--config.seeds=3"], "--config.seeds=3: each seed is a run of its own"),
         (["table1", "--config.method=dann"], "--config.method=dann: each row has its own"),
+        (["table1", "--smok"], "--smok is unknown: settings look like --config.adapt"),
+        (["table1", "--workdir="], "--workdir= is empty: give a folder, such as"),
+        (["table1", "--workdir=README.md/x"], "--workdir=README.md/x: .*README.md is a file"),
         (["table1", "--methods=gan"], "--methods=gan: 'gan' is none of RevGrad, DSN, ADA, PixelDA"),
         (["fig4", "--methods=ours"], "--methods=ours: a figure has no rows"),
         (["table2", "--sedes=2"], "--sedes=2 is unknown: settings look like --config.adapt"),
@@ -438,7 +480,7 @@ def test_table1_in_little_is_complete(tmp_path):
         "reproduce", "table1", "--data=embedded", "--smoke", "--seeds=1", f"--workdir={tmp_path}"
     )
     assert done.returncode == 0, done.stderr
-    found = rows_of(tmp_path / "table1.csv")
+    found = rows_of(tmp_path, "table1")
     assert len(found) == 11 and all(cell["mean"] for cell in found)
     # One CycleGAN and one source network serve all.
     assert len(list(tmp_path.glob("runs/*/pair/checkpoints"))) == 1

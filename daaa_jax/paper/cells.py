@@ -62,6 +62,22 @@ class Plan:
         """Whether figures on this data can be compared: no word makes images or networks small."""
         return self.data == data and not {"cpu", "smoke"} & set(self.words)
 
+    @property
+    def told_settings(self) -> list[str]:
+        """`adapt.rounds=8`, …: what the user changes, but for where data lies."""
+        changes = (f"{name}={value}" for name, value in sorted(self.settings.items()))
+        return [change for change in changes if not says_where(change)]
+
+    def file_name(self, name: str, data: str) -> str:
+        """Of a table or figure, without its ending.
+
+        `table3` on the paper's data with its settings; else `table3-embedded-adapt.rounds=8`, as
+        those with others lie beside it.
+        """
+        others = [self.data] if self.data != data else []
+        own = ["own_networks"] if self.own_networks else []
+        return _as_path([name, *others, *self.words, *self.told_settings, *own])
+
     def tasks(self, wanted: Sequence[str]) -> tuple[str, ...]:
         """Those of a table's tasks that the data has; where it has none of them, all of its own."""
         _, known = DATA[self.data]
@@ -104,7 +120,7 @@ class Run:
         """
         file, _ = DATA[plan.data]
         parts = [part for part in self.argument(plan).split(",") if not says_where(part)]
-        return folder / "runs" / re.sub(r"[^\w.=-]", "_", "-".join([file, *parts]))
+        return folder / "runs" / _as_path([file, *parts])
 
 
 def runs_of(table: tables.Table, tasks: Sequence[str], plan: Plan) -> list[Run]:
@@ -153,6 +169,10 @@ def share(runs: Sequence[Run], part: int, of: int) -> list[Run]:
     if not is_split(runs, of):
         return [run for run in runs if pairs.index(_pair(run)) % of == part - 1]
     return list(runs)[part - 1 :: of]
+
+
+def _as_path(words: Sequence[str]) -> str:
+    return re.sub(r"[^\w.=-]", "_", "-".join(words))
 
 
 def is_split(runs: Sequence[Run], of: int) -> bool:

@@ -52,10 +52,11 @@ def _sweep(task: str, plan: cells.Plan) -> Mapping[str, Mapping[float, Mapping[s
 
 
 def write(name: str, tasks: Sequence[str], plan: cells.Plan, folder: Path) -> None:
-    """Writes a figure as `<name>.csv` and `<name>.svg`, of the runs that are finished.
+    """Writes a figure as CSV and SVG, of the runs that are finished; see `Plan.file_name`.
 
-    Beside Fig. A1 lies `figA1.md`, what validators without target labels would have chosen.
+    Beside Fig. A1 lies a Markdown file, what validators without target labels would have chosen.
     """
+    path = folder / plan.file_name(name, FIGURES[name].data)
     make = {"figA1": _sweep_points, "fig4": _curve_points}[name]
     points = [point for task in tasks for point in make(task, plan, folder)]
     text = io.StringIO()
@@ -64,7 +65,7 @@ def write(name: str, tasks: Sequence[str], plan: cells.Plan, folder: Path) -> No
     )
     writer.writeheader()
     writer.writerows(points)
-    markers.write_bytes(folder / f"{name}.csv", text.getvalue().encode())
+    markers.write_bytes(Path(f"{path}.csv"), text.getvalue().encode())
     if name == "figA1":
         found = [
             choice
@@ -72,13 +73,23 @@ def write(name: str, tasks: Sequence[str], plan: cells.Plan, folder: Path) -> No
             for choice in choices.choices(task, _sweep(task, plan), plan, folder)
         ]
         text = choices.to_markdown(f"{FIGURES[name].title}, on {plan.where}", found)
-        markers.write_bytes(folder / f"{name}.md", text.encode())
+        markers.write_bytes(Path(f"{path}.md"), text.encode())
     line = tables.BEST_EARLIER if name == "figA1" and plan.is_as(FIGURES[name].data) else None
     title = f"{FIGURES[name].title}, on {plan.where}"
+    markers.write_bytes(Path(f"{path}.svg"), draw(title, points, line, _note(points, plan)))
+
+
+def _note(points: Sequence[Mapping[str, Any]], plan: cells.Plan) -> str:
+    """What the points are: one line for each thing to say."""
+    lines = [f"mean ± std over {plan.seeds} seeds" if plan.seeds > 1 else "one seed"]
     few = sum(point["seeds"] < plan.seeds for point in points)
     if few:
-        title += f"\n{few} of {len(points)} points of fewer than {plan.seeds} seeds"
-    markers.write_bytes(folder / f"{name}.svg", draw(title, points, line))
+        lines.append(f"{few} of {len(points)} points of fewer than {plan.seeds} seeds")
+    if plan.told_settings:
+        lines.append(f"with {', '.join(plan.told_settings)}")
+    if "smoke" in plan.words:
+        lines.append("a trial in little: the figures say nothing")
+    return "\n".join(lines)
 
 
 def _point(task: str, curve: str, x: float, y: str, values: Sequence[float]) -> dict[str, Any]:
@@ -131,24 +142,32 @@ def _curve_points(task: str, plan: cells.Plan, folder: Path) -> list[dict[str, A
     return points
 
 
-def draw(title: str, points: Sequence[Mapping[str, Any]], line: tuple[float, str] | None) -> bytes:
+def draw(
+    title: str,
+    points: Sequence[Mapping[str, Any]],
+    line: tuple[float, str] | None,
+    note: str = "",
+) -> bytes:
     """A picture of curves, as SVG.
 
     Args:
       title: its heading.
       points: `task`, `curve`, `x`, `y` (what is shown), `mean`, `std`.
       line: an accuracy to compare with, and whose it is.
+      note: what to say under it.
     """
     # Imported here, as it takes most of a second.
     import matplotlib
     from matplotlib.figure import Figure as Canvas
+    from matplotlib.ticker import MaxNLocator
 
     sweep = {point["curve"] for point in points} <= set(_SWEPT)
     # A panel for each axis of a sweep, or for each thing that is shown over the rounds.
     panels = sorted({(p["task"], p["curve"] if sweep else p["y"]) for p in points})
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
-        canvas = Canvas(figsize=(4 * max(1, len(panels)), 3.2), layout="constrained")
+        canvas = Canvas(figsize=(4 * max(2, len(panels)), 3.6), layout="constrained")
         canvas.suptitle(title if points else f"{title}: no run is finished")
+        canvas.supxlabel(note, fontsize="small", color="gray")
         axes = canvas.subplots(1, max(1, len(panels)), squeeze=False)[0]
         for axis, (task, panel) in zip(axes, panels, strict=False):
             here = [
@@ -173,6 +192,8 @@ def draw(title: str, points: Sequence[Mapping[str, Any]], line: tuple[float, str
                 least = min((p["x"] for p in here if p["x"]), default=1)
                 axis.set_xscale("symlog", linthresh=least)
                 axis.set_xlim(left=-least / 4)
+            if not sweep:
+                axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.set_title(task)
             axis.set_xlabel(panel if sweep else "round")
             axis.set_ylabel("accuracy, %" if sweep or panel == "accuracy" else panel)

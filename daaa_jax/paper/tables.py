@@ -210,7 +210,9 @@ def sweep_settings(threshold: float, beta: float) -> dict[str, dict[float, Mappi
             for value in THRESHOLDS
         },
         "β": {
-            factor * beta: {} if factor == 1 else {"adapt.beta": str(float(f"{factor * beta:.6g}"))}
+            (value := float(f"{factor * beta:.6g}")): (
+                {} if factor == 1 else {"adapt.beta": str(value)}
+            )
             for factor in BETA_FACTORS
         },
     }

@@ -30,8 +30,10 @@ def write(folder: Path) -> Path:
     """
     title = f"Tables and figures in {folder.absolute().name}"
     sections = [f"<h1>{html.escape(title)}</h1>"]
-    sections += [_table(path.read_text()) for path in sorted(folder.glob("*.md"))]
-    sections += [_figure(path) for path in sorted(folder.glob("*.svg"))]
+    for name in sorted({path.stem for path in folder.glob("*") if path.suffix in (".md", ".svg")}):
+        picture, table = folder / f"{name}.svg", folder / f"{name}.md"
+        sections += [_figure(picture)] if picture.is_file() else []
+        sections += [_table(table.read_text())] if table.is_file() else []
     sections.append(_runs(folder))
     page = parts.document(title, sections)
     markers.write_bytes(folder / NAME, page.encode())
@@ -42,7 +44,7 @@ def _table(text: str) -> str:
     """A table as `paper.summary.to_markdown` writes it."""
     title, *lines = text.strip().splitlines()
     rows = [_cells(line) for line in lines if line.startswith("|")]
-    notes = " ".join(line for line in lines if line and not line.startswith("|"))
+    notes = " ".join(line for line in lines if line and not line.startswith("|")).replace("`", "")
     if len(rows) < 2:
         return f"<h2>{html.escape(title.lstrip('# '))}</h2><p>{html.escape(notes)}</p>"
     head, _, *body = rows
@@ -82,7 +84,7 @@ def _runs(folder: Path) -> str:
         address = urllib.parse.quote(f"../{RUNS}/{workdir.name}/{NAME}", safe="/=")
         link = f'<a href="{address}">{name}</a>'
         cells = (link, *map(parts.percent, (target["last"], target["selected"], target["oracle"])))
-        rows.append("".join(f"<td>{cell}</td>" for cell in (*cells, f"{minutes:.0f} min")))
+        rows.append("".join(f"<td>{cell}</td>" for cell in (*cells, f"{minutes:.1f} min")))
     if not rows:
         return "<p>No run is finished.</p>"
     inside = "".join(f"<tr>{row}</tr>" for row in rows)

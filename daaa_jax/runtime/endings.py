@@ -10,7 +10,8 @@ from daaa_jax.errors import UserError
 def run(command: Callable[[], None]) -> None:
     """Calls a command, and ends the process where it fails.
 
-    With 0 when all is done, with 1 and one line where a person must mend something, and with
+    With 0 when all is done, with 1 and one line where a person must mend something, with 130 after
+    Ctrl-C, and with
     `distributed.RESTART` where the same command goes on: after SIGTERM, and when another process
     of the run has ended, or was not there in time.
     """
@@ -18,6 +19,8 @@ def run(command: Callable[[], None]) -> None:
         command()
     except UserError as error:
         _end(f"error: {error}", 1)
+    except KeyboardInterrupt:
+        _end("interrupted: the same command goes on from what is saved", 130)
     except Exception as error:
         # Imported here, so that a misspelt flag is answered at once.
         from daaa_jax.runtime import distributed, preemption

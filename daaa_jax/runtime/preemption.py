@@ -4,6 +4,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -19,6 +20,7 @@ class Notice:
     def __init__(self):
         """Has heard nothing yet."""
         self._heard, self._calls = False, 0
+        self._before: Any = signal.SIG_DFL
 
     @contextlib.contextmanager
     def listening(self) -> Iterator["Notice"]:
@@ -32,15 +34,18 @@ class Notice:
             yield self
             return
 
-        def hear(number, frame):
-            self._heard = True
-            signal.signal(signal.SIGTERM, before)
-
-        before = signal.signal(signal.SIGTERM, hear)
+        self._before = signal.signal(signal.SIGTERM, self._hear)
         try:
             yield self
         finally:
-            signal.signal(signal.SIGTERM, before)
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _hear(self, number, frame) -> None:
+        self._heard = True
+        if isinstance(getattr(self._before, "__self__", None), Notice):
+            self._before(number, frame)  # one that listens for longer
+        else:
+            signal.signal(signal.SIGTERM, self._before)
 
     def after_update(self) -> bool:
         """Whether to save and end now; every process asks after every update.
