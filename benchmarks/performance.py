@@ -204,7 +204,7 @@ def measure(case: Case, compiled: bool, rounds: int) -> dict:
             times["ours with compiled"] = times["ours"]
         else:
             times |= alternate({"ours with compiled": ours, "compiled": eager}, rounds)
-    return found | {"seconds": times, "cost": dataclasses.asdict(ours.cost)}
+    return found | {"apart": apart, "seconds": times, "cost": dataclasses.asdict(ours.cost)}
 
 
 def check(case: Case, mine, theirs, of_loss: float, of_change: float) -> None:
@@ -262,9 +262,10 @@ def give_memory_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def ratio(times: dict[str, list[float]], mine: str, theirs: str) -> float:
+def ratio(found: dict, mine: str, theirs: str) -> float:
     """Median of ours over theirs of neighbouring measurements, which drift does not touch."""
-    if len(times[mine]) != len(times[theirs]):  # timed apart
+    times = found["seconds"]
+    if found["apart"]:  # none are neighbours
         return statistics.median(times[mine]) / statistics.median(times[theirs])
     return statistics.median(a / b for a, b in zip(times[mine], times[theirs], strict=True))
 
@@ -286,8 +287,8 @@ def row(found: dict, most: dict) -> str:
         told("ours"),
         told("eager"),
         told("compiled"),
-        f"{ratio(times, 'ours', 'eager'):.2f}",
-        f"{ratio(times, 'ours with compiled', 'compiled'):.2f}" if compiled else "–",
+        f"{ratio(found, 'ours', 'eager'):.2f}",
+        f"{ratio(found, 'ours with compiled', 'compiled'):.2f}" if compiled else "–",
         f"{found['images'] / median:.4g}",
         f"{cost['compiled_in']:.0f}",
         f"{cost['flops'] / 1e9:.4g}",

@@ -10,4 +10,10 @@ class UserError(Exception):
 
 
 class Diverged(UserError):
-    """A loss became infinite or NaN: training with these settings ends here, however often."""
+    """Training became infinite or NaN, and with these settings does so each time.
+
+    Attributes:
+      stage: that did, where it is known.
+    """
+
+    stage = ""

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from daaa_jax import em, models
 from daaa_jax.data.augment import decode, evaluation_views
 from daaa_jax.data.types import LabelledImages
-from daaa_jax.errors import UserError
+from daaa_jax.errors import Diverged
 from daaa_jax.models import Variables
 from daaa_jax.runtime import mesh as meshes
 
@@ -184,7 +184,7 @@ def make_evaluator(model: nn.Module, mesh: Mesh, config: ConfigDict) -> Evaluato
     Returns:
       `(variables, data, rows=()) -> Evaluation`, with the outputs of the images in `rows`, sorted
       numbers. All processes call it together, and each reads the images of its own devices. It
-      raises a `UserError` if the network's outputs are not finite.
+      raises `Diverged` if the network's outputs are not finite.
     """
     batch_size, share = config.evaluate.batch_size, meshes.local_share(mesh)
 
@@ -228,7 +228,7 @@ def _joined(parts: list[Outputs]) -> Outputs | None:
 
 def _summary(sums: Sums, given: Outputs | None) -> Evaluation:
     if not np.isfinite(sums.confidence):
-        raise UserError(
+        raise Diverged(
             "evaluation: the network's outputs are not finite, its training has diverged; lower "
             "the learning rate of this stage"
         )

@@ -41,7 +41,7 @@ def of_stages(
     model = what["model"]
     if "dtype" in model:
         model["dtype"] = models.computation_type(config.model)
-    if brought_source is None:
+    if brought_source is None or config.adapt.init == "scratch":
         model["weights"] = pretrained.identity(config.model.weights)
     pair = {"images": images, "pair": what["pair"]}
     translate = pair | {"translate": what["translate"]}
@@ -64,6 +64,8 @@ def of_stages(
             if getattr(task.evaluation, name) is not None
         },
     }
+    if config.adapt.init == "scratch" and config.model.weights:
+        adapt["start"] = "pretrained"  # once it was random
     if brought_translations:
         adapt["pair"] = {
             name: [markers.checksum(part) for part in images.parts]

@@ -148,7 +148,7 @@ def result(
         "confusion": adapt["confusion"],
         "seconds": {stage: extra[stage]["seconds"] for stage in extra},
         "step_bytes": {
-            stage: known["step_bytes"] for stage, known in extra.items() if "step_bytes" in known
+            stage: known["step_bytes"] for stage, known in extra.items() if known.get("step_bytes")
         },
         "versions": workdir.versions(),
     }

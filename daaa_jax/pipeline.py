@@ -31,7 +31,7 @@ from daaa_jax.data import load_task, translations
 from daaa_jax.data.images import Images
 from daaa_jax.data.pairs import all_images
 from daaa_jax.data.types import Task
-from daaa_jax.errors import UserError
+from daaa_jax.errors import Diverged, UserError
 from daaa_jax.models import trained
 from daaa_jax.outcome import Outcome
 from daaa_jax.report import page
@@ -211,7 +211,12 @@ class _Run:
                     self.stages.note(needed)
                     self._tell(needed)
             self.stages.begin(name)
-            self.stages.finish(name, stage(context))
+            try:
+                left = stage(context)
+            except Diverged as error:
+                error.stage = name
+                raise
+            self.stages.finish(name, left)
             distributed.barrier(f"{name} finished")  # before others look for what it has made
 
     def _tell(self, name: str) -> None:

@@ -42,8 +42,13 @@ def check_brought(config: ConfigDict) -> None:
         raise UserError(
             f"run.reuse={other} is no working directory: it holds no {markers.CONFIG_NAME}"
         )
-    if not config.source.checkpoint:
+    if _reads_weights(config):
         pretrained.identity(config.model.weights)
+
+
+def _reads_weights(config: ConfigDict) -> bool:
+    """Whether a network begins with pretrained weights: the source network, or one from scratch."""
+    return not config.source.checkpoint or config.adapt.init == "scratch"
 
 
 def check_networks(config: ConfigDict, task: Task) -> None:
@@ -79,7 +84,7 @@ def check_networks(config: ConfigDict, task: Task) -> None:
             jax.eval_shape(functools.partial(training.create_own, config, model, view), key)
     except ValueError as error:
         raise UserError(f"the networks do not suit images of {size}x{size}: {error}") from error
-    if not config.source.checkpoint:
+    if _reads_weights(config):
         models.pretrained_variables(
             config.model, {name: shapes[name] for name in ("params", "batch_stats")}
         )

@@ -42,8 +42,11 @@ def main(arguments: Sequence[str] | None = None, train: Trainer | None = None) -
     options, plan, runs = _parse(arguments)
     folder = Path(options.workdir).expanduser()
     mine = cells.share(runs, *options.cells)
-    for run in mine:  # a misspelt setting is told before hours of training
+    # A misspelt setting, and what was made with others, are told before hours of training.
+    for run in mine:
         run.config(plan)
+    for run in options.all_runs:
+        cells.result(run, plan, folder)
     diverged = [run for run in mine if cells.has_diverged(run, plan, folder)]
     missing = [
         run for run in mine if run not in diverged and cells.result(run, plan, folder) is None
@@ -56,11 +59,11 @@ def main(arguments: Sequence[str] | None = None, train: Trainer | None = None) -
             flush=True,
         )
     part, of = options.cells
-    if missing and part > 1 and cells.is_split(runs, of):
+    if missing and part > 1 and cells.is_split(runs, of) and not plan.own_networks:
         print(
             f"--cells={part}/{of}: there are fewer pairs of domains than hosts, and each trains the"
-            " CycleGAN and the source networks that it finds unfinished; to share them, first train"
-            " one row with one seed, such as --methods=Ours --seeds=1 --cells=1/1",
+            " CycleGAN and the source networks that it finds unfinished; to share them, let one"
+            " host alone run until they are finished",
             flush=True,
         )
     if options.only_show or not missing:
@@ -68,7 +71,7 @@ def main(arguments: Sequence[str] | None = None, train: Trainer | None = None) -
     else:
         train = train or _trainer(missing[0].config(plan), together=of == 1)
         _train(train, missing, options, plan, folder)
-    name = plan.file_name(options.name, options.subject.data)
+    name = plan.file_name(options.name, options.subject, options.tasks)
     kind = "md" if options.name in tables.TABLES else "svg"
     print(f"{folder / name}.{kind}, and all in {sweep.write(folder)}", flush=True)
 
@@ -89,7 +92,9 @@ def _train(train: Trainer, missing: Sequence[cells.Run], options, plan, folder: 
             print(f"{options.name}: run {of}: {place.name}", flush=True)
             try:
                 train(run.config(plan), place)
-            except Diverged as error:  # the other rows are worth having
+            except Diverged as error:
+                if error.stage != "adapt":  # the others share what has diverged
+                    raise UserError(f"{place}: {error}") from error
                 print(f"{options.name}: {error}", flush=True)
                 markers.write_json(place / cells.DIVERGED, {"message": str(error)})
             _write(options, plan, folder)
@@ -147,11 +152,12 @@ def _parse(arguments: Sequence[str] | None):
     if options.name in tables.TABLES:
         network = cells.Run(options.tasks[0], {}, 0).config(plan).model.name
         options.table = tables.on_network(subject, network)
+        options.all_runs = cells.runs_of(options.table, options.tasks, plan)
         runs = cells.runs_of(cells.some_rows(options.table, methods), options.tasks, plan)
     elif methods:
         raise UserError(f"--methods={options.methods}: a figure has no rows")
     else:
-        runs = figures.runs_of(subject, options.tasks, plan)
+        runs = options.all_runs = figures.runs_of(subject, options.tasks, plan)
     return options, plan, runs
 
 
@@ -164,7 +170,7 @@ def _write(options, plan: cells.Plan, folder: Path) -> None:
     found = cells.accuracies(table, options.tasks, plan, folder)
     lines = list(summary.lines(name, table, options.tasks, found, plan.is_as(table.data)))
     text = summary.to_markdown(f"{table.title}, on {plan.where}", lines, _notes(options, plan))
-    path = folder / plan.file_name(name, table.data)
+    path = folder / plan.file_name(name, table, options.tasks)
     markers.write_bytes(Path(f"{path}.md"), text.encode())
     markers.write_bytes(Path(f"{path}.csv"), summary.to_csv(lines).encode())
 
@@ -218,9 +224,12 @@ def _trainer(config: ConfigDict, together: bool) -> Trainer:
     def train(config: ConfigDict, workdir: Path) -> None:
         try:
             pipeline.run(config, workdir)
+        except Diverged:
+            raise
         except UserError as error:
             raise UserError(f"{workdir}: {error}") from error
-        jax.clear_caches()  # programs of this run; the next one's are others
+        finally:
+            jax.clear_caches()  # programs of this run; the next one's are others
 
     return train
 

@@ -129,7 +129,7 @@ def run(
         )
     about = {
         "seconds": memory["seconds"] / len(numbers),
-        "step_bytes": memory["step_bytes"],
+        "step_bytes": memory.get("step_bytes"),
         "sha256": memory["sha256"],
     }
     return {

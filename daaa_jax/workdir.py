@@ -94,6 +94,8 @@ def what(config: ConfigDict) -> dict[str, Any]:
     """
     settings = markers.plain(config.to_dict())
     settings.pop("run", None)
+    if settings.get("adapt", {}).get("measure", "jmmd") != "jmmd":
+        settings["adapt"]["jmmd_layers"] = ".*"  # which nothing else reads
     data = settings.setdefault("data", {})
     data["made_from_photos"] = bool(data.get("photos_dir"))
     for name in ("dir", "tfds_dir", "photos_dir"):

@@ -55,6 +55,9 @@ def test_sides_that_do_not_fit_beside_each_other_are_timed_apart(monkeypatch):
     times = performance.one_after_another(sides, 2)
     assert {name: len(each) for name, each in times.items()} == {"ours": 2, "eager": 2}
     assert calls == [*["ours"] * 3, "back", *["eager"] * 3, "back"]
+    seconds = {"ours": [1.0, 8.0, 2.0], "eager": [4.0, 1.0, 8.0]}
+    assert performance.ratio({"apart": True, "seconds": seconds}, "ours", "eager") == 0.5
+    assert performance.ratio({"apart": False, "seconds": seconds}, "ours", "eager") == 0.25
 
 
 def test_measurements_are_kept_beside_those_of_other_devices(tmp_path, monkeypatch, capsys):

@@ -316,22 +316,34 @@ def test_processes_that_are_late_are_worth_another_try(monkeypatch, capsys, erro
     assert says in said and str(error) in said and said.count("\n") == 1
 
 
-def test_ctrl_c_ends_with_one_line(capsys):
-    def interrupt():
-        raise KeyboardInterrupt
-
-    with pytest.raises(SystemExit) as ended:
-        endings.run(interrupt)
-    assert ended.value.code == 130
-    assert capsys.readouterr().err == "interrupted: the same command goes on from what is saved\n"
+def test_ctrl_c_ends_with_one_line_and_of_the_signal():
+    program = (
+        "from daaa_jax.runtime import endings\n"
+        "def interrupt():\n"
+        "    raise KeyboardInterrupt\n"
+        "endings.run(interrupt)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr == "interrupted; what was saved is kept\n"
 
 
 def test_notice_that_listens_for_longer_hears_what_one_within_hears():
     with preemption.Notice().listening() as outer, preemption.Notice().listening() as inner:
+        assert not inner.heard()
         os.kill(os.getpid(), signal.SIGTERM)
-        assert inner.heard() and outer.heard()
-        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # a second one ends it
+        assert inner.heard() and inner.after_update() and outer.heard()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_notice_within_another_has_heard_what_came_before_it():
+    with preemption.Notice().listening():
+        os.kill(os.getpid(), signal.SIGTERM)
+        with preemption.Notice().listening() as inner:
+            assert inner.heard()
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # a second one ends the process
+    with preemption.Notice().listening() as later:
+        assert not later.heard()
 
 
 def test_notice_hears_the_first_sigterm_and_leaves_the_second_to_others():

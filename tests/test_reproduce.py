@@ -11,11 +11,12 @@ import xml.etree.ElementTree as ElementTree
 import commands
 import pytest
 
-from daaa_jax import reproduce
+from daaa_jax import pipeline, reproduce
 from daaa_jax import workdir as workdirs
 from daaa_jax.errors import Diverged, UserError
 from daaa_jax.paper import cells, choices, figures, summary, tables
 from daaa_jax.report import __main__ as report
+from daaa_jax.runtime import markers
 from daaa_jax.runtime.preemption import Notice, Preempted
 
 OFFICE10 = cells.Plan("office10", seeds=2)
@@ -258,20 +259,27 @@ def test_cell_with_some_of_its_seeds_says_so(tmp_path):
     assert "63.5 [1 of 3 seeds]" in written(tmp_path, "table4")
 
 
-def test_run_that_diverges_does_not_keep_the_others_from_running(tmp_path):
-    def trainer(trained):
-        succeed = fake_trainer(trained)
+def diverging(trained, stage):
+    """In place of `pipeline.run`: L1's first seed, and MMD, end in a stage."""
+    succeed = fake_trainer(trained)
 
-        def train(config, workdir):
-            succeed(config, workdir)
-            if config.adapt.measure == "l1" and config.seed == 0 or config.adapt.measure == "mmd":
-                (workdir / "result.json").unlink()
-                raise Diverged("stage adapt: loss not finite by step 3")
+    def run(config, workdir):
+        succeed(config, workdir)
+        if config.adapt.measure == "l1" and config.seed == 0 or config.adapt.measure == "mmd":
+            (workdir / "result.json").unlink()
+            error = Diverged(f"stage {stage}: loss not finite by step 3")
+            error.stage = stage
+            raise error
 
-        return train
+    return run
 
+
+def test_run_that_diverges_does_not_keep_the_others_from_running(tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(pipeline, "run", diverging(trained, "adapt"))
     arguments = ("table4", "--data=office10", "--seeds=2", "--tasks=d2a")
-    assert len(run(tmp_path, *arguments, trainer=trainer)) == 8
+    reproduce.main([f"--workdir={tmp_path}", *arguments])
+    assert len(trained) == 8
     text = written(tmp_path, "table4")
     assert "| L1-norm | S+T_f+T+S_f | 64.5 [1 of 2 seeds, 1 diverged] |" in text
     assert "| MMD | S+T_f+T+S_f | diverged |" in text
@@ -284,6 +292,13 @@ def test_run_that_diverges_does_not_keep_the_others_from_running(tmp_path):
         marker.unlink()
     assert len(run(tmp_path, *arguments)) == 2
     assert "| MMD | S+T_f+T+S_f | 64.0 ± 0.7 |" in written(tmp_path, "table4")
+
+
+def test_stage_that_others_share_ends_the_sweep_where_it_diverges(tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "run", diverging([], "pair"))
+    with pytest.raises(UserError, match=r"measure=l1.*: stage pair: loss not finite"):
+        reproduce.main([f"--workdir={tmp_path}", "table4", "--data=office10", "--tasks=d2a"])
+    assert not list(tmp_path.glob(f"runs/*/{cells.DIVERGED}"))
 
 
 def test_sweep_that_is_told_to_end_does_so_after_the_run_that_no_longer_listens(tmp_path):
@@ -313,6 +328,10 @@ def test_tables_of_other_settings_lie_beside_each_other(tmp_path):
         "table4-embedded.md",
     ]
     assert "63.5" in (tmp_path / "table4-embedded.md").read_text()
+    run(tmp_path, "table4", "--data=office10", "--seeds=1", "--only_show")
+    run(tmp_path, "table4", "--data=office10", "--seeds=1", "--tasks=d2a", "--only_show")
+    assert (tmp_path / "table4-office10-d2a.md").exists()
+    assert "A->W" in (tmp_path / "table4-office10.md").read_text()
     run(tmp_path, "fig4", "--data=embedded", "--seeds=1", "--config.adapt.rounds=2")
     picture = written(tmp_path, "fig4", "svg")
     assert "Fig. 4: L_AT and accuracy over the rounds, on embedded" in picture
@@ -335,8 +354,15 @@ def test_run_that_was_made_with_other_settings_is_not_taken_for_a_cell(tmp_path)
     arguments = ("table4", "--data=embedded", "--seeds=1", "--methods=Ours")
     run(tmp_path, *arguments)
     # Photos for the digits' backgrounds: the folder's name does not tell where they lie.
+    elsewhere = "--config.data.photos_dir=/some/where"
     with pytest.raises(UserError, match="belongs to another config: data.made_from_photos"):
-        run(tmp_path, *arguments, "--config.data.photos_dir=/some/where")
+        run(tmp_path, *arguments, elsewhere)
+    # Nor after hours of training another row of the same table.
+    trained = []
+    with pytest.raises(UserError, match="belongs to another config"):
+        others = ("table4", "--data=embedded", "--seeds=1", "--methods=MMD", elsewhere)
+        reproduce.main([f"--workdir={tmp_path}", *others], fake_trainer(trained))
+    assert not trained
 
 
 def test_tables_tell_the_network_and_the_data_that_were_run(tmp_path):
@@ -438,7 +464,11 @@ def test_curves_are_of_finished_runs_alone_and_say_how_many(tmp_path):
     run(tmp_path, "fig4", "--data=embedded", "--seeds=2", "--only_show")
     seeds = {p["curve"]: p["seeds"] for p in rows_of(tmp_path, "fig4")}
     assert seeds == {"with L_AT": "2", "without L_AT": "1"}
-    assert "6 of 12 points of fewer than 2 seeds" in written(tmp_path, "fig4", "svg")
+    assert "1 of 4 runs are not finished" in written(tmp_path, "fig4", "svg")
+    markers.write_json(next(tmp_path.glob("runs/*beta=0.0*-seed=1-*")) / cells.DIVERGED, {})
+    run(tmp_path, "fig4", "--data=embedded", "--seeds=2", "--only_show")
+    picture = written(tmp_path, "fig4", "svg")
+    assert "1 of 4 runs diverged" in picture and "not finished" not in picture
 
 
 def test_figure_is_drawn_before_any_run_is_finished():
@@ -462,7 +492,6 @@ def test_figure_is_drawn_before_any_run_is_finished():
         (["table1", "--config.method=dann"], "--config.method=dann: each row has its own"),
         (["table1", "--smok"], "--smok is unknown: settings look like --config.adapt"),
         (["table1", "--workdir="], "--workdir= is empty: give a folder, such as"),
-        (["table1", "--workdir=README.md/x"], "--workdir=README.md/x: .*README.md is a file"),
         (["table1", "--methods=gan"], "--methods=gan: 'gan' is none of RevGrad, DSN, ADA, PixelDA"),
         (["fig4", "--methods=ours"], "--methods=ours: a figure has no rows"),
         (["table2", "--sedes=2"], "--sedes=2 is unknown: settings look like --config.adapt"),
@@ -472,6 +501,12 @@ def test_mistakes_are_told_before_anything_is_written(arguments, message, tmp_pa
     with pytest.raises(UserError, match="^" + message.replace("(", r"\(")):
         run(tmp_path / "new", *arguments)
     assert not (tmp_path / "new").exists()
+
+
+def test_working_directory_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file is a file, not a folder"):
+        run(tmp_path / "file" / "new", "table1")
 
 
 @pytest.mark.slow

@@ -68,15 +68,24 @@ class Plan:
         changes = (f"{name}={value}" for name, value in sorted(self.settings.items()))
         return [change for change in changes if not says_where(change)]
 
-    def file_name(self, name: str, data: str) -> str:
+    def file_name(self, name: str, subject, tasks: Sequence[str]) -> str:
         """Of a table or figure, without its ending.
 
-        `table3` on the paper's data with its settings; else `table3-embedded-adapt.rounds=8`, as
+        `table3` on the paper's data, tasks and settings; else `table3-embedded-adapt.rounds=8`, as
         those with others lie beside it.
+
+        Args:
+          name: of the table or figure.
+          subject: `tables.Table` or `figures.Figure`.
+          tasks: those that it is of.
         """
-        others = [self.data] if self.data != data else []
+        _, known = DATA[self.data]
+        data = [self.data] if self.data != subject.data else []
+        some = (
+            [known[task] for task in tasks] if len(tasks) < len(self.tasks(subject.tasks)) else []
+        )
         own = ["own_networks"] if self.own_networks else []
-        return _as_path([name, *others, *self.words, *self.told_settings, *own])
+        return _as_path([name, *data, *self.words, *some, *self.told_settings, *own])
 
     def tasks(self, wanted: Sequence[str]) -> tuple[str, ...]:
         """Those of a table's tasks that the data has; where it has none of them, all of its own."""

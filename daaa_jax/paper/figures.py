@@ -56,7 +56,7 @@ def write(name: str, tasks: Sequence[str], plan: cells.Plan, folder: Path) -> No
 
     Beside Fig. A1 lies a Markdown file, what validators without target labels would have chosen.
     """
-    path = folder / plan.file_name(name, FIGURES[name].data)
+    path = folder / plan.file_name(name, FIGURES[name], tasks)
     make = {"figA1": _sweep_points, "fig4": _curve_points}[name]
     points = [point for task in tasks for point in make(task, plan, folder)]
     text = io.StringIO()
@@ -76,15 +76,19 @@ def write(name: str, tasks: Sequence[str], plan: cells.Plan, folder: Path) -> No
         markers.write_bytes(Path(f"{path}.md"), text.encode())
     line = tables.BEST_EARLIER if name == "figA1" and plan.is_as(FIGURES[name].data) else None
     title = f"{FIGURES[name].title}, on {plan.where}"
-    markers.write_bytes(Path(f"{path}.svg"), draw(title, points, line, _note(points, plan)))
+    note = _note(runs_of(FIGURES[name], tasks, plan), plan, folder)
+    markers.write_bytes(Path(f"{path}.svg"), draw(title, points, line, note))
 
 
-def _note(points: Sequence[Mapping[str, Any]], plan: cells.Plan) -> str:
+def _note(runs: Sequence[cells.Run], plan: cells.Plan, folder: Path) -> str:
     """What the points are: one line for each thing to say."""
     lines = [f"mean ± std over {plan.seeds} seeds" if plan.seeds > 1 else "one seed"]
-    few = sum(point["seeds"] < plan.seeds for point in points)
-    if few:
-        lines.append(f"{few} of {len(points)} points of fewer than {plan.seeds} seeds")
+    diverged = sum(cells.has_diverged(run, plan, folder) for run in runs)
+    missing = sum(cells.result(run, plan, folder) is None for run in runs) - diverged
+    if missing:
+        lines.append(f"{missing} of {len(runs)} runs are not finished")
+    if diverged:
+        lines.append(f"{diverged} of {len(runs)} runs diverged")
     if plan.told_settings:
         lines.append(f"with {', '.join(plan.told_settings)}")
     if "smoke" in plan.words:

@@ -141,7 +141,10 @@ def _shown(cell: Mapping) -> str:
     paper, mean = cell["paper"], cell["mean"]
     said = f"{paper:.1f}" if isinstance(paper, float | int) else paper or ""
     if mean is None:
-        none = DIVERGED if cell["diverged"] == cell["wanted"] else NOT_RUN
+        none = NOT_RUN
+        if cell["diverged"]:
+            some = f" [{cell['diverged']} of {cell['wanted']} seeds]"
+            none = DIVERGED + (some if cell["diverged"] < cell["wanted"] else "")
         return f"{none} ({said})" if said else none
     ours = f"{mean:.1f}" + (f" ± {cell['std']:.1f}" if cell["std"] is not None else "")
     if cell["seeds"] < cell["wanted"]:

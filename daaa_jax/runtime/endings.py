@@ -1,5 +1,7 @@
 """How a command that trains ends: its exit code, and one line for a person."""
 
+import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -10,8 +12,7 @@ from daaa_jax.errors import UserError
 def run(command: Callable[[], None]) -> None:
     """Calls a command, and ends the process where it fails.
 
-    With 0 when all is done, with 1 and one line where a person must mend something, with 130 after
-    Ctrl-C, and with
+    With 0 when all is done, with 1 and one line where a person must mend something, and with
     `distributed.RESTART` where the same command goes on: after SIGTERM, and when another process
     of the run has ended, or was not there in time.
     """
@@ -20,7 +21,11 @@ def run(command: Callable[[], None]) -> None:
     except UserError as error:
         _end(f"error: {error}", 1)
     except KeyboardInterrupt:
-        _end("interrupted: the same command goes on from what is saved", 130)
+        sys.stderr.write("interrupted; what was saved is kept\n")
+        sys.stderr.flush()
+        # Of the signal, so that a shell script around it ends too.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
     except Exception as error:
         # Imported here, so that a misspelt flag is answered at once.
         from daaa_jax.runtime import distributed, preemption

@@ -4,7 +4,6 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -14,17 +13,22 @@ class Preempted(Exception):
     """The run was told to end, and has saved; says where it stands."""
 
 
+_listening: list["Notice"] = []  # the outermost of those that listen now
+
+
 class Notice:
     """Whether the run has been told to end."""
 
     def __init__(self):
         """Has heard nothing yet."""
         self._heard, self._calls = False, 0
-        self._before: Any = signal.SIG_DFL
+        self._outer: Notice | None = None
 
     @contextlib.contextmanager
     def listening(self) -> Iterator["Notice"]:
         """Hears SIGTERM from here on; a second one ends the process at once, as without this.
+
+        Within another one that listens it has heard what that one has.
 
         Only a process's main thread can; elsewhere nothing is heard. With several processes JAX
         listens itself, and tells all of them what one has heard.
@@ -34,18 +38,22 @@ class Notice:
             yield self
             return
 
-        self._before = signal.signal(signal.SIGTERM, self._hear)
+        if _listening:
+            self._outer = _listening[-1]
+            yield self
+            return
+
+        def hear(number, frame):
+            self._heard = True
+            signal.signal(signal.SIGTERM, before)
+
+        before = signal.signal(signal.SIGTERM, hear)
+        _listening.append(self)
         try:
             yield self
         finally:
-            signal.signal(signal.SIGTERM, self._before)
-
-    def _hear(self, number, frame) -> None:
-        self._heard = True
-        if isinstance(getattr(self._before, "__self__", None), Notice):
-            self._before(number, frame)  # one that listens for longer
-        else:
-            signal.signal(signal.SIGTERM, self._before)
+            _listening.pop()
+            signal.signal(signal.SIGTERM, before)
 
     def after_update(self) -> bool:
         """Whether to save and end now; every process asks after every update.
@@ -54,10 +62,10 @@ class Notice:
         none of them had made when one heard the signal.
         """
         if jax.process_count() == 1:
-            return self._heard
+            return self.heard()
         self._calls += 1
         return multihost_utils.reached_preemption_sync_point(self._calls)
 
     def heard(self) -> bool:
         """Whether this process, the only one, has been told to end; False among several."""
-        return self._heard
+        return self._heard or (self._outer is not None and self._outer.heard())
