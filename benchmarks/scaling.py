@@ -118,7 +118,7 @@ class Task:
 TASKS = {
     "MNIST to MNIST-M": Task("digits", (60000, 59001), 8, 10, 20000),
     "Office-31, six tasks": Task("photos", (2817, 795, 498), 100, 30, 4000, 3, 3, 6),
-    # Of more images, fewer epochs: as many as make some 750,000 images, Office-31's 280,000.
+    # Of more images, fewer epochs.
     "VisDA-2017": Task("photos", (152397, 55388), 5, 5, 20000),
     "DomainNet, thirty tasks": Task(
         "photos", (172947, 172500, 72266, 69128, 51605, 48129), 4, 5, 20000, 15, 6, 30

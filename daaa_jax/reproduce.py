@@ -118,7 +118,7 @@ def _parse(arguments: Sequence[str] | None):
         help=f"one of {', '.join(cells.DATA)}, then words of its config: office10,cpu; by default "
         "the paper's, mnist2mnistm for table1 and office for the others",
     )
-    parser.add_argument("--methods", default="", help="some of its rows, such as CNN,Ours")
+    parser.add_argument("--methods", default="", help="some of its rows, such as RevGrad,Ours")
     parser.add_argument("--smoke", action="store_true", help="every run in little")
     parser.add_argument("--cells", default="1/1", help="i/n: a share of the runs, for n hosts")
     parser.add_argument(
