@@ -27,6 +27,12 @@ NAMES = (*tables.TABLES, *figures.FIGURES)
 
 Trainer = Callable[[ConfigDict, Path], None]
 
+_MORE_HOSTS = (
+    "--cells={part}/{of}: there are fewer pairs of domains than hosts, each of which trains the "
+    "CycleGANs and source networks that it finds unfinished; to share them, let one host run alone "
+    "until they are finished"
+)
+
 
 def main(arguments: Sequence[str] | None = None, train: Trainer | None = None) -> None:
     """Runs a table's cells and writes it.
@@ -53,19 +59,14 @@ def main(arguments: Sequence[str] | None = None, train: Trainer | None = None) -
     ]
     print(f"{options.name}: {len(runs)} runs, {len(mine)} here, {len(missing)} to do", flush=True)
     if diverged:
+        place = diverged[0].workdir(plan, folder)
         print(
-            f"{len(diverged)} diverged, such as {diverged[0].workdir(plan, folder)}: remove "
-            f"{cells.DIVERGED} there to try again",
+            f"{len(diverged)} diverged: remove {place / cells.DIVERGED} and the like to try again",
             flush=True,
         )
     part, of = options.cells
     if missing and part > 1 and cells.is_split(runs, of) and not plan.own_networks:
-        print(
-            f"--cells={part}/{of}: there are fewer pairs of domains than hosts, and each trains the"
-            " CycleGAN and the source networks that it finds unfinished; to share them, let one"
-            " host alone run until they are finished",
-            flush=True,
-        )
+        print(_MORE_HOSTS.format(part=part, of=of), flush=True)
     if options.only_show or not missing:
         _write(options, plan, folder)
     else:
