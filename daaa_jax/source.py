@@ -17,7 +17,7 @@ from daaa_jax.data.augment import decode, evaluation_views, random_view
 from daaa_jax.data.batches import IndexStream
 from daaa_jax.data.feed import Feed, take
 from daaa_jax.data.types import LabelledImages
-from daaa_jax.models import Variables, initial_variables, pretrained_variables
+from daaa_jax.models import Variables, initial_variables, starting_variables
 from daaa_jax.runtime import loop
 from daaa_jax.runtime.context import Context
 
@@ -37,7 +37,7 @@ def create_state(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     image: Array,
-    pretrained: Callable[[Variables], Variables] = lambda variables: variables,
+    begin: Callable[[Array, nn.Module, Array], Variables] = initial_variables,
 ) -> SourceState:
     """The state before the first update.
 
@@ -46,10 +46,10 @@ def create_state(
       model: the classifier.
       optimizer: trains all of its parameters.
       image: float32 `[1,H,W,3]`, for the input's shape alone.
-      pretrained: puts pretrained weights into fresh variables.
+      begin: makes the variables of a key, the classifier and an image.
     """
     init_key, step_key = jax.random.split(key)
-    variables = pretrained(initial_variables(init_key, model, image))
+    variables = begin(init_key, model, image)
     return SourceState(
         step=jax.numpy.int32(0),
         key=step_key,
@@ -149,7 +149,7 @@ def run(
             model,
             optimizer,
             evaluation_views(decode(data.images[:1]), config.augment, 1)[0],
-            functools.partial(pretrained_variables, config.model),
+            functools.partial(starting_variables, config.model),
         ),
         step,
         feed.at,

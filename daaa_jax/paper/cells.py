@@ -210,8 +210,9 @@ def result(run: Run, plan: Plan, folder: Path) -> dict[str, Any] | None:
 
 
 def has_diverged(run: Run, plan: Plan, folder: Path) -> bool:
-    """Whether a run ended because its loss became infinite or NaN."""
-    return (run.workdir(plan, folder) / DIVERGED).exists()
+    """Whether a run ended because its loss became infinite or NaN, and was not finished since."""
+    workdir = run.workdir(plan, folder)
+    return (workdir / DIVERGED).exists() and not (workdir / "result.json").exists()
 
 
 def accuracies(
