@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from daaa_jax import baselines
 from daaa_jax import workdir as workdirs
 from daaa_jax.models import trained
@@ -21,12 +23,11 @@ def write(network: trained.Trained, workdir: Path, which: str) -> str:
     path = workdir / "result.json"
     result = markers.read_json(path) if path.exists() else {}
     classes = about["classes"]
-    crop, crops = about["augment"]["crop"], about["crops"]
+    side, crop, crops = about["image_size"], about["augment"]["crop"], about["crops"]
     seen = f"its central {crop}x{crop} pixels" if crop else "all of it"
-    seen = f"{crops} crops of {crop}x{crop} pixels" if crops > 1 else seen
+    seen = f"{crops} crops of {crop or side}x{crop or side} pixels" if crops > 1 else seen
     adapted = which != "source"
     method = config.method if adapted else ""
-    side = about["image_size"]
     lines = [
         f"# Classifier of {len(classes)} classes, "
         + (f"adapted from {about['source']} to {about['target']}" if adapted else "not adapted"),
@@ -56,13 +57,8 @@ def write(network: trained.Trained, workdir: Path, which: str) -> str:
         "",
         f"- network: {about['model']['name']}, the `{which}` one of the run"
         + {"selected": ", chosen without target labels", "last": ""}.get(which, ""),
-        f"- seed {config.seed}; pretrained weights: {config.model.weights or 'none'}",
-        f"- adaptation: {config.adapt.rounds} rounds of {config.adapt.round_steps} updates"
-        + (
-            f", beta {config.adapt.beta:g}, confidence threshold {config.em.threshold:g}"
-            if method in ("", baselines.OURS)
-            else ""
-        ),
+        f"- seed {config.seed}; {_beginning(config)}",
+        *(_adaptation(config) if adapted else ()),
         "- all of them in the run's `config.json`"
         + (f"; packages: {_versions(result)}" if result else ""),
         "",
@@ -87,6 +83,19 @@ def write(network: trained.Trained, workdir: Path, which: str) -> str:
         "- The licences of the training images and of the pretrained weights apply.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _beginning(config: ConfigDict) -> str:
+    """The weights that the source network, or that of `adapt.init=scratch`, began with."""
+    if config.source.checkpoint and config.adapt.init == "source":
+        return f"source network: {config.source.checkpoint}"
+    return f"pretrained weights: {config.model.weights or 'none'}"
+
+
+def _adaptation(config: ConfigDict) -> list[str]:
+    length = f"{config.adapt.rounds} rounds of {config.adapt.round_steps} updates"
+    ours = f", beta {config.adapt.beta:g}, confidence threshold {config.em.threshold:g}"
+    return [f"- adaptation: {length}{ours if config.method == baselines.OURS else ''}"]
 
 
 def _how(about: Mapping, method: str) -> str:

@@ -10,7 +10,6 @@ names; and `README.md`, the model card.
 import argparse
 import os
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from jax import export as jax_export
 from daaa_jax import card, inference
 from daaa_jax.errors import UserError
 from daaa_jax.models import layers, trained
+from daaa_jax.runtime import endings
 
 _TOLERANCE = 1e-4
 _UNFAITHFUL = (
@@ -127,7 +127,4 @@ def _write(out: Path, files: dict[str, bytes]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    endings.run(main)

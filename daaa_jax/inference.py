@@ -1,6 +1,7 @@
 """Using a trained network: from image files to posteriors, and where it attends."""
 
 import dataclasses
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +12,8 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from daaa_jax import attention, evaluation
+from daaa_jax import attention, evaluation, seeds
+from daaa_jax import workdir as workdirs
 from daaa_jax.data import folders, photos
 from daaa_jax.data.augment import crop_size, decode, evaluation_views
 from daaa_jax.errors import UserError
@@ -27,6 +29,7 @@ NETWORKS = {
 }
 
 
+_LONGEST_STEM = 150  # bytes of an overlay's name, of the 255 that a file's may have
 _LEAST_WIDTH = 200  # pixels of an overlay; a smaller one is enlarged
 
 
@@ -59,6 +62,11 @@ def _why_missing(workdir: Path, which: str) -> str:
     about = workdir / markers.CONFIG_NAME
     if not about.is_file():
         return f"{workdir} is not the working directory of a run"
+    config = workdirs.read_config(workdir)
+    if config.get("seeds", 1) > 1 and stage == "adapt":
+        return f"each seed has its own, give --workdir={seeds.home(workdir, config.seed)}"
+    if stage == "source" and (file := config.get("source", {}).get("checkpoint")):
+        return f"this run has its source network from source.checkpoint={file}"
     if markers.read_marker(workdir / stage) is None:
         command = markers.read_json(about).get("command", "")
         other = ", or take another --network" if which != "source" else ""
@@ -70,16 +78,15 @@ def find_images(places: Sequence[str]) -> list[Path]:
     """The files that are named, and the images in folders that are named, sorted.
 
     Raises:
-      UserError: if a place does not exist, or there is no image at all.
+      UserError: if a place does not exist or cannot be read, or there is no image at all.
     """
     found = []
     for place in map(Path, places):
-        if place.is_dir():
-            found += folders.images_in(place)
-        elif place.exists():
-            found.append(place)
-        else:
-            raise UserError(f"{place}: there is no such file or folder")
+        try:
+            place.stat()
+        except OSError as error:
+            raise UserError(f"{place}: {error.strerror.lower()}") from error
+        found += folders.images_in(place) if place.is_dir() else [place]
     if not found:
         endings = ", ".join(sorted(photos.SUFFIXES))
         raise UserError(f"no image in {', '.join(places)}; known endings are {endings}")
@@ -143,7 +150,8 @@ def predict(
                     yield path, None, unreadable[row]
                     continue
                 if overlays is not None:
-                    place = overlays / f"{start + row:06d}_{path.stem}.png"
+                    stem = os.fsencode(path.stem)[:_LONGEST_STEM].decode(errors="ignore")
+                    place = overlays / f"{start + row:06d}_{stem}.png"
                     _write_overlay(place, overlay(views[row], maps[row]))
                 yield path, posteriors[row], ""
             progress.update(start + len(batch), {})

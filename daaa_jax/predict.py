@@ -18,7 +18,7 @@ import numpy as np
 
 from daaa_jax import inference
 from daaa_jax.errors import UserError
-from daaa_jax.runtime import compilation
+from daaa_jax.runtime import compilation, endings
 
 Row = tuple[Path, np.ndarray | None, str]
 
@@ -85,13 +85,16 @@ def write_csv(rows: Iterable[Row], classes: Sequence[str], out: str) -> int:
     """
     if out == "-":
         return _write(rows, classes, sys.stdout)
-    path = Path(out).expanduser()
+    path = Path(out).expanduser().resolve()  # a link stays one
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    is_device = path.exists() and not path.is_file()  # /dev/null, a pipe: not to be replaced
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        place = path if is_device else temporary
+        with place.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             unreadable = _write(rows, classes, file)
-        temporary.replace(path)
+        if not is_device:
+            temporary.replace(path)
     except OSError as error:
         raise UserError(f"--out={out} cannot be written: {error.strerror}") from error
     finally:
@@ -115,8 +118,6 @@ def _write(rows: Iterable[Row], classes: Sequence[str], file: TextIO) -> int:
 
 if __name__ == "__main__":
     try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+        endings.run(main)
     except BrokenPipeError:  # --out=- | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

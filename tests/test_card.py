@@ -48,3 +48,19 @@ def test_card_says_what_a_network_was_trained_on(method, says, never, tmp_path):
 def test_source_network_is_not_called_adapted(tmp_path):
     text = card_of(tmp_path, "upper_bound", which="source")
     assert "not adapted" in text and "Trained on labelled images of `catalogue`, as" in text
+
+
+def test_source_network_has_no_settings_of_the_adaptation(tmp_path):
+    text = card_of(tmp_path, "daaa", which="source")
+    assert "adaptation:" not in text and "beta" not in text
+
+
+def test_card_names_the_file_that_the_source_network_came_from(tmp_path):
+    config = digits.get_config()
+    config.source.checkpoint = "/networks/shop.safetensors"
+    (tmp_path / "config.json").write_text(json.dumps({"config": markers.plain(config)}))
+    about = ABOUT | {"augment": {"crop": 0}, "crops": 10}
+    text = card.write(types.SimpleNamespace(about=about), tmp_path, "last")
+    assert "source network: /networks/shop.safetensors" in text
+    assert "pretrained weights: " not in text
+    assert "10 crops of 112x112 pixels" in text

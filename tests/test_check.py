@@ -36,7 +36,16 @@ def test_target_without_classes_is_sound_and_source_without_is_not(source, tmp_p
     write_image(tmp_path / "flat" / "a.jpg", 0, 7)
     assert told(capsys, source, tmp_path / "flat")[0] == 0
     code, text = told(capsys, tmp_path / "flat", source)
-    assert code == 1 and "which the source, named first, needs" in text
+    assert code == 1 and "flat has no classes: put its images into a folder for each" in text
+
+
+def test_source_of_one_class_is_not_fit_and_where_classes_may_be_is_told(source, tmp_path, capsys):
+    (tmp_path / "outer").mkdir()
+    source.rename(tmp_path / "outer" / "train")
+    write_image(tmp_path / "flat" / "a.jpg", 0, 7)
+    code, text = told(capsys, tmp_path / "outer", tmp_path / "flat")
+    assert code == 1 and "one class, train, where there must be two: if classes" in text
+    assert f"give {tmp_path / 'outer'}/train" in text
 
 
 def test_target_may_lack_a_class_and_not_add_one(source, target, capsys):

@@ -1,6 +1,9 @@
 """What was decoded once is kept: whole, and whoever else keeps it at the same time."""
 
 import itertools
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -58,3 +61,18 @@ def test_damaged_entry_is_made_anew(tmp_path):
     found = cache.get("name", NAMES, lambda new: arrays(6))
     np.testing.assert_array_equal(found["labels"], np.arange(6))
     assert list(tmp_path.iterdir()) == [place]
+
+
+def test_what_a_killed_process_has_left_is_removed(tmp_path):
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    cache.get("name", NAMES, lambda new: arrays(5))
+    (place,) = tmp_path.iterdir()
+    cache.drop("name")
+    left = cache.unfinished(place)
+    gone = left.with_name(left.name.replace(f".{os.getpid()}.", f".{killed.pid}."))
+    alive = left.with_name(left.name.replace(f".{os.getpid()}.", f".{os.getppid()}."))
+    for folder in (gone, alive):
+        folder.mkdir()
+    cache.get("name", NAMES, lambda new: arrays(5))
+    assert alive.exists() and not gone.exists()

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from photo_trees import OFFICE_CLASSES, write_domain, write_image, write_office
 from PIL import Image
 
 from configs import folder as folder_config
-from daaa_jax.data import convert, load_task
+from daaa_jax import predict
+from daaa_jax.data import convert, load_task, photos
 from daaa_jax.errors import UserError
 
 CLASSES = ("mug", "pen", "stapler")
@@ -79,6 +81,7 @@ def test_predictions_are_a_row_for_each_image_with_probabilities_or_the_reason(
     images = tmp_path / "new"
     shutil.copytree(root / "phone", images)
     (images / "broken.jpg").write_bytes(b"\xff\xd8\xff no image")
+    (images / "IMG_0003.jpg").rename(images / f"{'写' * 80}.jpg")  # an overlay's name is longer
     done = call(
         "predict",
         f"--workdir={finished}",
@@ -101,6 +104,20 @@ def test_predictions_are_a_row_for_each_image_with_probabilities_or_the_reason(
     overlays = sorted((tmp_path / "overlays").iterdir())
     assert len(overlays) == 9
     assert np.asarray(Image.open(overlays[0])).shape == (224, 224, 3)
+
+
+def test_table_written_to_a_pipe_leaves_a_pipe_and_to_a_link_a_link(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = threading.Thread(target=lambda: seen.append((tmp_path / "pipe").read_text()))
+    seen: list[str] = []
+    reader.start()
+    rows = [(Path("a.jpg"), np.array([0.25, 0.75]), "")]
+    predict.write_csv(rows, ("mug", "pen"), str(tmp_path / "pipe"))
+    reader.join()
+    assert "a.jpg,pen,0.250000,0.750000" in seen[0] and (tmp_path / "pipe").is_fifo()
+    (tmp_path / "link.csv").symlink_to(tmp_path / "table.csv")
+    predict.write_csv(rows, ("mug", "pen"), str(tmp_path / "link.csv"))
+    assert (tmp_path / "link.csv").is_symlink() and (tmp_path / "table.csv").read_text() == seen[0]
 
 
 def test_batch_size_changes_no_prediction(finished, root, tmp_path):
@@ -140,7 +157,15 @@ def test_predict_says_what_is_missing(finished, root, tmp_path):
     assert "has its source network from runs/other" in refused(
         "predict", f"--workdir={begun}", "--network=source", images
     )
+    (begun / "reused.json").unlink()
+    for config, which, says in (
+        ({"seeds": 2, "seed": 3}, "last", f"each seed has its own, give --workdir={begun}/seeds/3"),
+        ({"source": {"checkpoint": "net.pth"}}, "source", "from source.checkpoint=net.pth"),
+    ):
+        (begun / "config.json").write_text(json.dumps({"config": config, "command": command}))
+        assert says in refused("predict", f"--workdir={begun}", f"--network={which}", images)
     assert "no such file" in refused("predict", f"--workdir={finished}", root / "nothing")
+    assert "name too long" in refused("predict", f"--workdir={finished}", "x" * 300)
     (tmp_path / "empty").mkdir()
     assert "no image in" in refused("predict", f"--workdir={finished}", tmp_path / "empty")
     assert "no layer matches 'conv99'" in refused(
@@ -228,6 +253,23 @@ def test_export_overwrites_nothing(finished, tmp_path):
 
 
 # What a user brings
+
+
+def test_finished_run_is_not_shown_for_other_images_of_the_same_names(finished, root, tmp_path):
+    shutil.copytree(root, tmp_path / "moved")
+    shutil.copytree(finished, tmp_path / "runs" / "first")
+    done = call("main", *folder_flags(tmp_path / "moved", tmp_path / "runs" / "first"))
+    assert done.returncode == 0 and "is finished; other images need" in done.stdout, done.stderr
+    assert "trained" not in done.stdout and "compiling" not in done.stdout
+    config = json.loads((tmp_path / "runs/first/config.json").read_text())["config"]
+    assert config["data"]["source"] == str(tmp_path / "moved" / "catalogue")
+    shutil.copytree(root, tmp_path / "other")
+    write_image(tmp_path / "other" / "phone" / "IMG_0000.jpg", 1, 999, 80)
+    line = refused("main", *folder_flags(tmp_path / "other", tmp_path / "runs" / "first"))
+    assert "is finished, with other images or files: images.phone" in line
+    assert "there is no such folder" in refused(
+        "main", *folder_flags(tmp_path / "nowhere", tmp_path / "runs" / "first")
+    )
 
 
 def test_stages_of_a_sibling_are_reused_and_none_switches_it_off(finished, root):
@@ -342,6 +384,7 @@ def test_all_six_tasks_of_office_pass_through_every_stage(tmp_path):
         ("catalogue", "other/catalogue", "have the same name"),
         ("catalogue", "catalogue", "are the same folder"),
         ("phone", "catalogue", "has no classes"),
+        ("other", "phone", "has one class, catalogue, where there must be two: if classes are"),
         ("catalogue", "nowhere", "there is no such folder"),
     ],
 )
@@ -361,11 +404,29 @@ def test_folders_that_make_no_task_are_refused_and_leave_nothing(
     assert not (tmp_path / "run").exists()
 
 
+def test_only_some_images_are_decoded_where_only_some_are_wanted(tmp_path, monkeypatch):
+    source = write_domain(tmp_path / "catalogue", CLASSES, each=4)
+    target = write_domain(tmp_path / "phone", CLASSES, each=3, seed=1)
+    decoded = []
+    read = photos.read
+    monkeypatch.setattr(photos, "read", lambda path, size: decoded.append(path) or read(path, size))
+    config = folder_config.get_config("smoke,data.limit=5")
+    config.data.update(source=str(source), target=str(target))
+    task = load_task(config.data)
+    assert len(task.source_train.images) == len(task.target_train.images) == 5
+    assert len(decoded) == 10 and task.left_out == {"catalogue": 0, "phone": 0}
+    for image, label, file in zip(
+        *vars(task.source_train).values(), task.source_files, strict=True
+    ):
+        np.testing.assert_array_equal(image, read(source / file, config.data.image_size))
+        assert CLASSES[label] == file.parts[0]
+
+
 def test_class_that_is_left_out_whole_is_refused(tmp_path):
     source = write_domain(tmp_path / "catalogue", CLASSES, each=2)
     for path in (source / "pen").iterdir():
         path.write_bytes(b"no image")
-    config = folder_config.get_config("smoke,data.on_error=skip")
+    config = folder_config.get_config("smoke,data.on_error=skip,data.limit=0")
     config.data.update(source=str(source), target=str(write_domain(tmp_path / "t", CLASSES, 1)))
     with pytest.raises(UserError, match="no readable image in pen"):
         load_task(config.data)

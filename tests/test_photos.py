@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daaa_jax.data import cache, folders, photos
+from daaa_jax.data import cache, folders, photos, walk
 from daaa_jax.errors import UserError
 
 RED, BLUE, SIZE = (255, 0, 0), (0, 0, 255), 16
@@ -92,6 +92,19 @@ def test_image_is_turned_as_its_exif_says(orientation, angle, tmp_path):
     exif[0x0112] = orientation
     halves(32, 32).rotate(angle).save(tmp_path / "a.png", exif=exif)
     assert is_halves(photos.read(tmp_path / "a.png", SIZE))
+
+
+def test_image_is_turned_where_another_part_of_its_exif_is_damaged(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x0110], exif[0x0132] = 6, "camera", "2026:01:01 00:00:00"
+    halves(32, 32).rotate(90).save(tmp_path / "a.jpg", exif=exif, quality=100, subsampling=0)
+    content = (tmp_path / "a.jpg").read_bytes()
+    # The types of two tags become such as Pillow reads and does not write.
+    for tag in (b"\x01\x10\x00\x02", b"\x01\x32\x00\x02"):
+        assert tag in content
+        content = content.replace(tag, tag[:3] + b"\x07")
+    (tmp_path / "a.jpg").write_bytes(content)
+    assert is_halves(photos.read(tmp_path / "a.jpg", SIZE))
 
 
 def png_claiming(width: int, height: int) -> bytes:
@@ -182,7 +195,49 @@ def test_names_of_folders_within_a_class_must_be_shown_too(tmp_path):
     hidden = Path(os.fsdecode(os.fsencode(tmp_path / "cat") + b"/b\xff"))
     hidden.mkdir()
     (tmp_path / "cat" / "0.png").rename(hidden / "0.png")
-    with pytest.raises(UserError, match="an image with a name that cannot be shown"):
+    with pytest.raises(UserError, match=r"1 names that cannot be shown, rename 'cat/b\\udcff/0"):
+        folders.find(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["a\u202fb", "a\u00a0b", "\u5199\u771f\u3000", "\u0646\u200c\u0647"]
+)
+def test_names_with_spaces_of_other_scripts_are_welcome(name, tmp_path):
+    write_domain(tmp_path, **{name: 2, "cat": 1})
+    assert name in folders.find(tmp_path).classes
+
+
+def test_accents_are_one_character_however_a_system_writes_them(tmp_path):
+    write_domain(tmp_path / "mac", **{"cafe\u0301": 1, "mug": 1})
+    assert folders.find(tmp_path / "mac").classes == ("caf\u00e9", "mug")
+    write_domain(tmp_path / "mac", **{"caf\u00e9": 1})
+    with pytest.raises(UserError, match="two folders of one name, caf\u00e9"):
+        folders.find(tmp_path / "mac")
+
+
+def test_links_are_followed_and_lead_round_no_circle(tmp_path):
+    write_domain(tmp_path / "elsewhere", mug=2, more=3)
+    (tmp_path / "shop" / "mug").mkdir(parents=True)
+    (tmp_path / "shop" / "mug" / "more").symlink_to(tmp_path / "elsewhere" / "more")
+    (tmp_path / "shop" / "mug" / "round").symlink_to(tmp_path / "shop")
+    (tmp_path / "shop" / "pen").symlink_to(tmp_path / "elsewhere" / "mug")
+    listing = folders.find(tmp_path / "shop")
+    assert listing.classes == ("mug", "pen")
+    assert sum(path.parent.name == "more" for path in listing.paths) == 3
+    assert [path.parent.name for path in folders.images_in(tmp_path / "shop")].count("pen") == 2
+
+
+def test_folder_that_may_not_be_read_is_told(tmp_path, monkeypatch):
+    write_domain(tmp_path, cat=1, dog=1)
+    scandir = os.scandir
+
+    def refuse(place):
+        if str(place).endswith("dog"):
+            raise PermissionError(13, "Permission denied", str(place))
+        return scandir(place)
+
+    monkeypatch.setattr(walk.os, "scandir", refuse)
+    with pytest.raises(UserError, match="dog cannot be read: Permission denied"):
         folders.find(tmp_path)
 
 

@@ -85,6 +85,29 @@ def test_write_that_fails_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("when", ["opened", "written", "closed"])
+def test_disk_that_takes_no_more_is_one_line(when, tmp_path, monkeypatch):
+    class Full:
+        def __init__(self, place, options):
+            self.fail("opened")
+
+        def fail(self, now):
+            if now == when:
+                raise RuntimeError("write() failed: No space left on device\nand more")
+
+        def write(self, content):
+            self.fail("written")
+
+        def close(self):
+            self.fail("closed")
+
+    module = "array_record.python.array_record_module.ArrayRecordWriter"
+    monkeypatch.setattr(module, Full)
+    says = r"a\.array_record cannot be written: write\(\) failed: No space left on device$"
+    with pytest.raises(UserError, match=says):
+        records.write(tmp_path / f"a{records.SUFFIX}", IMAGES)
+
+
 # Converting
 
 
@@ -142,6 +165,22 @@ def test_unreadable_images_are_named_or_left_out(domain, tmp_path, capsys):
     run(domain, tmp_path / "out", "--on_error=skip")
     assert "10 images, 1 unreadable ones left out" in capsys.readouterr().out
     assert len(record_sets.find(str(tmp_path / "out")).labels) == 10
+
+
+def test_set_without_an_image_is_refused(tmp_path):
+    (tmp_path / "shop" / "mug").mkdir(parents=True)
+    (tmp_path / "shop" / "mug" / "broken.jpg").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"no image in .*shop can be read \(cannot identify"):
+        run(tmp_path / "shop", tmp_path / "out", "--on_error=skip")
+    record_sets.write_index(tmp_path / "out", ["mug"], SIZE, [])  # as an earlier version did
+    with pytest.raises(UserError, match="out holds no image"):
+        record_sets.find(str(tmp_path / "out"))
+
+
+def test_index_of_somebody_else_beside_photos_is_passed_over(domain):
+    (domain / "index.json").write_text('{"pages": 3}')
+    assert record_sets.find(str(domain)) is None
+    assert folders.find(domain).classes == CLASSES
 
 
 @pytest.mark.parametrize("case", ["other size", "changed images", "not empty", "a file"])

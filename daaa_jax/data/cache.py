@@ -55,6 +55,7 @@ def get(
     with contextlib.suppress(*_DAMAGED):
         return _open(place, arrays)
     temporary = unfinished(place)
+    _drop_halves(place)
 
     def new(key: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
         try:
@@ -87,6 +88,17 @@ def get(
         return decoded
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _drop_halves(place: Path) -> None:
+    """Removes what processes of this host have left that were killed while they decoded it."""
+    for half in place.parent.glob(f".{place.name}.{socket.gethostname()}.*.tmp"):
+        try:
+            os.kill(int(half.suffixes[-2][1:]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(half, ignore_errors=True)
+        except (ValueError, OSError):  # another user's
+            continue
 
 
 def drop(name: str) -> None:

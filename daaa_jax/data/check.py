@@ -17,6 +17,7 @@ from PIL import Image
 
 from daaa_jax.data import folders, photos, record_sets
 from daaa_jax.errors import UserError
+from daaa_jax.runtime import endings
 
 _TINY = 32  # pixels: smaller sides say little after resizing to 224
 _SHOWN = 10
@@ -96,9 +97,10 @@ def _compare(listings: Sequence[folders.Listing | record_sets.RecordSet]) -> boo
     The first domain is the source, whose classes the others may lack but not exceed.
     """
     source, *others = listings
-    sick = not source.classes
+    why = folders.why_no_source(source.folder, source.classes, source.files)
+    sick = bool(why)
     if sick:
-        print(f"{source.folder} has no classes, which the source, named first, needs")
+        print(why)
     for listing in others:
         if listing.name == source.name:
             print(f"{listing.folder} has the same name as {source.folder}: rename one")
@@ -122,4 +124,4 @@ def _show(lines: Sequence[str], indent: str = "  ") -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    endings.run(lambda: sys.exit(main()))

@@ -10,7 +10,6 @@ goes on with what is missing.
 import argparse
 import hashlib
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 
 from daaa_jax.data import folders, photos, record_sets, records
 from daaa_jax.errors import UserError
-from daaa_jax.runtime import markers
+from daaa_jax.runtime import endings, markers
 from daaa_jax.runtime.progress import Progress
 
 _AHEAD = 4  # images that each thread may have decoded before they are written
@@ -96,6 +95,10 @@ def convert(folder: str | Path, out: Path, size: int, shard: int, on_error: str)
             f"{len(bad)} images cannot be read; mend them and convert again to a new folder, or "
             f"leave them out by --on_error=skip, which goes on from here\n{lines}"
         )
+    if len(bad) == len(listing.paths):
+        raise UserError(
+            f"no image in {listing.folder} can be read ({bad[0][1]}): nothing to convert"
+        )
     record_sets.write_index(out, listing.classes, size, shards)
     left_out = f", {len(bad)} unreadable ones left out" if bad else ""
     print(f"{len(listing.paths) - len(bad)} images{left_out}: {out}", flush=True)
@@ -149,7 +152,4 @@ def _decoded(
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    endings.run(main)

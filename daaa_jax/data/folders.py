@@ -3,16 +3,19 @@
 import dataclasses
 import hashlib
 import os
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
 import numpy as np
 
-from daaa_jax.data import cache, photos
+from daaa_jax.data import cache, photos, walk
 from daaa_jax.data.images import chosen
 from daaa_jax.errors import UserError
 
 UNKNOWN = -1  # the class of an image of a flat folder
+# Unicode's categories of what no line of a log shows: controls, bytes that are no UTF-8, line ends.
+_HIDDEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Listing:
     Attributes:
       name: the last part of the path that it was asked for by.
       folder: where they lie.
-      classes: names in alphabetical order; empty for a flat folder.
+      classes: names in alphabetical order, composed (NFC); empty for a flat folder.
       paths: the files, by class and then by name.
       labels: class of each, int32 `[N]`; `UNKNOWN` for those of a flat folder.
       others: files whose ending is not an image's.
@@ -40,6 +43,11 @@ class Listing:
         """Where each image lies in the domain."""
         return tuple(path.relative_to(self.folder) for path in self.paths)
 
+    def chosen(self, rows: np.ndarray) -> "Listing":
+        """Some of the images, in the order of the rows."""
+        paths = tuple(self.paths[row] for row in rows)
+        return dataclasses.replace(self, paths=paths, labels=self.labels[rows])
+
 
 def name_of(folder: str | Path) -> str:
     """What a domain is called: the last part of its path."""
@@ -49,7 +57,7 @@ def name_of(folder: str | Path) -> str:
 def find(folder: str | Path) -> Listing:
     """Lists a domain: `folder/[images/]<class>/*`, or images right in the folder, without classes.
 
-    Hidden files are passed over; images may lie in folders within a class's.
+    Hidden files are passed over; images may lie in folders within a class's; links are followed.
 
     Raises:
       UserError: if there is no such folder, it cannot be read, there is no image in it, or there
@@ -67,11 +75,11 @@ def _find(folder: str | Path) -> Listing:
         what = "is a file, not a folder" if root.exists() else "there is no such folder"
         raise UserError(f"{root}: {what}")
     inner = root / "images"
-    beside = [child for child in _folders(root) if child != inner and _images(child, deep=True)[0]]
-    if inner.is_dir() and not beside and not _images(root, deep=False)[0]:
+    beside = [child for child in _folders(root) if child != inner and images_in(child)]
+    if inner.is_dir() and not beside and not _images(_files(root))[0]:
         root = inner
-    flat, others = _images(root, deep=False)
-    by_class = {child.name: _images(child, deep=True) for child in _folders(root)}
+    flat, others = _images(_files(root))
+    by_class = {child.name: _images(walk.files(child)) for child in _folders(root)}
     by_class = {name: found for name, found in by_class.items() if any(found)}
     full = {name for name, (images, _) in by_class.items() if images}
     if flat and full:
@@ -87,26 +95,51 @@ def _find(folder: str | Path) -> Listing:
             f"{root} holds no image: expected {root}/<class>/*.jpg, or *.jpg if there are no "
             f"classes; known endings are {', '.join(sorted(photos.SUFFIXES))}"
         )
-    classes = () if flat else tuple(by_class)
-    # Bytes that are no UTF-8 are among what cannot be shown.
-    for what, names in (
-        ("a class", classes),
-        ("an image", [str(p.relative_to(root)) for p in paths]),
-    ):
-        if hidden := [name for name in names if not name.isprintable()]:
-            raise UserError(
-                f"{root} has {what} with a name that cannot be shown, {hidden[0]!a}: rename it"
-            )
+    # Where folders come from decides whether an accent is a character of its own.
+    classes = () if flat else tuple(unicodedata.normalize("NFC", name) for name in by_class)
+    if len(set(classes)) < len(classes):
+        twin = next(name for name in classes if classes.count(name) > 1)
+        raise UserError(f"{root} has two folders of one name, {twin}, spelt differently: join them")
+    names = [name_of(folder), *by_class, *(str(path.relative_to(root)) for path in paths)]
+    if hidden := [name for name in names if any(map(_is_hidden, name))]:
+        raise UserError(
+            f"{root} has {len(hidden)} names that cannot be shown, rename "
+            f"{', '.join(map(ascii, hidden[:3]))}"
+        )
     labels = [UNKNOWN] * len(flat)
-    labels += [number for number, name in enumerate(classes) for _ in by_class[name][0]]
+    labels += [number for number, (images, _) in enumerate(by_class.values()) for _ in images]
     return Listing(
         name_of(folder), root, classes, tuple(paths), np.array(labels, np.int32), tuple(others)
     )
 
 
+def why_no_source(name: str | Path, classes: Sequence[str], files: Sequence[PurePath]) -> str:
+    """Why a domain cannot be the source; empty if it can.
+
+    Args:
+      name: of its folder.
+      classes: of the domain.
+      files: where its images lie in the folder.
+    """
+    if not classes:
+        return (
+            f"the source {name} has no classes: put its images into a folder for each, "
+            f"{name}/<class>/*.jpg"
+        )
+    if len(classes) > 1:
+        return ""
+    within = {file.parts[1] for file in files if len(file.parts) > 2}
+    instead = f": if classes are the folders within it, give {name}/{classes[0]}" if within else ""
+    return f"the source {name} has one class, {classes[0]}, where there must be two{instead}"
+
+
 def images_in(folder: Path) -> list[Path]:
     """The image files in a folder and in the folders within it, sorted, hidden ones left out."""
-    return _images(folder, deep=True)[0]
+    return _images(walk.files(folder))[0]
+
+
+def _is_hidden(character: str) -> bool:
+    return unicodedata.category(character) in _HIDDEN
 
 
 def _folders(root: Path) -> list[Path]:
@@ -116,15 +149,15 @@ def _folders(root: Path) -> list[Path]:
     )
 
 
-def _images(folder: Path, deep: bool) -> tuple[list[Path], list[Path]]:
-    """Image files and other files, sorted, hidden ones left out."""
-    found = folder.rglob("*") if deep else folder.iterdir()
-    files = sorted(
-        path
-        for path in found
-        if path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+def _files(folder: Path) -> list[Path]:
+    """The files right in a folder, sorted, hidden ones left out."""
+    return sorted(
+        path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")
     )
+
+
+def _images(files: list[Path]) -> tuple[list[Path], list[Path]]:
+    """Those that are images by their ending, and the others."""
     images = [path for path in files if path.suffix.lower() in photos.SUFFIXES]
     return images, [path for path in files if path.suffix.lower() not in photos.SUFFIXES]
 

@@ -49,11 +49,8 @@ def load(settings: ConfigDict) -> Task:
             f"data.source={settings.source} and data.target={settings.target} have the same name, "
             "which tells domains apart: rename one"
         )
-    if not source.classes:
-        raise UserError(
-            f"the source {source.folder} has no classes: put its images into a folder for each, "
-            f"{source.folder}/<class>/*.jpg"
-        )
+    if why := folders.why_no_source(source.folder, source.classes, source.files):
+        raise UserError(why)
     _check_classes(source, target)
     listings = {"source": source, "target": target}
     if settings.target_test:
@@ -64,11 +61,13 @@ def load(settings: ConfigDict) -> Task:
         if missing := sorted(set(source.classes) - set(test.classes)):
             print(f"{test.folder} has no {', '.join(missing)}: not measured there", flush=True)
         listings["test"] = test
+    if settings.limit:
+        listings = {name: _some(listing, settings) for name, listing in listings.items()}
     read = _images(listings, settings)
-    _check_none_is_empty(source, read["source"][1])
+    if not settings.limit:
+        _check_none_is_empty(source, read["source"][1])
     data = {
-        name: _labelled(listing, *read[name], source.classes, settings)
-        for name, listing in listings.items()
+        name: _labelled(listing, *read[name], source.classes) for name, listing in listings.items()
     }
     (source_train, source_files), (target_train, target_files) = data["source"], data["target"]
     left_out = {
@@ -180,21 +179,23 @@ def _check_none_is_empty(source: folders.Listing | record_sets.RecordSet, rows: 
         raise UserError(f"{source.folder}: {what} in {names}; put one there, or remove the folder")
 
 
+def _some(
+    listing: folders.Listing | record_sets.RecordSet, settings: ConfigDict
+) -> folders.Listing | record_sets.RecordSet:
+    """`limit` of the images: they are sorted by class, and the first would be of one."""
+    order = np.random.default_rng(settings.seed).permutation(len(listing.labels))
+    return listing.chosen(order[: settings.limit])
+
+
 def _labelled(
     listing: folders.Listing | record_sets.RecordSet,
     images: np.ndarray | Records,
     read: np.ndarray,
     classes: tuple[str, ...],
-    settings: ConfigDict,
 ) -> tuple[LabelledImages, tuple[PurePath, ...]]:
     """Images with their classes in the source's count, and where each lies in its domain."""
     places = np.array([classes.index(name) for name in listing.classes], np.int32)
     labels = listing.labels[read]
     labels = places[labels] if listing.classes else labels
-    if settings.limit:
-        # They are sorted by class, and the first would be of one.
-        order = np.random.default_rng(settings.seed).permutation(len(images))[: settings.limit]
-        images = images.chosen(order) if isinstance(images, Records) else images[order]
-        labels, read = labels[order], read[order]
     files = listing.files
     return LabelledImages(images, labels), tuple(files[i] for i in read)

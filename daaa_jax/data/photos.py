@@ -8,13 +8,22 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from daaa_jax.runtime.progress import Progress
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 # By their content, whatever the ending: Pillow knows more, and starts other programs for some.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_TURNS = {  # by EXIF orientation; 1 is upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _MOST_PIXELS = 100_000_000  # a file of some kilobytes may claim more than any memory holds
 # Pillow warns of somewhat fewer, which are welcome.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -48,7 +57,7 @@ def read(path: Path, size: int) -> np.ndarray:
                     f"it claims {width} x {height} pixels, more than {_MOST_PIXELS:,}"
                 )
             image.load()
-            image = _to_rgb(ImageOps.exif_transpose(image))
+            image = _to_rgb(_upright(image))
             return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
     except UnreadableImage:
         raise
@@ -56,6 +65,18 @@ def read(path: Path, size: int) -> np.ndarray:
         if isinstance(error, OSError) and error.strerror:
             raise UnreadableImage(error.strerror.lower()) from error
         raise UnreadableImage(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF orientation says, whatever else the EXIF holds.
+
+    `ImageOps.exif_transpose` writes the whole EXIF anew, and fails where a part of it is damaged.
+    """
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # so damaged that it cannot be read at all
+        return image
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

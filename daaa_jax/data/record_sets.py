@@ -47,6 +47,15 @@ class RecordSet:
     size: int
     images: Records
 
+    def chosen(self, rows: np.ndarray) -> "RecordSet":
+        """Some of the images, in the order of the rows."""
+        return dataclasses.replace(
+            self,
+            labels=self.labels[rows],
+            files=tuple(self.files[row] for row in rows),
+            images=self.images.chosen(rows),
+        )
+
 
 def shard_name(number: int) -> str:
     """The name of a file of records, without its ending."""
@@ -91,12 +100,18 @@ def find(place: str) -> RecordSet | None:
                 "daaa_jax.data.convert again"
             )
         return None
-    index = _checked(markers.read_json(folder / INDEX), str(folder / INDEX))
+    index = markers.read_json(folder / INDEX)
+    is_ours = isinstance(index, dict) and "format" in index
+    if not is_ours and not (folder / BEGUN).exists():  # somebody else's, beside photos
+        return None
+    index = _checked(index, str(folder / INDEX))
     files, labels = [], []
     for shard in index["shards"]:
         content = markers.read_json(folder / f"{shard['name']}.json")
         files += [PurePosixPath(name) for name in content["files"]]
         labels += content["labels"]
+    if not files:
+        raise UserError(f"{folder} holds no image: none of the photos could be read; convert anew")
     shards = [(folder / f"{s['name']}{records.SUFFIX}", s["count"]) for s in index["shards"]]
     size = index["size"]
     images = Records(shards, (size, size, 3), markers.fingerprint(index))
@@ -161,7 +176,9 @@ def _fetch(place: str) -> Path:
             temporary = cache.unfinished(folder / INDEX)
             temporary.write_bytes(content)
             temporary.replace(folder / INDEX)
-    except (ImportError, ValueError, OSError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # each kind of storage raises its own, of no credentials for one
         reason = str(error) or type(error).__name__
         raise UserError(f"{place} cannot be fetched: {reason}") from error
     return folder

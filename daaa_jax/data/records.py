@@ -6,7 +6,7 @@ A record is an image's pixels, uint8, row by row; ArrayRecord compresses it with
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,9 @@ def write(path: Path, images: Iterable[np.ndarray]) -> int:
 
     Returns:
       How many there were.
+
+    Raises:
+      UserError: if it cannot be written, for instance because the disk is full.
     """
     # Imported here, as it takes time that commands without records spare.
     from array_record.python.array_record_module import ArrayRecordWriter
@@ -37,19 +40,31 @@ def write(path: Path, images: Iterable[np.ndarray]) -> int:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     count = 0
     try:
-        writer = ArrayRecordWriter(str(temporary), _OPTIONS)
+        with _told_of(path):
+            writer = ArrayRecordWriter(str(temporary), _OPTIONS)
         try:
             for image in images:
-                writer.write(np.ascontiguousarray(image).tobytes())
+                with _told_of(path):
+                    writer.write(np.ascontiguousarray(image).tobytes())
                 count += 1
         finally:
-            writer.close()
+            with _told_of(path):
+                writer.close()
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     return count
+
+
+@contextlib.contextmanager
+def _told_of(path: Path) -> Iterator[None]:
+    """What the writer says of a file that it cannot write, as one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise UserError(f"{path} cannot be written: {_line(error)}") from error
 
 
 def drop_halves(folder: Path) -> None:

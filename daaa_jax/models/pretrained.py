@@ -122,11 +122,18 @@ def fetch(published: Published) -> Path:
     Raises:
       UserError: if it cannot be had, or has another content than it should.
     """
-    path = cache.folder() / "weights" / published.file
-    if not path.exists():
-        packaged = _packaged(published)
-        if packaged is not None:
+    try:
+        path = cache.folder() / "weights" / published.file
+    except RuntimeError:  # no home folder at all
+        path = None
+    if path is None or not path.exists():
+        if (packaged := _packaged(published)) is not None:
             path = packaged
+        elif path is None:
+            raise UserError(
+                f"there is no home folder to keep {published.file} in: name another by the "
+                "environment variable DAAA_CACHE"
+            )
         else:
             _download(published, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
