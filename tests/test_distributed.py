@@ -112,10 +112,17 @@ def assert_ten_steps_agree(stage: str, one: Path, other: Path) -> None:
     ours, theirs = (lines_of(workdir, stage)[:STEPS] for workdir in (one, other))
     assert [line["step"] for line in ours] == list(range(1, STEPS + 1))
     for name in FIGURES[stage]:
-        rtol = GRADIENT_TOLERANCE if (stage, name) == ("pair", "grad_norm") else 1e-5
-        np.testing.assert_allclose(
-            [line[name] for line in theirs], [line[name] for line in ours], rtol, err_msg=name
-        )
+        # Rounding grows from step to step: on a CPU without AVX-512 a loss is off by 3e-5 at the
+        # tenth, where a wrong mean or a wrong batch would show at the first two.
+        for steps, rtol in ((STEPS // 2, 1e-5), (STEPS, 1e-4)):
+            if (stage, name) == ("pair", "grad_norm"):
+                rtol = max(rtol, GRADIENT_TOLERANCE)
+            np.testing.assert_allclose(
+                [line[name] for line in theirs[:steps]],
+                [line[name] for line in ours[:steps]],
+                rtol,
+                err_msg=name,
+            )
 
 
 def assert_same_run(workdir: Path, alone: Path, processes: int, devices: int) -> None:
