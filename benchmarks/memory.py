@@ -1,6 +1,6 @@
 """Peak memory of converting and of reading more images than one would hold in memory.
 
-    python -m benchmarks.memory [--counts=10000,100000] [--size=96] [--workers=0]
+    python -m benchmarks.memory [--counts=10000,100000] [--size=96]
 
 For each count a folder of that many photos (names of 500 different ones) is converted to records
 in a process of its own, then another draws batches of them at random, as a stage does that streams.
@@ -11,7 +11,6 @@ but for the batches on their way.
 import argparse
 import multiprocessing
 import os
-import resource
 import tempfile
 from pathlib import Path
 
@@ -45,7 +44,7 @@ def convert(folder: Path, out: Path, size: int) -> None:
     main([str(folder), f"--out={out}", f"--size={size}"])
 
 
-def read(records: Path, steps: int, workers: int) -> None:
+def read(records: Path, steps: int) -> None:
     """Streams batches to the device."""
     import jax
 
@@ -56,7 +55,7 @@ def read(records: Path, steps: int, workers: int) -> None:
     from daaa_jax.runtime import mesh as meshes
 
     config = folder.get_config()
-    config.run.update(resident_mib=0, workers=workers)
+    config.run.update(resident_mib=0, workers=0)
     images = record_sets.find(str(records)).images
     stream = IndexStream(len(images), _BATCH, 0, "memory")
     feed = Feed(
@@ -84,7 +83,7 @@ def _filled(domains, batch):
 
 
 def peak(function, *arguments) -> float:
-    """MiB that a process of its own takes at most, with its children, to call a function."""
+    """MiB that a process of its own takes at most to call a function."""
     return returned(_measured, function, *arguments)
 
 
@@ -120,8 +119,7 @@ def own_peak() -> float:
 
 def _measured(function, *arguments) -> float:
     function(*arguments)
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    return own_peak() + children
+    return own_peak()
 
 
 def main() -> None:
@@ -130,7 +128,6 @@ def main() -> None:
     parser.add_argument("--counts", default="10000,100000", help="numbers of images")
     parser.add_argument("--size", type=int, default=96, help="pixels")
     parser.add_argument("--steps", type=int, default=500, help=f"batches of {_BATCH} to read")
-    parser.add_argument("--workers", type=int, default=0, help="run.workers")
     options = parser.parse_args()
     print("| images | pixels, MiB | converting, MiB | reading, MiB |\n|" + " --- |" * 4)
     for count in map(int, options.counts.split(",")):
@@ -138,7 +135,7 @@ def main() -> None:
             folder = Path(folder)
             make_folder(folder, count, options.size)
             converting = peak(convert, folder / "photos", folder / "records", options.size)
-            reading = peak(read, folder / "records", options.steps, options.workers)
+            reading = peak(read, folder / "records", options.steps)
             pixels = count * options.size**2 * 3 / 2**20
             print(f"| {count:,} | {pixels:,.0f} | {converting:.0f} | {reading:.0f} |", flush=True)
 

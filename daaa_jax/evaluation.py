@@ -17,6 +17,7 @@ from daaa_jax.data.augment import decode, evaluation_views
 from daaa_jax.data.types import LabelledImages
 from daaa_jax.errors import Diverged
 from daaa_jax.models import Variables
+from daaa_jax.runtime import memory
 from daaa_jax.runtime import mesh as meshes
 
 _BINS = 10  # of confidence
@@ -194,6 +195,7 @@ def make_evaluator(model: nn.Module, mesh: Mesh, config: ConfigDict) -> Evaluato
 
     step = jax.jit(measure, out_shardings=meshes.replicated(mesh))
 
+    @memory.enough_memory("an evaluation", "evaluate.batch_size or evaluate.crops")
     def evaluate(variables: Variables, data: LabelledImages, rows=()) -> Evaluation:
         total: Sums | None = None
         kept, wanted = [], np.asarray(rows, int)

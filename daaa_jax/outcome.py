@@ -15,6 +15,7 @@ from daaa_jax.data.types import Task
 from daaa_jax.evaluation import Evaluator
 from daaa_jax.models import Variables, trained
 from daaa_jax.runtime import distributed
+from daaa_jax.runtime import memory as memory_use
 
 LAST = Path("adapt") / "last.safetensors"
 SELECTED = Path("adapt") / "selected.safetensors"
@@ -69,15 +70,16 @@ class Outcome:
         """
         write_network(self.home / LAST, target, "last", self.config, self.task)
         print("adapt: measuring what the report shows", flush=True)
-        audit.write(
-            self.home / "adapt",
-            model=self.model,
-            networks={"source": source, "adapted": target},
-            task=self.task,
-            synthetic_target=synthetic_target,
-            evaluate=self.evaluate,
-            config=self.config,
-        )
+        with memory_use.enough_memory("the report", "evaluate.audit_images, evaluate.batch_size"):
+            audit.write(
+                self.home / "adapt",
+                model=self.model,
+                networks={"source": source, "adapted": target},
+                task=self.task,
+                synthetic_target=synthetic_target,
+                evaluate=self.evaluate,
+                config=self.config,
+            )
         if distributed.is_first():
             candidate = self._candidate(memory["selected"]["step"])
             if candidate.exists():  # else renamed before, by a run that was killed right after

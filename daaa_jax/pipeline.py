@@ -35,10 +35,10 @@ from daaa_jax.errors import Diverged, UserError
 from daaa_jax.models import trained
 from daaa_jax.outcome import Outcome
 from daaa_jax.report import page
-from daaa_jax.runtime import distributed, markers
+from daaa_jax.runtime import distributed, lock, markers
 from daaa_jax.runtime import mesh as meshes
 from daaa_jax.runtime.context import Context
-from daaa_jax.runtime.finished import Stages
+from daaa_jax.runtime.finished import NOTES, Stages
 from daaa_jax.runtime.metrics import MetricWriter
 from daaa_jax.runtime.preemption import Notice
 
@@ -76,12 +76,9 @@ def run(
     begun = (workdir / markers.CONFIG_NAME).exists()
     settings.fit_to_devices(config, mesh.size, workdirs.read_config(workdir) if begun else None)
     workdirs.check_same_config(workdir, config)
-    if (workdir / RESULT).exists():
-        if profiled and distributed.is_first():
-            print(f"{workdir} is finished and has no updates left to profile", flush=True)
-        if distributed.is_first() and not (workdir / page.NAME).exists():
-            page.write(workdir)  # the run was killed before it could
-        return markers.read_json(workdir / RESULT)
+    finished = (workdir / RESULT).exists()
+    if finished and workdirs.is_where(workdir, config):
+        return _again(config, workdir, profiled)
     # Before anything is written: a run with bad settings, or without its data, leaves nothing.
     settings.check(config, mesh)
     preflight.check_workdir(workdir)
@@ -89,21 +86,43 @@ def run(
     task = load_task(config.data)
     preflight.check_networks(config, task)
     job = _Run(config, task, workdir, mesh)
+    if finished:
+        job.check_same_data()
+        workdirs.moved(workdir, config)
+        return _again(config, workdir, profiled)
     job.check_needs(stage)
     workdirs.write_config(workdir, config)
     distributed.barrier("config written")
     distributed.check_shared(workdir)
-    with MetricWriter(workdir) as writer, Notice().listening() as notice:
-        overview.write(config, task, workdir / OVERVIEW)
-        job.through(stage, Context(workdir, mesh, writer, config.run, notice, profiled))
+    with lock.held(workdir):
+        with MetricWriter(workdir) as writer, Notice().listening() as notice:
+            overview.write(config, task, workdir / OVERVIEW)
+            job.through(stage, Context(workdir, mesh, writer, config.run, notice, profiled))
         if stage not in ("all", "adapt"):
             return {}
-        if not distributed.is_first():
-            return {}
-        result = job.result()
-    markers.write_json(workdir / RESULT, result)
-    page.write(workdir)
-    return markers.plain(result)
+        result = markers.plain(job.result()) if distributed.is_first() else {}
+        markers.write_json(workdir / RESULT, result)
+        for home in _homes(config, workdir) if distributed.is_first() else ():
+            page.write(home)
+    distributed.barrier("result written")  # at their end the others wait for a minute only
+    return result
+
+
+def _again(config: ConfigDict, workdir: Path, profiled: bool) -> dict[str, Any]:
+    """The result of a finished run."""
+    if distributed.is_first():
+        left = " and has no updates left to profile" if profiled else ""
+        print(f"{workdir} is finished{left}; other images need another --workdir", flush=True)
+        for home in _homes(config, workdir):
+            if not (home / page.NAME).exists():  # the run was killed before it could
+                page.write(home)
+    return markers.read_json(workdir / RESULT)
+
+
+def _homes(config: ConfigDict, workdir: Path) -> list[Path]:
+    """The working directory, and those of its seeds, each of which has a report."""
+    numbers = seeds.configs(config) if config.seeds > 1 else ()
+    return [workdir, *(seeds.home(workdir, number) for number in numbers)]
 
 
 class _Run:
@@ -173,6 +192,16 @@ class _Run:
         size = self.task.source_train.images.shape[1]
         shapes = trained.variable_shapes(self.model, size, self.config.augment)
         return trained.read_source_network(place, self.config.model, shapes, self.task.class_names)
+
+    def check_same_data(self) -> None:
+        """Makes sure that what a finished working directory was made of is what is given now."""
+        marker = markers.read_marker(self.workdir / "adapt") or {"settings": {}}
+        differing = markers.differing_settings(marker["settings"], self.stages.settings["adapt"])
+        if differing:
+            raise UserError(
+                f"{self.workdir} is finished, with other images or files: "
+                f"{'; '.join(differing[:5])}. Choose another --workdir"
+            )
 
     def check_needs(self, wanted: str) -> None:
         """Makes sure that a stage which shall run alone can, and has what it builds upon."""
@@ -349,11 +378,17 @@ class _Run:
         extra = {stage: self.stages.extra(stage) for stage in self.runs}
         if self.config.seeds == 1:
             return outcome.result(self.config, self.task, extra)
+        # The networks that all seeds have in common lie in one place.
+        shared = {
+            stage: {"from": self.stages.home(stage).absolute(), "extra": extra[stage]}
+            for stage in self.runs
+            if stage != "adapt"
+        }
         results = {}
         for seed, one in self.seeds().items():
             own = extra | {"adapt": extra["adapt"]["seeds"][str(seed)]}
             results[seed] = markers.plain(outcome.result(one.config, self.task, own))
             workdirs.write_config(one.home, one.config)
+            markers.write_json(one.home / NOTES, shared)
             markers.write_json(one.home / RESULT, results[seed])
-            page.write(one.home)
         return outcome.average(results)

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 from pathlib import Path
 
 import jax
@@ -24,6 +25,11 @@ def check_workdir(workdir: Path) -> None:
     Raises:
       UserError: if it cannot.
     """
+    if re.match(r"[a-z0-9]+:/", str(workdir)):
+        raise UserError(
+            f"--workdir={workdir} is an address, and results are written to a folder: mount the "
+            "bucket as one, or choose another"
+        )
     existing = next(folder for folder in (workdir, *workdir.absolute().parents) if folder.exists())
     if not existing.is_dir():
         raise UserError(f"--workdir={workdir}: {existing} is a file, not a folder")

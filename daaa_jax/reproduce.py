@@ -21,7 +21,7 @@ from daaa_jax import preflight
 from daaa_jax.errors import Diverged, UserError
 from daaa_jax.paper import cells, figures, summary, tables
 from daaa_jax.report import sweep
-from daaa_jax.runtime import endings, markers
+from daaa_jax.runtime import endings, lock, markers
 
 NAMES = (*tables.TABLES, *figures.FIGURES)
 
@@ -93,6 +93,8 @@ def _train(train: Trainer, missing: Sequence[cells.Run], options, plan, folder: 
             print(f"{options.name}: run {of}: {place.name}", flush=True)
             try:
                 train(run.config(plan), place)
+            except lock.Busy as error:  # of another command that fills tables here
+                print(f"{options.name}: passed over, {error}", flush=True)
             except Diverged as error:
                 if error.stage != "adapt":  # the others share what has diverged
                     raise UserError(f"{place}: {error}") from error
@@ -137,7 +139,12 @@ def _parse(arguments: Sequence[str] | None):
     options.cells = int(part[1]), int(part[2])
     if not options.workdir:
         raise UserError("--workdir= is empty: give a folder, such as --workdir=runs/tables")
-    preflight.check_workdir(Path(options.workdir).expanduser())
+    folder = Path(options.workdir).expanduser()
+    preflight.check_workdir(folder)
+    if (folder / markers.CONFIG_NAME).exists():
+        raise UserError(
+            f"--workdir={options.workdir} is a run's own: choose a folder for the tables"
+        )
     subject = options.subject = tables.TABLES.get(options.name) or figures.FIGURES[options.name]
     data, words = cells.words_of(options.data or subject.data)
     plan = cells.Plan(
@@ -225,7 +232,7 @@ def _trainer(config: ConfigDict, together: bool) -> Trainer:
     def train(config: ConfigDict, workdir: Path) -> None:
         try:
             pipeline.run(config, workdir)
-        except Diverged:
+        except (Diverged, lock.Busy):
             raise
         except UserError as error:
             raise UserError(f"{workdir}: {error}") from error

@@ -59,6 +59,7 @@ _NOT_NEGATIVE = (
     "seed",
     "pair.seed",
     "source.seed",
+    "data.seed",
     "augment.shift",
     "augment.crop",
     "pair.enlarge",
@@ -86,6 +87,7 @@ _NOT_NEGATIVE = (
     "baselines.pixelda.task",
     "baselines.pixelda.noise",
 )
+_LARGEST_SEED = 2**32 - 1  # beyond it JAX takes some for the same, and scikit-learn refuses
 _BATCHES = ("pair", "translate", "source", "adapt", "evaluate")
 
 
@@ -129,6 +131,10 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
             value = _get(config, name)
             if value is not None and value < least:
                 raise UserError(f"{name}={value} must be at least {least}")
+    for name in ("seed", "pair.seed", "source.seed", "data.seed"):
+        last = (_get(config, name) or 0) + (config.seeds - 1 if name == "seed" else 0)
+        if last > _LARGEST_SEED:
+            raise UserError(f"{name}={last} is too large: choose at most {_LARGEST_SEED}")
     if not sum(config.adapt.mix.values()):
         raise UserError("adapt.mix: at least one of s, t_f, t and s_f must be more than 0")
     if not 0 <= config.em.threshold <= 2:

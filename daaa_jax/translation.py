@@ -16,7 +16,7 @@ from daaa_jax.data.augment import decode
 from daaa_jax.data.images import Images
 from daaa_jax.data.records import Records
 from daaa_jax.errors import UserError
-from daaa_jax.runtime import distributed, markers
+from daaa_jax.runtime import distributed, markers, memory
 from daaa_jax.runtime import mesh as meshes
 from daaa_jax.runtime.context import Context
 from daaa_jax.runtime.preemption import Preempted
@@ -95,7 +95,10 @@ def run(
     missing = [part for part in mine if not (folder / part["file"]).exists()]
     others = len(images) / max(sum(part["count"] for part in mine), 1)  # go on meanwhile
     done = len(images) - others * sum(part["count"] for part in missing)
-    with Progress(f"translate {direction}", len(images), done) as progress:
+    with (
+        memory.enough_memory("stage translate", "translate.batch_size"),
+        Progress(f"translate {direction}", len(images), done) as progress,
+    ):
         for part in missing:
             if context.notice.heard():
                 raise Preempted(

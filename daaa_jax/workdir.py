@@ -1,5 +1,6 @@
 """A working directory belongs to one config: what that is, and with which versions it was made."""
 
+import hashlib
 import importlib.metadata
 import platform
 import re
@@ -17,6 +18,16 @@ from daaa_jax.runtime import markers
 
 # Settings that say where and how, not what is computed.
 _PLACES = re.compile(r"run\.|data\.(dir|tfds_dir|photos_dir)(=|$)")
+# What a user brings, by its path. Its content enters the stages' fingerprints.
+_FOLDERS = tuple(("data", name) for name in ("dir", "tfds_dir", "photos_dir"))
+_NAMED = (
+    *(("data", name) for name in ("source", "target", "target_test")),
+    ("pair", "translations"),
+    ("source", "checkpoint"),
+    ("model", "weights"),
+)
+_BROUGHT = _FOLDERS + _NAMED
+_LONGEST_NAME = 200  # bytes of a folder's name; file systems allow 255
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections", "clu", "numpy")
 
 
@@ -65,6 +76,21 @@ def read_config(workdir: Path) -> ConfigDict:
     return ConfigDict(content["config"])
 
 
+def is_where(workdir: Path, config: ConfigDict) -> bool:
+    """Whether a working directory was made with data and files of the same paths as a config's."""
+    return _brought(read_config(workdir)) == _brought(config)
+
+
+def _brought(config: ConfigDict) -> dict[str, str | None]:
+    return {f"{part}.{name}": config[part].get(name) for part, name in _BROUGHT}
+
+
+def moved(workdir: Path, config: ConfigDict) -> None:
+    """Notes that a finished run's data and files, the same as before, lie where a config says."""
+    path = workdir / markers.CONFIG_NAME
+    markers.write_json(path, markers.read_json(path) | {"config": config.to_dict()})
+
+
 def write_config(workdir: Path, config: ConfigDict) -> None:
     """Writes the config, the command and the versions, into a folder that is made if need be.
 
@@ -90,7 +116,7 @@ def command(arguments: Sequence[str]) -> str:
 def what(config: ConfigDict) -> dict[str, Any]:
     """The settings that say what is computed, without those that say where and how.
 
-    Of what a user brings only that it is there: its content enters the stages' fingerprints.
+    Of what a user brings only its name: its content enters the stages' fingerprints.
     """
     settings = markers.plain(config.to_dict())
     settings.pop("run", None)
@@ -98,14 +124,21 @@ def what(config: ConfigDict) -> dict[str, Any]:
         settings["adapt"]["jmmd_layers"] = ".*"  # which nothing else reads
     data = settings.setdefault("data", {})
     data["made_from_photos"] = bool(data.get("photos_dir"))
-    for name in ("dir", "tfds_dir", "photos_dir"):
-        data.pop(name, None)
-    for name in {"source", "target", "target_test"} & data.keys():
-        data[name] = Path(data[name]).name
-    for part, name in (("pair", "translations"), ("source", "checkpoint"), ("model", "weights")):
+    for part, name in _FOLDERS:
+        settings[part].pop(name, None)
+    for part, name in _NAMED:
         if name in settings.get(part, {}):
             settings[part][name] = Path(settings[part][name]).name
     return settings
+
+
+def folder_name(words: Sequence[str]) -> str:
+    """Words as the name of a folder or file; a very long one is cut and ends in a checksum."""
+    name = re.sub(r"[^\w.=-]", "_", "-".join(words))
+    if len(name.encode()) <= _LONGEST_NAME:
+        return name
+    end = f"-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return name.encode()[: _LONGEST_NAME - len(end)].decode(errors="ignore") + end
 
 
 def versions() -> dict[str, str]:

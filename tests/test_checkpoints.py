@@ -132,6 +132,22 @@ def test_a_lost_host_or_too_little_memory_is_not_called_damage(tmp_path, one, mo
             checkpoints.restore(module.abstract(state))
 
 
+def test_disk_that_takes_no_more_is_one_line(tmp_path, one, monkeypatch):
+    def fail(*_, **__):
+        raise ValueError(
+            "RESOURCE_EXHAUSTED: Error writing 'a/b' [source locations]\\nNo space left on device"
+        )
+
+    with Checkpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr(checkpoints._manager, "wait_until_finished", fail)
+        with pytest.raises(UserError, match=r"cannot be written to .* \(no space left on device\)"):
+            checkpoints.wait()
+        monkeypatch.setattr(checkpoints._manager, "save", fail)
+        with pytest.raises(UserError, match="cannot be written"):
+            checkpoints.save(1, make_state(one), {})
+        monkeypatch.undo()
+
+
 def test_optimizer_goes_on_as_if_never_saved(tmp_path, one):
     optimizer = optax.adam(1e-2)
 

@@ -14,6 +14,7 @@ import pytest
 from commands import call, refused
 
 from daaa_jax import main, workdir
+from daaa_jax.runtime import endings, lock
 
 STAGES = ("pair", "translate", "source", "adapt")
 
@@ -206,6 +207,8 @@ def test_finished_stage_that_lost_its_network_is_not_trained_again(finished, tmp
         (["--config=configs/digits.py:smoke", "--config.run.reuse=/nowhere"], "/nowhere is no"),
         (["--config=configs/digits.py:smoke", "--stage=adapt"], "--stage=pair first"),
         (["--config=README.md"], "README.md"),
+        (["--config=configs/digits.py:smoke,data.seed=202611271530"], "choose at most 4294967295"),
+        (["--config=configs/digits.py:smoke,seed=4294967295", "--config.seeds=2"], "at most 429"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing_behind(flags, says, tmp_path):
@@ -213,6 +216,12 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(flags, says, tmp_path):
     assert says in refused("main", *flags, f"--workdir={workdir}")
     left = {path.name for path in workdir.rglob("*") if path.is_file()} if workdir.exists() else {}
     assert not left
+
+
+def test_address_is_no_working_directory(tmp_path):
+    line = refused("main", "--config=configs/digits.py:smoke", "--workdir=gs://bucket/run")
+    assert "gs:/bucket/run is an address" in line
+    assert not Path("gs:").exists()
 
 
 def progress(workdir: Path, stage: str) -> int:
@@ -266,6 +275,47 @@ def test_run_killed_at_ten_random_moments_ends_with_the_same_parameters(finished
 def test_default_place_is_named_by_what_a_run_computes(config, changed, place):
     """So that the commands for another seed or setting do not meet the first one's run."""
     assert main.default_workdir(config, changed) == Path(place)
+
+
+def test_long_names_are_cut_and_stay_apart():
+    places = [
+        main.default_workdir("configs/folder.py", {"source.checkpoint": "/ö" * 150 + end})
+        for end in "ab"
+    ]
+    assert places[0] != places[1]
+    assert all(190 < len(place.name.encode()) <= 200 for place in places)
+
+
+def test_workdir_that_another_run_writes_to_is_refused(tmp_path):
+    with lock.held(tmp_path):
+        program = (
+            "from pathlib import Path; from daaa_jax.runtime import lock; "
+            f"lock.held(Path({str(tmp_path)!r})).__enter__()"
+        )
+        other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        assert f"another run is writing to {tmp_path}" in other.stderr and other.returncode
+    with lock.held(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (OSError(28, "No space left on device", "/runs/a"), 1, "error: /runs/a: no space left"),
+        (PermissionError(13, "Permission denied", "/runs"), 1, "error: /runs: permission denied"),
+        (FileNotFoundError(2, "No such file", "/runs"), None, ""),
+    ],
+)
+def test_disk_that_refuses_is_one_line_and_what_is_the_programs_own_is_not(
+    error, code, says, capsys
+):
+    def command():
+        raise error
+
+    with pytest.raises(SystemExit if code else OSError) as caught:
+        endings.run(command)
+    assert code is None or caught.value.code == code
+    assert says in capsys.readouterr().err
 
 
 def test_command_is_what_a_person_would_type():

@@ -16,7 +16,7 @@ from daaa_jax import workdir as workdirs
 from daaa_jax.errors import Diverged, UserError
 from daaa_jax.paper import cells, choices, figures, summary, tables
 from daaa_jax.report import __main__ as report
-from daaa_jax.runtime import markers
+from daaa_jax.runtime import lock, markers
 from daaa_jax.runtime.preemption import Notice, Preempted
 
 OFFICE10 = cells.Plan("office10", seeds=2)
@@ -495,6 +495,8 @@ def test_figure_is_drawn_before_any_run_is_finished():
         (["table1", "--methods=gan"], "--methods=gan: 'gan' is none of RevGrad, DSN, ADA, PixelDA"),
         (["fig4", "--methods=ours"], "--methods=ours: a figure has no rows"),
         (["table2", "--sedes=2"], "--sedes=2 is unknown: settings look like --config.adapt"),
+        (["table1", "--data=embedded,seeds=4"], "--data=embedded,seeds=4: use --config.seeds=4"),
+        (["table1", "--workdir=s3://b/tables"], "--workdir=s3:/b/tables is an address"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_written(arguments, message, tmp_path):
@@ -507,6 +509,49 @@ def test_working_directory_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file is a file, not a folder"):
         run(tmp_path / "file" / "new", "table1")
+
+
+def test_folder_of_a_run_is_no_place_for_tables(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="is a run's own: choose a folder for the tables"):
+        run(tmp_path, "table1", "--only_show")
+
+
+def test_names_of_many_settings_are_cut(tmp_path):
+    changes = [
+        f"--config.{stage}.optimizer.classifier_factor=2.00000000"
+        for stage in ("pair", "source", "adapt")
+    ]
+    changes += [
+        f"--config.{stage}.optimizer.learning_rate=0.00010000"
+        for stage in ("pair", "source", "adapt")
+    ]
+    arguments = ("table4", "--data=office10", "--seeds=1", "--tasks=d2a", *changes)
+    assert len(set(run(tmp_path, *arguments))) == 4
+    assert not run(tmp_path, *arguments)
+    assert all(len(path.name) <= 205 for path in tmp_path.rglob("*"))
+
+
+def test_run_that_another_command_is_at_is_passed_over(tmp_path, monkeypatch):
+    trained = []
+
+    def busy(config, workdir):
+        if config.adapt.measure == "mmd":
+            raise lock.Busy(f"another run is writing to {workdir}")
+        fake_trainer(trained)(config, workdir)
+
+    monkeypatch.setattr(pipeline, "run", busy)
+    reproduce.main([f"--workdir={tmp_path}", "table4", "--data=office10", "--tasks=d2a"])
+    assert len(trained) == 9
+    assert "| MMD | S+T_f+T+S_f | not run |" in written(tmp_path, "table4")
+
+
+def test_cell_of_data_elsewhere_is_asked_for_again(tmp_path):
+    """The run itself finds out whether it is the same data, which a path does not tell."""
+    arguments = ("table4", "--data=office10", "--seeds=1", "--tasks=d2a", "--methods=Ours")
+    assert len(run(tmp_path, *arguments, "--config.data.dir=/here")) == 1
+    assert not run(tmp_path, *arguments, "--config.data.dir=/here")
+    assert len(run(tmp_path, *arguments, "--config.data.dir=/there")) == 1
 
 
 @pytest.mark.slow

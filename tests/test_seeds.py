@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from commands import call
+from commands import call, refused
 from tiny import MODEL, make_config, make_images, make_labelled, surroundings
 
 from daaa_jax import adaptation, evaluation, outcome, seeds, settings, target_stage
@@ -181,3 +181,7 @@ def test_command_leaves_a_working_directory_for_each_seed(tmp_path):
     assert abs(alone["accuracy"]["target_test"]["last"] - accuracies[1]) < 0.1
     for name in ("adapt/last.safetensors", "adapt/selected.safetensors", "report/index.html"):
         assert (seeds.home(whole, 1) / name).is_file()
+    assert "Translations" in (seeds.home(whole, 1) / "report/index.html").read_text()
+    assert f"has its source network from {whole}" in refused(
+        "predict", f"--workdir={seeds.home(whole, 1)}", "--network=source", "a.png"
+    )

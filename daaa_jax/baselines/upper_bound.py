@@ -10,7 +10,10 @@ from daaa_jax.baselines.method import Batch, Classify, Method, Outputs, Params
 
 
 class UpperBound(Method):
-    """Cross-entropy on target images with their labels; nothing else reads what comes of it."""
+    """Cross-entropy on target images with their labels; nothing else reads what comes of it.
+
+    They are half of `adapt.batch_size`, as the target's half is with every compared method.
+    """
 
     reads_target_labels = True
 

@@ -3,7 +3,6 @@
 import dataclasses
 import importlib
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from daaa_jax.errors import UserError
 from daaa_jax.paper import tables
 from daaa_jax.runtime import markers
 from daaa_jax.settings import fit_to_devices
-from daaa_jax.workdir import check_same_config, read_config, says_where
+from daaa_jax.workdir import check_same_config, folder_name, is_where, read_config, says_where
 
 # The data that tables are filled on: the config's file, and the word for each task of a table.
 _OFFICE_TASKS = {task: task.lower().replace("->", "2") for task in tables.OFFICE}
@@ -85,7 +84,7 @@ class Plan:
             [known[task] for task in tasks] if len(tasks) < len(self.tasks(subject.tasks)) else []
         )
         own = ["own_networks"] if self.own_networks else []
-        return _as_path([name, *data, *self.words, *some, *self.told_settings, *own])
+        return folder_name([name, *data, *self.words, *some, *self.told_settings, *own])
 
     def tasks(self, wanted: Sequence[str]) -> tuple[str, ...]:
         """Those of a table's tasks that the data has; where it has none of them, all of its own."""
@@ -129,7 +128,7 @@ class Run:
         """
         file, _ = DATA[plan.data]
         parts = [part for part in self.argument(plan).split(",") if not says_where(part)]
-        return folder / "runs" / _as_path([file, *parts])
+        return folder / "runs" / folder_name([file, *parts])
 
 
 def runs_of(table: tables.Table, tasks: Sequence[str], plan: Plan) -> list[Run]:
@@ -180,10 +179,6 @@ def share(runs: Sequence[Run], part: int, of: int) -> list[Run]:
     return list(runs)[part - 1 :: of]
 
 
-def _as_path(words: Sequence[str]) -> str:
-    return re.sub(r"[^\w.=-]", "_", "-".join(words))
-
-
 def is_split(runs: Sequence[Run], of: int) -> bool:
     """Whether so many hosts come to share a pair of domains, of which each needs the CycleGAN."""
     return of > len({_pair(run) for run in runs})
@@ -196,6 +191,8 @@ def _pair(run: Run) -> tuple[str, ...]:
 def result(run: Run, plan: Plan, folder: Path) -> dict[str, Any] | None:
     """What a finished run has reached; None if it is not finished.
 
+    Or if its data lay elsewhere: `pipeline.run` finds out whether it is the same.
+
     Raises:
       UserError: if what lies there was made with other settings.
     """
@@ -206,7 +203,7 @@ def result(run: Run, plan: Plan, folder: Path) -> dict[str, Any] | None:
     config = run.config(plan)
     fit_to_devices(config, 1, read_config(workdir))
     check_same_config(workdir, config)
-    return markers.read_json(path)
+    return markers.read_json(path) if is_where(workdir, config) else None
 
 
 def has_diverged(run: Run, plan: Plan, folder: Path) -> bool:
@@ -293,9 +290,11 @@ def words_of(data: str) -> tuple[str, tuple[str, ...]]:
     """`office10,cpu` → the data and the words after it.
 
     Raises:
-      UserError: if there is no such data.
+      UserError: if there is no such data, or a setting stands among the words.
     """
     name, *words = data.split(",")
+    if settings := [word for word in words if "=" in word]:
+        raise UserError(f"--data={data}: use --config.{settings[0]}")
     if name not in DATA:
         raise UserError(f"--data={name} is unknown: choose {', '.join(DATA)}")
     return name, tuple(words)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,14 @@ from daaa_jax.errors import UserError
 from daaa_jax.runtime import distributed, memory
 
 _SHOWN_MISFITS = 3
+# In what Orbax and its storage raise; the later says more.
+_DISK_REFUSES = (
+    "Error writing",
+    "Permission denied",
+    "Read-only file system",
+    "Disk quota exceeded",
+    "No space left on device",
+)
 
 
 def abstract(state: Any) -> Any:
@@ -102,7 +111,8 @@ class Checkpoints(contextlib.AbstractContextManager):
         args = self._ocp.args.Composite(
             state=self._ocp.args.StandardSave(state), loop=self._ocp.args.JsonSave(loop)
         )
-        return self._manager.save(step, args=args)
+        with self._told_of_disk():
+            return self._manager.save(step, args=args)
 
     def restore(self, abstract_state: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
         """Brings back a state and its loop.
@@ -147,8 +157,13 @@ class Checkpoints(contextlib.AbstractContextManager):
         return restored.state, restored.loop
 
     def wait(self) -> None:
-        """Returns when every save has reached the disk; raises what went wrong in one."""
-        self._manager.wait_until_finished()
+        """Returns when every save has reached the disk; raises what went wrong in one.
+
+        Raises:
+          UserError: if the disk is full, or may not be written.
+        """
+        with self._told_of_disk():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, then lets go of the directory."""
@@ -158,6 +173,21 @@ class Checkpoints(contextlib.AbstractContextManager):
         # A save that failed must not hide the error that ended the block.
         with contextlib.suppress(Exception) if error else contextlib.nullcontext():
             self.close()
+
+    @contextlib.contextmanager
+    def _told_of_disk(self) -> Iterator[None]:
+        """One line instead of the hundreds in which Orbax says that a disk takes no more."""
+        try:
+            yield
+        except Exception as error:
+            text = str(error)
+            if not any(sign in text for sign in _DISK_REFUSES):
+                raise
+            reason = next(sign for sign in reversed(_DISK_REFUSES) if sign in text)
+            raise UserError(
+                f"a checkpoint cannot be written to {self.directory} ({reason.lower()}): make "
+                "room, or see who may write there; the same command goes on from the last one"
+            ) from error
 
     def _check_fit(self, step: int, abstract_state: Any) -> None:
         metadata = self._manager.item_metadata(step).state

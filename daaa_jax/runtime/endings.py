@@ -1,5 +1,6 @@
 """How a command that trains ends: its exit code, and one line for a person."""
 
+import errno
 import os
 import signal
 import sys
@@ -7,6 +8,17 @@ import traceback
 from collections.abc import Callable
 
 from daaa_jax.errors import UserError
+
+# A full disk, a quota, no permission, a disk that fails: nothing of the program's own.
+_TO_MEND = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EIO,
+    errno.ENAMETOOLONG,
+}
 
 
 def run(command: Callable[[], None]) -> None:
@@ -27,6 +39,8 @@ def run(command: Callable[[], None]) -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _TO_MEND:
+            _end(f"error: {error.filename or 'a file'}: {error.strerror.lower()}", 1)
         # Imported here, so that a misspelt flag is answered at once.
         from daaa_jax.runtime import distributed, preemption
 

@@ -69,7 +69,10 @@ class Stages:
         if self.home(stage) != self.workdir:
             path = self.workdir / NOTES
             notes = markers.read_json(path) if path.exists() else {}
-            notes[stage] = {"from": self.home(stage), "extra": self.finished(stage)["extra"]}
+            notes[stage] = {
+                "from": self.home(stage).absolute(),
+                "extra": self.finished(stage)["extra"],
+            }
             markers.write_json(path, notes)
 
     def extra(self, stage: str) -> dict[str, Any]:
@@ -101,7 +104,13 @@ class Stages:
         except OSError:
             siblings = []
         others = [place for place in siblings if place != own and self._is_whole(stage, place)]
+        # What a run has begun with it goes on with, whatever has been finished beside it since.
+        others.sort(key=lambda place: str(place) != self._noted(stage))
         return [self.workdir, *([self._given] if self._given else []), *others]
+
+    def _noted(self, stage: str) -> str:
+        path = self.workdir / NOTES
+        return (markers.read_json(path) if path.exists() else {}).get(stage, {}).get("from", "")
 
     def _is_whole(self, stage: str, place: Path) -> bool:
         """Whether a sibling, which somebody may have tidied up, still has what a stage made."""

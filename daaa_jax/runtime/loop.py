@@ -30,11 +30,9 @@ def stage_key(seed: int, name: str) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
 
 
-def mean(values: jax.Array, where: jax.Array | None = None) -> Average:
+def mean(values: jax.Array) -> Average:
     """A metric of one step as a (sum, count) pair, so that uneven groups average rightly."""
-    if where is None:
-        return Average(total=values.sum(), count=jax.numpy.float32(values.size))
-    return Average(total=(values * where).sum(), count=where.sum())
+    return Average(total=values.sum(), count=jax.numpy.float32(values.size))
 
 
 @jax.jit

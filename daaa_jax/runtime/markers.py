@@ -41,9 +41,11 @@ def write_bytes(path: str | Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except OSError as error:  # of a full disk, for one, says no name
+        error.filename = error.filename or str(path)
         raise
+    finally:
+        temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
 
 
