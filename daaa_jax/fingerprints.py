@@ -16,6 +16,14 @@ from daaa_jax.runtime import markers
 VERSIONS = {"pair": 1, "translate": 2, "source": 1, "adapt": 1}
 
 
+def of_data(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a stage's settings those that no version of the program and no kind of device decides."""
+    kept = {name: value for name, value in settings.items() if name not in ("version", "start")}
+    if isinstance(model := kept.get("model"), Mapping):
+        kept["model"] = {name: value for name, value in model.items() if name != "dtype"}
+    return kept
+
+
 def of_stages(
     config: ConfigDict,
     task: Task,

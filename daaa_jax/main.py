@@ -90,7 +90,7 @@ def default_workdir(config: str, changed: Mapping[str, Any] | None = None) -> Pa
       changed: settings of the command line, `--config.seed=1`; those that say where data lies or
         how a run is carried out, and folders of one's own, give no other name.
     """
-    from daaa_jax.workdir import folder_name, says_where
+    from daaa_jax.workdir import name_of, says_where
 
     path, _, argument = config.partition(":")
     words = [Path(path).stem, *filter(None, argument.split(","))]
@@ -99,7 +99,7 @@ def default_workdir(config: str, changed: Mapping[str, Any] | None = None) -> Pa
         for name, value in sorted((changed or {}).items())
         if not says_where(name) and name not in _FOLDERS
     ]
-    return Path("runs") / folder_name(words)
+    return Path("runs") / name_of(words)
 
 
 def command() -> None:

@@ -91,10 +91,10 @@ def run(
         workdirs.moved(workdir, config)
         return _again(config, workdir, profiled)
     job.check_needs(stage)
-    workdirs.write_config(workdir, config)
-    distributed.barrier("config written")
-    distributed.check_shared(workdir)
     with lock.held(workdir):
+        workdirs.write_config(workdir, config)
+        distributed.barrier("config written")
+        distributed.check_shared(workdir)
         with MetricWriter(workdir) as writer, Notice().listening() as notice:
             overview.write(config, task, workdir / OVERVIEW)
             job.through(stage, Context(workdir, mesh, writer, config.run, notice, profiled))
@@ -114,7 +114,8 @@ def _again(config: ConfigDict, workdir: Path, profiled: bool) -> dict[str, Any]:
         left = " and has no updates left to profile" if profiled else ""
         print(f"{workdir} is finished{left}; other images need another --workdir", flush=True)
         for home in _homes(config, workdir):
-            if not (home / page.NAME).exists():  # the run was killed before it could
+            # The run was killed before it could; a seed's folder may have been tidied away.
+            if (home / markers.CONFIG_NAME).exists() and not (home / page.NAME).exists():
                 page.write(home)
     return markers.read_json(workdir / RESULT)
 
@@ -195,8 +196,16 @@ class _Run:
 
     def check_same_data(self) -> None:
         """Makes sure that what a finished working directory was made of is what is given now."""
-        marker = markers.read_marker(self.workdir / "adapt") or {"settings": {}}
-        differing = markers.differing_settings(marker["settings"], self.stages.settings["adapt"])
+        path = self.workdir / "adapt"
+        if (marker := markers.read_marker(path)) is None:
+            raise UserError(
+                f"{path / markers.MARKER_NAME} is missing, which tells of which images the result "
+                "is: choose another --workdir"
+            )
+        settings = self.stages.settings["adapt"]
+        differing = markers.differing_settings(
+            fingerprints.of_data(marker["settings"]), fingerprints.of_data(settings)
+        )
         if differing:
             raise UserError(
                 f"{self.workdir} is finished, with other images or files: "

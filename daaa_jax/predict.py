@@ -85,9 +85,10 @@ def write_csv(rows: Iterable[Row], classes: Sequence[str], out: str) -> int:
     """
     if out == "-":
         return _write(rows, classes, sys.stdout)
-    path = Path(out).expanduser().resolve()  # a link stays one
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path = Path(out).expanduser()
     is_device = path.exists() and not path.is_file()  # /dev/null, a pipe: not to be replaced
+    path = path if is_device else path.resolve()  # a link stays one
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         place = path if is_device else temporary

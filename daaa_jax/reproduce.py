@@ -54,9 +54,7 @@ def main(arguments: Sequence[str] | None = None, train: Trainer | None = None) -
     for run in options.all_runs:
         cells.result(run, plan, folder)
     diverged = [run for run in mine if cells.has_diverged(run, plan, folder)]
-    missing = [
-        run for run in mine if run not in diverged and cells.result(run, plan, folder) is None
-    ]
+    missing = [run for run in mine if run not in diverged and cells.is_to_do(run, plan, folder)]
     print(f"{options.name}: {len(runs)} runs, {len(mine)} here, {len(missing)} to do", flush=True)
     if diverged:
         place = diverged[0].workdir(plan, folder)

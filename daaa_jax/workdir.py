@@ -1,5 +1,6 @@
 """A working directory belongs to one config: what that is, and with which versions it was made."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import platform
@@ -27,7 +28,6 @@ _NAMED = (
     ("model", "weights"),
 )
 _BROUGHT = _FOLDERS + _NAMED
-_LONGEST_NAME = 200  # bytes of a folder's name; file systems allow 255
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections", "clu", "numpy")
 
 
@@ -86,9 +86,13 @@ def _brought(config: ConfigDict) -> dict[str, str | None]:
 
 
 def moved(workdir: Path, config: ConfigDict) -> None:
-    """Notes that a finished run's data and files, the same as before, lie where a config says."""
+    """Notes that a finished run's data and files, the same as before, lie where a config says.
+
+    Where that cannot be written, it is found out again the next time.
+    """
     path = workdir / markers.CONFIG_NAME
-    markers.write_json(path, markers.read_json(path) | {"config": config.to_dict()})
+    with contextlib.suppress(OSError):
+        markers.write_json(path, markers.read_json(path) | {"config": config.to_dict()})
 
 
 def write_config(workdir: Path, config: ConfigDict) -> None:
@@ -132,13 +136,18 @@ def what(config: ConfigDict) -> dict[str, Any]:
     return settings
 
 
-def folder_name(words: Sequence[str]) -> str:
-    """Words as the name of a folder or file; a very long one is cut and ends in a checksum."""
+def name_of(words: Sequence[str], longest: int = 255) -> str:
+    """Words as the name of a folder or file.
+
+    Args:
+      words: what tells it from others.
+      longest: bytes that it may have; a longer one is cut and ends in a checksum.
+    """
     name = re.sub(r"[^\w.=-]", "_", "-".join(words))
-    if len(name.encode()) <= _LONGEST_NAME:
+    if len(name.encode()) <= longest:
         return name
     end = f"-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-    return name.encode()[: _LONGEST_NAME - len(end)].decode(errors="ignore") + end
+    return name.encode()[: longest - len(end)].decode(errors="ignore") + end
 
 
 def versions() -> dict[str, str]:

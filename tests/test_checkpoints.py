@@ -148,6 +148,30 @@ def test_disk_that_takes_no_more_is_one_line(tmp_path, one, monkeypatch):
         monkeypatch.undo()
 
 
+FULL_DISK = """
+import resource, signal, sys
+import jax.numpy as jnp
+from daaa_jax.runtime import endings
+from daaa_jax.runtime.checkpoints import Checkpoints
+
+def save():
+    with Checkpoints(sys.argv[1]) as checkpoints:
+        checkpoints.save(1, {"a": jnp.arange(10**6)}, {})
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10**5, 10**5))
+endings.run(save)
+"""
+
+
+def test_file_that_cannot_be_written_is_told_once(tmp_path):
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: a checkpoint cannot be written")
+
+
 def test_optimizer_goes_on_as_if_never_saved(tmp_path, one):
     optimizer = optax.adam(1e-2)
 

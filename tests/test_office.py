@@ -108,12 +108,18 @@ def test_predictions_are_a_row_for_each_image_with_probabilities_or_the_reason(
 
 def test_table_written_to_a_pipe_leaves_a_pipe_and_to_a_link_a_link(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    reader = threading.Thread(target=lambda: seen.append((tmp_path / "pipe").read_text()))
     seen: list[str] = []
+    reader = threading.Thread(
+        target=lambda: seen.append((tmp_path / "pipe").read_text()), daemon=True
+    )
     reader.start()
     rows = [(Path("a.jpg"), np.array([0.25, 0.75]), "")]
     predict.write_csv(rows, ("mug", "pen"), str(tmp_path / "pipe"))
-    reader.join()
+    reader.join(10)
+    assert not reader.is_alive()
+    here, there = os.pipe()  # as a shell names one, `--out=>(cat)`
+    predict.write_csv(rows, ("mug", "pen"), f"/dev/fd/{there}")
+    assert os.read(here, 1000).decode() == seen[0].replace("\n", "\r\n")
     assert "a.jpg,pen,0.250000,0.750000" in seen[0] and (tmp_path / "pipe").is_fifo()
     (tmp_path / "link.csv").symlink_to(tmp_path / "table.csv")
     predict.write_csv(rows, ("mug", "pen"), str(tmp_path / "link.csv"))
@@ -258,6 +264,10 @@ def test_export_overwrites_nothing(finished, tmp_path):
 def test_finished_run_is_not_shown_for_other_images_of_the_same_names(finished, root, tmp_path):
     shutil.copytree(root, tmp_path / "moved")
     shutil.copytree(finished, tmp_path / "runs" / "first")
+    marker = tmp_path / "runs/first/adapt/finished.json"
+    content = json.loads(marker.read_text())
+    content["settings"]["version"] = 0  # of an earlier version of the program
+    marker.write_text(json.dumps(content))
     done = call("main", *folder_flags(tmp_path / "moved", tmp_path / "runs" / "first"))
     assert done.returncode == 0 and "is finished; other images need" in done.stdout, done.stderr
     assert "trained" not in done.stdout and "compiling" not in done.stdout

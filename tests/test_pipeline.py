@@ -283,7 +283,7 @@ def test_long_names_are_cut_and_stay_apart():
         for end in "ab"
     ]
     assert places[0] != places[1]
-    assert all(190 < len(place.name.encode()) <= 200 for place in places)
+    assert all(250 < len(place.name.encode()) <= 255 for place in places)
 
 
 def test_workdir_that_another_run_writes_to_is_refused(tmp_path):
@@ -294,6 +294,10 @@ def test_workdir_that_another_run_writes_to_is_refused(tmp_path):
         )
         other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
         assert f"another run is writing to {tmp_path}" in other.stderr and other.returncode
+    with lock.held(tmp_path / "run"):
+        flags = ("--config=configs/digits.py:smoke", f"--workdir={tmp_path / 'run'}")
+        assert "another run is writing to" in refused("main", *flags)
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [lock.NAME]
     with lock.held(tmp_path):
         pass
 

@@ -177,6 +177,19 @@ def test_set_without_an_image_is_refused(tmp_path):
         record_sets.find(str(tmp_path / "out"))
 
 
+def test_classes_are_named_and_ordered_as_those_of_photos_are(domain, tmp_path):
+    (domain / "pen").rename(domain / "e\u0301a")
+    run(domain, tmp_path / "out")
+    here = record_sets.find(str(tmp_path / "out"))
+    assert here.classes == folders.find(domain).classes == ("mug", "\u00e9a")
+    path = tmp_path / "out" / "index.json"  # as an earlier version wrote it
+    index = json.loads(path.read_text())
+    path.write_text(json.dumps(index | {"classes": ["e\u0301a", "mug"]}))
+    earlier = record_sets.find(str(tmp_path / "out"))
+    assert earlier.classes == here.classes
+    np.testing.assert_array_equal(earlier.labels, 1 - here.labels)
+
+
 def test_index_of_somebody_else_beside_photos_is_passed_over(domain):
     (domain / "index.json").write_text('{"pages": 3}')
     assert record_sets.find(str(domain)) is None

@@ -529,7 +529,8 @@ def test_names_of_many_settings_are_cut(tmp_path):
     arguments = ("table4", "--data=office10", "--seeds=1", "--tasks=d2a", *changes)
     assert len(set(run(tmp_path, *arguments))) == 4
     assert not run(tmp_path, *arguments)
-    assert all(len(path.name) <= 205 for path in tmp_path.rglob("*"))
+    assert all(len(path.name) <= 255 for path in tmp_path.rglob("*"))
+    assert all(len(path.name) <= 204 for path in tmp_path.glob("table4*"))
 
 
 def test_run_that_another_command_is_at_is_passed_over(tmp_path, monkeypatch):
@@ -551,6 +552,9 @@ def test_cell_of_data_elsewhere_is_asked_for_again(tmp_path):
     arguments = ("table4", "--data=office10", "--seeds=1", "--tasks=d2a", "--methods=Ours")
     assert len(run(tmp_path, *arguments, "--config.data.dir=/here")) == 1
     assert not run(tmp_path, *arguments, "--config.data.dir=/here")
+    before = written(tmp_path, "table4")
+    assert not run(tmp_path, *arguments, "--config.data.dir=/there", "--only_show")
+    assert written(tmp_path, "table4") == before
     assert len(run(tmp_path, *arguments, "--config.data.dir=/there")) == 1
 
 

@@ -49,6 +49,11 @@ class Listing:
         return dataclasses.replace(self, paths=paths, labels=self.labels[rows])
 
 
+def composed(name: str) -> str:
+    """A name whose accents are one character with their letter, as on most systems (NFC)."""
+    return unicodedata.normalize("NFC", name)
+
+
 def name_of(folder: str | Path) -> str:
     """What a domain is called: the last part of its path."""
     return Path(folder).name
@@ -96,7 +101,7 @@ def _find(folder: str | Path) -> Listing:
             f"classes; known endings are {', '.join(sorted(photos.SUFFIXES))}"
         )
     # Where folders come from decides whether an accent is a character of its own.
-    classes = () if flat else tuple(unicodedata.normalize("NFC", name) for name in by_class)
+    classes = () if flat else tuple(composed(name) for name in by_class)
     if len(set(classes)) < len(classes):
         twin = next(name for name in classes if classes.count(name) > 1)
         raise UserError(f"{root} has two folders of one name, {twin}, spelt differently: join them")
@@ -145,7 +150,8 @@ def _is_hidden(character: str) -> bool:
 def _folders(root: Path) -> list[Path]:
     """The folders in a folder, sorted, hidden ones left out."""
     return sorted(
-        child for child in root.iterdir() if child.is_dir() and not child.name.startswith(".")
+        (child for child in root.iterdir() if child.is_dir() and not child.name.startswith(".")),
+        key=lambda child: composed(child.name),
     )
 
 

@@ -113,6 +113,11 @@ def find(place: str) -> RecordSet | None:
     if not files:
         raise UserError(f"{folder} holds no image: none of the photos could be read; convert anew")
     shards = [(folder / f"{s['name']}{records.SUFFIX}", s["count"]) for s in index["shards"]]
+    # Of a set that was converted before names were composed, the order may be another.
+    names = [folders.composed(name) for name in index["classes"]]
+    classes = tuple(sorted(names))
+    if classes:
+        labels = np.array([classes.index(name) for name in names])[labels]
     size = index["size"]
     images = Records(shards, (size, size, 3), markers.fingerprint(index))
     if len(files) != len(images) or len(labels) != len(images):
@@ -121,7 +126,7 @@ def find(place: str) -> RecordSet | None:
     return RecordSet(
         name=folders.name_of(place),
         folder=place,
-        classes=tuple(index["classes"]),
+        classes=classes,
         labels=np.array(labels, np.int32),
         files=tuple(files),
         size=size,

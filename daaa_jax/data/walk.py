@@ -20,15 +20,27 @@ def files(folder: Path) -> list[Path]:
 
 def _files(folder: Path) -> list[Path]:
     found: list[Path] = []
-    seen: set[str] = set()  # a link may lead back to where it lies
+    seen: set[str] = set()  # links may lead round in a circle
     for place, below, names in os.walk(folder, onerror=_refuse, followlinks=True):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        if (real := os.path.realpath(place)) in seen:
+        real = os.path.realpath(place)
+        if real in seen:
             below.clear()
             continue
         seen.add(real)
+        below[:] = sorted(
+            name for name in below if not (name.startswith(".") or _leads_up(place, name, real))
+        )
         found += (Path(place, name) for name in names if not name.startswith("."))
     return sorted(path for path in found if path.is_file())
+
+
+def _leads_up(place: str, name: str, real: str) -> bool:
+    """Whether a folder is a link to one that it lies in, whose files are not its own."""
+    path = os.path.join(place, name)
+    if not os.path.islink(path):
+        return False
+    target = os.path.realpath(path)
+    return os.path.commonpath([target, real]) == target
 
 
 def _refuse(error: OSError) -> None:

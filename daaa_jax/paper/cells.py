@@ -13,7 +13,7 @@ from daaa_jax.errors import UserError
 from daaa_jax.paper import tables
 from daaa_jax.runtime import markers
 from daaa_jax.settings import fit_to_devices
-from daaa_jax.workdir import check_same_config, folder_name, is_where, read_config, says_where
+from daaa_jax.workdir import check_same_config, is_where, name_of, read_config, says_where
 
 # The data that tables are filled on: the config's file, and the word for each task of a table.
 _OFFICE_TASKS = {task: task.lower().replace("->", "2") for task in tables.OFFICE}
@@ -84,7 +84,8 @@ class Plan:
             [known[task] for task in tasks] if len(tasks) < len(self.tasks(subject.tasks)) else []
         )
         own = ["own_networks"] if self.own_networks else []
-        return folder_name([name, *data, *self.words, *some, *self.told_settings, *own])
+        words = [name, *data, *self.words, *some, *self.told_settings, *own]
+        return name_of(words, longest=200)  # an ending follows
 
     def tasks(self, wanted: Sequence[str]) -> tuple[str, ...]:
         """Those of a table's tasks that the data has; where it has none of them, all of its own."""
@@ -128,7 +129,7 @@ class Run:
         """
         file, _ = DATA[plan.data]
         parts = [part for part in self.argument(plan).split(",") if not says_where(part)]
-        return folder / "runs" / folder_name([file, *parts])
+        return folder / "runs" / name_of([file, *parts])
 
 
 def runs_of(table: tables.Table, tasks: Sequence[str], plan: Plan) -> list[Run]:
@@ -191,8 +192,6 @@ def _pair(run: Run) -> tuple[str, ...]:
 def result(run: Run, plan: Plan, folder: Path) -> dict[str, Any] | None:
     """What a finished run has reached; None if it is not finished.
 
-    Or if its data lay elsewhere: `pipeline.run` finds out whether it is the same.
-
     Raises:
       UserError: if what lies there was made with other settings.
     """
@@ -203,7 +202,20 @@ def result(run: Run, plan: Plan, folder: Path) -> dict[str, Any] | None:
     config = run.config(plan)
     fit_to_devices(config, 1, read_config(workdir))
     check_same_config(workdir, config)
-    return markers.read_json(path) if is_where(workdir, config) else None
+    return markers.read_json(path)
+
+
+def is_to_do(run: Run, plan: Plan, folder: Path) -> bool:
+    """Whether a run is not finished, or was on data elsewhere.
+
+    A path does not tell whether that is the same: `pipeline.run` finds out.
+
+    Raises:
+      UserError: if what lies there was made with other settings.
+    """
+    if result(run, plan, folder) is None:
+        return True
+    return not is_where(run.workdir(plan, folder), run.config(plan))
 
 
 def has_diverged(run: Run, plan: Plan, folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         import orbax.checkpoint as ocp
 
         self._ocp = ocp
+        logging.getLogger("absl").addFilter(_is_not_raised_too)
         self.directory = Path(directory).absolute()
         # Orbax would do it on a thread of its own, which a command that ends at once outlives, and
         # which then shows a traceback.
@@ -166,8 +168,9 @@ class Checkpoints(contextlib.AbstractContextManager):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, then lets go of the directory."""
-        self._manager.close()
+        """Waits, then lets go of the directory; raises as `wait` does."""
+        with self._told_of_disk():
+            self._manager.close()
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         # A save that failed must not hide the error that ended the block.
@@ -207,6 +210,11 @@ class Checkpoints(contextlib.AbstractContextManager):
                 + "; ".join(misfits[:_SHOWN_MISFITS])
                 + (f"; and {more} more" if more > 0 else "")
             )
+
+
+def _is_not_raised_too(record: logging.LogRecord) -> bool:
+    """Whether a log says what nobody else does: Orbax logs, at length, what it raises as well."""
+    return not (record.exc_info and "orbax" in record.pathname)
 
 
 def _leaves(tree: Any) -> dict[str, str]:

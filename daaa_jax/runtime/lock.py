@@ -17,18 +17,24 @@ class Busy(UserError):
 
 @contextlib.contextmanager
 def held(workdir: Path) -> Iterator[None]:
-    """Keeps a working directory, which exists, for this process until the block ends or it does.
+    """Keeps a working directory for this process until the block ends or it does; makes it too.
 
     Not of several processes: their launcher starts a run once, and a host that is lost may seem to
     hold its lock for a while. A file system without locks has none.
 
     Raises:
       Busy: if another process holds it.
+      UserError: if it cannot be written.
     """
     if distributed.started():
         yield
         return
-    with (workdir / NAME).open("w") as file:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = (workdir / NAME).open("w")
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be written: {error.strerror}") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
