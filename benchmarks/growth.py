@@ -90,7 +90,7 @@ def cyclegan_step(size: int):
 
 CURVES: dict[str, tuple[Callable, Sequence[int]]] = {
     "batch of digits": (lambda value: digits_step(batch=value), (32, 64, 128, 256, 512)),
-    "side of an image, CycleGAN": (cyclegan_step, (32, 64, 128)),
+    "side of an image, CycleGAN": (cyclegan_step, (32, 48, 64, 96, 128)),
     "aligned layers of 48": (photos_step, (1, 12, 24, 48)),
     "classes of digits": (lambda value: digits_step(classes=value), (10, 100, 1000)),
 }
