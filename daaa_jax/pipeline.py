@@ -14,6 +14,7 @@ from daaa_jax import (
     colours,
     evaluation,
     fingerprints,
+    finished_run,
     models,
     outcome,
     overview,
@@ -44,7 +45,6 @@ from daaa_jax.runtime.preemption import Notice
 
 STAGES = ("pair", "translate", "source", "adapt")
 NEEDS = {"translate": ["pair"], "adapt": ["pair", "translate", "source"]}
-RESULT = "result.json"
 OVERVIEW = "networks.txt"
 # In a working directory.
 GENERATORS = Path("pair") / "generators.safetensors"
@@ -76,9 +76,9 @@ def run(
     begun = (workdir / markers.CONFIG_NAME).exists()
     settings.fit_to_devices(config, mesh.size, workdirs.read_config(workdir) if begun else None)
     workdirs.check_same_config(workdir, config)
-    finished = (workdir / RESULT).exists()
+    finished = (workdir / finished_run.RESULT).exists()
     if finished and workdirs.is_where(workdir, config):
-        return _again(config, workdir, profiled)
+        return finished_run.show(config, workdir, profiled)
     # Before anything is written: a run with bad settings, or without its data, leaves nothing.
     settings.check(config, mesh)
     preflight.check_workdir(workdir)
@@ -87,9 +87,9 @@ def run(
     preflight.check_networks(config, task)
     job = _Run(config, task, workdir, mesh)
     if finished:
-        job.check_same_data()
+        finished_run.check_same_data(workdir, job.stages.settings["adapt"])
         workdirs.moved(workdir, config)
-        return _again(config, workdir, profiled)
+        return finished_run.show(config, workdir, profiled)
     job.check_needs(stage)
     with lock.held(workdir):
         workdirs.write_config(workdir, config)
@@ -101,29 +101,11 @@ def run(
         if stage not in ("all", "adapt"):
             return {}
         result = markers.plain(job.result()) if distributed.is_first() else {}
-        markers.write_json(workdir / RESULT, result)
-        for home in _homes(config, workdir) if distributed.is_first() else ():
+        markers.write_json(workdir / finished_run.RESULT, result)
+        for home in finished_run.homes(config, workdir) if distributed.is_first() else ():
             page.write(home)
     distributed.barrier("result written")  # at their end the others wait for a minute only
     return result
-
-
-def _again(config: ConfigDict, workdir: Path, profiled: bool) -> dict[str, Any]:
-    """The result of a finished run."""
-    if distributed.is_first():
-        left = " and has no updates left to profile" if profiled else ""
-        print(f"{workdir} is finished{left}; other images need another --workdir", flush=True)
-        for home in _homes(config, workdir):
-            # The run was killed before it could; a seed's folder may have been tidied away.
-            if (home / markers.CONFIG_NAME).exists() and not (home / page.NAME).exists():
-                page.write(home)
-    return markers.read_json(workdir / RESULT)
-
-
-def _homes(config: ConfigDict, workdir: Path) -> list[Path]:
-    """The working directory, and those of its seeds, each of which has a report."""
-    numbers = seeds.configs(config) if config.seeds > 1 else ()
-    return [workdir, *(seeds.home(workdir, number) for number in numbers)]
 
 
 class _Run:
@@ -193,24 +175,6 @@ class _Run:
         size = self.task.source_train.images.shape[1]
         shapes = trained.variable_shapes(self.model, size, self.config.augment)
         return trained.read_source_network(place, self.config.model, shapes, self.task.class_names)
-
-    def check_same_data(self) -> None:
-        """Makes sure that what a finished working directory was made of is what is given now."""
-        path = self.workdir / "adapt"
-        if (marker := markers.read_marker(path)) is None:
-            raise UserError(
-                f"{path / markers.MARKER_NAME} is missing, which tells of which images the result "
-                "is: choose another --workdir"
-            )
-        settings = self.stages.settings["adapt"]
-        differing = markers.differing_settings(
-            fingerprints.of_data(marker["settings"]), fingerprints.of_data(settings)
-        )
-        if differing:
-            raise UserError(
-                f"{self.workdir} is finished, with other images or files: "
-                f"{'; '.join(differing[:5])}. Choose another --workdir"
-            )
 
     def check_needs(self, wanted: str) -> None:
         """Makes sure that a stage which shall run alone can, and has what it builds upon."""
@@ -399,5 +363,5 @@ class _Run:
             results[seed] = markers.plain(outcome.result(one.config, self.task, own))
             workdirs.write_config(one.home, one.config)
             markers.write_json(one.home / NOTES, shared)
-            markers.write_json(one.home / RESULT, results[seed])
+            markers.write_json(one.home / finished_run.RESULT, results[seed])
         return outcome.average(results)

@@ -1,0 +1,65 @@
+"""A finished run is shown and not trained again, and only for the images that it was made of."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from daaa_jax import fingerprints, seeds
+from daaa_jax.errors import UserError
+from daaa_jax.report import page
+from daaa_jax.runtime import distributed, markers
+
+RESULT = "result.json"  # in a working directory, written when all stages are finished
+_SHOWN = 5  # settings that differ
+
+
+def show(config: ConfigDict, workdir: Path, profiled: bool) -> dict[str, Any]:
+    """The result of a finished run, and its reports if it was killed before it could write them.
+
+    Args:
+      config: the whole config.
+      workdir: of the run.
+      profiled: whether it was asked for a trace, of which there is none.
+    """
+    if distributed.is_first():
+        left = " and has no updates left to profile" if profiled else ""
+        print(f"{workdir} is finished{left}; other images need another --workdir", flush=True)
+        for home in homes(config, workdir):
+            # A seed's folder may have been tidied away.
+            if (home / markers.CONFIG_NAME).exists() and not (home / page.NAME).exists():
+                page.write(home)
+    return markers.read_json(workdir / RESULT)
+
+
+def homes(config: ConfigDict, workdir: Path) -> list[Path]:
+    """The working directory, and those of its seeds, each of which has a report."""
+    numbers = seeds.configs(config) if config.seeds > 1 else ()
+    return [workdir, *(seeds.home(workdir, number) for number in numbers)]
+
+
+def check_same_data(workdir: Path, settings: Mapping[str, Any]) -> None:
+    """Makes sure that what a finished run was made of is what is given now.
+
+    Args:
+      workdir: of the run.
+      settings: of the stage `adapt`, which depends on all images and files.
+
+    Raises:
+      UserError: names what is not the same, or says that it cannot be told.
+    """
+    path = workdir / "adapt"
+    if (marker := markers.read_marker(path)) is None:
+        raise UserError(
+            f"{path / markers.MARKER_NAME} is missing, which tells of which images the result is: "
+            "choose another --workdir"
+        )
+    differing = markers.differing_settings(
+        fingerprints.of_data(marker["settings"]), fingerprints.of_data(settings)
+    )
+    if differing:
+        raise UserError(
+            f"{workdir} is finished, with other images or files: "
+            f"{'; '.join(differing[:_SHOWN])}. Choose another --workdir"
+        )
