@@ -36,6 +36,7 @@ from daaa_jax.runtime import allocator
 RESULTS = Path(__file__).parent.parent / "docs" / "performance.json"
 ROUNDS = 10  # measured calls
 FEW, LONG = 3, 10.0  # of those that take longer than so many seconds
+VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}  # widest first
 # So small that rounding is not amplified from step to step; a step's time does not depend on it.
 LEARNING_RATE = 1e-5
 # Of a first loss, and of what an update changes it by, relative.
@@ -330,9 +331,16 @@ def device_name() -> str:
     if on_gpu():
         return jax.devices()[0].device_kind
     path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    model = next((line.split(": ")[1] for line in lines if line.startswith("model name")), "CPU")
-    return f"{model}, {os.cpu_count()} cores"
+    return f"{processor(path.read_text() if path.exists() else '')}, {os.cpu_count()} cores"
+
+
+def processor(cpuinfo: str) -> str:
+    """Its model, and on x86 the widest vectors it has, which steps' times depend on."""
+    lines = (line.replace("\t", "") for line in cpuinfo.splitlines())
+    fields = dict(line.split(": ", 1) for line in lines if ": " in line)
+    flags = fields.get("flags", "").split()  # an ARM has none
+    vectors = [name for flag, name in VECTORS.items() if flag in flags][:1]
+    return " with ".join([fields.get("model name", "CPU"), *vectors])
 
 
 def main() -> None:

@@ -60,6 +60,18 @@ def test_sides_that_do_not_fit_beside_each_other_are_timed_apart(monkeypatch):
     assert performance.ratio({"apart": False, "seconds": seconds}, "ours", "eager") == 0.25
 
 
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        ("flags\t\t: fma avx avx2 avx512f", "A: 1 with AVX-512"),
+        ("flags\t\t: fma avx avx2", "A: 1 with AVX2"),
+        ("Features\t: fp asimd", "A: 1"),
+    ],
+)
+def test_a_processor_is_named_with_the_widest_vectors_it_has(flags, name):
+    assert performance.processor(f"model name\t: A: 1\n{flags}\n\n" * 2) == name
+
+
 def test_measurements_are_kept_beside_those_of_other_devices(tmp_path, monkeypatch, capsys):
     path = tmp_path / "found.json"
     path.write_text(json.dumps({"another": {"cases": {"old": {}}}}))
