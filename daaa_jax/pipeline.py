@@ -73,6 +73,7 @@ def run(
     if stage not in ("all", *STAGES):
         raise UserError(f"--stage={stage} is unknown: choose {', '.join(STAGES)}, or leave it out")
     mesh = meshes.data_mesh(shards=config.run.parameter_shards)
+    meshes.connect(mesh)
     begun = (workdir / markers.CONFIG_NAME).exists()
     settings.fit_to_devices(config, mesh.size, workdirs.read_config(workdir) if begun else None)
     workdirs.check_same_config(workdir, config)

@@ -35,14 +35,37 @@ GRADIENT_TOLERANCE = 1e-3
 ACCURACY_TOLERANCE = 0.15
 
 
+FORCED_DEVICES = "--xla_force_host_platform_device_count={}"
+# Two processes of two devices; the second is late for whatever comes after the mesh.
+LATE = """
+import sys, time
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from daaa_jax.runtime import distributed, mesh as meshes
+address, number, shards = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+distributed.start(address, 2, number)
+mesh = meshes.data_mesh(shards=shards)
+meshes.connect(mesh)
+time.sleep(45 * number)
+numbers = np.arange(4.0)
+specs = [PartitionSpec(mesh.axis_names), *map(PartitionSpec, mesh.axis_names)]
+arrays = [meshes.place(numbers, NamedSharding(mesh, spec)) for spec in specs]
+sums = jax.jit(lambda arrays: [a.sum() for a in arrays], out_shardings=meshes.replicated(mesh))
+print("sums", *map(float, sums(arrays)), file=sys.stderr)
+"""
+
+
+def free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return f"localhost:{probe.getsockname()[1]}"
+
+
 class Run:
     """Processes of one run, each with its log."""
 
     def __init__(self, workdir: Path, processes: int, devices: int, *flags: str):
-        with socket.socket() as probe:
-            probe.bind(("localhost", 0))
-            address = f"localhost:{probe.getsockname()[1]}"
-        several = f"--xla_force_host_platform_device_count={devices}"
+        address, several = free_address(), FORCED_DEVICES.format(devices)
         self.logs = [workdir.with_suffix(f".{number}.log") for number in range(processes)]
         self.processes = [
             subprocess.Popen(
@@ -150,6 +173,27 @@ def test_two_processes_of_two_devices_train_one_source_network(tmp_path):
     assert_ten_steps_agree("source", alone, tmp_path / "run")
     said = [log.read_text() for log in started.logs]
     assert ["source: a step takes" in text for text in said] == [True, False]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shards", [1, 2])
+def test_processes_wait_for_one_that_comes_late_to_its_first_step(shards):
+    """For longer than the 30 seconds that Gloo gives devices to meet."""
+    address = free_address()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", LATE, address, str(number), str(shards)],
+            cwd=commands.ROOT,
+            env=commands.environment() | {"XLA_FLAGS": FORCED_DEVICES.format(2)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    said = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
+    assert all("sums 6.0 6.0" in text for text in said), "\n".join(said)
 
 
 @pytest.mark.slow

@@ -1,10 +1,12 @@
 """Which device holds what: batches are split over all, states copied to each, or split too."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -41,6 +43,23 @@ def data_mesh(devices: Sequence[jax.Device] | None = None, shards: int = 1) -> M
     if shards == 1:
         return Mesh(devices, (DATA,), axis_types=(AxisType.Auto,))
     return Mesh(devices.reshape(-1, shards), (DATA, SHARDS), axis_types=(AxisType.Auto,) * 2)
+
+
+def connect(mesh: Mesh) -> None:
+    """Lets every group of devices that a step sums over meet, while all processes are about here.
+
+    Later they wait for each other as long as it takes. The first time those of a CPU give up after
+    30 seconds, less than processes that compile and load at different speeds can be apart.
+
+    Args:
+      mesh: the mesh; nothing happens where it is of one process.
+    """
+    if not replicated(mesh).is_fully_addressable:
+        # In the same order on every process, which a set has not.
+        for axes in dict.fromkeys([mesh.axis_names, *((name,) for name in mesh.axis_names)]):
+            size = math.prod(mesh.shape[name] for name in axes)
+            ones = place(np.ones(size), NamedSharding(mesh, PartitionSpec(axes)))
+            jax.block_until_ready(jax.jit(jnp.sum, out_shardings=replicated(mesh))(ones))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
