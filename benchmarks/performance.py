@@ -177,7 +177,7 @@ CASES = {
 
 
 def measure(case: Case, compiled: bool, rounds: int) -> dict:
-    """Times a case, after two calls of each that are not counted.
+    """Times a case, after three calls of each that are not counted.
 
     Raises:
       ValueError: if the losses do not agree.

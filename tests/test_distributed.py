@@ -15,6 +15,8 @@ import jax
 import numpy as np
 import pytest
 
+from configs import digits
+from daaa_jax import pipeline
 from daaa_jax.errors import UserError
 from daaa_jax.runtime import distributed, endings, preemption
 
@@ -36,17 +38,20 @@ ACCURACY_TOLERANCE = 0.15
 
 
 FORCED_DEVICES = "--xla_force_host_platform_device_count={}"
-# Two processes of two devices; the second is late for whatever comes after the mesh.
+# Two processes of two devices; the second is late for whatever comes after the mesh, first a
+# barrier or a step's sums.
 LATE = """
 import sys, time
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from daaa_jax.runtime import distributed, mesh as meshes
-address, number, shards = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+address, number, shards, first = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 distributed.start(address, 2, number)
 mesh = meshes.data_mesh(shards=shards)
 meshes.connect(mesh)
 time.sleep(45 * number)
+if first == "barrier":
+    distributed.barrier("late")
 numbers = np.arange(4.0)
 specs = [PartitionSpec(mesh.axis_names), *map(PartitionSpec, mesh.axis_names)]
 arrays = [meshes.place(numbers, NamedSharding(mesh, spec)) for spec in specs]
@@ -175,14 +180,27 @@ def test_two_processes_of_two_devices_train_one_source_network(tmp_path):
     assert ["source: a step takes" in text for text in said] == [True, False]
 
 
+def test_devices_meet_before_anything_is_loaded(monkeypatch, tmp_path):
+    def load(data):
+        done.append("load")
+        raise UserError("far enough")
+
+    done = []
+    monkeypatch.setattr(pipeline.meshes, "connect", lambda mesh: done.append("connect"))
+    monkeypatch.setattr(pipeline, "load_task", load)
+    with pytest.raises(UserError, match="far enough"):
+        pipeline.run(digits.get_config("smoke"), tmp_path / "run")
+    assert done == ["connect", "load"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("shards", [1, 2])
-def test_processes_wait_for_one_that_comes_late_to_its_first_step(shards):
+@pytest.mark.parametrize(("shards", "first"), [(1, "step"), (2, "step"), (1, "barrier")])
+def test_processes_wait_for_one_that_comes_late(shards, first):
     """For longer than the 30 seconds that Gloo gives devices to meet."""
     address = free_address()
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", LATE, address, str(number), str(shards)],
+            [sys.executable, "-c", LATE, address, str(number), str(shards), first],
             cwd=commands.ROOT,
             env=commands.environment() | {"XLA_FLAGS": FORCED_DEVICES.format(2)},
             stdout=subprocess.PIPE,
@@ -191,7 +209,11 @@ def test_processes_wait_for_one_that_comes_late_to_its_first_step(shards):
         )
         for number in range(2)
     ]
-    said = [process.communicate(timeout=300)[0] for process in processes]
+    try:
+        said = [process.communicate(timeout=300)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
     assert all("sums 6.0 6.0" in text for text in said), "\n".join(said)
 

@@ -46,20 +46,23 @@ def data_mesh(devices: Sequence[jax.Device] | None = None, shards: int = 1) -> M
 
 
 def connect(mesh: Mesh) -> None:
-    """Lets every group of devices that a step sums over meet, while all processes are about here.
+    """Lets every group of devices that sums something meet, while the processes are together.
 
-    Later they wait for each other as long as it takes. The first time those of a CPU give up after
-    30 seconds, less than processes that compile and load at different speeds can be apart.
+    That they are right after JAX has told them of each other's devices. At their first meeting the
+    devices of CPUs give up after 30 seconds, and processes that load data or compile can be further
+    apart; later they wait far longer.
 
     Args:
       mesh: the mesh; nothing happens where it is of one process.
     """
-    if not replicated(mesh).is_fully_addressable:
-        # In the same order on every process, which a set has not.
-        for axes in dict.fromkeys([mesh.axis_names, *((name,) for name in mesh.axis_names)]):
-            size = math.prod(mesh.shape[name] for name in axes)
-            ones = place(np.ones(size), NamedSharding(mesh, PartitionSpec(axes)))
-            jax.block_until_ready(jax.jit(jnp.sum, out_shardings=replicated(mesh))(ones))
+    if replicated(mesh).is_fully_addressable:
+        return
+    multihost_utils.sync_global_devices("connected")  # groups of one device of each process
+    # In the same order on every process, which a set has not.
+    for axes in dict.fromkeys([mesh.axis_names, *((name,) for name in mesh.axis_names)]):
+        size = math.prod(mesh.shape[name] for name in axes)
+        ones = place(np.ones(size), NamedSharding(mesh, PartitionSpec(axes)))
+        jax.block_until_ready(jax.jit(jnp.sum, out_shardings=replicated(mesh))(ones))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
