@@ -48,17 +48,18 @@ def data_mesh(devices: Sequence[jax.Device] | None = None, shards: int = 1) -> M
 def connect(mesh: Mesh) -> None:
     """Lets every group of devices that sums something meet, while the processes are together.
 
-    That they are right after JAX has told them of each other's devices. At their first meeting the
-    devices of CPUs give up after 30 seconds, and processes that load data or compile can be further
-    apart; later they wait far longer.
+    They are together just after JAX has exchanged the lists of devices. On CPUs, Gloo gives the
+    devices of a group 30 seconds to meet the first time, and processes that load data or compile
+    can be further apart; later it waits far longer.
 
     Args:
-      mesh: the mesh; nothing happens where it is of one process.
+      mesh: the mesh; if all its devices belong to this process, nothing happens.
     """
     if replicated(mesh).is_fully_addressable:
         return
-    multihost_utils.sync_global_devices("connected")  # groups of one device of each process
-    # In the same order on every process, which a set has not.
+    # JAX's own barriers and broadcasts sum over groups of one device of each process.
+    multihost_utils.sync_global_devices("connected")
+    # No set, whose order differs between processes. With one axis both are the same.
     for axes in dict.fromkeys([mesh.axis_names, *((name,) for name in mesh.axis_names)]):
         size = math.prod(mesh.shape[name] for name in axes)
         ones = place(np.ones(size), NamedSharding(mesh, PartitionSpec(axes)))
