@@ -9,6 +9,7 @@ import functools
 import json
 import os
 import runpy
+import socket
 import subprocess
 import sys
 import tempfile
@@ -53,6 +54,38 @@ def call(module: str, *flags: object) -> subprocess.CompletedProcess:
             (Path(folder) / name).read_text(errors="replace") for name in ("stdout", "stderr")
         ]
     return subprocess.CompletedProcess(job["arguments"], code, *printed)
+
+
+def free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return f"localhost:{probe.getsockname()[1]}"
+
+
+def two_processes(program: str, *arguments: object) -> list[str]:
+    """What a program says as each of two processes, of two devices, that both succeed.
+
+    Its arguments are the address of the first, the process's number, and the others.
+    """
+    address, two = free_address(), {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, address, str(number), *map(str, arguments)],
+            cwd=ROOT,
+            env=environment() | two,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    try:
+        said = [process.communicate(timeout=600)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
+    return said
 
 
 def refused(module: str, *flags: object) -> str:

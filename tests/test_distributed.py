@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -37,7 +36,6 @@ GRADIENT_TOLERANCE = 1e-3
 ACCURACY_TOLERANCE = 0.15
 
 
-FORCED_DEVICES = "--xla_force_host_platform_device_count={}"
 # Two processes of two devices. The second sleeps after `connect`; what they then do first together
 # is a barrier, or the sums of a step.
 LATE = """
@@ -60,17 +58,12 @@ print("sums", *map(float, sums(arrays)), file=sys.stderr)
 """
 
 
-def free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return f"localhost:{probe.getsockname()[1]}"
-
-
 class Run:
     """Processes of one run, each with its log."""
 
     def __init__(self, workdir: Path, processes: int, devices: int, *flags: str):
-        address, several = free_address(), FORCED_DEVICES.format(devices)
+        address = commands.free_address()
+        several = f"--xla_force_host_platform_device_count={devices}"
         self.logs = [workdir.with_suffix(f".{number}.log") for number in range(processes)]
         self.processes = [
             subprocess.Popen(
@@ -197,24 +190,7 @@ def test_devices_meet_before_anything_is_loaded(monkeypatch, tmp_path):
 @pytest.mark.parametrize(("shards", "first"), [(1, "step"), (2, "step"), (1, "barrier")])
 def test_processes_wait_for_one_that_comes_late(shards, first):
     """For longer than the 30 seconds that Gloo gives devices to meet."""
-    address = free_address()
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", LATE, address, str(number), str(shards), first],
-            cwd=commands.ROOT,
-            env=commands.environment() | {"XLA_FLAGS": FORCED_DEVICES.format(2)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for number in range(2)
-    ]
-    try:
-        said = [process.communicate(timeout=300)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
+    said = commands.two_processes(LATE, shards, first)
     assert all("sums" + " 6.0" * (shards + 1) in text for text in said), "\n".join(said)
 
 

@@ -1,10 +1,6 @@
 """Placing arrays on one device, on eight, and on those of two processes."""
 
-import os
-import socket
-import subprocess
-import sys
-
+import commands
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,6 +23,7 @@ address, index, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 distributed.start(address, 2, index)
 assert distributed.started() and distributed.is_first() == (index == 0)
 mesh = meshes.data_mesh()
+meshes.connect(mesh)
 assert mesh.size == 4 and len(mesh.local_devices) == 2
 
 batch = np.arange(24, dtype=np.float32).reshape(8, 3)
@@ -172,28 +169,7 @@ def test_batch_size_that_divides_is_accepted(mesh):
 
 
 def test_two_processes_hold_their_rows_and_write_one_checkpoint_and_one_log(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        address = f"localhost:{probe.getsockname()[1]}"
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-    }
     for index in range(2):
         (tmp_path / str(index)).mkdir()
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", TWO_PROCESSES, address, str(index), str(tmp_path)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for index in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=600)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    commands.two_processes(TWO_PROCESSES, tmp_path)
     assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 1
