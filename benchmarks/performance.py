@@ -7,17 +7,21 @@
 In turn, in one process, on one device, from the same weights: ours, PyTorch as it is ("eager"), and
 with its loss compiled by `torch.compile`. Both frameworks compute in the same precision: float32 on
 a CPU; on a GPU, TF32 in CycleGANs and bfloat16 in the classifiers of photos. The first loss and how
-far an update takes it must agree.
+far an update takes it must agree. What does not fit beside PyTorch's on a CPU has a process of its
+own, and so has PyTorch's.
 
 Prints tables, and keeps all that it measures in docs/performance.json, by device.
 """
 
 import argparse
+import concurrent.futures
 import ctypes
 import dataclasses
 import datetime
+import functools
 import importlib.metadata
 import json
+import multiprocessing
 import os
 import platform
 import statistics
@@ -49,12 +53,12 @@ class Case:
 
     Attributes:
       title: in the table.
-      make: makes PyTorch's and ours, from the same weights.
+      make: a function that makes ours, and PyTorch's, from the same weights.
       images: that one call is about, real ones.
       on_cpu: whether two cores carry it.
       half: whether it is in bfloat16 on a GPU.
-      apart: whether on a CPU each side gives its memory back before the other begins, as both do
-        not fit; then their calls are not neighbours.
+      apart: whether on a CPU each side is timed in a process of its own, as both do not fit beside
+        each other; then their calls are not neighbours.
     """
 
     title: str
@@ -86,7 +90,7 @@ def cyclegan(size: int, batch: int):
     networks = {"a_to_b": theirs.to_b, "b_to_a": theirs.to_a}
     networks |= {"a": theirs.judge_a, "b": theirs.judge_b}
     weights = {name: torch_steps.weights(network) for name, network in networks.items()}
-    return our_steps.cyclegan(settings, (a, b), weights), theirs
+    return functools.partial(our_steps.cyclegan, settings, (a, b), weights), theirs
 
 
 def classifier_config(name: str, batch: int, size: int):
@@ -117,7 +121,8 @@ def adaptation(name: str, batch: int, size: int = 32, classes: int = 10):
     theirs = torch_steps.AdaptationStep(config, classes, images, rows, half(config))
     weights = torch_steps.weights(theirs.source)
     model, variables = our_steps.classifier(config, classes, weights)
-    return our_steps.adaptation_step(config, model, variables, images, rows), theirs
+    make = functools.partial(our_steps.adaptation_step, config, model, variables, images, rows)
+    return make, theirs
 
 
 def translation(count: int, size: int, batch: int):
@@ -125,9 +130,8 @@ def translation(count: int, size: int, batch: int):
     settings = (digits if size == 32 else photos).get_config().pair
     images = pixels(count, size)
     theirs = torch_steps.Translation(settings, images, batch)
-    return our_steps.Translation(
-        settings, images, batch, torch_steps.weights(theirs.network)
-    ), theirs
+    weights = torch_steps.weights(theirs.network)
+    return functools.partial(our_steps.Translation, settings, images, batch, weights), theirs
 
 
 def evaluation(count: int):
@@ -137,7 +141,7 @@ def evaluation(count: int):
     theirs = torch_steps.Evaluation(config, 10, images)
     weights = torch_steps.weights(theirs.network)
     model, variables = our_steps.classifier(config, 10, weights)
-    return our_steps.Evaluation(config, model, variables, images), theirs
+    return functools.partial(our_steps.Evaluation, config, model, variables, images), theirs
 
 
 CASES = {
@@ -176,44 +180,79 @@ CASES = {
 }
 
 
-def measure(case: Case, compiled: bool, rounds: int) -> dict:
-    """Times a case, after three calls of each that are not counted.
+def measure(name: str, compiled: bool, rounds: int) -> dict:
+    """Times the case of that name, after some calls of each side that are not counted.
 
     Raises:
       ValueError: if the losses do not agree.
+      RuntimeError: if a side fails, or the system ends its process.
     """
-    ours, eager = case.make()
-    sides = {"ours": ours, "eager": eager}
+    case = CASES[name]
     apart = case.apart and not on_gpu()
-    losses = {}
-    for name, side in sides.items():
-        losses[name] = [side(), side()]
-        if apart:
-            give_memory_back()
-    kind = precision(case)
-    check(case, losses["ours"], losses["eager"], *TOLERANCE[kind])
-    found = {"title": case.title, "images": case.images, "precision": kind, "losses": losses}
-    times = one_after_another(sides, rounds) if apart else alternate(sides, rounds)
+    found = {"title": case.title, "images": case.images, "precision": precision(case)}
+    found |= (in_own_processes if apart else in_turn)(name, compiled, rounds)
+    return found | {"apart": apart}
+
+
+def in_turn(name: str, compiled: bool, rounds: int) -> dict:
+    """Both sides, one call after the other's, in this process."""
+    make_ours, eager = CASES[name].make()
+    ours = make_ours()
+    sides = {"ours": ours, "eager": eager}
+    losses = {side: [call(), call()] for side, call in sides.items()}
+    check(CASES[name], losses["ours"], losses["eager"])
+    found = {"losses": losses, "cost": dataclasses.asdict(ours.cost)}
+    times = alternate(sides, rounds)
     if compiled:
         eager.compile()
-        start = time.perf_counter()
+        found["torch_compiled_in"] = seconds(eager)
         eager()
-        found["torch_compiled_in"] = time.perf_counter() - start
-        eager()
-        if apart:
-            times |= one_after_another({"compiled": eager}, rounds)
-            times["ours with compiled"] = times["ours"]
-        else:
-            times |= alternate({"ours with compiled": ours, "compiled": eager}, rounds)
-    return found | {"apart": apart, "seconds": times, "cost": dataclasses.asdict(ours.cost)}
+        times |= alternate({"ours with compiled": ours, "compiled": eager}, rounds)
+    return found | {"seconds": times}
 
 
-def check(case: Case, mine, theirs, of_loss: float, of_change: float) -> None:
+def in_own_processes(name: str, compiled: bool, rounds: int) -> dict:
+    """Each side in a process that ends, with all its memory, before the next one's begins."""
+    give_memory_back()
+    found = {"losses": {}, "seconds": {}}
+    for side in ("ours", "eager", *["compiled"] * compiled):
+        spawn = multiprocessing.get_context("spawn")
+        with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as process:
+            told = process.submit(alone, name, side, rounds).result()
+        for kind in ("losses", "seconds"):
+            found[kind][side] = told.pop(kind)
+        check(CASES[name], found["losses"]["ours"], found["losses"][side])
+        found |= told
+    if compiled:
+        found["seconds"]["ours with compiled"] = found["seconds"]["ours"]
+    return found
+
+
+def alone(name: str, side: str, rounds: int) -> dict:
+    """One side in a fresh process: `ours`, `eager` or `compiled`."""
+    allocator.keep_freed_memory()
+    torch.manual_seed(0)  # weights are those of the other processes
+    make_ours, theirs = CASES[name].make()
+    if side == "compiled":
+        theirs.compile()
+    call = make_ours() if side == "ours" else theirs
+    losses: list[float] = []
+    first, _ = (seconds(lambda: losses.append(call())) for _ in range(2))
+    told = {"losses": losses, "seconds": alternate({side: call}, rounds, warm=True)[side]}
+    if side == "ours":
+        told["cost"] = dataclasses.asdict(call.cost)
+    if side == "compiled":
+        told["torch_compiled_in"] = first
+    return told
+
+
+def check(case: Case, mine, theirs) -> None:
     """Refuses two first losses of ours and of PyTorch's that do not agree.
 
     Raises:
       ValueError: if they do not.
     """
+    of_loss, of_change = TOLERANCE[precision(case)]
     changes = [after - before for before, after in (mine, theirs)]
     same = abs(mine[0] - theirs[0]) <= of_loss * abs(theirs[0])
     moved = abs(changes[0] - changes[1]) <= of_change * abs(changes[1]) + 1e-5 * abs(theirs[0])
@@ -228,32 +267,28 @@ def precision(case: Case) -> str:
     return "bfloat16" if case.half else "tf32"
 
 
-def alternate(sides: dict[str, Callable], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each side, called in turn, after one round that is not counted.
+def seconds(call: Callable) -> float:
+    """That a call takes."""
+    torch_steps.synchronize()
+    start = time.perf_counter()
+    call()
+    torch_steps.synchronize()
+    return time.perf_counter() - start
+
+
+def alternate(sides: dict[str, Callable], rounds: int, warm: bool = False) -> dict[str, list]:
+    """Seconds of each side, called in turn, after one round that is not counted unless `warm`.
 
     In that round the heap grows to what both need: a call took up to three times as long.
     """
-    for side in sides.values():
+    for side in [] if warm else sides.values():
         side()
-    torch_steps.synchronize()
     times: dict[str, list[float]] = {name: [] for name in sides}
     while len(times[next(iter(sides))]) < rounds:
         for name, side in sides.items():
-            start = time.perf_counter()
-            side()
-            torch_steps.synchronize()
-            times[name].append(time.perf_counter() - start)
-        if max(seconds[-1] for seconds in times.values()) > LONG:
+            times[name].append(seconds(side))
+        if max(each[-1] for each in times.values()) > LONG:
             rounds = min(rounds, FEW)
-    return times
-
-
-def one_after_another(sides: dict[str, Callable], rounds: int) -> dict[str, list[float]]:
-    """As `alternate`, but all calls of a side before the next one's, whose memory is given back."""
-    times = {}
-    for name, side in sides.items():
-        times |= alternate({name: side}, rounds)
-        give_memory_back()
     return times
 
 
@@ -375,7 +410,7 @@ def main() -> None:
     print(f"{HEAD}\n|{' --- |' * HEAD.count(' | ')} --- |", flush=True)
     for name, case in chosen.items():
         try:
-            found = measure(case, not options.no_compile, options.rounds)
+            found = measure(name, not options.no_compile, options.rounds)
         except (RuntimeError, ValueError) as error:  # the others may do
             print(f"| {case.title} | failed: {str(error).splitlines()[0]} |", flush=True)
             continue
