@@ -7,14 +7,14 @@
 In turn, in one process, on one device, from the same weights: ours, PyTorch as it is ("eager"), and
 with its loss compiled by `torch.compile`. Both frameworks compute in the same precision: float32 on
 a CPU; on a GPU, TF32 in CycleGANs and bfloat16 in the classifiers of photos. The first loss and how
-far an update takes it must agree. What does not fit beside PyTorch's on a CPU has a process of its
-own, and so has PyTorch's.
+far an update takes it must agree. Where they do not fit beside each other on a CPU, each has a
+process of its own.
 
 Prints tables, and keeps all that it measures in docs/performance.json, by device.
 """
 
 import argparse
-import concurrent.futures
+import concurrent.futures.process
 import ctypes
 import dataclasses
 import datetime
@@ -53,7 +53,7 @@ class Case:
 
     Attributes:
       title: in the table.
-      make: a function that makes ours, and PyTorch's, from the same weights.
+      make: gives a function that makes ours, and PyTorch's side, whose weights ours has too.
       images: that one call is about, real ones.
       on_cpu: whether two cores carry it.
       half: whether it is in bfloat16 on a GPU.
@@ -62,7 +62,7 @@ class Case:
     """
 
     title: str
-    make: Callable[[], tuple]
+    make: Callable[[], tuple[Callable, Callable]]
     images: int
     on_cpu: bool = True
     half: bool = False
@@ -211,25 +211,57 @@ def in_turn(name: str, compiled: bool, rounds: int) -> dict:
     return found | {"seconds": times}
 
 
+@dataclasses.dataclass(frozen=True)
+class Alone:
+    """One side by itself.
+
+    Attributes:
+      losses: the first two.
+      first: seconds of the first call.
+      seconds: of those that count.
+      cost: of ours.
+    """
+
+    losses: list[float]
+    first: float
+    seconds: list[float]
+    cost: dict | None
+
+
 def in_own_processes(name: str, compiled: bool, rounds: int) -> dict:
     """Each side in a process that ends, with all its memory, before the next one's begins."""
     give_memory_back()
     found = {"losses": {}, "seconds": {}}
-    for side in ("ours", "eager", *["compiled"] * compiled):
-        spawn = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as process:
-            told = process.submit(alone, name, side, rounds).result()
-        for kind in ("losses", "seconds"):
-            found[kind][side] = told.pop(kind)
-        check(CASES[name], found["losses"]["ours"], found["losses"][side])
-        found |= told
-    if compiled:
-        found["seconds"]["ours with compiled"] = found["seconds"]["ours"]
+    sides = ["ours", "eager"] + (["compiled"] if compiled else [])
+    for side in sides:
+        told = in_own_process(name, side, rounds)
+        found["losses"][side], found["seconds"][side] = told.losses, told.seconds
+        if side == "ours":
+            found["cost"] = told.cost
+        else:
+            check(CASES[name], found["losses"]["ours"], told.losses)
+        if side == "compiled":
+            found["torch_compiled_in"] = told.first
+            found["seconds"]["ours with compiled"] = found["seconds"]["ours"]
     return found
 
 
-def alone(name: str, side: str, rounds: int) -> dict:
-    """One side in a fresh process: `ours`, `eager` or `compiled`."""
+def in_own_process(name: str, side: str, rounds: int) -> Alone:
+    """What `alone` gives, in a fresh process.
+
+    Raises:
+      RuntimeError: if it fails, or the system ends it.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as process:
+        try:
+            return process.submit(alone, name, side, rounds).result()
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise RuntimeError(f"the process of {side} ended early; out of memory?") from error
+
+
+def alone(name: str, side: str, rounds: int) -> Alone:
+    """One side, `ours`, `eager` or `compiled`, in a process that has done nothing before."""
     allocator.keep_freed_memory()
     torch.manual_seed(0)  # weights are those of the other processes
     make_ours, theirs = CASES[name].make()
@@ -237,13 +269,10 @@ def alone(name: str, side: str, rounds: int) -> dict:
         theirs.compile()
     call = make_ours() if side == "ours" else theirs
     losses: list[float] = []
-    first, _ = (seconds(lambda: losses.append(call())) for _ in range(2))
-    told = {"losses": losses, "seconds": alternate({side: call}, rounds, warm=True)[side]}
-    if side == "ours":
-        told["cost"] = dataclasses.asdict(call.cost)
-    if side == "compiled":
-        told["torch_compiled_in"] = first
-    return told
+    first = seconds(lambda: losses.append(call()))
+    losses.append(call())
+    times = alternate({side: call}, rounds, warm=True)[side]
+    return Alone(losses, first, times, dataclasses.asdict(call.cost) if side == "ours" else None)
 
 
 def check(case: Case, mine, theirs) -> None:
@@ -276,7 +305,7 @@ def seconds(call: Callable) -> float:
     return time.perf_counter() - start
 
 
-def alternate(sides: dict[str, Callable], rounds: int, warm: bool = False) -> dict[str, list]:
+def alternate(sides: dict[str, Callable], rounds: int, warm=False) -> dict[str, list[float]]:
     """Seconds of each side, called in turn, after one round that is not counted unless `warm`.
 
     In that round the heap grows to what both need: a call took up to three times as long.

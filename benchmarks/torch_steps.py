@@ -36,8 +36,8 @@ def to_torch(images: np.ndarray, order=torch.channels_last) -> torch.Tensor:
 
 
 def weights(network: torch.nn.Module) -> dict[str, np.ndarray]:
-    """As `pretrained.fit` takes them."""
-    return {name: value.cpu().numpy() for name, value in network.state_dict().items()}
+    """A copy, as `pretrained.fit` takes them."""
+    return {name: value.numpy(force=True).copy() for name, value in network.state_dict().items()}
 
 
 def synchronize() -> None:

@@ -1,6 +1,8 @@
 """What benchmarks compare with does the same: from the same weights, PyTorch gives our losses."""
 
 import json
+import os
+import shutil
 
 import pytest
 
@@ -48,6 +50,7 @@ def test_losses_that_differ_are_refused(mine, theirs):
     performance.check(case, [1.0, 0.9], [1.0, 0.9001])
 
 
+@pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler")
 def test_sides_that_do_not_fit_beside_each_other_are_timed_in_processes_of_their_own():
     found = performance.in_own_processes("digits_128", compiled=True, rounds=2)
     assert {side: len(times) for side, times in found["seconds"].items()} == {
@@ -57,6 +60,17 @@ def test_sides_that_do_not_fit_beside_each_other_are_timed_in_processes_of_their
     assert mine == pytest.approx(eager, rel=1e-3) and compiled == pytest.approx(eager, rel=1e-3)
     assert found["torch_compiled_in"] > max(found["seconds"]["compiled"])
     assert found["cost"]["flops"] > 0
+
+
+def end_early(*_):
+    """What the system does to a process that takes too much memory."""
+    os.abort()
+
+
+def test_a_side_whose_process_is_ended_is_named(monkeypatch):
+    monkeypatch.setattr(performance, "alone", end_early)
+    with pytest.raises(RuntimeError, match="the process of ours ended early"):
+        performance.in_own_processes("digits_128", compiled=False, rounds=1)
 
 
 def test_ratios_of_sides_that_were_timed_apart_are_of_medians():
