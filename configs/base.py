@@ -83,7 +83,7 @@ def get_config() -> ConfigDict:
     adapt = config.adapt = ConfigDict()
     adapt.batch_size = 128
     adapt.rounds = 20
-    adapt.round_steps = 1000  # a round ends with evaluation, log line and restart of the schedule
+    adapt.round_steps = 1000  # updates; a round ends with an evaluation and a log line
     adapt.init = "source"  # where the target network starts; or scratch, as the source network did
     adapt.batch_norm = "batch"  # or frozen: the source network's statistics
     # Shares of a batch: S real source, T_f synthetic target, T real target, S_f synthetic source.
@@ -93,7 +93,8 @@ def get_config() -> ConfigDict:
     adapt.measure = "l2"  # or l1, mmd, jmmd (Table 4)
     adapt.layers = ".*"  # the aligned layers: a regular expression over the intermediates' names
     adapt.jmmd_layers = ".*"  # those of them that enter JMMD's joint kernel
-    adapt.restart = True  # False is EM-C of Table 3
+    # The learning rate restarts with each sync of the posterior network; False is EM-C of Table 3.
+    adapt.restart = True
     adapt.optimizer = _optimizer(learning_rate=1e-3, schedule="progress")
 
     # Section 3.3: EM (Eq. 7-11).

@@ -52,10 +52,11 @@ def get_config() -> ConfigDict:
     )
     config.translate.update(batch_size=16, part_size=256)
 
-    # JAN's solver: SGD, the rate of what is new ten times the others'.
+    # The solver of JAN's text, and of CAN (Kang et al., CVPR 2019): SGD, 0.01 for the new layer and
+    # a tenth of it for pretrained ones.
     solver = dict(
         name="sgd",
-        learning_rate=3e-3,
+        learning_rate=1e-3,
         schedule="progress",
         momentum=0.9,
         weight_decay=5e-4,

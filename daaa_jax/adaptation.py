@@ -243,8 +243,7 @@ def plan(
     optimizer = optimizers.make(
         settings.optimizer,
         total_steps=settings.rounds * settings.round_steps,
-        round_steps=settings.round_steps,
-        restart=settings.restart,
+        restart_every=restart_every(config),
     )
     init_key, key = jax.random.split(loop.stage_key(config.seed, "adapt"))
     target = (
@@ -270,6 +269,20 @@ def plan(
         told=("loss", "alignment"),
         posterior=lambda state: None if refreshed else state.posterior,
     )
+
+
+def restart_every(config: ConfigDict) -> int | None:
+    """Updates between two restarts of the learning rate (section 3.3, C), or None for none.
+
+    It restarts with each sync of M^post. EM-A syncs after each update and restarts with each round,
+    so that it differs from the method in A alone. Where no posterior is learnt from, nothing is
+    new after a sync, and nothing restarts.
+    """
+    settings = config.adapt
+    if not settings.restart or not (settings.mix.t or settings.mix.s_f):
+        return None
+    every = config.em.refresh_every
+    return settings.round_steps if every == 1 else every
 
 
 def rows_at(stream: BatchStream, step: int) -> tuple[Batch]:

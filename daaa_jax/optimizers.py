@@ -11,8 +11,7 @@ def make(
     settings: ConfigDict,
     *,
     total_steps: int,
-    round_steps: int | None = None,
-    restart: bool = False,
+    restart_every: int | None = None,
 ) -> optax.GradientTransformation:
     """The optimiser of a stage.
 
@@ -23,8 +22,7 @@ def make(
         `classifier_factor` (the learning rate of parameters under `classifier`, which pretrained
         networks have anew, against that of the others).
       total_steps: updates in the whole stage.
-      round_steps: updates in a round.
-      restart: whether the schedule starts again with each round (section 3.3, C).
+      restart_every: updates after which the schedule starts again (section 3.3, C); None: never.
 
     Raises:
       ValueError: if the optimiser's name is unknown.
@@ -33,8 +31,7 @@ def make(
         settings.schedule,
         settings.learning_rate,
         total_steps=total_steps,
-        round_steps=round_steps,
-        restart=restart,
+        restart_every=restart_every,
         decay_fraction=settings.decay_fraction,
     )
     if settings.name == "adam":

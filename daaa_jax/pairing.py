@@ -106,9 +106,11 @@ def train_step(
       optimizer: as `create_state` was given.
     """
     generator, discriminator = models.create_gan(settings)
-    key = jax.random.fold_in(state.key, state.step)
-    a = _view(jax.random.fold_in(key, 1), decode(take(images_a, rows_a)), settings)
-    b = _view(jax.random.fold_in(key, 2), decode(take(images_b, rows_b)), settings)
+    key_a, key_b, pool_key_a, pool_key_b = jax.random.split(
+        jax.random.fold_in(state.key, state.step), 4
+    )
+    a = _view(key_a, decode(take(images_a, rows_a)), settings)
+    b = _view(key_b, decode(take(images_b, rows_b)), settings)
 
     def translate(params: Params, images: Array) -> Array:
         return generator.apply({"params": params}, images)
@@ -148,9 +150,8 @@ def train_step(
     )
 
     pools, shown = {}, {}
-    key_a, key_b = jax.random.split(key)
-    pools["a"], shown["a"] = image_pools.draw(discriminators.pools["a"], fake_a, key_a)
-    pools["b"], shown["b"] = image_pools.draw(discriminators.pools["b"], fake_b, key_b)
+    pools["a"], shown["a"] = image_pools.draw(discriminators.pools["a"], fake_a, pool_key_a)
+    pools["b"], shown["b"] = image_pools.draw(discriminators.pools["b"], fake_b, pool_key_b)
     judged, judge_gradient = jax.value_and_grad(discriminator_objective)(
         discriminators.params, shown
     )

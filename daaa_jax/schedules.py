@@ -1,4 +1,4 @@
-"""Learning rates: pure functions of the step, restarted each round or not (C)."""
+"""Learning rates: pure functions of the step, restarted at each sync of M^post or not (C)."""
 
 from collections.abc import Callable
 
@@ -10,16 +10,15 @@ def learning_rate(
     kind: str,
     base: float,
     step: Array | int,
-    round_steps: int | None,
-    restart: bool,
+    restart_every: int | None,
     total_steps: int | None = None,
     decay_fraction: float = 0.5,
 ) -> Array:
     """The learning rate for the update that follows `step` updates.
 
-    With a restart the rate depends on `step % round_steps` alone; an optimiser's moments go on.
-    Let `s` be the step within the round (without a restart: within the run) and `p` in [0, 1) its
-    share of the round's (the run's) length.
+    With restarts the rate depends on `step % restart_every` alone; an optimiser's moments go on.
+    Let `s` be the steps since the last restart (without restarts: since the start) and `p` in
+    [0, 1) their share of `restart_every` (of the run's length).
 
     Args:
       kind: `"constant"`; `"progress"`, `base (1 + 10 p)^-0.75`, the text of JAN; `"iteration"`,
@@ -27,10 +26,9 @@ def learning_rate(
         as CycleGAN.
       base: initial learning rate.
       step: updates made so far, scalar.
-      round_steps: length of a round; None for a run of one round.
-      restart: whether each round starts anew; False is EM-C.
+      restart_every: updates between two restarts; None for none, which is EM-C.
       total_steps: length of the run, after which the rate stays. Needed by `"progress"` and
-        `"linear"` without a restart.
+        `"linear"` without restarts.
       decay_fraction: the part of the length over which `"linear"` decays, at its end, in [0, 1].
 
     Returns:
@@ -45,15 +43,14 @@ def learning_rate(
         )
     if not 0 <= decay_fraction <= 1:
         raise ValueError(f"decay_fraction must be in [0, 1], not {decay_fraction}")
-    restarts = restart and round_steps is not None
-    length = round_steps if restarts else total_steps
+    length = total_steps if restart_every is None else restart_every
     if length is None and kind in ("progress", "linear"):
-        raise ValueError(f"schedule {kind!r} without a restart needs total_steps")
+        raise ValueError(f"schedule {kind!r} without restarts needs total_steps")
     if length is not None and length < 1:
         raise ValueError(f"a schedule needs a length of 1 or more steps, not {length}")
 
     step = jnp.asarray(step)
-    if restarts:
+    if restart_every is not None:
         step = step % length
     match kind:
         case "constant":
@@ -73,8 +70,7 @@ def make(
     base: float,
     *,
     total_steps: int,
-    round_steps: int | None = None,
-    restart: bool = True,
+    restart_every: int | None = None,
     decay_fraction: float = 0.5,
 ) -> Callable[[Array | int], Array]:
     """A schedule for optax with the settings of a run; see `learning_rate`.
@@ -87,7 +83,7 @@ def make(
     """
 
     def schedule(step: Array | int) -> Array:
-        return learning_rate(kind, base, step, round_steps, restart, total_steps, decay_fraction)
+        return learning_rate(kind, base, step, restart_every, total_steps, decay_fraction)
 
     schedule(0)
     return schedule

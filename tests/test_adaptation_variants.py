@@ -231,17 +231,29 @@ def test_target_labels_touch_nothing_but_the_figures(tmp_path):
     assert memory["last"]["target_test"] != other_memory["last"]["target_test"]
 
 
-@pytest.mark.parametrize("restart", [True, False])
-def test_learning_rate_restarts_each_round_or_goes_on(tmp_path, monkeypatch, restart):
-    """EM-C goes on."""
-    optimizer = begin(monkeypatch, lambda: adapt(tmp_path, {"adapt.restart": restart})).optimizer
+@pytest.mark.parametrize(
+    ("changes", "every"),
+    [
+        ({}, 3),  # N is a round
+        ({"em.refresh_every": 2, "em.start_step": 2}, 2),  # with each sync of M^post
+        ({"em.refresh_every": 1}, 3),  # EM-A differs in A alone
+        ({"adapt.restart": False}, 6),  # EM-C goes on
+        ({"adapt.mix.t": 0.0, "adapt.mix.s_f": 0.0}, 6),  # no posterior is learnt from
+        ({"adapt.mix.t": 0.0}, 3),
+    ],
+)
+def test_learning_rate_restarts_with_each_sync_of_the_posterior_network(
+    tmp_path, monkeypatch, changes, every
+):
+    optimizer = begin(monkeypatch, lambda: adapt(tmp_path, changes)).optimizer
     state, rates = optimizer.init(jnp.zeros(())), []
     for _ in range(6):
         # Under a constant gradient of 1 a step of Adam is as long as the learning rate.
         change, state = optimizer.update(jnp.ones(()), state)
         rates.append(-float(change))
-    in_round = np.arange(6) % 3 / 3 if restart else np.arange(6) / 6
-    np.testing.assert_allclose(rates, 1e-3 * (1 + 10 * in_round) ** -0.75, rtol=1e-4)
+    np.testing.assert_allclose(
+        rates, 1e-3 * (1 + 10 * (np.arange(6) % every / every)) ** -0.75, rtol=1e-4
+    )
 
 
 def test_target_starts_from_the_source_network_and_shares_no_buffer_with_it(tmp_path, monkeypatch):

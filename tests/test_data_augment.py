@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from consumed_keys import assert_drawn_once
 from ml_collections import ConfigDict
 
 from daaa_jax.data.augment import (
@@ -35,6 +36,11 @@ def slow_views(batch: np.ndarray, views, how: ConfigDict) -> np.ndarray:
         column = min(max(across + int(views.offsets[b, 1]) - how.shift, 0), size - 1)
         seen[b, y, x] = batch[b, row, column]
     return seen
+
+
+def test_places_and_flips_are_drawn_from_keys_of_their_own(monkeypatch):
+    how = settings(shift=1, flip=True)
+    assert_drawn_once(monkeypatch, lambda: draw_views(KEY, 5, 6, how))
 
 
 HOW = [

@@ -107,7 +107,7 @@ def test_images_are_the_same_on_every_machine(task):
     # Pinned: another NumPy that draws other numbers, or another decoder of photos, would change
     # the task, and figures would no longer compare.
     digest = hashlib.sha256(task.target_train.images.tobytes()).hexdigest()
-    assert digest == "91345763f1d27ea1b12745c879097e6a8786c5ae73e16f5ff3c0054cbe2df3bf"
+    assert digest == "0029bf377c3199c4d5d04371f04d9fcc39bff7cd89a5dddb7183c9ba9b570da7"
 
 
 def test_another_data_seed_splits_otherwise(task):
@@ -144,3 +144,19 @@ def test_sizes_that_cannot_be_held_out_name_the_settings(sizes):
 def test_unknown_task_names_those_there_are():
     with pytest.raises(UserError, match="embeded.*embedded, mnist2mnistm"):
         load(name="embeded")
+
+
+def test_splits_and_patches_are_drawn_apart(monkeypatch):
+    """With a seed opened twice, the order of the digits and the places of patches were related."""
+    opened = []
+    real = np.random.default_rng
+    monkeypatch.setattr(
+        np.random, "default_rng", lambda *seed: (opened.append(seed), real(*seed))[1]
+    )
+    load()
+    assert len(opened) == len(set(opened)) == 2
+
+
+def test_strokes_are_binary(monkeypatch):
+    monkeypatch.setattr(embedded, "photos", lambda: [np.zeros((40, 40, 3), np.uint8)])
+    assert set(np.unique(load(limit=50).target_train.images)) == {0, 255}

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from consumed_keys import assert_drawn_once
 from PIL import Image
 from tiny import assert_same_bits, fast_jit, make_config, make_images, pool_twin, surroundings
 
@@ -124,7 +125,7 @@ def test_step_descends_the_objectives_of_both_players(changes):
 
     # The discriminators see the translations of before the update, by way of the pools.
     shown = {}
-    keys = jax.random.split(jax.random.fold_in(before.key, before.step))
+    _, _, *keys = jax.random.split(jax.random.fold_in(before.key, before.step), 4)
     for domain, key, fakes in (
         ("a", keys[0], translated(old["b_to_a"], decode(B[ROWS_B]))),
         ("b", keys[1], translated(old["a_to_b"], decode(A[ROWS_A]))),
@@ -236,3 +237,18 @@ def test_images_that_the_generator_cannot_halve_are_refused(tmp_path):
         pytest.raises(UserError, match=r"pair\.downsamplings=5.*16x16"),
     ):
         pairing.run(config, A, B, context)
+
+
+def test_views_and_pools_are_drawn_from_keys_of_their_own(monkeypatch):
+    """Draws within a pool have keys that were split for it."""
+    settings, state, seen = settings_of(flip=True, enlarge=20), make_state(settings_of()), []
+    monkeypatch.setattr(
+        pairing.image_pools,
+        "draw",
+        lambda pools, images, key: (seen.append(jax.random.uniform(key)), (pools, images))[1],
+    )
+    assert_drawn_once(
+        monkeypatch,
+        lambda: pairing.train_step(state, A, B, ROWS_A, ROWS_B, settings=settings, optimizer=PLAIN),
+    )
+    assert len(seen) == 2

@@ -1,4 +1,4 @@
-"""Learning rates are pure functions of the step, and restart with each round or not."""
+"""Learning rates are pure functions of the step, restarted every so many updates or never."""
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ KINDS = ("constant", "progress", "iteration", "linear")
 
 
 def twin(kind, base, step, length, decay_fraction=0.5):
-    """The rate at `step` of a run, or round, of `length` steps."""
+    """The rate at `step` of a run, or from a restart on, of `length` steps."""
     match kind:
         case "constant":
             return base
@@ -25,14 +25,14 @@ def twin(kind, base, step, length, decay_fraction=0.5):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_restarted_rate_follows_the_step_within_the_round(kind):
-    schedule = jax.jit(schedules.make(kind, 0.3, total_steps=28, round_steps=7))
+def test_restarted_rate_follows_the_steps_since_the_restart(kind):
+    schedule = jax.jit(schedules.make(kind, 0.3, total_steps=28, restart_every=7))
     for step in range(28):
         np.testing.assert_allclose(schedule(step), twin(kind, 0.3, step % 7, 7), rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("settings", [{"round_steps": 7, "restart": False}, {}])
+@pytest.mark.parametrize("settings", [{"restart_every": None}, {}])
 def test_rate_without_restart_follows_the_step_within_the_run(kind, settings):
     schedule = jax.jit(schedules.make(kind, 0.3, total_steps=28, **settings))
     for step in range(28):
@@ -41,8 +41,8 @@ def test_rate_without_restart_follows_the_step_within_the_run(kind, settings):
 
 def test_progress_falls_to_a_sixth_within_a_round_and_iteration_hardly():
     """What tells JAN's text from its released solver, over a round of 200 steps."""
-    progress = schedules.make("progress", 1.0, total_steps=4000, round_steps=200)
-    iteration = schedules.make("iteration", 1.0, total_steps=4000, round_steps=200)
+    progress = schedules.make("progress", 1.0, total_steps=4000, restart_every=200)
+    iteration = schedules.make("iteration", 1.0, total_steps=4000, restart_every=200)
     assert progress(0) == iteration(0) == progress(200) == 1
     np.testing.assert_allclose(progress(199), 0.17, atol=0.005)
     np.testing.assert_allclose(iteration(199), 0.87, atol=0.005)
@@ -65,13 +65,13 @@ def test_rate_stays_after_the_end_of_the_run():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_rate_is_a_float32_scalar(kind):
-    rate = schedules.make(kind, 1, total_steps=10, round_steps=5)(3)
+    rate = schedules.make(kind, 1, total_steps=10, restart_every=5)(3)
     assert rate.shape == ()
     assert rate.dtype == np.float32
 
 
 def test_optax_takes_the_schedule_and_only_the_rate_restarts():
-    optimiser = optax.sgd(schedules.make("progress", 1.0, total_steps=9, round_steps=3), 0.5)
+    optimiser = optax.sgd(schedules.make("progress", 1.0, total_steps=9, restart_every=3), 0.5)
     state = optimiser.init(0.0)
     momentum = 0.0
     for step in range(9):
@@ -84,8 +84,8 @@ def test_wrong_settings_are_errors_at_once():
     with pytest.raises(ValueError, match="'cosine'.*'progress'"):
         schedules.make("cosine", 1.0, total_steps=10)
     with pytest.raises(ValueError, match="not 0"):
-        schedules.make("constant", 1.0, total_steps=10, round_steps=0)
+        schedules.make("constant", 1.0, total_steps=10, restart_every=0)
     with pytest.raises(ValueError, match="not 1.5"):
         schedules.make("linear", 1.0, total_steps=10, decay_fraction=1.5)
     with pytest.raises(ValueError, match="needs total_steps"):
-        schedules.learning_rate("progress", 1.0, 0, round_steps=5, restart=False)
+        schedules.learning_rate("progress", 1.0, 0, restart_every=None)

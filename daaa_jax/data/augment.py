@@ -47,8 +47,9 @@ def draw_views(key: Array, count: int, size: int, settings: ConfigDict) -> Views
       Views, every possible place of the crop as likely as another.
     """
     places = size + 2 * settings.shift - crop_size(size, settings) + 1
-    offsets = jax.random.randint(key, (count, 2), 0, places)
-    flipped = jax.random.bernoulli(jax.random.fold_in(key, 1), shape=(count,)) & settings.flip
+    offset_key, flip_key = jax.random.split(key)
+    offsets = jax.random.randint(offset_key, (count, 2), 0, places)
+    flipped = jax.random.bernoulli(flip_key, shape=(count,)) & settings.flip
     return Views(offsets, flipped)
 
 

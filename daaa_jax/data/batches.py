@@ -1,9 +1,10 @@
 """Which images a step sees: a pure function of the seed and the step, so that a run can resume."""
 
 import functools
-import zlib
 
 import numpy as np
+
+from daaa_jax.data import randomness
 
 
 class IndexStream:
@@ -25,7 +26,6 @@ class IndexStream:
             raise ValueError(f"stream {name!r}: {size} images in batches of {batch_size}")
         self.size, self.batch_size = size, batch_size
         self._origin = (seed, name)
-        self._root = (seed, zlib.crc32(name.encode()))
         self._permutation = functools.lru_cache(maxsize=2)(self._permute)
 
     def at(self, step: int) -> np.ndarray:
@@ -39,5 +39,5 @@ class IndexStream:
         return IndexStream, (self.size, self.batch_size, *self._origin)
 
     def _permute(self, epoch: int) -> np.ndarray:
-        generator = np.random.default_rng((*self._root, epoch))
+        generator = randomness.generator(*self._origin, epoch)
         return generator.permutation(self.size).astype(np.int32)

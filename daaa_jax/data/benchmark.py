@@ -6,7 +6,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from daaa_jax.data import mnist, mnist_m, recipe, walk
+from daaa_jax.data import mnist, mnist_m, randomness, recipe, walk
 from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
 from daaa_jax.errors import UserError
 
@@ -40,7 +40,7 @@ def load(settings: ConfigDict) -> Task:
         for split in ("train", "test"):
             _check_count("mnist_m", split, len(target[split].labels), settings)
 
-    generator = np.random.default_rng(settings.seed)
+    generator = randomness.generator(settings.seed, "order")
     development = _development(source["train"], target["train"], settings.development_size)
     source_train, source_test = _held_out(source, development)
     target_train, target_test = _held_out(target, development)
@@ -72,11 +72,12 @@ def _blended(source: dict[str, LabelledImages], settings: ConfigDict) -> dict[st
     photos = _photos(Path(settings.photos_dir).expanduser())
     return {
         split: LabelledImages(
-            # Binary digits, as those of the published images.
-            recipe.blend(np.where(data.images > 0, 255, 0), photos, settings.seed + number),
+            recipe.blend(
+                data.images, photos, randomness.generator(settings.seed, f"blend {split}")
+            ),
             data.labels,
         )
-        for number, (split, data) in enumerate(source.items())
+        for split, data in source.items()
     }
 
 

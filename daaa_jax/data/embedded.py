@@ -7,7 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from daaa_jax.data import cache, recipe
+from daaa_jax.data import cache, randomness, recipe
 from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
 from daaa_jax.errors import UserError
 
@@ -45,12 +45,12 @@ def load(settings: ConfigDict) -> Task:
                 "configs/digits.py:mnist2mnistm, or leave it out"
             )
     digits, labels = _digits()
-    generator = np.random.default_rng(settings.seed)
+    generator = randomness.generator(settings.seed, "split")
     test, development, train = _stratified(
         labels, (settings.test_size, settings.development_size), generator
     )
     colour = np.repeat(digits[..., None], 3, axis=-1)
-    blended = recipe.blend(digits, photos(), settings.seed)
+    blended = recipe.blend(digits, photos(), randomness.generator(settings.seed, "blend"))
 
     held_out = development if settings.development_size else test
     source = _first(generator.permutation(train), settings.limit)

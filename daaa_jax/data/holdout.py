@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from daaa_jax.data import randomness
 from daaa_jax.data.images import chosen
 from daaa_jax.data.types import LabelledImages, Task
 from daaa_jax.errors import UserError
@@ -24,7 +25,7 @@ def hold_out(task: Task, share: float, seed: int) -> Task:
     Raises:
       UserError: if the share leaves a class without images to train on, or to hold out.
     """
-    data, generator = task.source_train, np.random.default_rng(seed)
+    data, generator = task.source_train, randomness.generator(seed, "hold out")
     held: list[np.ndarray] = []
     for number, name in enumerate(task.class_names):
         rows = generator.permutation(np.flatnonzero(data.labels == number))

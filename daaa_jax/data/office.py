@@ -6,7 +6,7 @@ from pathlib import Path, PurePath
 import numpy as np
 from ml_collections import ConfigDict
 
-from daaa_jax.data import folders, record_sets
+from daaa_jax.data import folders, randomness, record_sets
 from daaa_jax.data.records import Records
 from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
 from daaa_jax.errors import UserError
@@ -62,7 +62,7 @@ def load(settings: ConfigDict) -> Task:
             print(f"{test.folder} has no {', '.join(missing)}: not measured there", flush=True)
         listings["test"] = test
     if settings.limit:
-        listings = {name: _some(listing, settings) for name, listing in listings.items()}
+        listings = {name: _some(listing, settings, name) for name, listing in listings.items()}
     read = _images(listings, settings)
     if not settings.limit:
         _check_none_is_empty(source, read["source"][1])
@@ -180,10 +180,10 @@ def _check_none_is_empty(source: folders.Listing | record_sets.RecordSet, rows: 
 
 
 def _some(
-    listing: folders.Listing | record_sets.RecordSet, settings: ConfigDict
+    listing: folders.Listing | record_sets.RecordSet, settings: ConfigDict, name: str
 ) -> folders.Listing | record_sets.RecordSet:
     """`limit` of the images: they are sorted by class, and the first would be of one."""
-    order = np.random.default_rng(settings.seed).permutation(len(listing.labels))
+    order = randomness.generator(settings.seed, f"limit {name}").permutation(len(listing.labels))
     return listing.chosen(order[: settings.limit])
 
 

@@ -127,7 +127,7 @@ def _layer(
     features = Convolution(channels, name=name, **convolution)(features)
     features = nn.BatchNorm(
         use_running_average=not train,
-        momentum=0.99,
+        momentum=0.9,  # 0.99 would leave a third of the old statistics after 100 updates
         epsilon=1e-3,
         dtype=dtype,
         name=f"{name}_norm",
