@@ -103,6 +103,13 @@ def get_config() -> ConfigDict:
     config.em.threshold = 0.95  # p_t; 0 is EM-B of Table 3
     config.em.start_step = adapt.get_oneway_ref("round_steps")  # the EM part has no weight before
     config.em.normalize = "batch"  # or kept: divide L_EM by the number of kept samples
+    # target: the posterior of x^T, as the paper. paired, which is ours: the product of those of x^T
+    # and of its translation G_TS(x^T), whose weight gamma is measured once, without labels, see
+    # em.paired_posterior. With either it is measured, for inference on both images.
+    config.em.posterior = "target"
+    config.em.tolerance = 0.2  # share of contradictions from which gamma is 0
+    config.em.second_view = "source"  # the network that reads G_TS(x^T); or posterior, M^post
+    config.em.class_prior = False  # divide the product by the source classes' frequencies
 
     # Weights of the compared methods' losses, and widths of what they have beside the classifier.
     config.baselines = ConfigDict(

@@ -13,10 +13,10 @@ from flax import struct
 from jax import Array
 from ml_collections import ConfigDict
 
-from daaa_jax import attention, em, losses, optimizers, target_stage
+from daaa_jax import attention, em, losses, optimizers, second_view, target_stage
 from daaa_jax.data.augment import Views, apply_views, decode, draw_views, evaluation_views
 from daaa_jax.data.feed import take
-from daaa_jax.data.images import Images
+from daaa_jax.data.images import Images, chosen
 from daaa_jax.data.pairs import GROUPS, Batch, BatchStream, with_images
 from daaa_jax.models import Variables, starting_variables
 from daaa_jax.runtime import loop
@@ -33,6 +33,7 @@ class AdaptationState:
       opt_state: their optimiser.
       source: the source network's, fixed.
       posterior: M^post, a copy of the target network's, refreshed every N updates.
+      gamma: weight of the second view in the paired posterior, float32; 0 until it is measured.
     """
 
     step: Array
@@ -41,6 +42,7 @@ class AdaptationState:
     opt_state: optax.OptState
     source: Variables
     posterior: Variables
+    gamma: Array
 
 
 def group_sizes(batch_size: int, proportions: Sequence[float]) -> tuple[int, ...]:
@@ -120,6 +122,7 @@ def create_state(
         opt_state=optimizer.init(target["params"]),
         source=copy(source),
         posterior=copy(target),
+        gamma=jnp.float32(0),
     )
 
 
@@ -131,6 +134,7 @@ def train_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     config: ConfigDict,
+    log_prior: np.ndarray | float = 0.0,
 ) -> tuple[AdaptationState, loop.Metrics]:
     """One update of the target network, then the refresh of M^post when it is due.
 
@@ -142,6 +146,7 @@ def train_step(
       model: the classifier of all three networks.
       optimizer: as `create_state` was given.
       config: the whole config; `adapt`, `em` and `augment` are read.
+      log_prior: see `em.paired_posterior`.
     """
     settings = config.adapt
     sizes = group_sizes(settings.batch_size, [settings.mix[group] for group in GROUPS])
@@ -158,14 +163,23 @@ def train_step(
     source_maps = attention.collect(observed["intermediates"], settings.layers)
 
     if targets:
-        padding = len(batch.posterior_rows) - targets
-        same = jax.tree.map(
-            lambda x: jnp.pad(x[size - targets :], ((0, padding), *[(0, 0)] * (x.ndim - 1))), views
-        )
-        posterior_logits = model.apply(
-            state.posterior, view(take(images, batch.posterior_rows), same), train=False
-        )
-        posterior = em.posterior(posterior_logits)[:targets]
+        padding = len(batch.posterior_rows) - targets  # to a multiple of the devices
+
+        def of_targets(x: Array) -> Array:
+            return jnp.pad(x[size - targets :], ((0, padding), *[(0, 0)] * (x.ndim - 1)))
+
+        def m_post(images: Array) -> Array:
+            seen = view(images, jax.tree.map(of_targets, views))
+            return model.apply(state.posterior, seen, train=False)[:targets]
+
+        posterior_logits = m_post(take(images, batch.posterior_rows))
+        if config.em.posterior == "paired":
+            # In the last two groups the source network sees G_TS(x^T).
+            reads = config.em.second_view
+            other = logits[size - targets :] if reads == "source" else m_post(of_targets(by_source))
+            posterior = em.paired_posterior(posterior_logits, other, state.gamma, log_prior)
+        else:
+            posterior = em.posterior(posterior_logits)
     else:
         posterior = jnp.zeros((0, logits.shape[-1]))
     kept = em.keep_mask(posterior, config.em.threshold)
@@ -260,14 +274,21 @@ def plan(
     stream = BatchStream(labels, targets, sizes, config.seed, devices)
     # At the end of a round M^post has just become the target network, or has not.
     refreshed = settings.round_steps % config.em.refresh_every == 0
+    log_prior = second_view.log_prior(labels, model.num_classes) if config.em.class_prior else 0.0
+    translations = chosen(images, np.arange(len(images) - targets, len(images)))
     return target_stage.Plan(
         create_state=functools.partial(create_state, key, source, target, optimizer),
-        step=functools.partial(train_step, model=model, optimizer=optimizer, config=config),
+        step=functools.partial(
+            train_step, model=model, optimizer=optimizer, config=config, log_prior=log_prior
+        ),
         images=(images,),
         batch_at=functools.partial(rows_at, stream),
         fill=with_their_images,
         told=("loss", "alignment"),
         posterior=lambda state: None if refreshed else state.posterior,
+        second_view=functools.partial(
+            second_view.SecondView, source, translations, config=config, log_prior=log_prior
+        ),
     )
 
 

@@ -1,11 +1,15 @@
-"""The adversarial EM of section 3.3: posterior, filter (B), asynchronous refresh (A)."""
+"""The EM of section 3.3: posterior, filter (B), sync (A); and ours, the paired posterior."""
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
+
+CONFIDENT = 0.95  # from this largest posterior on, an image counts in `ViewCounts`
 
 
 def posterior(logits: Array) -> Array:
@@ -18,6 +22,90 @@ def posterior(logits: Array) -> Array:
       `[B, K]`, float32, without gradient: within a round the targets are constants.
     """
     return jax.lax.stop_gradient(jax.nn.softmax(logits.astype(jnp.float32), axis=-1))
+
+
+def paired_posterior(
+    logits: Array,
+    other_logits: Array,
+    weight: Array | float = 1.0,
+    log_prior: Array | float = 0.0,
+) -> Array:
+    """Posterior of both images of a pair, a product of experts. Ours, not the paper's.
+
+    `p(z | x, x') ~ p(z | x) (p(z | x') / prior(z))^weight`, normalised, for a target image x and
+    its translation x' = G_TS(x). The paper reads x alone, and uses that posterior for both images.
+
+    Args:
+      logits: of M^post on x, `[B, K]`; log probabilities do as well.
+      other_logits: of the network that reads x', `[B, K]`.
+      weight: of the second image, in [0, 1]; 0 gives `posterior(logits)` bit for bit, 1 is
+        symmetric in both.
+      log_prior: log of the class frequencies that both share, finite, `[K]`; 0 for equal ones.
+
+    Returns:
+      `[B, K]`, float32, without gradient; finite for any finite logits.
+    """
+    own, other = (
+        scores - scores.max(axis=-1, keepdims=True)
+        for scores in (logits.astype(jnp.float32), other_logits.astype(jnp.float32))
+    )
+    return posterior(own + weight * (other - log_prior))
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewCounts:
+    """How far a second view can be trusted, counted without labels; ours, not the paper's.
+
+    Only images x^T count on which M^post is confident, see `CONFIDENT`.
+
+    Attributes:
+      confident: how many there are.
+      contradictions: those of them where the source network on G_TS(x^T) names another class.
+      own: those where the source network on x^T itself does.
+      others: those outside M^post's most frequent class.
+    """
+
+    confident: int
+    contradictions: int
+    own: int
+    others: int
+
+    @property
+    def errors(self) -> dict[str, float]:
+        """Shares of the confident images, smoothed: `e`, `e0` without a translation, and `e1` of a
+        second view that always names one class."""
+        counts = {"e": self.contradictions, "e0": self.own, "e1": self.others}
+        return {name: (count + 1) / (self.confident + 1) for name, count in counts.items()}
+
+    def weight(self, tolerance: float) -> float:
+        """gamma of `paired_posterior`: `1 - e / min(tolerance, e0, e1)`, in [0, 1], a float32.
+
+        A second view counts only as far as it contradicts M^post less than no translation would,
+        and less than one that always names one class.
+
+        Args:
+          tolerance: share of contradictions from which a second view is not used, positive.
+        """
+        e, e0, e1 = self.errors.values()
+        return float(np.float32(np.clip(1 - e / min(tolerance, e0, e1), 0, 1)))
+
+
+def count_views(posteriors: np.ndarray, own: np.ndarray, translated: np.ndarray) -> ViewCounts:
+    """Counts for the weight of a second view.
+
+    Args:
+      posteriors: of M^post on x^T, `[N, K]`.
+      own: of the source network on x^T, `[N, K]`.
+      translated: of the source network on G_TS(x^T), `[N, K]`.
+    """
+    classes, confident = posteriors.argmax(axis=-1), posteriors.max(axis=-1) >= CONFIDENT
+    frequencies = np.bincount(classes[confident], minlength=posteriors.shape[-1])
+    return ViewCounts(
+        confident=int(confident.sum()),
+        contradictions=int((confident & (translated.argmax(axis=-1) != classes)).sum()),
+        own=int((confident & (own.argmax(axis=-1) != classes)).sum()),
+        others=int(confident.sum() - frequencies.max()),
+    )
 
 
 def keep_mask(posterior: Array, threshold: float) -> Array:

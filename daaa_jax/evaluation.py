@@ -1,6 +1,7 @@
 """Measuring a classifier: accuracy, per class, confusion, and what it gives for single images."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -55,10 +56,13 @@ class Outputs:
     Attributes:
       posteriors: mean over the crops of an image, float32 `[N,K]`, rows sum to 1.
       features: what its last layer sees, mean over the crops, float32 `[N,D]`.
+      log_posteriors: logarithms of `posteriors`, finite also where these round to 0; None where
+        nobody asks for them.
     """
 
     posteriors: Array
     features: Array
+    log_posteriors: Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +77,7 @@ class Evaluation:
       kept_correct: those of these that are classified rightly, `[K]`.
       calibration: see `Sums`.
       outputs: of the images that were asked for, NumPy arrays in their order; None if none were.
+      log_posteriors: of all images, in their order, float32 `[N,K]`.
     """
 
     confusion: np.ndarray
@@ -82,6 +87,7 @@ class Evaluation:
     kept_correct: np.ndarray
     calibration: np.ndarray
     outputs: Outputs | None = None
+    log_posteriors: np.ndarray | None = None
 
     @property
     def accuracy(self) -> float:
@@ -136,10 +142,15 @@ def outputs(
         variables, views.reshape(-1, *views.shape[2:]), train=False, mutable=["features"]
     )
 
-    def mean(each: Array) -> Array:
-        return each.reshape(crops, -1, each.shape[-1]).mean(axis=0)
+    def by_crop(each: Array) -> Array:
+        return each.reshape(crops, -1, each.shape[-1])
 
-    return Outputs(mean(em.posterior(logits)), mean(models.features(observed)))
+    scores = by_crop(jax.nn.log_softmax(logits.astype(jnp.float32)))
+    return Outputs(
+        posteriors=by_crop(em.posterior(logits)).mean(axis=0),
+        features=by_crop(models.features(observed)).mean(axis=0),
+        log_posteriors=jax.nn.logsumexp(scores, axis=0) - np.log(crops),
+    )
 
 
 def batch_sums(posteriors: Array, labels: Array, mask: Array, threshold: float) -> Sums:
@@ -198,7 +209,7 @@ def make_evaluator(model: nn.Module, mesh: Mesh, config: ConfigDict) -> Evaluato
     @memory.enough_memory("an evaluation", "evaluate.batch_size or evaluate.crops")
     def evaluate(variables: Variables, data: LabelledImages, rows=()) -> Evaluation:
         total: Sums | None = None
-        kept, wanted = [], np.asarray(rows, int)
+        kept, scores, wanted = [], [], np.asarray(rows, int)
         if jax.process_count() > 1 and isinstance(jax.tree.leaves(variables)[0], np.ndarray):
             variables = meshes.replicate(variables, mesh)
         for start in range(0, len(data.labels), batch_size):
@@ -208,14 +219,31 @@ def make_evaluator(model: nn.Module, mesh: Mesh, config: ConfigDict) -> Evaluato
             batch = meshes.assemble_batch((data.images[here], data.labels[here], mask), mesh)
             sums, given = step(variables, *batch)
             sums = jax.device_get(sums)
+            scores.append(np.asarray(given.log_posteriors)[: len(data.labels) - start])
             total = sums if total is None else jax.tree.map(np.add, total, sums)
             first, last = np.searchsorted(wanted, (start, start + batch_size))
             if last > first:
                 inside = wanted[first:last] - start
                 kept.append(jax.tree.map(lambda x, of=inside: np.asarray(x)[of], given))
-        return _summary(total, _joined(kept))
+        return _summary(total, _joined(kept), np.concatenate(scores))
 
     return evaluate
+
+
+@functools.partial(jax.jit, static_argnames="threshold")
+def _sums_of(posteriors: Array, labels: Array, threshold: float) -> Sums:
+    return batch_sums(posteriors, labels, jnp.ones(len(labels)), threshold)
+
+
+def of_posteriors(posteriors: Array, labels: np.ndarray, threshold: float) -> Evaluation:
+    """What an `Evaluator` would say of a network that gives these posteriors.
+
+    Args:
+      posteriors: `[N,K]`.
+      labels: int32 `[N]`; negative where the class is not known.
+      threshold: p_t of section 3.3, B.
+    """
+    return _summary(jax.device_get(_sums_of(posteriors, labels, threshold)), None, None)
 
 
 def spread(count: int, most: int) -> np.ndarray:
@@ -228,7 +256,7 @@ def _joined(parts: list[Outputs]) -> Outputs | None:
     return jax.tree.map(lambda *each: np.concatenate(each), *parts) if parts else None
 
 
-def _summary(sums: Sums, given: Outputs | None) -> Evaluation:
+def _summary(sums: Sums, given: Outputs | None, log_posteriors: np.ndarray | None) -> Evaluation:
     if not np.isfinite(sums.confidence):
         raise Diverged(
             "evaluation: the network's outputs are not finite, its training has diverged; lower "
@@ -243,4 +271,5 @@ def _summary(sums: Sums, given: Outputs | None) -> Evaluation:
         kept_correct=np.asarray(sums.kept_correct),
         calibration=np.asarray(sums.calibration),
         outputs=given,
+        log_posteriors=log_posteriors,
     )

@@ -13,6 +13,7 @@ from daaa_jax.data.types import LabelledImages, MeasuredData
 from daaa_jax.evaluation import Evaluation, Evaluator, Outputs, spread
 from daaa_jax.models import Variables
 from daaa_jax.runtime import loop, markers
+from daaa_jax.second_view import SecondView
 
 POSTERIOR = "posterior.json"
 # Logged for a report, and too many for a line.
@@ -20,6 +21,9 @@ QUIET = (
     "confidence",
     "rejected_accuracy",
     "calibration_error",
+    "used_accuracy",
+    "own_accuracy",
+    "second_view_accuracy",
     "entropy",
     "neighbourhood_density",
     "deep_embedded",
@@ -41,6 +45,7 @@ def end(
     folder: Path,
     told: Sequence[str] = ("loss",),
     posterior: Variables | None = None,
+    view: SecondView | None = None,
 ) -> dict[str, float]:
     """Evaluates the target network, and keeps it if it is the best by the chosen validator.
 
@@ -57,6 +62,7 @@ def end(
       folder: of the stage; `posterior.json`, what `soft_labels` says of each round, lies there.
       told: the metrics that are logged as the round's.
       posterior: the network that the next round's soft labels come from, where it is another one.
+      view: reads the translations of the target images, where the method has them.
 
     Returns:
       What is logged. `kept`, `confidence`, `kept_accuracy`, `rejected_accuracy` and
@@ -64,7 +70,12 @@ def end(
       are. Accuracies that are not known are left out.
     """
     unlabelled = _with_outputs(evaluate, target, measured.target_train, settings)
-    soft = unlabelled if posterior is None else evaluate(posterior, measured.target_train)
+    own = unlabelled if posterior is None else evaluate(posterior, measured.target_train)
+    views = {"used": own}
+    if view is not None:
+        teacher = target if posterior is None else posterior
+        views = view.audit(teacher, own, memory["em"]["gamma"])
+    soft = views["used"]
     same = measured.target_test is measured.target_train
     on_target = unlabelled if same else evaluate(target, measured.target_test)
     scores = _scores(unlabelled, target, evaluate, measured, settings)
@@ -82,7 +93,8 @@ def end(
         keep(step, target)
     if last["target_test"] > memory.setdefault("oracle", last)["target_test"]:
         memory["oracle"] = last
-    memory["posterior"] = [*memory.get("posterior", []), markers.plain(soft_labels(step, soft))]
+    said = soft_labels(step, soft) | {"views": {name: _shares(of) for name, of in views.items()}}
+    memory["posterior"] = [*memory.get("posterior", []), markers.plain(said)]
     markers.write_json(folder / POSTERIOR, memory["posterior"])
     figures = {f"round_{name}": float(metrics[name].compute()) for name in told}
     figures |= {
@@ -91,6 +103,8 @@ def end(
         "kept_accuracy": soft.kept_accuracy,
         "rejected_accuracy": soft.rejected_accuracy,
         "calibration_error": soft.calibration_error,
+        **({} if view is None else {"gamma": memory["em"]["gamma"]}),
+        **{f"{name}_accuracy": of.accuracy for name, of in views.items() if len(views) > 1},
         **scores,
         measured.source_figure: last[measured.source_figure],
         "target_test": last["target_test"],
@@ -118,6 +132,11 @@ def soft_labels(step: int, found: Evaluation) -> dict[str, Any]:
         "right": found.kept_correct,
         "calibration": found.calibration,
     }
+
+
+def _shares(found: Evaluation) -> dict[str, float]:
+    names = ("accuracy", "kept", "kept_accuracy", "calibration_error")
+    return {name: getattr(found, name) for name in names}
 
 
 def _with_outputs(

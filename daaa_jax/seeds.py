@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from daaa_jax import rounds, target_stage
+from daaa_jax import rounds, second_view, target_stage
 from daaa_jax.data.feed import Batch, Feed
 from daaa_jax.data.images import Images
 from daaa_jax.data.types import MeasuredData
@@ -81,6 +81,19 @@ def run(
         out_shardings=meshes.replicated(mesh),
     )
 
+    views = {seed: plan.view_reader(evaluate, measured) for seed, plan in plans.items()}
+
+    def between_rounds(step, state, memory):
+        each = memory.setdefault(FOLDER, {})
+        gammas = []
+        for place, (seed, view) in enumerate(views.items()):
+            if view is not None:
+                teacher, own = some.teacher(pick(state, place)), each.setdefault(str(seed), {})
+                gammas.append(second_view.measure_once(view, step, teacher, own))
+        if not gammas or gammas[0] is None:
+            return state
+        return state.replace(gamma=np.asarray(gammas, np.float32))
+
     def end_of_round(step, state, metrics, memory):
         each = memory.setdefault(FOLDER, {})
         figures = {}
@@ -98,6 +111,7 @@ def run(
                 folder=home(context.workdir, seed) / NAME,
                 told=some.told,
                 posterior=some.posterior(own),
+                view=views[seed],
             )
         known = set.intersection(*(set(own) for own in figures.values()))
         mean = {
@@ -119,6 +133,7 @@ def run(
             feed.at,
             steps=steps,
             round_steps=config.adapt.round_steps,
+            between_rounds=between_rounds,
             end_of_round=end_of_round,
             context=dataclasses.replace(context, writer=writer),
             shardings=lambda shapes, mesh: jax.tree.map(

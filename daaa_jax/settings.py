@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from daaa_jax import baselines
+from daaa_jax import baselines, second_view
 from daaa_jax.errors import UserError
 from daaa_jax.models import CLASSIFIERS
 from daaa_jax.runtime import mesh as meshes
@@ -25,13 +25,15 @@ _CHOICES = {
     "adapt.attention": ("sum_squares", "sum_abs", "max_abs", "features"),
     "adapt.measure": ("l2", "l1", "mmd", "jmmd"),
     "em.normalize": ("batch", "kept"),
+    "em.posterior": ("target", "paired"),
+    "em.second_view": ("source", "posterior"),
     "evaluate.crops": (1, 10),
     "evaluate.validator": tuple(VALIDATORS),
     "data.on_error": ("raise", "skip"),
     "model.name": tuple(CLASSIFIERS),
     "model.dtype": ("auto", "float32", "bfloat16"),
     "model.version": ("v1.5", "v1"),
-    "model.inputs": ("imagenet", "caffe"),
+    "model.inputs": ("imagenet", "caffe", "plain", "standardized"),
 } | {f"{stage}.{k}": v for stage in ("pair", "source", "adapt") for k, v in _OPTIMIZER.items()}
 _POSITIVE = (
     "seeds",
@@ -156,6 +158,15 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
             f"em.start_step={start}: a target network that starts from scratch gives no posteriors "
             f"before the first refresh; set it to {every} (em.refresh_every) or more"
         )
+    if ours and config.em.posterior == "paired" and second_view.measured_at(config) is None:
+        raise UserError(
+            f"em.posterior=paired: em.refresh_every={every} is more than all "
+            f"{config.adapt.rounds * config.adapt.round_steps} updates, so the posterior network "
+            "never changes and the second view's weight cannot be measured; lower it, or set "
+            "em.posterior=target"
+        )
+    if config.em.tolerance <= 0:
+        raise UserError(f"em.tolerance={config.em.tolerance} must be more than 0")
     if any(width < 1 for width in config.model.get("widths", ())):
         raise UserError(f"model.widths={config.model.widths}: each must be at least 1")
     for stage in ("pair", "source", "adapt"):

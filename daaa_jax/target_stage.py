@@ -15,6 +15,7 @@ from daaa_jax.evaluation import Evaluator
 from daaa_jax.models import Variables
 from daaa_jax.runtime import loop
 from daaa_jax.runtime.context import Context
+from daaa_jax.second_view import SecondView, measure_once
 
 NAME = "adapt"
 REDUCE = "adapt.batch_size or augment.crop, or set model.remat=True"
@@ -33,6 +34,8 @@ class Plan:
       told: the metrics that are logged as the round's.
       posterior: of a state at the end of a round, the network that the next round's soft labels
         come from where it is not the target network; else None.
+      second_view: makes, of `originals` and `evaluate`, what reads the translations of the target
+        images; None for a method that has none. The state then has `gamma`.
     """
 
     create_state: Callable[[], Any]
@@ -42,6 +45,18 @@ class Plan:
     fill: Callable[[Sequence[Images], Batch], Batch]
     told: Sequence[str] = ("loss",)
     posterior: Callable[[Any], Variables | None] = lambda state: None
+    second_view: Callable[..., SecondView] | None = None
+
+    def view_reader(self, evaluate: Evaluator, measured: MeasuredData) -> SecondView | None:
+        """What reads the translations of the measured target images."""
+        if self.second_view is None:
+            return None
+        return self.second_view(originals=measured.target_train, evaluate=evaluate)
+
+    def teacher(self, state: Any) -> Variables:
+        """M^post: the network that the next round's soft labels come from."""
+        other = self.posterior(state)
+        return state.target if other is None else other
 
 
 def run(
@@ -78,6 +93,14 @@ def run(
         settings=context.settings,
     )
 
+    view = plan.view_reader(evaluate, measured)
+
+    def between_rounds(step, state, memory):
+        if view is None:
+            return state
+        gamma = measure_once(view, step, plan.teacher(state), memory)
+        return state if gamma is None else state.replace(gamma=np.float32(gamma))
+
     def end_of_round(step, state, metrics, memory):
         return rounds.end(
             step,
@@ -91,6 +114,7 @@ def run(
             folder=context.workdir / NAME,
             told=plan.told,
             posterior=plan.posterior(state),
+            view=view,
         )
 
     state, memory = loop.run(
@@ -100,6 +124,7 @@ def run(
         feed.at,
         steps=steps,
         round_steps=config.adapt.round_steps,
+        between_rounds=between_rounds,
         end_of_round=end_of_round,
         context=context,
         reduce=REDUCE,

@@ -15,11 +15,16 @@ class DigitNetwork(nn.Module):
       num_classes: number of classes K.
       widths: channels of the feature convolutions.
       attention: how features become attention maps, see `attention.attention_map`.
+      inputs: `"plain"`, images as they are; or `"standardized"`, each with its own mean taken off
+        and divided by its own deviation, as the released DSN and ADA have it. The batch norm's
+        statistics of MNIST suit MNIST-M better then: of its images the source network has 53 %
+        right, not 36 (two epochs, development split).
     """
 
     num_classes: int
     widths: tuple[int, ...] = (32, 64, 128)
     attention: str = "sum_squares"
+    inputs: str = "plain"
 
     @nn.compact
     def __call__(self, images: Array, train: bool) -> Array:
@@ -27,7 +32,9 @@ class DigitNetwork(nn.Module):
 
         The maps, taken before the pooling, are the intermediates `conv1`, `conv2`, `conv3`.
         """
-        features = images
+        if self.inputs not in ("plain", "standardized"):
+            raise ValueError(f"model.inputs={self.inputs!r}: expected plain or standardized")
+        features = standardize(images) if self.inputs == "standardized" else images
         for i, width in enumerate(self.widths, start=1):
             features = Convolution(width, use_bias=False, name=f"convolution{i}")(features)
             features = nn.BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm{i}")(
@@ -45,3 +52,14 @@ class DigitNetwork(nn.Module):
         sow_features(self, features)
         logits = Convolution(self.num_classes, size=4, padding="VALID", name="classifier")(features)
         return logits.reshape(logits.shape[0], -1).astype(jnp.float32)
+
+
+def standardize(images: Array) -> Array:
+    """Images `[B,H,W,C]`, each with mean 0 and deviation 1 over all its pixels and channels.
+
+    The deviation counts as at least `1 / sqrt(H W C)`, for images of one colour.
+    """
+    axes, size = (1, 2, 3), images[0].size
+    mean, variance = images.mean(axes, keepdims=True), images.var(axes, keepdims=True)
+    # The root of what is never 0 has a gradient for images of one colour too.
+    return (images - mean) / jnp.sqrt(jnp.maximum(variance, 1 / size))

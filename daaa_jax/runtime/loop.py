@@ -50,6 +50,7 @@ def run(
     round_steps: int,
     end_of_round: Callable[[int, State, Metrics, Memory], Mapping[str, float]],
     context: Context,
+    between_rounds: Callable[[int, State, Memory], State] = lambda step, state, memory: state,
     shardings: Callable[[Any, Mesh], Any] = meshes.state_shardings,
     reduce: str = "the batch size",
     quiet: Collection[str] = (),
@@ -61,7 +62,8 @@ def run(
     1. the metrics since the last such point are fetched and must be finite, so that a checkpoint
        never holds a state that is not;
     2. they are written, and added to the round's sums;
-    3. at the end of a round, `end_of_round` evaluates, and its figures are written;
+    3. at the end of a round, `between_rounds` may change the state, `end_of_round` evaluates, and
+       its figures are written;
     4. only then the state and the memory are saved. What was written past the last save is dropped
        when the run resumes, and is written again;
     5. if the run has been told to end, which counts as the end of a saving interval, it does.
@@ -77,6 +79,8 @@ def run(
       end_of_round: `(step, state, round_metrics, memory) -> figures`; it may keep what it needs in
         `memory`, a JSON object that is saved with the state.
       context: the surroundings of the run.
+      between_rounds: `(step, state, memory) -> state`, before `end_of_round`; arrays that it
+        replaces may be NumPy's.
       shardings: where each array of a state lies on a mesh, given the shapes.
       reduce: the settings that make a step take less memory, for a message.
       quiet: figures of `end_of_round` that are written, but not in the line that it is told by.
@@ -159,6 +163,7 @@ def run(
                     with memory_use.enough_memory(
                         f"evaluation in stage {name}", "evaluate.batch_size or evaluate.crops"
                     ):
+                        state = _placed(between_rounds(step, state, memory), places)
                         results = end_of_round(step, state, in_round, memory)
                     context.writer.scalars(name, step, results)
                     told = {k: v for k, v in _told(results).items() if k not in quiet}
@@ -172,6 +177,15 @@ def run(
                     checkpoints.wait()
                     raise Preempted(f"stage {name} is saved after step {step} of {steps}")
     return state, {**memory, "sha256": markers.checksum(state)}
+
+
+def _placed(state: State, places: Any) -> State:
+    """A state whose NumPy arrays are put on the devices."""
+    return jax.tree.map(
+        lambda leaf, place: leaf if isinstance(leaf, jax.Array) else meshes.place(leaf, place),
+        state,
+        places,
+    )
 
 
 def _told(figures: Mapping[str, float]) -> dict[str, float]:

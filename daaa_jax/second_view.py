@@ -1,0 +1,165 @@
+"""The second view of a target image x^T, its translation G_TS(x^T): its weight and its soft labels.
+
+Ours, not the paper's, which reads x^T alone. See `em.paired_posterior` and `em.ViewCounts`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from daaa_jax import em, evaluation
+from daaa_jax.data.images import Images, chosen
+from daaa_jax.data.types import LabelledImages
+from daaa_jax.evaluation import Evaluation, Evaluator
+from daaa_jax.models import Variables
+from daaa_jax.runtime import distributed
+
+_COUNTED = 2048  # target training images at most
+_POOR = 0.5  # gamma below which translations are called poor
+POOR_TRANSLATIONS = (
+    "the translations of target images are poor (gamma below 0.5): look at pair/pairs.png, train "
+    "the CycleGAN longer, or leave synthetic images out with "
+    "--config.adapt.mix.t_f=0 --config.adapt.mix.s_f=0"
+)
+
+
+def log_prior(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Log of the source classes' frequencies, float32 `[K]`, for `em.class_prior`.
+
+    Args:
+      labels: of the source training images, which have all classes.
+      classes: K.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    return np.log(counts / counts.sum()).astype(np.float32)
+
+
+def measured_at(config: ConfigDict) -> int | None:
+    """The update after which the second view's weight is measured, or None where it never is.
+
+    At the end of the first round that leaves M^post different from the network that training
+    started from. Before, the two are one network, agree, and show nothing.
+    """
+    rounds = config.adapt.round_steps
+    first = -(-config.em.refresh_every // rounds) * rounds
+    return first if first <= config.adapt.rounds * rounds else None
+
+
+def measure_once(
+    view: "SecondView", step: int, posterior: Variables, memory: MutableMapping[str, Any]
+) -> float | None:
+    """Measures the weight where it is due; says what it found, and warns of poor translations.
+
+    Args:
+      view: reads the translations.
+      step: updates made.
+      posterior: variables of M^post.
+      memory: of the loop; what was found is kept there, under `em`.
+
+    Returns:
+      gamma, or None where it is not due.
+    """
+    memory.setdefault("em", {"gamma": 0.0})
+    if step != measured_at(view.config):
+        return None
+    found = memory["em"] = view.measure(posterior)
+    if distributed.is_first():
+        print(describe(found), flush=True)
+        if found["gamma"] < _POOR:
+            print(f"warning: {POOR_TRANSLATIONS}", flush=True)
+    return found["gamma"]
+
+
+def describe(found: Mapping[str, Any]) -> str:
+    """A line on a measured weight, see `SecondView.measure`."""
+    return (
+        f"second view: gamma {found['gamma']:.3f}; of {found['confident']} confident target images "
+        f"the source network contradicts {found['contradictions']} on their translations, "
+        f"{found['own']} on themselves; {found['others']} lie outside the most frequent class"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class SecondView:
+    """What the source network, or M^post, says of the translations of the target training images.
+
+    Attributes:
+      source: the source network's variables.
+      translations: G_TS(x^T) of all target training images, in their order.
+      originals: the target training images; their labels are read by `audit` alone.
+      evaluate: gives posteriors of a network.
+      config: the whole config; `em`, `adapt.rounds` and `adapt.round_steps` are read.
+      log_prior: see `em.paired_posterior`.
+    """
+
+    source: Variables
+    translations: np.ndarray | Images
+    originals: LabelledImages
+    evaluate: Evaluator
+    config: ConfigDict
+    log_prior: np.ndarray | float = 0.0
+
+    def measure(self, posterior: Variables) -> dict[str, Any]:
+        """The weight gamma, and what it follows from; reads no label.
+
+        Args:
+          posterior: variables of M^post.
+
+        Returns:
+          `gamma`, the counts of `em.ViewCounts` and its `errors`, by name.
+        """
+        rows = evaluation.spread(len(self.originals.labels), _COUNTED)
+        unknown = np.full(len(rows), -1, np.int32)
+        original, translated = (
+            LabelledImages(chosen(images, rows), unknown)
+            for images in (self.originals.images, self.translations)
+        )
+        counts = em.count_views(
+            *(
+                np.exp(self.evaluate(network, images).log_posteriors)
+                for network, images in (
+                    (posterior, original),
+                    (self.source, original),
+                    (self.source, translated),
+                )
+            )
+        )
+        weight = counts.weight(self.config.em.tolerance)
+        return {"gamma": weight, **dataclasses.asdict(counts), **counts.errors}
+
+    def audit(
+        self, posterior: Variables, own: Evaluation, weight: float
+    ) -> Mapping[str, Evaluation]:
+        """How right the soft labels are, of each view and of the posterior in use.
+
+        Args:
+          posterior: variables of M^post.
+          own: of M^post on the target training images.
+          weight: gamma.
+
+        Returns:
+          `used`, what training learns from; `own`, M^post on x^T; `second_view`, the other network
+          on G_TS(x^T).
+        """
+        second = (
+            self._source_reads if self.config.em.second_view == "source" else self._read(posterior)
+        )
+        used = own
+        if self.config.em.posterior == "paired" and weight > 0:
+            paired = em.paired_posterior(
+                own.log_posteriors, second.log_posteriors, weight, self.log_prior
+            )
+            threshold = self.config.em.threshold
+            used = evaluation.of_posteriors(paired, self.originals.labels, threshold)
+        return {"used": used, "own": own, "second_view": second}
+
+    @functools.cached_property
+    def _source_reads(self) -> Evaluation:
+        return self._read(self.source)
+
+    def _read(self, network: Variables) -> Evaluation:
+        return self.evaluate(network, LabelledImages(self.translations, self.originals.labels))
