@@ -1,6 +1,6 @@
 """The model card of an exported network: its data, settings, figures and limits."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -57,8 +57,17 @@ def write(network: trained.Trained, workdir: Path, which: str) -> str:
         "",
         f"- network: {about['model']['name']}, the `{which}` one of the run"
         + {"selected": ", chosen without target labels", "last": ""}.get(which, ""),
+        *(
+            [
+                "- inference: the mean of the posteriors of the image and, weighted by gamma, of "
+                "its translation, which is made inside"
+            ]
+            if network.generator is not None
+            else ()
+        ),
         f"- seed {config.seed}; {_beginning(config)}",
         *(_adaptation(config) if adapted else ()),
+        *_second_view(about.get("em")),
         "- all of them in the run's `config.json`"
         + (f"; packages: {_versions(result)}" if result else ""),
         "",
@@ -85,6 +94,27 @@ def write(network: trained.Trained, workdir: Path, which: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def of_generators(network: trained.Trained, directions: Collection[str]) -> str:
+    """The card of a run's translators, in Markdown."""
+    side = network.about["image_size"]
+    lines = [
+        "# Translators of images, " + " and ".join(sorted(directions)),
+        "",
+        "The generators of a CycleGAN (daaa_jax), trained on unpaired images of both domains.",
+        f"Input and output: uint8 RGB images `[B,{side},{side},3]`.",
+        "",
+        "```python",
+        "from jax import export",
+        f'program = export.deserialize(open("{min(directions)}.stablehlo", "rb").read())',
+        "translations = program.call(images)",
+        "```",
+        "",
+        "Nothing makes sure that a translation keeps an image's class: look at some before you use "
+        "them. The licences of the training images apply.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def _beginning(config: ConfigDict) -> str:
     """The weights that the source network, or that of `adapt.init=scratch`, began with."""
     if config.source.checkpoint and config.adapt.init == "source":
@@ -94,8 +124,28 @@ def _beginning(config: ConfigDict) -> str:
 
 def _adaptation(config: ConfigDict) -> list[str]:
     length = f"{config.adapt.rounds} rounds of {config.adapt.round_steps} updates"
-    ours = f", beta {config.adapt.beta:g}, confidence threshold {config.em.threshold:g}"
-    return [f"- adaptation: {length}{ours if config.method == baselines.OURS else ''}"]
+    if config.method != baselines.OURS:
+        return [f"- adaptation: {length}"]
+    posterior = "both images of a pair" if config.em.get("posterior") == "paired" else "the image"
+    return [
+        f"- adaptation: {length}, beta {config.adapt.beta:g}, confidence threshold "
+        f"{config.em.threshold:g}, soft labels from {posterior}"
+    ]
+
+
+def _second_view(found: Mapping | None) -> list[str]:
+    """How far translations into the source's style were trusted, measured without labels."""
+    if found is None:
+        return []
+    if "confident" not in found:
+        return ["- second view: not measured, gamma 0"]
+    return [
+        f"- second view: gamma {found['gamma']:.3f} (0: translations tell nothing, 1: never "
+        f"contradicted); of {found['confident']} confident images {found['contradictions']} "
+        f"contradicted on their translations, {found['own']} on themselves, {found['others']} "
+        f"outside the most frequent class (e {found['e']:.3f}, e0 {found['e0']:.3f}, "
+        f"e1 {found['e1']:.3f})"
+    ]
 
 
 def _how(about: Mapping, method: str) -> str:
@@ -135,6 +185,10 @@ def _figures(result: dict, which: str) -> list[str]:
     rows = [(text, accuracy[key]) for key, text in _FIGURES.items() if key in accuracy]
     if which in accuracy["target_test"]:
         rows.append(("this network, target domain", accuracy["target_test"][which]))
+    if which in ("last", "selected") and f"paired_{which}" in accuracy["target_test"]:
+        rows.append(
+            ("this network on image and translation", accuracy["target_test"][f"paired_{which}"])
+        )
     known = [(text, value) for text, value in rows if value is not None]
     table = ["| accuracy | |", "| --- | --- |", *(f"| {t} | {v:.1%} |" for t, v in known)]
     if len(known) == len(rows):

@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from daaa_jax import em, models
-from daaa_jax.data.augment import decode, evaluation_views
+from daaa_jax.data.augment import decode, encode, evaluation_views
 from daaa_jax.data.types import LabelledImages
 from daaa_jax.errors import Diverged
 from daaa_jax.models import Variables
@@ -153,6 +154,61 @@ def outputs(
     )
 
 
+def translated_outputs(
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    images: Array,
+    augment: ConfigDict,
+    crops: int,
+    generator: nn.Module,
+) -> Outputs:
+    """`outputs` of the images' translations, rounded to uint8 as in training.
+
+    Args:
+      model: the classifier.
+      variables: `classifier`, and `generator`, its parameters.
+      images: uint8 `[B,H,W,3]`.
+      augment: see `outputs`.
+      crops: see `outputs`.
+      generator: translates the images, for instance G_TS.
+    """
+    translated = encode(generator.apply({"params": variables["generator"]}, decode(images)))
+    return outputs(model, variables["classifier"], translated, augment, crops)
+
+
+def paired_outputs(
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    images: Array,
+    augment: ConfigDict,
+    crops: int,
+    generator: nn.Module,
+) -> Outputs:
+    """Inference on both images of a pair: `(p(z|x) + gamma p(z|G_TS(x))) / (1 + gamma)`.
+
+    Ours, not the paper's; both posteriors are the adapted network's.
+
+    Args:
+      model: see `translated_outputs`, as the others.
+      variables: as there, and `gamma`, a scalar in [0, 1].
+      images: as there.
+      augment: as there.
+      crops: as there.
+      generator: as there.
+
+    Returns:
+      Posteriors of the pair; features of the images themselves.
+    """
+    own = outputs(model, variables["classifier"], images, augment, crops)
+    other = translated_outputs(model, variables, images, augment, crops, generator)
+    gamma = jnp.float32(variables["gamma"])
+    return own.replace(
+        posteriors=(own.posteriors + gamma * other.posteriors) / (1 + gamma),
+        log_posteriors=jnp.logaddexp(own.log_posteriors, jnp.log(gamma) + other.log_posteriors)
+        - jnp.log1p(gamma),
+    )
+
+
 def batch_sums(posteriors: Array, labels: Array, mask: Array, threshold: float) -> Sums:
     """Evaluates one batch.
 
@@ -185,13 +241,19 @@ def batch_sums(posteriors: Array, labels: Array, mask: Array, threshold: float) 
     )
 
 
-def make_evaluator(model: nn.Module, mesh: Mesh, config: ConfigDict) -> Evaluator:
+def make_evaluator(
+    model: nn.Module,
+    mesh: Mesh,
+    config: ConfigDict,
+    read: Callable[..., Outputs] = outputs,
+) -> Evaluator:
     """A function that measures a network on a set of images, compiled once for all sets.
 
     Args:
       model: the classifier.
       mesh: the devices.
       config: the whole config; `evaluate`, `augment` and `em.threshold` are read.
+      read: `outputs`, or one of its kind: `(model, variables, images, augment, crops) -> Outputs`.
 
     Returns:
       `(variables, data, rows=()) -> Evaluation`, with the outputs of the images in `rows`, sorted
@@ -201,7 +263,7 @@ def make_evaluator(model: nn.Module, mesh: Mesh, config: ConfigDict) -> Evaluato
     batch_size, share = config.evaluate.batch_size, meshes.local_share(mesh)
 
     def measure(variables, images, labels, mask):
-        given = outputs(model, variables, images, config.augment, config.evaluate.crops)
+        given = read(model, variables, images, config.augment, config.evaluate.crops)
         return batch_sums(given.posteriors, labels, mask, config.em.threshold), given
 
     step = jax.jit(measure, out_shardings=meshes.replicated(mesh))

@@ -4,7 +4,8 @@
 
 Writes `model.stablehlo`, a program that `jax.export` has serialised, and with `--onnx` the same as
 `model.onnx`: from uint8 images `[B,H,W,3]`, any B, to probabilities `[B,K]`; `classes.txt`, their
-names; and `README.md`, the model card.
+names; and `README.md`, the model card. `--paired` puts G_TS before it, for inference on both images
+of a pair; `--generators` writes the translators alone, from uint8 images to uint8 images.
 """
 
 import argparse
@@ -21,10 +22,13 @@ from jax import export as jax_export
 
 from daaa_jax import card, inference
 from daaa_jax.errors import UserError
-from daaa_jax.models import layers, trained
+from daaa_jax.models import layers
 from daaa_jax.runtime import endings
 
+Program = Callable[[Array], Array]
+
 _TOLERANCE = 1e-4
+_TOLERANCE_OF_PAIRS = 1e-2
 _UNFAITHFUL = (
     "the converter to ONNX does not do this network justice; leave out --onnx, or try another "
     "version of jax2onnx"
@@ -50,34 +54,63 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--out", required=True, help="the folder to make")
     parser.add_argument("--onnx", action="store_true", help="ONNX too, by jax2onnx")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--paired",
+        action="store_true",
+        help="with the translation into the source's style, and the mean of both posteriors",
+    )
+    what.add_argument(
+        "--generators", action="store_true", help="the two translators alone, no classifier"
+    )
     options = parser.parse_args(arguments)
     workdir, out = (Path(place).expanduser() for place in (options.workdir, options.out))
     network = inference.load_network(workdir, options.network)
+    if options.paired:
+        network = inference.with_second_image(network, workdir)
     if out.exists():
         raise UserError(f"--out={options.out} exists: remove it, or choose another folder")
-    files = {
-        "model.stablehlo": stablehlo(network),
-        "classes.txt": "".join(f"{name}\n" for name in network.about["classes"]).encode(),
-        "README.md": card.write(network, workdir, options.network).encode(),
-    }
-    if options.onnx:
-        files["model.onnx"] = onnx(network)
+    side = network.about["image_size"]
+    if options.generators:
+        programs = inference.translators(network, workdir)
+        files = {"README.md": card.of_generators(network, programs).encode()}
+    else:
+        programs = {"model": lambda x: inference.posterior(network, network.variables, x)}
+        files = {
+            "classes.txt": "".join(f"{name}\n" for name in network.about["classes"]).encode(),
+            "README.md": card.write(network, workdir, options.network).encode(),
+        }
+    # What a program rounds to uint8 on its way may be rounded otherwise where it was half way.
+    tolerance = 1 if options.generators else _TOLERANCE_OF_PAIRS if options.paired else _TOLERANCE
+    for name, program in programs.items():
+        files[f"{name}.stablehlo"] = stablehlo(program, side)
+        if options.onnx:
+            files[f"{name}.onnx"] = onnx(program, side, tolerance)
     _write(out, files)
     print(f"{', '.join(sorted(files))} in {out}")
 
 
-def stablehlo(network: trained.Trained) -> bytes:
-    """The network as a serialised `jax.export` program, for every platform."""
+def stablehlo(program: Program, side: int) -> bytes:
+    """A function as a serialised `jax.export` program, for every platform.
+
+    Args:
+      program: of uint8 images `[B,H,W,3]`.
+      side: their height and width.
+    """
     (batch,) = jax_export.symbolic_shape("batch")
-    side = network.about["image_size"]
     images = jax.ShapeDtypeStruct((batch, side, side, 3), jnp.uint8)
     with layers.plain_convolutions():
-        exported = jax_export.export(jax.jit(program(network)), platforms=PLATFORMS)(images)
+        exported = jax_export.export(jax.jit(program), platforms=PLATFORMS)(images)
     return exported.serialize()
 
 
-def onnx(network: trained.Trained) -> bytes:
-    """The network as an ONNX model, which has been run and has given the same probabilities.
+def onnx(program: Program, side: int, tolerance: float) -> bytes:
+    """A function as an ONNX model, which has been run and has given the same outputs.
+
+    Args:
+      program: of uint8 images `[B,H,W,3]`.
+      side: their height and width.
+      tolerance: largest difference of an output.
 
     Raises:
       UserError: if the converter is not installed, or does not do the network justice.
@@ -90,26 +123,20 @@ def onnx(network: trained.Trained) -> bytes:
             f"--onnx needs more packages ({error}): "
             'python -m pip install "jax2onnx>=0.17,<0.18" onnxruntime'
         ) from error
-    side = network.about["image_size"]
     shape = jax.ShapeDtypeStruct(("B", side, side, 3), jnp.uint8)
     images = np.random.default_rng(0).integers(0, 256, (3, side, side, 3)).astype(np.uint8)
-    wanted = jax.jit(program(network))(images)
+    wanted = np.asarray(jax.jit(program)(images), np.float32)
     try:
         with layers.plain_convolutions():
-            content = to_onnx(program(network), [shape]).SerializeToString()
+            content = to_onnx(program, [shape]).SerializeToString()
         session = onnxruntime.InferenceSession(content)
         (found,) = session.run(None, {session.get_inputs()[0].name: images})
     except Exception as error:  # both raise many kinds, of their own
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"{_UNFAITHFUL}: {reason[0][:200]}") from error
-    if (difference := float(np.abs(found - wanted).max())) > _TOLERANCE:
-        raise UserError(f"{_UNFAITHFUL}: probabilities differ by {difference:.2g}")
+    if (difference := float(np.abs(found.astype(np.float32) - wanted).max())) > tolerance:
+        raise UserError(f"{_UNFAITHFUL}: outputs differ by {difference:.2g}")
     return content
-
-
-def program(network: trained.Trained) -> Callable[[Array], Array]:
-    """From uint8 images `[B,H,W,3]` to probabilities `[B,K]`."""
-    return lambda images: inference.posterior(network, network.variables, images)
 
 
 def _write(out: Path, files: dict[str, bytes]) -> None:

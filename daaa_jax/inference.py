@@ -1,10 +1,12 @@
 """Using a trained network: from image files to posteriors, and where it attends."""
 
 import dataclasses
+import functools
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +14,10 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from daaa_jax import attention, evaluation, seeds
+from daaa_jax import attention, baselines, evaluation, models, seeds, translation
 from daaa_jax import workdir as workdirs
 from daaa_jax.data import folders, photos
-from daaa_jax.data.augment import crop_size, decode, evaluation_views
+from daaa_jax.data.augment import crop_size, decode, encode, evaluation_views
 from daaa_jax.errors import UserError
 from daaa_jax.models import trained
 from daaa_jax.runtime import markers, pictures
@@ -27,7 +29,7 @@ NETWORKS = {
     "last": Path("adapt") / "last.safetensors",
     "source": Path("source") / trained.NAME,
 }
-
+GENERATORS = Path("pair") / "generators.safetensors"
 
 _LONGEST_STEM = 150  # bytes of an overlay's name, of the 255 that a file's may have
 _LEAST_WIDTH = 200  # pixels of an overlay; a smaller one is enlarged
@@ -72,6 +74,75 @@ def _why_missing(workdir: Path, which: str) -> str:
         other = ", or take another --network" if which != "source" else ""
         return f"stage {stage} is not finished; this goes on: {command}{other}"
     return "it was removed; choose another --network or --workdir"
+
+
+def with_second_image(network: trained.Trained, workdir: Path) -> trained.Trained:
+    """The network with G_TS beside it, for inference on both images of a pair (`--paired`).
+
+    Args:
+      network: as `load_network` gives it.
+      workdir: of the same run.
+
+    Raises:
+      UserError: if the run has no generators, or the network no weight for the second image.
+    """
+    config, about = workdirs.read_config(workdir), network.about
+    if config.method != baselines.OURS:
+        raise UserError(f"--paired: method={config.method} translates no images")
+    if config.pair.get("translations"):
+        raise UserError("--paired: pair.translations gave images, and no generator to make others")
+    if "em" not in about:
+        raise UserError(
+            "--paired: the network has no weight for the second image: it is the source network, "
+            "or was adapted by an older version"
+        )
+    domains = (about["source"], about["target"])
+    generators = load_generators(workdir)
+    variables = {
+        "classifier": network.variables,
+        "generator": generators[translation.direction(about["target"], domains)],
+        "gamma": np.float32(about["em"]["gamma"]),
+    }
+    generator, _ = models.create_gan(config.pair)
+    return dataclasses.replace(network, variables=variables, generator=generator)
+
+
+def translators(network: trained.Trained, workdir: Path) -> dict[str, Callable[[Array], Array]]:
+    """By direction, such as `mnist_to_mnist_m`, the function from uint8 images to uint8 images.
+
+    Args:
+      network: of the run, which tells the names of its domains.
+      workdir: of the run.
+
+    Raises:
+      UserError: see `load_generators`.
+    """
+    config, names = (
+        workdirs.read_config(workdir),
+        sorted(network.about[name] for name in ("source", "target")),
+    )
+    generator, _ = models.create_gan(config.pair)
+    params = load_generators(workdir)
+
+    def translate(direction: str, images: Array) -> Array:
+        return encode(generator.apply({"params": params[direction]}, decode(images)))
+
+    return {
+        f"{origin}_to_{other}": functools.partial(translate, translation.direction(origin, names))
+        for origin, other in (names, names[::-1])
+    }
+
+
+def load_generators(workdir: Path) -> Mapping[str, Any]:
+    """Parameters of a run's generators, `a_to_b` and `b_to_a`.
+
+    Raises:
+      UserError: if they are not there, or damaged.
+    """
+    path = workdir / GENERATORS
+    if not path.is_file():
+        raise UserError(f"{path} is missing: the run has no CycleGAN, or an unfinished one")
+    return trained.read_tensors(path)
 
 
 def find_images(places: Sequence[str]) -> list[Path]:
@@ -129,7 +200,8 @@ def predict(
     @jax.jit
     def attend(variables, images):
         (view,) = evaluation_views(decode(images), augment, 1)
-        _, observed = watched.apply(variables, view, train=False, mutable=["intermediates"])
+        alone = variables if network.generator is None else variables["classifier"]
+        _, observed = watched.apply(alone, view, train=False, mutable=["intermediates"])
         maps = attention.collect(observed["intermediates"], overlay_layers)
         return heat(maps, crop_size(size, augment)), view
 
@@ -166,9 +238,11 @@ def _write_overlay(path: Path, pixels: np.ndarray) -> None:
 
 def posterior(network: trained.Trained, variables, images: Array) -> Array:
     """p(z given x) of uint8 images `[B,H,W,3]` of the network's `image_size`: `[B,K]`, float32."""
-    about = network.about
+    about, read = network.about, evaluation.outputs
+    if network.generator is not None:
+        read = functools.partial(evaluation.paired_outputs, generator=network.generator)
     augment = ConfigDict(about["augment"])
-    return evaluation.outputs(network.model, variables, images, augment, about["crops"]).posteriors
+    return read(network.model, variables, images, augment, about["crops"]).posteriors
 
 
 def heat(maps: dict[str, Array], size: int) -> Array:

@@ -72,6 +72,11 @@ def main(_: list[str]) -> None:
         ("oracle", "best by target labels"),
     ):
         print(f"  {f'adapted, {meaning}':36} {_percent(accuracy['target_test'][name])}  ({name})")
+    if "paired_last" in accuracy["target_test"]:
+        reached = accuracy["target_test"]
+        print(f"  image and translation, last          {_percent(reached['paired_last'])}")
+        print(f"  image and translation, selected      {_percent(reached['paired_selected'])}")
+        print(f"  source network on translations       {_percent(accuracy['source_translated'])}")
     minutes = sum(result["seconds"].values()) / 60
     print(f"  {minutes:.1f} minutes in the stages; all of it in {workdir}")
     if config.smoke:

@@ -68,7 +68,8 @@ class Outcome:
         Returns:
           What the result needs to know.
         """
-        write_network(self.home / LAST, target, "last", self.config, self.task)
+        em = memory.get("em")
+        write_network(self.home / LAST, target, "last", self.config, self.task, em)
         print("adapt: measuring what the report shows", flush=True)
         with memory_use.enough_memory("the report", "evaluate.audit_images, evaluate.batch_size"):
             audit.write(
@@ -83,9 +84,12 @@ class Outcome:
         if distributed.is_first():
             candidate = self._candidate(memory["selected"]["step"])
             if candidate.exists():  # else renamed before, by a run that was killed right after
-                candidate.replace(self.home / SELECTED)
+                # Written before the second view was measured, perhaps.
+                about = trained.read_about(candidate) | ({} if em is None else {"em": em})
+                trained.write(self.home / SELECTED, trained.read_tensors(candidate), about)
             for other in candidate.parent.glob("selected-*"):
                 other.unlink()
+        distributed.barrier("selected network written")
         final = self.evaluate(target, self.task.evaluation.target_test)
         return {**memory, "per_class": final.per_class, "confusion": final.confusion}
 
@@ -94,9 +98,17 @@ class Outcome:
 
 
 def write_network(
-    path: Path, variables: Variables, which: str, config: ConfigDict, task: Task
+    path: Path,
+    variables: Variables,
+    which: str,
+    config: ConfigDict,
+    task: Task,
+    em: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes a classifier with all that its use needs to know."""
+    """Writes a classifier with all that its use needs to know.
+
+    `em` is what `second_view.SecondView.measure` found, for an adapted one.
+    """
     about = {
         "network": which,
         "source": task.source_name,
@@ -108,6 +120,7 @@ def write_network(
         "model": config.model,
         "attention": config.adapt.attention,
         "layers": config.adapt.layers,
+        **({} if em is None else {"em": em}),
     }
     trained.write(path, variables, about)
 
@@ -141,10 +154,14 @@ def result(
         "accuracy": {
             figure: adapt["source_network"][figure],
             "source_only": adapt["source_network"]["target_test"],
+            # The source network on G_TS(x), and both images of a pair: where there is a G_TS.
+            **({"source_translated": adapt["source_translated"]} if "paired" in adapt else {}),
             "target_test": {
                 name: adapt[name]["target_test"] for name in ("last", "selected", "oracle")
-            },
+            }
+            | adapt.get("paired", {}),
         },
+        **({"em": adapt["em"]} if "em" in adapt else {}),
         "per_class": dict(zip(task.class_names, adapt["per_class"], strict=True)),
         "translation_colours": extra.get("translate", {}).get("colours", {}),
         "confusion": adapt["confusion"],
@@ -173,6 +190,7 @@ def average(results: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
         "seeds": list(results),
         "accuracy": _combined(accuracies, _mean),
         "accuracy_std": _combined(accuracies, _deviation),
+        **({"em": _combined([one["em"] for one in each], _mean)} if "em" in each[0] else {}),
         "per_class": {name: _mean(values) for name, values in by_class.items()},
         "confusion": np.sum([one["confusion"] for one in each], axis=0),
         "seconds": {

@@ -1,5 +1,6 @@
 """The stages in order: pair, translate, source, adapt; each resumed, or skipped if finished."""
 
+import functools
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,6 +34,7 @@ from daaa_jax.data.images import Images
 from daaa_jax.data.pairs import all_images
 from daaa_jax.data.types import Task
 from daaa_jax.errors import Diverged, UserError
+from daaa_jax.inference import GENERATORS
 from daaa_jax.models import trained
 from daaa_jax.outcome import Outcome
 from daaa_jax.report import page
@@ -47,7 +49,6 @@ STAGES = ("pair", "translate", "source", "adapt")
 NEEDS = {"translate": ["pair"], "adapt": ["pair", "translate", "source"]}
 OVERVIEW = "networks.txt"
 # In a working directory.
-GENERATORS = Path("pair") / "generators.safetensors"
 SOURCE_NETWORK = Path("source") / trained.NAME
 
 
@@ -291,12 +292,56 @@ class _Run:
             keep = {seed: one.keep for seed, one in each.items()}
             found = seeds.run(plans, config, self.evaluate, task.evaluation, context, keep)
         left = {
-            str(seed): before | each[seed].finish(*one, variables, made.get(self.forth))
+            str(seed): before
+            | each[seed].finish(*one, variables, made.get(self.forth))
+            | self._pairs(each[seed].home, context.mesh, one[0], variables, one[1])
             for seed, one in found.items()
         }
         if config.seeds == 1:
             return left[str(config.seed)]
         return {"seconds": sum(one["seconds"] for one in left.values()), "seeds": left}
+
+    def _pairs(
+        self,
+        home: Path,
+        mesh: Mesh,
+        last: models.Variables,
+        source_network: models.Variables,
+        memory: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """What both images of a pair give: accuracies of paired inference, and of the second view.
+
+        The generators are kept beside the networks that need them, whoever trained them.
+        """
+        if self.config.method != baselines.OURS:
+            return {}
+        if self.brought_translations:
+            if distributed.is_first():
+                print("adapt: no paired inference, as pair.translations has no generator")
+            return {}
+        if not (home / GENERATORS).exists():
+            content = (self.home("pair") / GENERATORS).read_bytes()
+            markers.write_bytes(home / GENERATORS, content)
+        generators = trained.read_tensors(self.home("pair") / GENERATORS)
+        generator = generators[translation.direction(self.task.target_name, self.domains)]
+        target_test = self.task.evaluation.target_test
+
+        def accuracy(read, classifier) -> float:
+            evaluate = evaluation.make_evaluator(
+                self.model, mesh, self.config, functools.partial(read, generator=self.generator)
+            )
+            gamma = memory["em"]["gamma"]
+            variables = {"classifier": classifier, "generator": generator, "gamma": gamma}
+            return evaluate(meshes.to_host(variables), target_test).accuracy
+
+        selected = trained.read(home / outcome.SELECTED).variables
+        return {
+            "paired": {
+                "paired_last": accuracy(evaluation.paired_outputs, last),
+                "paired_selected": accuracy(evaluation.paired_outputs, selected),
+            },
+            "source_translated": accuracy(evaluation.translated_outputs, source_network),
+        }
 
     def seeds(self) -> dict[int, Outcome]:
         """Where each seed's outcome lies: in the workdir itself, or in a folder for each."""

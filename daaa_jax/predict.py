@@ -47,6 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--overlay_layers", help="the layers shown, a regular expression; else the aligned ones"
     )
+    parser.add_argument(
+        "--paired",
+        action="store_true",
+        help="average the posteriors of each image and of its translation into the source's style",
+    )
     parser.add_argument("--batch_size", type=int, default=64, help="images at a time")
     options = parser.parse_args(arguments)
     if options.batch_size < 1:
@@ -55,7 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if Path(options.out).expanduser().is_dir():
         raise UserError(f"--out={options.out} is a folder: give a file, such as predictions.csv")
     compilation.enable_cache()
-    network = inference.load_network(Path(options.workdir).expanduser(), options.network)
+    workdir = Path(options.workdir).expanduser()
+    network = inference.load_network(workdir, options.network)
+    if options.paired:
+        network = inference.with_second_image(network, workdir)
     files = inference.find_images(options.images)
     rows = inference.predict(
         network,

@@ -19,7 +19,7 @@ from daaa_jax.models import Variables
 from daaa_jax.runtime import distributed
 
 _COUNTED = 2048  # target training images at most
-_POOR = 0.5  # gamma below which translations are called poor
+POOR = 0.5  # gamma below which translations are called poor
 POOR_TRANSLATIONS = (
     "the translations of target images are poor (gamma below 0.5): look at pair/pairs.png, train "
     "the CycleGAN longer, or leave synthetic images out with "
@@ -69,7 +69,7 @@ def measure_once(
     found = memory["em"] = view.measure(posterior)
     if distributed.is_first():
         print(describe(found), flush=True)
-        if found["gamma"] < _POOR:
+        if found["gamma"] < POOR:
             print(f"warning: {POOR_TRANSLATIONS}", flush=True)
     return found["gamma"]
 

@@ -1,18 +1,16 @@
 """Stage `translate`: every training image through its generator, once, to files of records."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax import Array
 from ml_collections import ConfigDict
 
 from daaa_jax.data import records
-from daaa_jax.data.augment import decode
+from daaa_jax.data.augment import decode, encode
 from daaa_jax.data.images import Images
 from daaa_jax.data.records import Records
 from daaa_jax.errors import UserError
@@ -25,9 +23,9 @@ from daaa_jax.runtime.progress import Progress
 MANIFEST = "manifest.json"
 
 
-def encode(images: Array) -> Array:
-    """float32 images in [-1,1] as uint8, the inverse of `decode`."""
-    return jnp.clip(jnp.round((images + 1) * 127.5), 0, 255).astype(jnp.uint8)
+def direction(origin: str, domains: Collection[str]) -> str:
+    """What the generator is called that translates images of the domain `origin` of two."""
+    return "a_to_b" if origin == min(domains) else "b_to_a"
 
 
 def run(

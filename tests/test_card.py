@@ -1,12 +1,12 @@
 """The model card says how a network was trained, whichever the method."""
 
 import json
-import types
 
 import pytest
 
 from configs import digits
 from daaa_jax import card
+from daaa_jax.models import trained
 from daaa_jax.runtime import markers
 
 ABOUT = {
@@ -20,11 +20,11 @@ ABOUT = {
 }
 
 
-def card_of(folder, method, which="selected"):
+def card_of(folder, method, which="selected", about=None):
     config = digits.get_config()
     config.method = method
     (folder / "config.json").write_text(json.dumps({"config": markers.plain(config)}))
-    return card.write(types.SimpleNamespace(about=ABOUT), folder, which)
+    return card.write(trained.Trained(None, {}, ABOUT | (about or {})), folder, which)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,17 @@ def test_card_names_the_file_that_the_source_network_came_from(tmp_path):
     config.source.checkpoint = "/networks/shop.safetensors"
     (tmp_path / "config.json").write_text(json.dumps({"config": markers.plain(config)}))
     about = ABOUT | {"augment": {"crop": 0}, "crops": 10}
-    text = card.write(types.SimpleNamespace(about=about), tmp_path, "last")
+    text = card.write(trained.Trained(None, {}, about), tmp_path, "last")
     assert "source network: /networks/shop.safetensors" in text
     assert "pretrained weights: " not in text
     assert "10 crops of 112x112 pixels" in text
+
+
+def test_card_says_how_far_the_second_view_was_trusted(tmp_path):
+    counts = {"confident": 99, "contradictions": 1, "own": 40, "others": 80}
+    em = {"gamma": 0.9, **counts, "e": 0.02, "e0": 0.41, "e1": 0.81}
+    text = card_of(tmp_path, "daaa", about={"em": em})
+    assert "gamma 0.900" in text and "soft labels from both images" in text
+    assert all(f" {count} " in text for count in counts.values())
+    assert "not measured" in card_of(tmp_path, "daaa", about={"em": {"gamma": 0.0}})
+    assert "second view" not in card_of(tmp_path, "dann")

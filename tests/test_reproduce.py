@@ -41,6 +41,8 @@ def fake_trainer(trained):
             "source_only": 0.3 + 0.1 * config.seed,
             "target_test": dict.fromkeys(("last", "selected", "oracle"), reached(config)),
         }
+        if config.method == "daaa":
+            accuracy["source_translated"] = 0.7
         lines = [
             {
                 "stage": "adapt",
@@ -173,7 +175,10 @@ def test_folder_of_a_run_does_not_tell_where_the_data_lies(tmp_path):
     # Other test images are another figure, which must not be taken for this one.
     measured = cells.Plan("office10", settings={"data.target_test": "/some/where"})
     assert cells.Run("D->A", {"adapt.beta": "0.0"}, 0).workdir(measured, tmp_path) != here
-    assert here.name == "office10-d2a-adapt.beta=0.0-pair.seed=0-seed=0-source.seed=0"
+    assert (
+        here.name
+        == "office10-d2a-adapt.beta=0.0-em.posterior=target-pair.seed=0-seed=0-source.seed=0"
+    )
 
 
 def test_every_run_belongs_to_one_host_and_pairs_of_domains_stay_together():
@@ -387,18 +392,37 @@ def test_figures_of_other_data_are_not_compared_with(tmp_path):
     run(tmp_path, "table1", "--data=embedded", "--seeds=1")
     found = rows_of(tmp_path, "table1")
     assert not any(cell["paper"] or cell["difference"] for cell in found)
-    assert len(found) == 11 and all(cell["mean"] for cell in found)
+    assert len(found) == 13 and all(cell["mean"] for cell in found)
 
 
 def test_some_rows_can_be_run_alone(tmp_path):
     trained = run(tmp_path, "table1", "--seeds=1", "--methods=cnn,Ours")
     assert not run(tmp_path, "table1", "--seeds=1", "--methods=CNN")
     found = {(c["method"], c["train_data"]): bool(c["mean"]) for c in rows_of(tmp_path, "table1")}
-    assert len(trained) == 4
-    # The source network alone is known of any run.
+    assert len(trained) == 5
+    # What the source network gives is known of any run.
     known = {method for (method, _), known in found.items() if known}
-    assert known == {"CNN", "Ours (wo L_AT)", "Ours (w L_AT)"}
-    assert len(found) == 11
+    ours = {"Ours (wo L_AT)", "Ours (w L_AT)", "Ours (paired posterior)"}
+    assert known == {"CNN", "Source network on G_TS(x^T)", *ours}
+    assert len(found) == 13
+
+
+def test_only_the_row_of_the_paired_posterior_has_one(tmp_path):
+    """Whatever the config's default: the paper's rows read the image alone."""
+    rows = tables.TABLES["table1"].rows
+    runs = {row.method: cells.Run("MNIST->MNIST-M", row.settings, 0) for row in rows}
+    plan = cells.Plan("mnist2mnistm")
+    paired = {name for name, run in runs.items() if run.config(plan).em.posterior == "paired"}
+    assert paired == {"Ours (paired posterior)"}
+
+
+def test_source_network_on_translations_is_read_of_a_run_that_has_some(tmp_path):
+    run(tmp_path, "table1", "--data=embedded", "--seeds=1", "--methods=RevGrad,Source network")
+    (cell,) = [c for c in rows_of(tmp_path, "table1") if c["method"].startswith("Source network")]
+    assert not cell["mean"]
+    run(tmp_path, "table1", "--data=embedded", "--seeds=1", "--methods=RevGrad,Ours,Source network")
+    (cell,) = [c for c in rows_of(tmp_path, "table1") if c["method"].startswith("Source network")]
+    assert float(cell["mean"]) == 70
 
 
 def test_the_ceiling_has_no_figure_of_the_papers(tmp_path):
@@ -565,7 +589,7 @@ def test_table1_in_little_is_complete(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     found = rows_of(tmp_path, "table1")
-    assert len(found) == 11 and all(cell["mean"] for cell in found)
+    assert len(found) == 13 and all(cell["mean"] for cell in found)
     # One CycleGAN and one source network serve all.
     assert len(list(tmp_path.glob("runs/*/pair/checkpoints"))) == 1
     assert len(list(tmp_path.glob("runs/*/source/checkpoints"))) == 1

@@ -28,6 +28,11 @@ def decode(images: Array) -> Array:
     return jnp.asarray(images, jnp.float32) / 127.5 - 1
 
 
+def encode(images: Array) -> Array:
+    """float32 images in [-1, 1] as uint8, the inverse of `decode`."""
+    return jnp.clip(jnp.round((images + 1) * 127.5), 0, 255).astype(jnp.uint8)
+
+
 def crop_size(size: int, settings: ConfigDict) -> int:
     """Height and width of what the networks see of images of `size`: `crop`, or all of it."""
     return settings.crop or size

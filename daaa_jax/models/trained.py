@@ -35,11 +35,14 @@ class Trained:
       about: `classes` (names, in the order of the logits), `image_size` (to which images are
         resized), `augment` and `crops` (for `evaluation_views`), `model` and `attention` (for
         `create_classifier`), `layers` (the aligned ones), and what else was written.
+      generator: G_TS, for inference on both images of a pair; None for that on images alone. Then
+        `variables` are those of `evaluation.paired_outputs`.
     """
 
     model: nn.Module
     variables: Variables
     about: Mapping[str, Any]
+    generator: nn.Module | None = None
 
 
 def write(path: Path, variables: Variables, about: Mapping[str, Any]) -> None:

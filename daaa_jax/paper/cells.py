@@ -30,6 +30,8 @@ _OF_CELLS = dict.fromkeys(
     "seeds": "each seed is a run of its own; use --seeds",
     "method": "each row has its own; use --methods",
 }
+# Of every cell that does not say otherwise, whatever a config's default is.
+_OF_THE_PAPER = {"em.posterior": "target"}
 DIVERGED = "diverged.json"  # in the folder of a run whose loss became infinite or NaN
 
 
@@ -104,7 +106,8 @@ class Run:
     def argument(self, plan: Plan) -> str:
         """The argument of its config, by which its folder is named too."""
         _, tasks = DATA[plan.data]
-        settings = dict(plan.settings) | dict(self.settings) | {"seed": str(self.seed)}
+        settings = _OF_THE_PAPER | dict(plan.settings) | dict(self.settings)
+        settings |= {"seed": str(self.seed)}
         if not plan.own_networks:
             settings |= {"pair.seed": "0", "source.seed": "0"}
         changes = [f"{name}={value}" for name, value in sorted(settings.items())]
@@ -249,16 +252,17 @@ def _of_seeds(table, row, task, plan, folder) -> list[float | None]:
 
 
 def _accuracy(table, row, task, seed, plan, folder) -> float | None:
-    # The source network alone is the same in every run of a task and a seed.
+    # What the source network gives is the same in every run of a task and a seed.
     candidates = [row] if row.is_trained else [r for r in table.rows if r.is_trained]
     for candidate in candidates:
         run = Run(task, candidate.settings, seed)
         if row.is_trained and has_diverged(run, plan, folder):
             return math.nan
         found = result(run, plan, folder)
-        if found is not None:
-            reached = found["accuracy"]
-            accuracy = reached["target_test"]["last"] if row.is_trained else reached["source_only"]
+        reached = (found or {"accuracy": {}})["accuracy"]
+        reached = reached.get("target_test", {}) if row.is_trained else reached
+        if row.figure in reached:  # a baseline's run knows nothing of translations
+            accuracy = reached[row.figure]
             return None if accuracy is None else 100 * accuracy
     return None
 

@@ -19,6 +19,7 @@ from daaa_jax.report import (
     embedding,
     parts,
     posterior,
+    second_view,
     selection,
     translations,
 )
@@ -137,6 +138,11 @@ def render(found: Found) -> str:
         _accuracies(result) if result else "",
         _rounds(found.lines),
         posterior.section(found.lines, found.refreshes, classes, method),
+        second_view.section(
+            found.lines,
+            (result or {}).get("em"),
+            about["config"].get("em", {}).get("posterior", "target"),
+        ),
         selection.section(found.lines),
         _classes(result) if result else "",
         translations.section(
@@ -183,6 +189,16 @@ def _accuracies(result: Mapping) -> str:
         (target["oracle"], spread.get("oracle"), "best by target labels, for reference"),
         (reached["source_only"], None, "source network alone"),
     ]
+    if "paired_last" in target:
+        items[3:3] = [
+            (
+                target[f"paired_{name}"],
+                spread.get(f"paired_{name}"),
+                f"image and translation, {name}",
+            )
+            for name in ("last", "selected")
+        ]
+        items.append((reached["source_translated"], None, "source network on translations"))
     shown = "".join(
         f"<li><b>{parts.percent(value)}"
         + (f" ± {100 * deviation:.1f}" if deviation else "")

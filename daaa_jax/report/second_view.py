@@ -1,0 +1,64 @@
+"""The second view of target images: its weight gamma, and how right each view's soft labels are."""
+
+from collections.abc import Mapping, Sequence
+
+from daaa_jax import second_view
+from daaa_jax.report import charts, parts
+from daaa_jax.runtime import metrics
+
+_COUNTS = {
+    "gamma": "weight of the second view (0: not used, 1: as much as the image itself)",
+    "confident": "target images on which M^post is confident",
+    "contradictions": "of them, contradicted by the source network on their translations",
+    "own": "contradicted by the source network on the images themselves",
+    "others": "outside M^post's most frequent class",
+    "e": "e, share contradicted on translations",
+    "e0": "e0, share contradicted without a translation",
+    "e1": "e1, share that a view of one class would contradict",
+}
+
+
+def section(lines: Sequence[Mapping], em: Mapping[str, float] | None, posterior: str) -> str:
+    """How gamma was measured, and a chart of the views' accuracies; empty without a second view.
+
+    Args:
+      lines: of `metrics.jsonl`.
+      em: of the result, see `second_view.SecondView.measure`; None while the run goes on.
+      posterior: `em.posterior`.
+    """
+    rounds = metrics.rounds(lines)
+    accuracies = {
+        "in use": parts.curve(rounds, "used_accuracy"),
+        "M^post on the image": parts.curve(rounds, "own_accuracy"),
+        "second view": parts.curve(rounds, "second_view_accuracy"),
+    }
+    drawn = parts.chart(
+        charts.lines, "views", accuracies, "round", "accuracy of the soft labels", percent=True
+    )
+    if em is None and not drawn:
+        return ""
+    told = (
+        "The second view of a target image is its translation into the source's style. Its "
+        "weight is measured once, without labels: it counts as far as it contradicts confident "
+        "soft labels less than no translation would, and less than a view that always names one "
+        "class. "
+    )
+    told += (
+        "Soft labels are the product of both views' posteriors."
+        if posterior == "paired"
+        else "Soft labels are those of the image alone; the weight is for inference on both images."
+    )
+    table = warning = ""
+    if em is not None and "confident" in em:
+        table = parts.table(
+            (text, f"{em[name]:.3f}" if isinstance(em[name], float) else em[name])
+            for name, text in _COUNTS.items()
+        )
+        if em["gamma"] < second_view.POOR:
+            warning = f"<p><strong>Note: {second_view.POOR_TRANSLATIONS}.</strong></p>"
+    elif em is not None:
+        table = "<p>gamma is 0: it was not measured, as M^post never changed.</p>"
+    return (
+        f"<h2>Second view</h2>{warning}{table}<div class=charts>{drawn}</div>"
+        f"<p class=faint>{told}</p>"
+    )
