@@ -19,7 +19,16 @@ from tiny import (
     surroundings,
 )
 
-from daaa_jax import adaptation, evaluation, optimizers, source, target_stage
+from daaa_jax import (
+    adaptation,
+    em,
+    evaluation,
+    optimizers,
+    rounds,
+    second_view,
+    source,
+    target_stage,
+)
 from daaa_jax.data.augment import decode
 from daaa_jax.data.pairs import GROUPS, BatchStream, all_images
 from daaa_jax.data.types import MeasuredData
@@ -58,7 +67,9 @@ def make_state(target_seed=1):
 
 @functools.cache
 def compiled(settings):
-    config = make_config({"em.start_step": 0, "em.refresh_every": 1000} | dict(settings))
+    config = make_config(
+        {"em.start_step": 0, "em.refresh_every": 1000, "em.posterior": "target"} | dict(settings)
+    )
     sizes = adaptation.group_sizes(8, [config.adapt.mix[group] for group in GROUPS])
     step = functools.partial(adaptation.train_step, model=MODEL, optimizer=OPTIMIZER, config=config)
     return fast_jit(step), BatchStream(SOURCE.labels, len(TARGET.images), sizes, seed=0)
@@ -119,6 +130,106 @@ def test_posterior_is_not_learned_from_before_the_start_step():
     assert differ(states[3].target["params"], others[3].target["params"])
     # What would be kept is measured all the while.
     assert all(line["kept"] == (4, 4) for line in lines)
+
+
+# The second view, ours
+
+
+def targets_logits(network, rows):
+    """Of a network in evaluation mode, on images as they are."""
+    return MODEL.apply(network, decode(IMAGES[rows]), train=False)
+
+
+@pytest.mark.parametrize("reader", ["source", "posterior"])
+def test_paired_posterior_reads_the_translations_too(reader):
+    settings = {"em.posterior": "paired", "em.second_view": reader, "augment.shift": 0}
+    state = make_state().replace(gamma=jnp.float32(0.7), posterior=variables_of(5))
+    _, stream = compiled(tuple(sorted(settings.items())))
+    batch = stream.at(0)
+    network = state.source if reader == "source" else state.posterior
+    own = targets_logits(state.posterior, batch.posterior_rows)
+    other = targets_logits(network, batch.posterior_rows + len(TARGET.images))
+    wanted = em.paired_posterior(own, other, 0.7).max(axis=-1).sum()
+    _, (line,) = train(1, state, settings)
+    np.testing.assert_allclose(line["confidence"][0], wanted, rtol=1e-5)
+
+
+def test_paired_posterior_without_weight_is_the_papers():
+    """Until the weight is measured, and where it is 0."""
+    (_, papers), lines = train(1)
+    (_, paired), others = train(1, settings={"em.posterior": "paired"})
+    assert lines[0]["confidence"] == others[0]["confidence"]
+    for one, other in zip(*map(jax.tree.leaves, (papers.target, paired.target)), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    weighted = make_state().replace(gamma=jnp.float32(1))
+    (_, weighted), _ = train(1, weighted, {"em.posterior": "paired"})
+    assert differ(papers.target["params"], weighted.target["params"])
+    (_, ignored), _ = train(1, make_state().replace(gamma=jnp.float32(1)))
+    assert_same_bits(ignored.target, papers.target)
+
+
+@pytest.mark.parametrize(("every", "step"), [(1, 3), (3, 3), (4, 6), (6, 6), (7, None)])
+def test_weight_is_measured_after_the_first_round_with_another_posterior_network(every, step):
+    """Two rounds of three updates; before, both networks are one and agree."""
+    config = make_config({"em.refresh_every": every})
+    assert second_view.measured_at(config) == step
+
+
+def given_weight(monkeypatch, weight=0.625):
+    """So small networks are never confident; returns the measured steps."""
+    measured = []
+    real = second_view.measure_once
+
+    def noted(view, step, *arguments):
+        gamma = real(view, step, *arguments)
+        measured.extend([step] if gamma is not None else [])
+        return gamma
+
+    monkeypatch.setattr(em.ViewCounts, "weight", lambda counts, tolerance: weight)
+    monkeypatch.setattr(target_stage, "measure_once", noted)
+    return measured
+
+
+def test_weight_acts_from_the_round_after_its_measurement(tmp_path, monkeypatch):
+    measured = given_weight(monkeypatch)
+    every = {"em.posterior": "paired", "adapt.rounds": 3, "em.start_step": 3}
+    paired, memory = adapt(tmp_path / "paired", every)
+    assert measured == [3] and memory["em"]["gamma"] == 0.625
+    papers, other_memory = adapt(tmp_path / "papers", every | {"em.posterior": "target"})
+    # It is measured there too, for inference on both images, and weighs nothing.
+    assert other_memory["em"] == memory["em"]
+    assert differ(paired["params"], papers["params"])
+    views = memory["posterior"][-1]["views"]
+    assert set(views) == {"used", "own", "second_view"} and views["used"] != views["own"]
+    views = other_memory["posterior"][-1]["views"]
+    assert views["used"] == views["own"]
+
+
+def test_without_a_new_posterior_network_there_is_no_weight(tmp_path, monkeypatch):
+    measured = given_weight(monkeypatch)
+    _, memory = adapt(tmp_path, {"em.refresh_every": 7, "em.start_step": 7})
+    assert measured == [] and memory["em"] == {"gamma": 0.0}
+
+
+@pytest.mark.parametrize("where", ["before", "during", "after"])
+def test_killed_run_has_the_same_weight(tmp_path, monkeypatch, where):
+    given_weight(monkeypatch)
+    settings = {"em.posterior": "paired", "adapt.rounds": 3}
+    _, whole = adapt(tmp_path / "whole", settings)
+    place, name = {
+        "before": (target_stage, "measure_once"),
+        "during": (em, "count_views"),
+        "after": (rounds, "end"),
+    }[where]
+
+    def killed(*arguments, **named):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(place, name, killed)
+        adapt(tmp_path / "killed", settings)
+    _, memory = adapt(tmp_path / "killed", settings)
+    assert memory["em"] == whole["em"] and memory["sha256"] == whole["sha256"]
 
 
 # Alignment

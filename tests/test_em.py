@@ -43,6 +43,98 @@ def test_posterior_of_huge_or_bfloat16_logits_is_a_float32_distribution():
     np.testing.assert_allclose(posterior.sum(-1), 1, rtol=1e-6)
 
 
+# The paired posterior, ours
+
+
+def paired_twin(logits, other_logits, weight, prior):
+    """Bayes' rule for two images that are independent given the class, in float64."""
+    own, other = (np.exp(np.asarray(z, np.float64)) for z in (logits, other_logits))
+    own, other = (p / p.sum(-1, keepdims=True) for p in (own, other))
+    product = own * (other / prior) ** weight
+    return product / product.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("prior", [np.full(4, 0.25), np.array([0.7, 0.1, 0.1, 0.1])])
+def test_paired_posterior_is_a_product_of_experts(weight, prior):
+    own, other = normal(0, 9, 4, scale=3.0), normal(1, 9, 4, scale=3.0)
+    found = jax.jit(em.paired_posterior)(own, other, weight, np.log(prior))
+    np.testing.assert_allclose(found, paired_twin(own, other, weight, prior), rtol=2e-5, atol=1e-7)
+    # Log probabilities serve as logits.
+    logs = jax.nn.log_softmax(own), jax.nn.log_softmax(other)
+    again = em.paired_posterior(*logs, weight, np.log(prior))
+    np.testing.assert_allclose(again, found, rtol=2e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_paired_posterior_of_weight_0_is_that_of_the_image_bit_for_bit(compiled):
+    wrap = jax.jit if compiled else lambda f: f
+    own, other = normal(2, 200, 31, scale=20.0), normal(3, 200, 31, scale=20.0)
+    found = wrap(em.paired_posterior)(own, other, jnp.float32(0), -3.0)
+    np.testing.assert_array_equal(found, wrap(em.posterior)(own))
+
+
+def test_paired_posterior_of_weight_1_is_symmetric():
+    own, other = normal(4, 50, 10, scale=8.0), normal(5, 50, 10, scale=8.0)
+    np.testing.assert_array_equal(em.paired_posterior(own, other), em.paired_posterior(other, own))
+
+
+def test_paired_posterior_of_huge_or_bfloat16_logits_is_a_float32_distribution():
+    far = jnp.array([[1e4, -1e4, 0.0], [1e4, 1e4, 1e4]])
+    found = em.paired_posterior(far, -far, 1.0, np.log([0.8, 0.1, 0.1]))
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-6)
+    half = normal(6, 50, 31).astype(jnp.bfloat16)
+    found = em.paired_posterior(half, half)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-6)
+
+
+def test_paired_posterior_has_no_gradient_by_either_image_or_its_weight():
+    logits, own, other = normal(7, 5, 4), normal(8, 5, 4), normal(9, 5, 4)
+
+    def loss(own, other, weight):
+        return losses.soft_cross_entropy(logits, em.paired_posterior(own, other, weight)).sum()
+
+    for gradient in jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(own, other, 0.5):
+        assert not np.asarray(gradient).any()
+
+
+def certain(classes, confidence=0.99, count=4):
+    rest = (1 - confidence) / (count - 1)
+    return np.where(np.eye(count)[classes] > 0, confidence, rest)
+
+
+def test_only_confident_images_are_counted():
+    classes = np.array([0, 0, 0, 1, 2, 3])
+    posteriors = certain(classes)
+    posteriors[5] = certain(3, confidence=0.949)
+    counts = em.count_views(
+        posteriors, own=certain([0, 1, 1, 1, 2, 0]), translated=certain([0, 0, 1, 1, 2, 0])
+    )
+    assert counts == em.ViewCounts(confident=5, contradictions=1, own=2, others=2)
+
+
+def test_weight_follows_from_the_smallest_of_three_bounds():
+    counts = {"confident": 99, "contradictions": 1}
+    for own, others, tolerance, bound in (
+        (49, 79, 0.2, 0.2),
+        (9, 79, 0.2, 0.1),  # without a translation few are contradicted
+        (49, 7, 0.2, 0.08),  # one class is nearly all
+        (49, 79, 0.04, 0.04),
+    ):
+        found = em.ViewCounts(**counts, own=own, others=others)
+        assert found.errors == {"e": 0.02, "e0": (own + 1) / 100, "e1": (others + 1) / 100}
+        assert found.weight(tolerance) == np.float32(1 - 0.02 / bound)
+
+
+@pytest.mark.parametrize(
+    "counts", [(0, 0, 0, 0), (99, 99, 99, 99), (99, 50, 50, 80), (99, 5, 5, 80), (99, 5, 80, 5)]
+)
+def test_second_view_that_is_no_better_than_none_or_than_one_class_has_no_weight(counts):
+    assert em.ViewCounts(*counts).weight(0.2) == 0
+
+
 # Filter B
 
 

@@ -14,6 +14,7 @@ import pytest
 from commands import call, refused
 
 from daaa_jax import main, workdir
+from daaa_jax.models import trained
 from daaa_jax.runtime import endings, lock
 
 STAGES = ("pair", "translate", "source", "adapt")
@@ -44,7 +45,11 @@ def test_smoke_run_writes_a_result_and_every_file_of_the_working_directory(finis
     workdir, printed = finished
     result = json.loads((workdir / "result.json").read_text())
     assert result["task"] == "mnist -> mnist_m"
-    assert set(result["accuracy"]["target_test"]) == {"last", "selected", "oracle"}
+    three = {"last", "selected", "oracle"}
+    assert set(result["accuracy"]["target_test"]) == three | {"paired_last", "paired_selected"}
+    assert 0 <= result["accuracy"]["source_translated"] <= 1
+    counts = {"confident", "contradictions", "own", "others"}
+    assert set(result["em"]) == {"gamma", "e", "e0", "e1", *counts}
     assert 0.5 < result["accuracy"]["source_test"] <= 1
     assert sum(map(sum, result["confusion"])) == 256
     assert set(result["seconds"]) == set(STAGES)
@@ -83,6 +88,13 @@ def test_round_lines_show_what_em_and_alignment_do(finished):
         } <= set(line)
 
 
+def test_both_networks_know_the_weight_of_the_second_view(finished):
+    """`selected` too, which may be of the first round, before the weight was measured."""
+    em = json.loads((finished[0] / "result.json").read_text())["em"]
+    for name in ("last", "selected"):
+        assert trained.read_about(finished[0] / f"adapt/{name}.safetensors")["em"] == em
+
+
 def test_second_run_of_the_same_command_only_prints_the_result(finished):
     workdir, _ = finished
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
@@ -105,7 +117,11 @@ def test_stage_run_alone_on_finished_stages_of_another_workdir_ends_with_a_resul
         "--stage=adapt",
     )
     assert done.returncode == 0, done.stderr
-    assert not (tmp_path / "run/pair").exists() and not (tmp_path / "run/source").exists()
+    # What paired inference needs is kept, whoever trained it.
+    generators = "pair/generators.safetensors"
+    assert (tmp_path / "run" / generators).read_bytes() == (other / generators).read_bytes()
+    assert [path.name for path in (tmp_path / "run/pair").iterdir()] == ["generators.safetensors"]
+    assert not (tmp_path / "run/source").exists()
     result = json.loads((tmp_path / "run/result.json").read_text())
     original = json.loads((other / "result.json").read_text())
     assert result["accuracy"]["source_only"] == original["accuracy"]["source_only"]

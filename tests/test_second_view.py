@@ -1,0 +1,152 @@
+"""The weight of the second view, on real digits: high where G_TS is good, 0 where it tells nothing.
+
+G_ST is MNIST-M's recipe itself, and G_TS what each test says: no CycleGAN is trained.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+import pytest
+from tiny import make_config, surroundings
+
+from daaa_jax import adaptation, evaluation, source, target_stage
+from daaa_jax.data import embedded, randomness, recipe
+from daaa_jax.data.pairs import all_images
+from daaa_jax.data.types import LabelledImages, MeasuredData
+from daaa_jax.models import DigitNetwork
+from daaa_jax.second_view import SecondView
+
+MODEL = DigitNetwork(num_classes=10, widths=(16, 32, 64), inputs="standardized")
+SETTINGS = {
+    "source.batch_size": 64,
+    "source.epochs": 8,
+    "source.round_epochs": 8,
+    "adapt.batch_size": 64,
+    "adapt.round_steps": 150,
+    # Mostly images with labels, for a round is short here.
+    "adapt.mix.t_f": 0.6,
+    "adapt.mix.t": 0.05,
+    "adapt.mix.s_f": 0.05,
+    "adapt.rounds": 1,
+    "em.threshold": 0.95,
+    "run.log_every": 40,
+    "run.checkpoint_every": 400,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Digits:
+    """Both domains: digits, and other digits over photos, of which `undone` are the digits."""
+
+    source: LabelledImages
+    synthetic: np.ndarray
+    target: LabelledImages
+    undone: np.ndarray
+    test: LabelledImages
+
+
+@functools.cache
+def digits() -> Digits:
+    pixels, labels = embedded._digits()
+    rows = randomness.generator(0, "test").permutation(len(labels))[:3500]
+    colour = np.repeat(pixels[rows][..., None], 3, axis=-1)
+    blended = recipe.blend(pixels[rows], embedded.photos(), randomness.generator(0, "blend"))
+    here, there, test = slice(0, 1500), slice(1500, 3000), slice(3000, None)
+    labels = labels[rows]
+    return Digits(
+        source=LabelledImages(colour[here], labels[here]),
+        synthetic=blended[here],
+        target=LabelledImages(blended[there], labels[there]),
+        undone=colour[there],
+        test=LabelledImages(blended[test], labels[test]),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    source: Mapping
+    posterior: Mapping
+    view: SecondView
+
+
+def first_round(folder, synthetic: np.ndarray, translations: np.ndarray, network=None) -> Networks:
+    """The source network, and M^post after a round without EM."""
+    data, config = digits(), make_config(SETTINGS)
+    measured = MeasuredData(data.source, data.test, data.target)
+    with surroundings(folder, config) as context:
+        evaluate = evaluation.make_evaluator(MODEL, context.mesh, config)
+        if network is None:
+            network, _ = source.run(config, MODEL, data.source, lambda _: {}, context)
+        images = all_images(data.source.images, synthetic, data.target.images, translations)
+        plan = adaptation.plan(config, MODEL, network, images, data.source.labels, 1)
+        posterior, _ = target_stage.run(plan, config, evaluate, measured, context)
+    network, posterior = jax.device_get((network, posterior))
+    return Networks(
+        network, posterior, SecondView(network, translations, data.target, evaluate, config)
+    )
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory) -> Networks:
+    """With sound translations both ways."""
+    data = digits()
+    return first_round(tmp_path_factory.mktemp("sound"), data.synthetic, data.undone)
+
+
+def gamma(networks: Networks, translations: np.ndarray, rows=slice(None)) -> float:
+    target = digits().target
+    some = LabelledImages(target.images[rows], target.labels[rows])
+    view = dataclasses.replace(networks.view, translations=translations[rows], originals=some)
+    return view.measure(networks.posterior)["gamma"]
+
+
+def test_good_translations_have_a_high_weight(networks):
+    found = networks.view.measure(networks.posterior)
+    assert found["confident"] > 150 and found["own"] > 5 * found["contradictions"]
+    assert found["gamma"] >= 0.8
+
+
+def test_translations_that_permute_the_classes_have_none(networks):
+    labels, undone = digits().target.labels, digits().undone
+    permuted = np.empty_like(undone)
+    for label in range(10):
+        rows, others = np.flatnonzero(labels == label), np.flatnonzero(labels == (label + 3) % 10)
+        permuted[rows] = undone[np.resize(others, len(rows))]
+    assert gamma(networks, permuted) == 0
+
+
+def test_images_themselves_have_none(networks):
+    assert gamma(networks, digits().target.images) == 0
+
+
+def test_a_random_generator_has_none(networks):
+    noise = np.random.default_rng(0).integers(0, 256, digits().undone.shape, np.uint8)
+    assert gamma(networks, noise) == 0
+
+
+@pytest.mark.parametrize("shown", [4, 7])
+def test_one_constant_image_has_none_where_a_class_is_85_per_cent(networks, shown):
+    """Then one answer contradicts less than `tolerance` of confident images."""
+    labels, undone = digits().target.labels, digits().undone
+    many, few = (np.flatnonzero(labels == label) for label in (shown, 1))
+    many, few = np.resize(many, 680), np.resize(few, 120)
+    constant = np.broadcast_to(undone[many[0]], undone.shape)
+    assert gamma(networks, constant, np.concatenate([many, few])) == 0
+    assert gamma(networks, undone, np.concatenate([many, few])) > 0
+
+
+def test_two_generators_that_change_nothing_have_none(networks, tmp_path):
+    data = digits()
+    same = first_round(tmp_path, data.source.images, data.target.images, networks.source)
+    found = same.view.measure(same.posterior)
+    assert found["gamma"] == 0 and found["contradictions"] == found["own"]
+
+
+def test_no_label_of_the_target_is_read(networks):
+    target = digits().target
+    unknown = LabelledImages(target.images, np.full_like(target.labels, -1))
+    view = dataclasses.replace(networks.view, originals=unknown)
+    assert view.measure(networks.posterior) == networks.view.measure(networks.posterior)
