@@ -114,11 +114,16 @@ def get_config() -> ConfigDict:
     # Weights of the compared methods' losses, and widths of what they have beside the classifier.
     config.baselines = ConfigDict(
         {
-            "dann": {"weight": 1.0, "width": 1024},
+            "dann": {"weight": 1.0, "widths": (1024, 1024)},
             "jan": {"weight": 5.0},
             "jan_a": {"weight": 5.0, "width": 256},
-            "dsn": {"reconstruction": 0.01, "difference": 0.075, "similarity": 0.25, "width": 1024},
-            "ada": {"walker": 1.0, "visit": 0.5},
+            "dsn": {
+                "reconstruction": 0.01,
+                "difference": 0.075,
+                "similarity": 0.25,
+                "widths": (1024, 1024),
+            },
+            "ada": {"walker": 1.0, "visit": 0.6, "temperature": 0.1},
             "pixelda": {"task": 1.0, "noise": 10},
         }
     )

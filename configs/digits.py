@@ -24,6 +24,8 @@ def get_config(argument: str = "embedded") -> ConfigDict:
     config = base.get_config()
     config.model.update(widths=(32, 64, 128), inputs="standardized")
     config.em.posterior = "paired"
+    for name in ("dann", "dsn"):
+        config.baselines[name].widths = (100,)
     # Without it G_ST settles on a few colours of background. A measure that needs no label, the
     # energy distance between the mean colours of translated and of real target images, falls with
     # it to a third (embedded, seed 2, 4 epochs).

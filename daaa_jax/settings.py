@@ -53,9 +53,7 @@ _POSITIVE = (
     "run.checkpoint_every",
     "evaluate.validation_images",
     "evaluate.audit_images",
-    "baselines.dann.width",
     "baselines.jan_a.width",
-    "baselines.dsn.width",
 )
 _NOT_NEGATIVE = (
     "seed",
@@ -165,10 +163,12 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
             "never changes and the second view's weight cannot be measured; lower it, or set "
             "em.posterior=target"
         )
-    if config.em.tolerance <= 0:
-        raise UserError(f"em.tolerance={config.em.tolerance} must be more than 0")
-    if any(width < 1 for width in config.model.get("widths", ())):
-        raise UserError(f"model.widths={config.model.widths}: each must be at least 1")
+    for name in ("em.tolerance", "baselines.ada.temperature"):
+        if (value := _get(config, name)) <= 0:
+            raise UserError(f"{name}={value} must be more than 0")
+    for name in ("model.widths", "baselines.dann.widths", "baselines.dsn.widths"):
+        if any(width < 1 for width in _get(config, name) or ()):
+            raise UserError(f"{name}={_get(config, name)}: each must be at least 1")
     for stage in ("pair", "source", "adapt"):
         if not 0 <= (value := config[stage].optimizer.decay_fraction) <= 1:
             raise UserError(f"{stage}.optimizer.decay_fraction={value} must be between 0 and 1")

@@ -15,56 +15,72 @@ from daaa_jax.baselines.method import Batch, Method, Outputs, Params, ramp
 _SMALLEST = 1e-8  # of a probability whose logarithm is taken, as in the released code
 
 
-def walker_loss(source: Array, target: Array, labels: Array) -> Array:
+def walker_loss(source: Array, target: Array, labels: Array, temperature: float) -> Array:
     """Cross-entropy between where walks end and an even choice of their own class (Eq. 2 to 5).
 
     Args:
       source: features, `[B,D]`; the walks begin and end there.
       target: features, `[B',D]`.
       labels: classes of `source`, int32 `[B]`.
+      temperature: see `_steps`.
 
     Returns:
       Scalar, in nats.
     """
-    there, back = _steps(source, target), _steps(target, source)
+    there, back = _steps(source, target, temperature), _steps(target, source, temperature)
     same = (labels[:, None] == labels[None, :]).astype(jnp.float32)
     wanted = same / same.sum(axis=1, keepdims=True)
     return -(wanted * jnp.log(there @ back + _SMALLEST)).sum(axis=1).mean()
 
 
-def visit_loss(source: Array, target: Array) -> Array:
+def visit_loss(source: Array, target: Array, temperature: float) -> Array:
     """Cross-entropy between how often each target image is visited and an even share (Eq. 6).
 
     Args:
       source: features, `[B,D]`.
       target: features, `[B',D]`.
+      temperature: see `_steps`.
 
     Returns:
       Scalar, in nats; at least log B'.
     """
-    visited = _steps(source, target).mean(axis=0)
+    visited = _steps(source, target, temperature).mean(axis=0)
     return -jnp.log(visited + _SMALLEST).mean()
 
 
-def _steps(origin: Array, other: Array) -> Array:
+def _steps(origin: Array, other: Array, temperature: float) -> Array:
     """Probability of a step from each row of `origin` to each of `other`, `[B,B']`.
 
-    The softmax of their products, divided by the root of D: the features here are a network's own
-    2,048 or so, not an embedding of 128.
+    The softmax of the cosines, divided by the temperature. The release takes products of an
+    embedding of 128 units that is trained from scratch; products of a trained network's features
+    are so large that nearly all walks pass by one target image, and the loss has no gradient.
     """
-    products = jnp.matmul(origin, other.T, precision=jax.lax.Precision.HIGHEST)
-    return nn.softmax(products / jnp.sqrt(origin.shape[1]), axis=1)
+    origin, other = _normalised(origin), _normalised(other)
+    cosines = jnp.matmul(origin, other.T, precision=jax.lax.Precision.HIGHEST)
+    return nn.softmax(cosines / temperature, axis=1)
+
+
+def _normalised(features: Array) -> Array:
+    squares = jnp.square(features).sum(axis=1, keepdims=True)
+    return features * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
 
 
 class Ada(Method):
-    """Walker and visit loss on the features that the classifier's last layer sees."""
+    """Walker and visit loss on the features that the classifier's last layer sees.
+
+    The weights are the release's for MNIST to MNIST-M. Its batches (1,000 images of each domain)
+    and its rate (1e-4, from scratch) are not: all rows of a table have the same batches, start and
+    updates. Instead of a delay of 500 updates the weight grows with `ramp`.
+    """
 
     def penalty(
         self, own: Params, model: nn.Module, source: Outputs, target: Outputs, batch: Batch
     ) -> Mapping[str, Array]:
         """Both losses, their weight growing with `ramp`."""
         weight, features = ramp(batch.progress), (source.features, target.features)
+        walker = walker_loss(*features, batch.labels, self.settings.temperature)
+        visit = visit_loss(*features, self.settings.temperature)
         return {
-            "walker": weight * self.settings.walker * walker_loss(*features, batch.labels),
-            "visit": weight * self.settings.visit * visit_loss(*features),
+            "walker": weight * self.settings.walker * walker,
+            "visit": weight * self.settings.visit * visit,
         }

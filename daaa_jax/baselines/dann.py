@@ -3,7 +3,7 @@
 Ganin et al., Domain-Adversarial Training of Neural Networks, JMLR 2016.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -14,18 +14,19 @@ from daaa_jax.baselines.method import Batch, Method, Outputs, Params, ramp, reve
 
 
 class DomainDiscriminator(nn.Module):
-    """Features `[B,D]` to a logit `[B]`, positive for the source: two hidden layers.
+    """Features `[B,D]` to a logit `[B]`, positive for the source.
 
     Attributes:
-      width: of the hidden layers.
+      widths: of the hidden layers. The papers have one of 100 for digits (DANN and the release of
+        DSN), two of 1,024 for photos.
     """
 
-    width: int
+    widths: Sequence[int]
 
     @nn.compact
     def __call__(self, features: Array) -> Array:
-        for number in (1, 2):
-            features = nn.relu(nn.Dense(self.width, name=f"hidden{number}")(features))
+        for number, width in enumerate(self.widths, start=1):
+            features = nn.relu(nn.Dense(width, name=f"hidden{number}")(features))
         return nn.Dense(1, name="logit")(features)[:, 0]
 
 
@@ -52,7 +53,7 @@ class Dann(Method):
 
     def create(self, key: Array, model: nn.Module, image: Array, given: Outputs) -> Params:
         """The discriminator's parameters."""
-        discriminator = DomainDiscriminator(self.settings.width)
+        discriminator = DomainDiscriminator(self.settings.widths)
         return {"discriminator": discriminator.init(key, given.features)["params"]}
 
     def penalty(
@@ -61,14 +62,14 @@ class Dann(Method):
         """The domain loss, behind the reversal."""
         weight = self.settings.weight * ramp(batch.progress)
         params = own["discriminator"]
-        return {"domain": adversarial(params, self.settings.width, source, target, weight)}
+        return {"domain": adversarial(params, self.settings.widths, source, target, weight)}
 
 
 def adversarial(
-    params: Params, width: int, source: Outputs, target: Outputs, weight: Array
+    params: Params, widths: Sequence[int], source: Outputs, target: Outputs, weight: Array
 ) -> Array:
     """The domain loss of a discriminator, whose gradient reaches the features times `-weight`."""
-    discriminator = DomainDiscriminator(width)
+    discriminator = DomainDiscriminator(widths)
     logits = [
         discriminator.apply({"params": params}, reverse_gradient(given.features, weight))
         for given in (source, target)

@@ -92,7 +92,7 @@ class Dsn(Method):
         """Parameters of both private networks, the decoder and the discriminator."""
         keys = jax.random.split(key, 4)
         decoder = Decoder(image.shape[1])
-        discriminator = dann.DomainDiscriminator(self.settings.width)
+        discriminator = dann.DomainDiscriminator(self.settings.widths)
         return {
             "source": models.initial_variables(keys[0], model, image)["params"],
             "target": models.initial_variables(keys[1], model, image)["params"],
@@ -116,7 +116,7 @@ class Dsn(Method):
             difference += difference_loss(shared, private)
         similarity = dann.adversarial(
             own["discriminator"],
-            settings.width,
+            settings.widths,
             source,
             target,
             settings.similarity * ramp(batch.progress),

@@ -17,7 +17,9 @@ class Jan(Method):
 
     The released code sums five Gaussians over the features where `jmmd` takes their mean, which a
     weight of five makes up for. It has one of a fixed width over the softmax, where `jmmd` has five
-    that follow the mean distance, as for the features.
+    that follow the mean distance, as for the features. For ResNet-50 the release puts a bottleneck
+    of 256 units before the classifier; here every row of a table trains the same classifier, and
+    what its last layer sees is aligned as it is.
     """
 
     def penalty(

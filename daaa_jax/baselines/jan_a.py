@@ -31,7 +31,11 @@ class Adversary(nn.Module):
 
 
 class JanA(Method):
-    """The network minimises the JMMD that the adversaries, one to each layer, maximise."""
+    """The network minimises the JMMD that the adversaries, one to each layer, maximise.
+
+    The network's gradient grows with `ramp`; the adversaries' own does not, as DANN's
+    discriminator's: an adversary that did not learn at first would be none.
+    """
 
     def create(self, key: Array, model: nn.Module, image: Array, given: Outputs) -> Params:
         """The adversaries' parameters."""
@@ -45,14 +49,15 @@ class JanA(Method):
     def penalty(
         self, own: Params, model: nn.Module, source: Outputs, target: Outputs, batch: Batch
     ) -> Mapping[str, Array]:
-        """JMMD behind the adversaries, its weight growing with `ramp`."""
+        """JMMD behind the adversaries; the gradient that leaves it towards the network grows."""
         maximising = reverse_gradient(own, jnp.float32(1))
 
         def seen(given: Outputs) -> list[Array]:
+            # Twice reversed: the gradient as it is, times the ramp.
+            growing = reverse_gradient(layers(given), -ramp(batch.progress))
             return [
                 Adversary(self.settings.width).apply({"params": maximising[f"layer{n}"]}, features)
-                for n, features in enumerate(layers(given))
+                for n, features in enumerate(growing)
             ]
 
-        distance = losses.jmmd(seen(source), seen(target))
-        return {"jmmd": self.settings.weight * ramp(batch.progress) * distance}
+        return {"jmmd": self.settings.weight * losses.jmmd(seen(source), seen(target))}

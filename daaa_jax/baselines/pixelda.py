@@ -15,6 +15,23 @@ from daaa_jax import losses, models
 from daaa_jax.baselines.method import Batch, Classify, Method, Outputs, Params
 
 
+class NoiseChannel(nn.Module):
+    """Noise vectors `[B,n]` to images of one channel `[B,side,side,1]`, as the release does it.
+
+    The same value at each pixel would have no effect: the generator's first convolution has no
+    bias, and the instance norm after it takes a constant off.
+
+    Attributes:
+      side: height and width of the images.
+    """
+
+    side: int
+
+    @nn.compact
+    def __call__(self, noise: Array) -> Array:
+        return nn.Dense(self.side**2, name="pixels")(noise).reshape(-1, self.side, self.side, 1)
+
+
 class PixelDa(Method):
     """A generator that sees noise beside the source image, a discriminator, and the classifier.
 
@@ -28,9 +45,11 @@ class PixelDa(Method):
         """Parameters of the generator and the discriminator."""
         generator, discriminator = models.create_gan(self.config.pair)
         keys = jax.random.split(key, 3)
-        noisy = self._with_noise(keys[2], image)
+        vector = jnp.zeros((1, self.settings.noise))
+        channel = NoiseChannel(image.shape[1]).init(keys[2], vector)["params"]
+        noisy = jnp.concatenate([image, image[..., :1]], axis=-1)
         return {
-            "generator": generator.init(keys[0], noisy)["params"],
+            "generator": {"noise": channel, **generator.init(keys[0], noisy)["params"]},
             "discriminator": discriminator.init(keys[1], image)["params"],
         }
 
@@ -44,9 +63,8 @@ class PixelDa(Method):
         adversarial loss is `pair.adversarial=vanilla`.
         """
         settings, kind = self.settings, self.config.pair.adversarial
-        generator, discriminator = models.create_gan(self.config.pair)
-        noisy = self._with_noise(batch.key, batch.source)
-        made = generator.apply({"params": own["generator"]}, noisy)
+        _, discriminator = models.create_gan(self.config.pair)
+        made = self.translate(own["generator"], batch.source, batch.key)
 
         def judge(params: Params, images: Array, is_real: bool) -> Array:
             logits = discriminator.apply({"params": params}, images)
@@ -66,9 +84,11 @@ class PixelDa(Method):
         parts = {"cross_entropy": supervised, "adversarial": fooling, "discriminator": judging}
         return supervised + fooling + judging, parts, given
 
-    def _with_noise(self, key: Array, images: Array) -> Array:
-        """Images `[B,H,W,3]` with channels that hold an image's noise, the same at each pixel."""
-        shape = (len(images), 1, 1, self.settings.noise)
-        noise = jax.random.uniform(key, shape, minval=-1, maxval=1)
-        wide = jnp.broadcast_to(noise, (*images.shape[:3], self.settings.noise))
-        return jnp.concatenate([images, wide], axis=-1)
+    def translate(self, params: Params, images: Array, key: Array) -> Array:
+        """Images `[B,H,W,3]` in the target's style, each with noise of its own."""
+        generator, _ = models.create_gan(self.config.pair)
+        noise, params = params["noise"], {k: v for k, v in params.items() if k != "noise"}
+        vectors = jax.random.uniform(key, (len(images), self.settings.noise), minval=-1, maxval=1)
+        channel = NoiseChannel(images.shape[1]).apply({"params": noise}, vectors)
+        noisy = jnp.concatenate([images, channel], axis=-1)
+        return generator.apply({"params": params}, noisy)
