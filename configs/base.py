@@ -48,6 +48,7 @@ def get_config() -> ConfigDict:
     pair.filters = 32
     pair.downsamplings = 1
     pair.blocks = 3
+    pair.identity_start = False  # generators that at first change nothing, see models/generator.py
     pair.discriminator_filters = 64
     pair.discriminator_layers = 2
     # Whether discriminators see how much the images of a batch differ, see models/discriminator.py.

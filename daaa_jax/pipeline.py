@@ -13,6 +13,7 @@ from daaa_jax import (
     adaptation,
     baselines,
     colours,
+    costs,
     evaluation,
     fingerprints,
     finished_run,
@@ -99,7 +100,9 @@ def run(
         distributed.check_shared(workdir)
         with MetricWriter(workdir) as writer, Notice().listening() as notice:
             overview.write(config, task, workdir / OVERVIEW)
-            job.through(stage, Context(workdir, mesh, writer, config.run, notice, profiled))
+            later = costs.later(config, task, job.to_come(stage))
+            context = Context(workdir, mesh, writer, config.run, notice, profiled, later)
+            job.through(stage, context)
         if stage not in ("all", "adapt"):
             return {}
         result = markers.plain(job.result()) if distributed.is_first() else {}
@@ -191,6 +194,14 @@ class _Run:
                     f"--stage={wanted} needs the stage {needed}, which is not finished in "
                     f"{self.workdir}: run --stage={needed} first, or leave --stage out"
                 )
+
+    def to_come(self, wanted: str) -> list[str]:
+        """The stages that are to be run, in order."""
+        return [
+            name
+            for name in self.runs
+            if wanted in ("all", name) and self.stages.finished(name) is None
+        ]
 
     def home(self, stage: str) -> Path:
         """The working directory where a stage is finished."""

@@ -95,7 +95,9 @@ def run(
     done = len(images) - others * sum(part["count"] for part in missing)
     with (
         memory.enough_memory("stage translate", "translate.batch_size"),
-        Progress(f"translate {direction}", len(images), done) as progress,
+        Progress(
+            f"translate {direction}", len(images), done, later=context.later.get("translate", 0.0)
+        ) as progress,
     ):
         for part in missing:
             if context.notice.heard():

@@ -323,3 +323,16 @@ def test_instance_norm_of_a_constant_has_finite_gradients():
     variables = norm.init(jax.random.key(0), features)
     gradient = jax.grad(lambda x: jnp.square(norm.apply(variables, x)).sum())(features)
     assert np.isfinite(gradient).all()
+
+
+def test_generator_that_starts_as_the_identity_changes_nothing_at_first():
+    images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3)), jnp.float32)
+    generator = models.Generator(filters=4, blocks=1, identity_start=True)
+    made, variables = generator.init_with_output(jax.random.key(0), images)
+    np.testing.assert_allclose(made, 0.99 * images, atol=1e-5)
+
+    def change(params):
+        return generator.apply({"params": params}, images).mean()
+
+    gradient = jax.grad(change)(variables["params"])
+    assert jnp.abs(gradient["leave"]["kernel"]).max() > 0

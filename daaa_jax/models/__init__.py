@@ -70,7 +70,12 @@ def create_classifier(settings, num_classes: int, attention: str) -> nn.Module:
 def create_gan(settings) -> tuple[Generator, PatchDiscriminator]:
     """The generator and the discriminator of `config.pair`, each used for both domains."""
     return (
-        Generator(settings.filters, settings.downsamplings, settings.blocks),
+        Generator(
+            settings.filters,
+            settings.downsamplings,
+            settings.blocks,
+            settings.get("identity_start", False),
+        ),
         PatchDiscriminator(
             settings.discriminator_filters,
             settings.discriminator_layers,

@@ -19,11 +19,15 @@ class Generator(nn.Module):
       filters: channels of the first convolution; doubled by each downsampling.
       downsamplings: how often height and width are halved, so both must allow it.
       blocks: number of residual blocks at the lowest resolution.
+      identity_start: adds the image before the tanh, as `arctanh(0.99 x)`, and begins with a last
+        convolution of zeros, so that at first nothing is changed. Translations of photos are sharp
+        from the first epoch on; without it they begin as grey and need many epochs.
     """
 
     filters: int = 32
     downsamplings: int = 1
     blocks: int = 3
+    identity_start: bool = False
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
@@ -54,9 +58,12 @@ class Generator(nn.Module):
             )
             features = nn.relu(InstanceNorm(name=f"up{i}_norm")(features))
 
-        outputs = convolution(3, 7, padding="VALID", use_bias=True, name="leave")(
+        start = {"kernel_init": nn.initializers.zeros_init()} if self.identity_start else {}
+        outputs = convolution(3, 7, padding="VALID", use_bias=True, name="leave", **start)(
             reflect_pad(features, 3)
         )
+        if self.identity_start:
+            outputs += jnp.arctanh(0.99 * images[..., :3])
         return jnp.tanh(outputs)
 
     def _residual(self, features: Array, name: str, convolution) -> Array:

@@ -1,6 +1,7 @@
 """What every stage is handed beside its settings: where to write, on which devices, how often."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 from jax.sharding import Mesh
@@ -21,6 +22,7 @@ class Context:
       settings: `config.run`: how often to log and to save; nothing in it changes a result.
       notice: whether the run has been told to end.
       profiled: whether some updates of each stage are traced, see `profiling`.
+      later: by stage, what those after it cost in units of its own, see `costs.later`.
     """
 
     workdir: Path
@@ -29,3 +31,4 @@ class Context:
     settings: ConfigDict
     notice: Notice = dataclasses.field(default_factory=Notice)
     profiled: bool = False
+    later: Mapping[str, float] = dataclasses.field(default_factory=dict)

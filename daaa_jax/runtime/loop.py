@@ -128,7 +128,7 @@ def run(
         profiled = context.workdir / "profile" / name if context.profiled else None
         with (
             memory_use.enough_memory(f"stage {name}", reduce),
-            Progress(name, steps, start) as progress,
+            Progress(name, steps, start, later=context.later.get(name, 0.0)) as progress,
             Profile(profiled, start, steps, round_steps, progress.line) as profile,
         ):
             if 0 < start < steps:

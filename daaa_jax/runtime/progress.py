@@ -25,6 +25,7 @@ class Progress(contextlib.AbstractContextManager):
         total: int,
         initial: int = 0,
         *,
+        later: float = 0.0,
         stream: TextIO | None = None,
         seconds_between_lines: float = _SECONDS_BETWEEN_LINES,
     ):
@@ -34,12 +35,13 @@ class Progress(contextlib.AbstractContextManager):
           label: what is going on, such as the stage's name.
           total: how many steps there are.
           initial: how many were made before, by the run that this one resumes.
+          later: how many of these steps what follows in the run costs, about.
           stream: where to show it, by default the standard error output.
           seconds_between_lines: how seldom a plain line is written.
         """
         self._label = label
         self._total = total
-        self._step = initial
+        self._step, self._later = initial, later
         self._stream = stream or sys.stderr
         self._silent = not distributed.is_first()
         self._bar = None
@@ -109,6 +111,11 @@ class Progress(contextlib.AbstractContextManager):
         self._shown_step, self._shown_at = self._step, now
         figures = {name: f"{float(value):.4g}" for name, value in self._figures.items()}
         if self._bar is not None:
+            first_step, first_time = self._first or (self._step, now)
+            if self._later and self._step > first_step:
+                seconds = (now - first_time) / (self._step - first_step)
+                left = (self._total - self._step) * seconds
+                figures["run"] = self._of_the_run(left, seconds).removeprefix(", all ")
             self._bar.set_postfix(figures, refresh=False)
             self._bar.update(self._step - self._bar.n)
             return
@@ -117,8 +124,17 @@ class Progress(contextlib.AbstractContextManager):
         first_step, first_time = self._first or (self._step, now)
         if self._step > first_step:
             seconds = (now - first_time) / (self._step - first_step)
-            parts.append(f"{seconds:.3g} s/step, {_duration((self._total - self._step) * seconds)}")
+            left = (self._total - self._step) * seconds
+            parts.append(
+                f"{seconds:.3g} s/step, {_duration(left)}{self._of_the_run(left, seconds)}"
+            )
         print(" ".join(parts), file=self._stream, flush=True)
+
+    def _of_the_run(self, left: float, seconds: float) -> str:
+        """The time left of all stages, at the speed of this one; empty in the last."""
+        if not self._later:
+            return ""
+        return f", all about {_duration(left + self._later * seconds)}"
 
 
 def _duration(seconds: float) -> str:

@@ -1,0 +1,95 @@
+"""How strongly each measure of Table 4 pulls: the norm of the gradient of L_AT.
+
+    python -m daaa_jax.main --config=configs/digits.py --config.adapt.rounds=1 --workdir=runs/one
+    python -m benchmarks.measures --workdir=runs/one
+
+The gradient by the target network's parameters after the first round, all four groups of a batch,
+mean norm of 16 batches. The factor by which beta has to grow for a measure to pull as L2 does is
+what `daaa_jax/paper/tables.py` holds for Table 4.
+"""
+
+import argparse
+import functools
+import statistics
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from daaa_jax import adaptation, inference, translation, workdir
+from daaa_jax.data import load_task
+from daaa_jax.data.pairs import all_images
+from daaa_jax.runtime import allocator, compilation
+
+MEASURES = ("l2", "l1", "mmd", "jmmd")
+_BATCHES = 16
+
+
+def gradient_norms(folder: Path) -> dict[str, float]:
+    """By measure, the mean norm of the gradient of L_AT.
+
+    Args:
+      folder: the working directory of a finished run.
+    """
+    config = workdir.read_config(folder)
+    task = load_task(config.data)
+    source, target = (inference.load_network(folder, name) for name in ("source", "last"))
+    made = [
+        translation.read(folder / "translate" / f"{origin}_to_{other}")
+        for origin, other in (
+            (task.source_name, task.target_name),
+            (task.target_name, task.source_name),
+        )
+    ]
+    images = all_images(task.source_train.images, made[0], task.target_train.images, made[1])
+    batches = adaptation.plan(
+        config, source.model, source.variables, images, task.source_train.labels, 1
+    ).batch_at
+    # A step of plain gradient descent with rate 1: what L_AT changes is minus its gradient.
+    descent = optax.sgd(1.0)
+    state = adaptation.create_state(jax.random.key(0), source.variables, target.variables, descent)
+
+    def norm(measure: str) -> float:
+        updates = []
+        for beta in (0.0, 1.0):
+            settings = config.copy_and_resolve_references()
+            settings.adapt.update(beta=beta, measure=measure)
+            updates.append(
+                jax.jit(
+                    functools.partial(
+                        adaptation.train_step,
+                        model=source.model,
+                        optimizer=descent,
+                        config=settings,
+                    )
+                )
+            )
+
+        def of(batch) -> float:
+            filled = adaptation.with_their_images([images], batch)
+            without, with_it = (update(state, None, *filled)[0] for update in updates)
+            change = jax.tree.map(jnp.subtract, without.target["params"], with_it.target["params"])
+            return float(optax.tree.norm(change))
+
+        return statistics.mean(of(batches(step)) for step in range(_BATCHES))
+
+    return {measure: norm(measure) for measure in MEASURES}
+
+
+def main() -> None:
+    """Prints a line for each measure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", required=True, help="of a finished run")
+    options = parser.parse_args()
+    allocator.keep_freed_memory()
+    compilation.enable_cache()
+    found = gradient_norms(Path(options.workdir).expanduser())
+    print("| measure | gradient of L_AT | factor of beta |\n| --- | --- | --- |")
+    for name, value in found.items():
+        print(f"| {name} | {value:.4g} | {np.float64(found['l2']) / value:.4g} |")
+
+
+if __name__ == "__main__":
+    main()

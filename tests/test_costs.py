@@ -1,0 +1,45 @@
+"""The time left of a run: what the stages to come cost, in updates of the present one."""
+
+import dataclasses
+
+import pytest
+from tiny import make_config, make_labelled
+
+from daaa_jax import costs
+from daaa_jax.data.types import MeasuredData, Task, UnlabelledImages
+
+SOURCE, TARGET = make_labelled(10, 1), make_labelled(7, 2)
+TASK = Task(
+    source_name="a",
+    target_name="b",
+    class_names=("one", "two", "three", "four"),
+    source_train=SOURCE,
+    target_train=UnlabelledImages(TARGET.images),
+    evaluation=MeasuredData(SOURCE, TARGET, TARGET),
+)
+STAGES = ("pair", "translate", "source", "adapt")
+
+
+def test_what_follows_falls_to_nothing_and_grows_with_the_updates_to_come():
+    found = costs.later(make_config(), TASK, STAGES)
+    assert list(found) == list(STAGES) and found["adapt"] == 0
+    assert all(found[name] > 0 for name in STAGES[:-1])
+    longer = costs.later(make_config({"adapt.rounds": 20}), TASK, STAGES)
+    assert longer["source"] == pytest.approx(10 * found["source"])
+    assert costs.later(make_config(), TASK, ("source",)) == {"source": 0}
+
+
+def test_a_cyclegans_update_costs_what_its_passes_do():
+    """A quarter of the batch, a quarter of the operations; as many images in all."""
+    counts = {}
+    for size in (2, 8):
+        updates, cost = costs._units(make_config({"pair.batch_size": size}), TASK)["pair"]
+        counts[size] = cost
+        assert updates == 2 * -(-10 // size)
+    assert counts[8] == pytest.approx(4 * counts[2])
+
+
+def test_compared_methods_have_no_pairing():
+    config = make_config({"method": "dann"})
+    found = costs.later(config, dataclasses.replace(TASK), ("source", "adapt"))
+    assert found["source"] > 0
