@@ -65,11 +65,10 @@ def _embedded(config: ConfigDict) -> None:
     config.data.name = "embedded"
     # 4,000 digits are a fifteenth of the benchmark's, so epochs are more and rounds shorter, and
     # every image is shifted at random: without that, wrong labels settle in after some rounds.
-    config.pair.epochs = 12
+    config.pair.update(batch_size=8, epochs=6)
     config.source.epochs = 20
     config.augment.shift = 2
-    config.adapt.round_steps = 300
-    config.adapt.rounds = 14
+    config.adapt.update(rounds=8, round_steps=150)
 
 
 def _smoke(config: ConfigDict) -> None:

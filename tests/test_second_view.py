@@ -17,6 +17,7 @@ from daaa_jax.data import embedded, randomness, recipe
 from daaa_jax.data.pairs import all_images
 from daaa_jax.data.types import LabelledImages, MeasuredData
 from daaa_jax.models import DigitNetwork
+from daaa_jax.runtime import metrics
 from daaa_jax.second_view import SecondView
 
 MODEL = DigitNetwork(num_classes=10, widths=(16, 32, 64), inputs="standardized")
@@ -150,3 +151,51 @@ def test_no_label_of_the_target_is_read(networks):
     unknown = LabelledImages(target.images, np.full_like(target.labels, -1))
     view = dataclasses.replace(networks.view, originals=unknown)
     assert view.measure(networks.posterior) == networks.view.measure(networks.posterior)
+
+
+# What EM and L_AT do, over six rounds
+
+
+LONGER = {name: value for name, value in SETTINGS.items() if "mix" not in name} | {
+    "adapt.rounds": 6,
+    "adapt.round_steps": 100,
+}
+
+
+def adapted(folder, network, changes: Mapping, noise: float = 0.0) -> list[dict]:
+    """The logged rounds of a run with good translations, of which G_ST's have noise on them."""
+    data, config = digits(), make_config(LONGER | changes)
+    draws = randomness.generator(0, "noise").normal(0, noise, data.synthetic.shape)
+    synthetic = np.clip(data.synthetic + draws, 0, 255).astype(np.uint8)
+    measured = MeasuredData(data.source, data.test, data.target)
+    with surroundings(folder, config) as context:
+        evaluate = evaluation.make_evaluator(MODEL, context.mesh, config)
+        images = all_images(data.source.images, synthetic, data.target.images, data.undone)
+        plan = adaptation.plan(config, MODEL, network, images, data.source.labels, 1)
+        target_stage.run(plan, config, evaluate, measured, context)
+    return metrics.rounds(metrics.read(folder))
+
+
+@pytest.mark.slow
+def test_em_adds_information_with_the_paired_posterior(networks, tmp_path):
+    """The posterior of x^T alone, the paper's, adds hardly any: it is the network's own."""
+    reached = {
+        name: adapted(tmp_path / name, networks.source, changes, noise=20)[-1]["target_test"]
+        for name, changes in {
+            "off": {"em.threshold": 1.1},
+            "target": {"em.posterior": "target"},
+            "paired": {"em.posterior": "paired"},
+        }.items()
+    }
+    assert 0.78 <= reached["off"] <= 0.92
+    assert reached["paired"] - reached["off"] >= 0.02
+    assert reached["paired"] - reached["target"] >= 0.02
+
+
+@pytest.mark.slow
+def test_alignment_falls_with_its_penalty_and_stays_without(networks, tmp_path):
+    """Both directions of Fig. 4."""
+    for name, beta in (("with", 0.1), ("without", 0.0)):
+        lines = adapted(tmp_path / name, networks.source, {"adapt.beta": beta})
+        first, last = (lines[place]["round_alignment"] for place in (0, -1))
+        assert last / first <= 0.85 if beta else last / first >= 0.95, (name, first, last)
