@@ -156,8 +156,8 @@ def _parse(arguments: Sequence[str] | None):
     options.tasks = cells.chosen_tasks(plan, subject.tasks, wanted)
     methods = [method for method in options.methods.split(",") if method]
     if options.name in tables.TABLES:
-        network = cells.Run(options.tasks[0], {}, 0).config(plan).model.name
-        options.table = tables.on_network(subject, network)
+        config = cells.Run(options.tasks[0], {}, 0).config(plan)
+        options.table = tables.on_network(subject, config.model.name, config.adapt.beta)
         options.all_runs = cells.runs_of(options.table, options.tasks, plan)
         runs = cells.runs_of(cells.some_rows(options.table, methods), options.tasks, plan)
     elif methods:
