@@ -1,0 +1,123 @@
+"""Inference on both images of a pair, as a user asks for it."""
+
+import csv
+
+import jax
+import numpy as np
+import pytest
+from jax import export as jax_export
+from PIL import Image
+from tiny import CLASSES, MODEL, make_config, make_images
+
+from daaa_jax import evaluation, export, models, predict, workdir
+from daaa_jax.data.augment import decode, encode
+from daaa_jax.errors import UserError
+from daaa_jax.models import initial_variables, trained
+
+IMAGES, GAMMA = make_images(5, seed=3), 0.625
+VARIABLES = initial_variables(jax.random.key(0), MODEL, decode(IMAGES[:1]))
+
+
+def write_run(folder, source="mnist", target="mnist_m", changes=None, em=None):
+    """What `predict` and `export` need of a finished run; returns the generators' parameters."""
+    config = make_config({"model.widths": (4, 4, 4), "model.inputs": "plain", **(changes or {})})
+    workdir.write_config(folder, config)
+    generator, _ = models.create_gan(config.pair)
+    params = {
+        name: generator.init(jax.random.key(seed), decode(IMAGES[:1]))["params"]
+        for seed, name in enumerate(("a_to_b", "b_to_a"))
+    }
+    trained.write_tensors(folder / "pair" / "generators.safetensors", params)
+    about = {
+        "source": source,
+        "target": target,
+        "classes": [f"class {number}" for number in range(CLASSES)],
+        "image_size": 32,
+        "augment": config.augment,
+        "crops": 1,
+        "model": config.model,
+        "attention": "sum_squares",
+        "layers": ".*",
+        "em": {"gamma": GAMMA, **(em or {})},
+    }
+    for name in ("last", "selected"):
+        trained.write(folder / "adapt" / f"{name}.safetensors", VARIABLES, about)
+    return generator, params
+
+
+def posterior(images):
+    return jax.nn.softmax(MODEL.apply(VARIABLES, decode(images), train=False))
+
+
+def paired(generator, params):
+    translated = encode(generator.apply({"params": params}, decode(IMAGES)))
+    return (posterior(IMAGES) + GAMMA * posterior(translated)) / (1 + GAMMA)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "direction"),
+    [("mnist", "mnist_m", "b_to_a"), ("webcam", "amazon", "a_to_b")],
+)
+def test_predict_and_export_average_image_and_translation(tmp_path, source, target, direction):
+    generator, params = write_run(tmp_path, source, target)
+    wanted = paired(generator, params[direction])
+    for number, image in enumerate(IMAGES):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.fromarray(image).save(tmp_path / "images" / f"{number}.png")
+    where = ["--workdir", str(tmp_path)]
+    predict.main([*where, "--paired", str(tmp_path / "images")])
+    rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
+    found = [[float(row[f"p(class {k})"]) for k in range(CLASSES)] for row in rows]
+    np.testing.assert_allclose(found, wanted, atol=2e-6)
+    export.main([*where, "--paired", "--out", str(tmp_path / "model")])
+    program = jax_export.deserialize((tmp_path / "model/model.stablehlo").read_bytes())
+    np.testing.assert_allclose(program.call(IMAGES), wanted, atol=1e-4)
+
+
+def test_generators_are_exported_under_the_names_of_their_domains(tmp_path):
+    generator, params = write_run(tmp_path)
+    export.main([f"--workdir={tmp_path}", "--generators", f"--out={tmp_path / 'out'}"])
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "README.md", "mnist_m_to_mnist.stablehlo", "mnist_to_mnist_m.stablehlo"
+    }  # fmt: skip
+    for name, direction in (("mnist_to_mnist_m", "a_to_b"), ("mnist_m_to_mnist", "b_to_a")):
+        program = jax_export.deserialize((tmp_path / f"out/{name}.stablehlo").read_bytes())
+        wanted = encode(generator.apply({"params": params[direction]}, decode(IMAGES)))
+        made = np.asarray(program.call(IMAGES), int)
+        assert np.abs(made - np.asarray(wanted, int)).max() <= 1
+
+
+def test_log_posterior_of_a_pair_is_that_of_its_posterior():
+    config = make_config({"model.inputs": "plain"})
+    generator, _ = models.create_gan(config.pair)
+    params = generator.init(jax.random.key(1), decode(IMAGES[:1]))["params"]
+    for gamma in (0.0, 0.4, 1.0):
+        variables = {"classifier": VARIABLES, "generator": params, "gamma": gamma}
+        found = evaluation.paired_outputs(
+            MODEL, variables, IMAGES, config.augment, 1, generator=generator
+        )
+        np.testing.assert_allclose(np.exp(found.log_posteriors), found.posteriors, rtol=1e-5)
+        np.testing.assert_allclose(found.posteriors.sum(-1), 1, rtol=1e-5)
+        if gamma == 0:
+            np.testing.assert_allclose(found.posteriors, posterior(IMAGES), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"method": "dann"}, "method=dann"),
+        ({"pair.translations": "/elsewhere"}, "pair.translations"),
+    ],
+)
+def test_runs_without_a_generator_of_their_own_say_why(tmp_path, changes, named):
+    write_run(tmp_path, changes=changes)
+    with pytest.raises(UserError, match=named):
+        predict.main([f"--workdir={tmp_path}", "--paired", str(tmp_path)])
+
+
+def test_missing_generators_are_named(tmp_path):
+    write_run(tmp_path)
+    (tmp_path / "pair/generators.safetensors").unlink()
+    Image.fromarray(IMAGES[0]).save(tmp_path / "one.png")
+    with pytest.raises(UserError, match=r"generators\.safetensors"):
+        predict.main([f"--workdir={tmp_path}", "--paired", str(tmp_path / "one.png")])
