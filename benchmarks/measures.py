@@ -1,11 +1,11 @@
-"""How strongly each measure of Table 4 pulls: the norm of the gradient of L_AT.
+"""Gradient norm of L_AT with each measure of Table 4 and each kind of map of Table A1.
 
     python -m daaa_jax.main --config=configs/digits.py --config.adapt.rounds=1 --workdir=runs/one
     python -m benchmarks.measures --workdir=runs/one
 
 The gradient by the target network's parameters after the first round, all four groups of a batch,
-mean norm of 16 batches. The factor by which beta has to grow for a measure to pull as L2 does is
-what `daaa_jax/paper/tables.py` holds for Table 4.
+mean norm of 16 batches. The factor by which beta has to grow for a gradient as large as that of the
+paper's L2 of summed squares is what `daaa_jax/paper/tables.py` holds.
 """
 
 import argparse
@@ -23,12 +23,21 @@ from daaa_jax.data import load_task
 from daaa_jax.data.pairs import all_images
 from daaa_jax.runtime import allocator, compilation
 
-MEASURES = ("l2", "l1", "mmd", "jmmd")
+# By name: the measure, and the kind of attention map.
+VARIANTS = {
+    "l2": ("l2", "sum_squares"),
+    "l1": ("l1", "sum_squares"),
+    "mmd": ("mmd", "sum_squares"),
+    "jmmd": ("jmmd", "sum_squares"),
+    "sum_abs": ("l2", "sum_abs"),
+    "max_abs": ("l2", "max_abs"),
+    "features": ("l2", "features"),
+}
 _BATCHES = 16
 
 
 def gradient_norms(folder: Path) -> dict[str, float]:
-    """By measure, the mean norm of the gradient of L_AT.
+    """By name of `VARIANTS`, the mean norm of the gradient of L_AT.
 
     Args:
       folder: the working directory of a finished run.
@@ -51,7 +60,7 @@ def gradient_norms(folder: Path) -> dict[str, float]:
     descent = optax.sgd(1.0)
     state = adaptation.create_state(jax.random.key(0), source.variables, target.variables, descent)
 
-    def norm(measure: str) -> float:
+    def norm(measure: str, attention: str) -> float:
         updates = []
         for beta in (0.0, 1.0):
             settings = config.copy_and_resolve_references()
@@ -60,7 +69,7 @@ def gradient_norms(folder: Path) -> dict[str, float]:
                 jax.jit(
                     functools.partial(
                         adaptation.train_step,
-                        model=source.model,
+                        model=source.model.clone(attention=attention),
                         optimizer=descent,
                         config=settings,
                     )
@@ -75,7 +84,7 @@ def gradient_norms(folder: Path) -> dict[str, float]:
 
         return statistics.mean(of(batches(step)) for step in range(_BATCHES))
 
-    return {measure: norm(measure) for measure in MEASURES}
+    return {name: norm(*variant) for name, variant in VARIANTS.items()}
 
 
 def main() -> None:
@@ -86,7 +95,7 @@ def main() -> None:
     allocator.keep_freed_memory()
     compilation.enable_cache()
     found = gradient_norms(Path(options.workdir).expanduser())
-    print("| measure | gradient of L_AT | factor of beta |\n| --- | --- | --- |")
+    print("| variant | gradient of L_AT | factor of beta |\n| --- | --- | --- |")
     for name, value in found.items():
         print(f"| {name} | {value:.4g} | {np.float64(found['l2']) / value:.4g} |")
 

@@ -142,7 +142,7 @@ def classifier(config, classes: int, weights: Mapping[str, np.ndarray] | None = 
 def adaptation_step(config, model, variables, images: np.ndarray | None, batch: Batch):
     """The step of stage `adapt`, the images on the device or None, see `take`; EM is under way."""
     config.em.start_step = 0
-    optimizer = optimizers.make(config.adapt.optimizer, total_steps=_STEPS, round_steps=_STEPS)
+    optimizer = optimizers.make(config.adapt.optimizer, total_steps=_STEPS, restart_every=_STEPS)
     state = adaptation.create_state(jax.random.key(1), variables, variables, optimizer)
     step = functools.partial(adaptation.train_step, model=model, optimizer=optimizer, config=config)
     return TrainingStep(step, state, (images, batch))

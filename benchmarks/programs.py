@@ -78,7 +78,7 @@ def programs(config: ConfigDict, mesh: Mesh) -> Iterator[tuple[str, tuple]]:
     )
 
     settings = config.adapt
-    optimizer = optimizers.make(settings.optimizer, total_steps=10**6, round_steps=200)
+    optimizer = optimizers.make(settings.optimizer, total_steps=10**6, restart_every=200)
     groups = adaptation.group_sizes(settings.batch_size, [settings.mix[g] for g in GROUPS])
     targets = -(-sum(groups[2:]) // mesh.size) * mesh.size
     batch = shape((settings.batch_size, size, size, 3))

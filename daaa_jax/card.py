@@ -94,9 +94,8 @@ def write(network: trained.Trained, workdir: Path, which: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def of_generators(network: trained.Trained, directions: Collection[str]) -> str:
-    """The card of a run's translators, in Markdown."""
-    side = network.about["image_size"]
+def of_generators(side: int, directions: Collection[str]) -> str:
+    """The card of a run's translators of images of `side` pixels, in Markdown."""
     lines = [
         "# Translators of images, " + " and ".join(sorted(directions)),
         "",
@@ -126,7 +125,8 @@ def _adaptation(config: ConfigDict) -> list[str]:
     length = f"{config.adapt.rounds} rounds of {config.adapt.round_steps} updates"
     if config.method != baselines.OURS:
         return [f"- adaptation: {length}"]
-    posterior = "both images of a pair" if config.em.get("posterior") == "paired" else "the image"
+    paired = config.em.get("posterior") == "paired"
+    posterior = "both images of a pair (not the paper's)" if paired else "the image"
     return [
         f"- adaptation: {length}, beta {config.adapt.beta:g}, confidence threshold "
         f"{config.em.threshold:g}, soft labels from {posterior}"

@@ -1,4 +1,4 @@
-"""What the stages of a run cost beside each other, to tell the time left of all of it.
+"""Relative cost of a run's stages, for the time left of the whole run.
 
 Floating-point operations of the networks' forward passes, counted before anything is compiled;
 passes over the images for evaluation are left out.
@@ -28,8 +28,15 @@ def later(config: ConfigDict, task: Task, names: Sequence[str]) -> dict[str, flo
       config: the whole config.
       task: both domains.
       names: of the stages to come, in order.
+
+    Returns:
+      By stage; empty where the backend does not count operations, as PJRT plugins do not.
     """
+    if not names:
+        return {}
     units = _units(config, task)
+    if not all(cost for _, cost in units.values()):
+        return {}
     costs = {name: count * cost for name, (count, cost) in units.items()}
     return {
         name: sum(costs[other] for other in list(names)[place + 1 :]) / units[name][1]
@@ -52,13 +59,13 @@ def _units(config: ConfigDict, task: Task) -> dict[str, tuple[int, float]]:
         # The target network is trained, the source network sees the whole batch, M^post T alone.
         update = (_TRAINED + 1) * sum(groups) + sum(groups[2:])
         translate = _operations(generator, image)
-        judge = _operations(discriminator, image)
+        discriminate = _operations(discriminator, image)
     else:
-        update, translate, judge = _TRAINED * adapt.batch_size, 1.0, 1.0
+        update, translate, discriminate = _TRAINED * adapt.batch_size, 1.0, 1.0
     # Both translations, both ways back, and with an identity term two more. The discriminators see
     # two translations for the generators' sake, then two real and two past images.
     made = 4 + 2 * bool(pair.identity_weight)
-    both = _TRAINED * (made * translate + 6 * judge)
+    both = _TRAINED * (made * translate + 6 * discriminate)
     return {
         "pair": (pair.epochs * epoch, pair.batch_size * both),
         "translate": (sum(sizes), translate),
@@ -77,4 +84,4 @@ def _operations(network: nn.Module, image: jax.Array, **options) -> float:
     apply = jax.jit(lambda variables, image: network.apply(variables, image, **options))
     with layers.plain_convolutions():
         found = apply.lower(shapes, image).cost_analysis()
-    return max((found or {}).get("flops", 0.0), 1.0)
+    return (found or {}).get("flops", 0.0)

@@ -154,28 +154,6 @@ def outputs(
     )
 
 
-def translated_outputs(
-    model: nn.Module,
-    variables: Mapping[str, Any],
-    images: Array,
-    augment: ConfigDict,
-    crops: int,
-    generator: nn.Module,
-) -> Outputs:
-    """`outputs` of the images' translations, rounded to uint8 as in training.
-
-    Args:
-      model: the classifier.
-      variables: `classifier`, and `generator`, its parameters.
-      images: uint8 `[B,H,W,3]`.
-      augment: see `outputs`.
-      crops: see `outputs`.
-      generator: translates the images, for instance G_TS.
-    """
-    translated = encode(generator.apply({"params": variables["generator"]}, decode(images)))
-    return outputs(model, variables["classifier"], translated, augment, crops)
-
-
 def paired_outputs(
     model: nn.Module,
     variables: Mapping[str, Any],
@@ -186,21 +164,23 @@ def paired_outputs(
 ) -> Outputs:
     """Inference on both images of a pair: `(p(z|x) + gamma p(z|G_TS(x))) / (1 + gamma)`.
 
-    Ours, not the paper's; both posteriors are the adapted network's.
+    Ours, not the paper's; both posteriors are the adapted network's, and the translation is rounded
+    to uint8 as in training.
 
     Args:
-      model: see `translated_outputs`, as the others.
-      variables: as there, and `gamma`, a scalar in [0, 1].
-      images: as there.
-      augment: as there.
-      crops: as there.
-      generator: as there.
+      model: the classifier, run in evaluation mode.
+      variables: `classifier`, `generator` (its parameters) and `gamma`, a scalar in [0, 1].
+      images: uint8 `[B,H,W,3]`.
+      augment: for the size of a crop.
+      crops: of each image.
+      generator: G_TS.
 
     Returns:
       Posteriors of the pair; features of the images themselves.
     """
     own = outputs(model, variables["classifier"], images, augment, crops)
-    other = translated_outputs(model, variables, images, augment, crops, generator)
+    translated = encode(generator.apply({"params": variables["generator"]}, decode(images)))
+    other = outputs(model, variables["classifier"], translated, augment, crops)
     gamma = jnp.float32(variables["gamma"])
     return own.replace(
         posteriors=(own.posteriors + gamma * other.posteriors) / (1 + gamma),
@@ -241,19 +221,13 @@ def batch_sums(posteriors: Array, labels: Array, mask: Array, threshold: float) 
     )
 
 
-def make_evaluator(
-    model: nn.Module,
-    mesh: Mesh,
-    config: ConfigDict,
-    read: Callable[..., Outputs] = outputs,
-) -> Evaluator:
+def make_evaluator(model: nn.Module, mesh: Mesh, config: ConfigDict) -> Evaluator:
     """A function that measures a network on a set of images, compiled once for all sets.
 
     Args:
       model: the classifier.
       mesh: the devices.
       config: the whole config; `evaluate`, `augment` and `em.threshold` are read.
-      read: `outputs`, or one of its kind: `(model, variables, images, augment, crops) -> Outputs`.
 
     Returns:
       `(variables, data, rows=()) -> Evaluation`, with the outputs of the images in `rows`, sorted
@@ -263,7 +237,7 @@ def make_evaluator(
     batch_size, share = config.evaluate.batch_size, meshes.local_share(mesh)
 
     def measure(variables, images, labels, mask):
-        given = read(model, variables, images, config.augment, config.evaluate.crops)
+        given = outputs(model, variables, images, config.augment, config.evaluate.crops)
         return batch_sums(given.posteriors, labels, mask, config.em.threshold), given
 
     step = jax.jit(measure, out_shardings=meshes.replicated(mesh))

@@ -65,16 +65,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     workdir, out = (Path(place).expanduser() for place in (options.workdir, options.out))
-    network = inference.load_network(workdir, options.network)
-    if options.paired:
-        network = inference.with_second_image(network, workdir)
     if out.exists():
         raise UserError(f"--out={options.out} exists: remove it, or choose another folder")
-    side = network.about["image_size"]
     if options.generators:
-        programs = inference.translators(network, workdir)
-        files = {"README.md": card.of_generators(network, programs).encode()}
+        generators = inference.load_generators(workdir)
+        side, programs = generators.image_size, generators.functions()
+        files = {"README.md": card.of_generators(side, programs).encode()}
     else:
+        network = inference.load_network(workdir, options.network)
+        side = network.about["image_size"]
+        if options.paired:
+            network = inference.with_second_image(network, inference.load_generators(workdir))
         programs = {"model": lambda x: inference.posterior(network, network.variables, x)}
         files = {
             "classes.txt": "".join(f"{name}\n" for name in network.about["classes"]).encode(),

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jax import Array
 from ml_collections import ConfigDict
 
@@ -76,73 +77,84 @@ def _why_missing(workdir: Path, which: str) -> str:
     return "it was removed; choose another --network or --workdir"
 
 
-def with_second_image(network: trained.Trained, workdir: Path) -> trained.Trained:
+@dataclasses.dataclass(frozen=True)
+class Generators:
+    """The two generators of a run.
+
+    Attributes:
+      module: the network of both.
+      params: parameters of `a_to_b` and `b_to_a`.
+      domains: names of a and b.
+      image_size: height and width of the images.
+    """
+
+    module: nn.Module
+    params: Mapping[str, Any]
+    domains: Sequence[str]
+    image_size: int
+
+    def params_from(self, origin: str) -> Mapping[str, Any]:
+        """Of the generator that translates images of a domain."""
+        return self.params[translation.direction(origin, self.domains)]
+
+    def functions(self) -> dict[str, Callable[[Array], Array]]:
+        """By direction, such as `mnist_to_mnist_m`, from uint8 images to uint8 images."""
+
+        def translate(params, images: Array) -> Array:
+            return encode(self.module.apply({"params": params}, decode(images)))
+
+        return {
+            f"{origin}_to_{other}": functools.partial(translate, self.params_from(origin))
+            for origin, other in (self.domains, self.domains[::-1])
+        }
+
+
+def load_generators(workdir: Path) -> Generators:
+    """The generators of a run.
+
+    Raises:
+      UserError: if it has none, or the file is missing or damaged.
+    """
+    path, config = workdir / GENERATORS, workdirs.read_config(workdir)
+    if config.method != baselines.OURS:
+        raise UserError(f"{workdir} has no generators: method={config.method} translates no images")
+    if config.pair.get("translations"):
+        raise UserError(
+            f"{workdir} has no generators: pair.translations={config.pair.translations} took the "
+            "CycleGAN's place"
+        )
+    if not path.is_file():
+        raise UserError(f"{path} is missing: the stage pair is not finished there")
+    if not (about := trained.read_about(path)):
+        raise UserError(
+            f"{path} does not name its domains: it is of an older version, run pair anew"
+        )
+    module, _ = models.create_gan(ConfigDict(about["pair"]))
+    return Generators(module, trained.read_tensors(path), about["domains"], about["image_size"])
+
+
+def with_second_image(network: trained.Trained, generators: Generators) -> trained.Trained:
     """The network with G_TS beside it, for inference on both images of a pair (`--paired`).
 
     Args:
       network: as `load_network` gives it.
-      workdir: of the same run.
+      generators: of the same run.
 
     Raises:
-      UserError: if the run has no generators, or the network no weight for the second image.
+      UserError: if the network has no weight for the second image.
     """
-    config, about = workdirs.read_config(workdir), network.about
-    if config.method != baselines.OURS:
-        raise UserError(f"--paired: method={config.method} translates no images")
-    if config.pair.get("translations"):
-        raise UserError("--paired: pair.translations gave images, and no generator to make others")
+    about = network.about
     if "em" not in about:
         raise UserError(
             "--paired: the network has no weight for the second image: it is the source network, "
             "or was adapted by an older version"
         )
-    domains = (about["source"], about["target"])
-    generators = load_generators(workdir)
     variables = {
         "classifier": network.variables,
-        "generator": generators[translation.direction(about["target"], domains)],
+        "generator": generators.params_from(about["target"]),
         "gamma": np.float32(about["em"]["gamma"]),
     }
-    generator, _ = models.create_gan(config.pair)
-    return dataclasses.replace(network, variables=variables, generator=generator)
-
-
-def translators(network: trained.Trained, workdir: Path) -> dict[str, Callable[[Array], Array]]:
-    """By direction, such as `mnist_to_mnist_m`, the function from uint8 images to uint8 images.
-
-    Args:
-      network: of the run, which tells the names of its domains.
-      workdir: of the run.
-
-    Raises:
-      UserError: see `load_generators`.
-    """
-    config, names = (
-        workdirs.read_config(workdir),
-        sorted(network.about[name] for name in ("source", "target")),
-    )
-    generator, _ = models.create_gan(config.pair)
-    params = load_generators(workdir)
-
-    def translate(direction: str, images: Array) -> Array:
-        return encode(generator.apply({"params": params[direction]}, decode(images)))
-
-    return {
-        f"{origin}_to_{other}": functools.partial(translate, translation.direction(origin, names))
-        for origin, other in (names, names[::-1])
-    }
-
-
-def load_generators(workdir: Path) -> Mapping[str, Any]:
-    """Parameters of a run's generators, `a_to_b` and `b_to_a`.
-
-    Raises:
-      UserError: if they are not there, or damaged.
-    """
-    path = workdir / GENERATORS
-    if not path.is_file():
-        raise UserError(f"{path} is missing: the run has no CycleGAN, or an unfinished one")
-    return trained.read_tensors(path)
+    return dataclasses.replace(network, variables=variables, generator=generators.module)
 
 
 def find_images(places: Sequence[str]) -> list[Path]:

@@ -74,8 +74,10 @@ def main(_: list[str]) -> None:
         print(f"  {f'adapted, {meaning}':36} {_percent(accuracy['target_test'][name])}  ({name})")
     if "paired_last" in accuracy["target_test"]:
         reached = accuracy["target_test"]
-        print(f"  image and translation, last          {_percent(reached['paired_last'])}")
-        print(f"  image and translation, selected      {_percent(reached['paired_selected'])}")
+        print("beyond the paper, with translations into the source's style:")
+        for name in ("last", "selected"):
+            value = _percent(reached[f"paired_{name}"])
+            print(f"  {f'adapted, image and translation, {name}':36} {value}  (paired_{name})")
         print(f"  source network on translations       {_percent(accuracy['source_translated'])}")
     minutes = sum(result["seconds"].values()) / 60
     print(f"  {minutes:.1f} minutes in the stages; all of it in {workdir}")

@@ -1,11 +1,11 @@
 """The stages in order: pair, translate, source, adapt; each resumed, or skipped if finished."""
 
-import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -33,7 +33,7 @@ from daaa_jax.baselines import training
 from daaa_jax.data import load_task, translations
 from daaa_jax.data.images import Images
 from daaa_jax.data.pairs import all_images
-from daaa_jax.data.types import Task
+from daaa_jax.data.types import LabelledImages, Task
 from daaa_jax.errors import Diverged, UserError
 from daaa_jax.inference import GENERATORS
 from daaa_jax.models import trained
@@ -241,7 +241,12 @@ class _Run:
 
     def _pair(self, context: Context) -> Mapping[str, Any]:
         params, memory = pairing.run(self.config, *self.domains.values(), context)
-        trained.write_tensors(self.workdir / GENERATORS, params)
+        about = {
+            "domains": list(self.domains),
+            "image_size": self.task.source_train.images.shape[1],
+            "pair": self.config.pair,
+        }
+        trained.write_tensors(self.workdir / GENERATORS, params, trained.metadata(about))
         return memory
 
     def _translate(self, context: Context) -> Mapping[str, Any]:
@@ -288,6 +293,7 @@ class _Run:
         before = {"source_network": self._accuracies(variables)}
         made = self._translations()
         each = self.seeds()
+        self._keep_generators([one.home for one in each.values()])
         plans = {
             seed: self._plan(one.config, variables, made, context.mesh.size)
             for seed, one in each.items()
@@ -302,57 +308,79 @@ class _Run:
         else:
             keep = {seed: one.keep for seed, one in each.items()}
             found = seeds.run(plans, config, self.evaluate, task.evaluation, context, keep)
-        left = {
-            str(seed): before
-            | each[seed].finish(*one, variables, made.get(self.forth))
-            | self._pairs(each[seed].home, context.mesh, one[0], variables, one[1])
-            for seed, one in found.items()
-        }
+        left = {}
+        for seed, (last, memory) in found.items():
+            outcome_of = each[seed]
+            left[str(seed)] = before | outcome_of.finish(
+                last, memory, variables, made.get(self.forth)
+            )
+            if config.method == baselines.OURS:
+                selected = trained.read(outcome_of.home / outcome.SELECTED).variables
+                networks = {"source": variables, "last": last, "selected": selected}
+                left[str(seed)] |= self._pairs(made, context.mesh, networks, memory["em"]["gamma"])
         if config.seeds == 1:
             return left[str(config.seed)]
         return {"seconds": sum(one["seconds"] for one in left.values()), "seeds": left}
 
+    def _keep_generators(self, homes: Sequence[Path]) -> None:
+        """Copies the generators to the networks that need them, whoever trained them.
+
+        Before the training: the working directory that they are from may be gone at its end.
+        """
+        if "pair" not in self.runs:
+            return
+        origin = self.home("pair") / GENERATORS
+        content = origin.read_bytes() if distributed.is_first() else b""
+        for home in homes:
+            if (home / GENERATORS).absolute() != origin.absolute():
+                markers.write_bytes(home / GENERATORS, content)
+        distributed.barrier("generators copied")
+
     def _pairs(
         self,
-        home: Path,
+        made: Mapping[str, Images],
         mesh: Mesh,
-        last: models.Variables,
-        source_network: models.Variables,
-        memory: Mapping[str, Any],
+        networks: Mapping[str, models.Variables],
+        gamma: float,
     ) -> dict[str, Any]:
-        """What both images of a pair give: accuracies of paired inference, and of the second view.
+        """Accuracies with the translations of the target's test images, see `paired_outputs`.
 
-        The generators are kept beside the networks that need them, whoever trained them.
+        Args:
+          made: the translations of the training images, by direction.
+          mesh: the devices.
+          networks: `source`, `last` and `selected`.
+          gamma: weight of the second image.
         """
-        if self.config.method != baselines.OURS:
-            return {}
         if self.brought_translations:
             if distributed.is_first():
                 print("adapt: no paired inference, as pair.translations has no generator")
             return {}
-        if not (home / GENERATORS).exists():
-            content = (self.home("pair") / GENERATORS).read_bytes()
-            markers.write_bytes(home / GENERATORS, content)
-        generators = trained.read_tensors(self.home("pair") / GENERATORS)
-        generator = generators[translation.direction(self.task.target_name, self.domains)]
-        target_test = self.task.evaluation.target_test
+        measured = self.task.evaluation
+        images = made[self.back]
+        if measured.target_test is not measured.target_train:
+            images = self._translated(measured.target_test.images, mesh)
+        translated = LabelledImages(images, measured.target_test.labels)
 
-        def accuracy(read, classifier) -> float:
-            evaluate = evaluation.make_evaluator(
-                self.model, mesh, self.config, functools.partial(read, generator=self.generator)
+        def paired(network: models.Variables) -> float:
+            own, other = (
+                np.exp(self.evaluate(network, data).log_posteriors)
+                for data in (measured.target_test, translated)
             )
-            gamma = memory["em"]["gamma"]
-            variables = {"classifier": classifier, "generator": generator, "gamma": gamma}
-            return evaluate(meshes.to_host(variables), target_test).accuracy
+            posteriors = (own + gamma * other) / (1 + gamma)
+            labels, threshold = translated.labels, self.config.em.threshold
+            return evaluation.of_posteriors(posteriors, labels, threshold).accuracy
 
-        selected = trained.read(home / outcome.SELECTED).variables
         return {
-            "paired": {
-                "paired_last": accuracy(evaluation.paired_outputs, last),
-                "paired_selected": accuracy(evaluation.paired_outputs, selected),
-            },
-            "source_translated": accuracy(evaluation.translated_outputs, source_network),
+            "paired": {f"paired_{name}": paired(networks[name]) for name in ("last", "selected")},
+            "source_translated": self.evaluate(networks["source"], translated).accuracy,
         }
+
+    def _translated(self, images: np.ndarray | Images, mesh: Mesh) -> np.ndarray:
+        """Target images in the source's style, uint8."""
+        params = trained.read_tensors(self.home("pair") / GENERATORS)
+        direction = translation.direction(self.task.target_name, self.domains)
+        size = self.config.translate.batch_size
+        return translation.apply(self.generator, params[direction], images, size, mesh)
 
     def seeds(self) -> dict[int, Outcome]:
         """Where each seed's outcome lies: in the workdir itself, or in a folder for each."""

@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     workdir = Path(options.workdir).expanduser()
     network = inference.load_network(workdir, options.network)
     if options.paired:
-        network = inference.with_second_image(network, workdir)
+        network = inference.with_second_image(network, inference.load_generators(workdir))
     files = inference.find_images(options.images)
     rows = inference.predict(
         network,

@@ -20,21 +20,26 @@ from daaa_jax.runtime import distributed
 
 _COUNTED = 2048  # target training images at most
 POOR = 0.5  # gamma below which translations are called poor
+_FEW = 50  # confident images below which the counts say little
 POOR_TRANSLATIONS = (
-    "the translations of target images are poor (gamma below 0.5): look at pair/pairs.png, train "
-    "the CycleGAN longer, or leave synthetic images out with "
-    "--config.adapt.mix.t_f=0 --config.adapt.mix.s_f=0"
+    "the translations of target images are poor (gamma below 0.5): look at them (pair/pairs.png), "
+    "train the CycleGAN longer, or leave synthetic images out of the batches with "
+    "--config.adapt.mix.t_f=0 --config.adapt.mix.s_f=0, and with --config.adapt.beta=0 out of all"
+)
+FEW_CONFIDENT = (
+    "few target images are confident yet, so that the second view has little weight, whatever its "
+    "quality: more updates before the first sync (em.refresh_every) would say more"
 )
 
 
 def log_prior(labels: np.ndarray, classes: int) -> np.ndarray:
-    """Log of the source classes' frequencies, float32 `[K]`, for `em.class_prior`.
+    """Log of the source classes' frequencies, float32 `[K]`, finite, for `em.class_prior`.
 
     Args:
-      labels: of the source training images, which have all classes.
-      classes: K.
+      labels: of the source training images.
+      classes: K; one without images counts as having one.
     """
-    counts = np.bincount(labels, minlength=classes)
+    counts = np.maximum(np.bincount(labels, minlength=classes), 1)
     return np.log(counts / counts.sum()).astype(np.float32)
 
 
@@ -58,29 +63,45 @@ def measure_once(
       view: reads the translations.
       step: updates made.
       posterior: variables of M^post.
-      memory: of the loop; what was found is kept there, under `em`.
+      memory: the loop state; what was found is kept there, under `em`.
 
     Returns:
       gamma, or None where it is not due.
     """
-    memory.setdefault("em", {"gamma": 0.0})
-    if step != measured_at(view.config):
+    due = measured_at(view.config)
+    if "em" not in memory:
+        memory["em"] = {"gamma": 0.0}
+        if due is None:
+            _print("second view: not measured, as the posterior network never changes; gamma 0")
+    if step != due:
         return None
     found = memory["em"] = view.measure(posterior)
-    if distributed.is_first():
-        print(describe(found), flush=True)
-        if found["gamma"] < POOR:
-            print(f"warning: {POOR_TRANSLATIONS}", flush=True)
+    _print(describe(found))
+    if text := warning(found):
+        _print(f"warning: {text}")
     return found["gamma"]
+
+
+def _print(text: str) -> None:
+    if distributed.is_first():
+        print(text, flush=True)
 
 
 def describe(found: Mapping[str, Any]) -> str:
     """A line on a measured weight, see `SecondView.measure`."""
     return (
         f"second view: gamma {found['gamma']:.3f}; of {found['confident']} confident target images "
-        f"the source network contradicts {found['contradictions']} on their translations, "
-        f"{found['own']} on themselves; {found['others']} lie outside the most frequent class"
+        f"the source network contradicts {found['contradictions']} on their translations "
+        f"(e {found['e']:.3f}), {found['own']} on themselves (e0 {found['e0']:.3f}); "
+        f"{found['others']} lie outside the most frequent class (e1 {found['e1']:.3f})"
     )
+
+
+def warning(found: Mapping[str, Any]) -> str:
+    """Why a measured weight is low, and what helps; empty where it is not."""
+    if found["gamma"] >= POOR:
+        return ""
+    return FEW_CONFIDENT if found["confident"] < _FEW else POOR_TRANSLATIONS
 
 
 @dataclasses.dataclass(frozen=True)

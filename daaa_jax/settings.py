@@ -33,7 +33,7 @@ _CHOICES = {
     "model.name": tuple(CLASSIFIERS),
     "model.dtype": ("auto", "float32", "bfloat16"),
     "model.version": ("v1.5", "v1"),
-    "model.inputs": ("imagenet", "caffe", "plain", "standardized"),
+    "model.inputs": ("imagenet", "caffe"),
 } | {f"{stage}.{k}": v for stage in ("pair", "source", "adapt") for k, v in _OPTIMIZER.items()}
 _POSITIVE = (
     "seeds",
@@ -54,6 +54,7 @@ _POSITIVE = (
     "evaluate.validation_images",
     "evaluate.audit_images",
     "baselines.jan_a.width",
+    "baselines.pixelda.noise",
 )
 _NOT_NEGATIVE = (
     "seed",
@@ -85,7 +86,6 @@ _NOT_NEGATIVE = (
     "baselines.ada.walker",
     "baselines.ada.visit",
     "baselines.pixelda.task",
-    "baselines.pixelda.noise",
 )
 _LARGEST_SEED = 2**32 - 1  # beyond it JAX takes some for the same, and scikit-learn refuses
 _BATCHES = ("pair", "translate", "source", "adapt", "evaluate")

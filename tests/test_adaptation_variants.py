@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -155,10 +156,15 @@ def test_paired_posterior_reads_the_translations_too(reader):
 
 
 def test_paired_posterior_without_weight_is_the_papers():
-    """Until the weight is measured, and where it is 0."""
+    """Until the weight is measured, and where it is 0: of one step the gradient too."""
     (_, papers), lines = train(1)
     (_, paired), others = train(1, settings={"em.posterior": "paired"})
-    assert lines[0]["confidence"] == others[0]["confidence"]
+    for name in ("confidence", "kept", "grad_norm", "em"):
+        np.testing.assert_allclose(lines[0][name], others[0][name], rtol=1e-6)
+    # Adam's first moment is a tenth of the gradient.
+    moments = (state.opt_state[0].mu for state in (papers, paired))
+    for one, other in zip(*map(jax.tree.leaves, moments), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-7)
     for one, other in zip(*map(jax.tree.leaves, (papers.target, paired.target)), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
     weighted = make_state().replace(gamma=jnp.float32(1))
@@ -211,24 +217,31 @@ def test_without_a_new_posterior_network_there_is_no_weight(tmp_path, monkeypatc
     assert measured == [] and memory["em"] == {"gamma": 0.0}
 
 
-@pytest.mark.parametrize("where", ["before", "during", "after"])
+@pytest.mark.parametrize("where", ["before", "during", "after", "a round later"])
 def test_killed_run_has_the_same_weight(tmp_path, monkeypatch, where):
-    given_weight(monkeypatch)
+    """A round later it is restored with the state, and not measured again."""
+    measured = given_weight(monkeypatch)
     settings = {"em.posterior": "paired", "adapt.rounds": 3}
     _, whole = adapt(tmp_path / "whole", settings)
-    place, name = {
-        "before": (target_stage, "measure_once"),
-        "during": (em, "count_views"),
-        "after": (rounds, "end"),
+    place, name, calls = {
+        "before": (target_stage, "measure_once", 1),
+        "during": (em, "count_views", 1),
+        "after": (rounds, "end", 1),
+        "a round later": (rounds, "end", 2),
     }[where]
+    real, left = getattr(place, name), itertools.count(1)
 
     def killed(*arguments, **named):
-        raise KeyboardInterrupt
+        if next(left) == calls:
+            raise KeyboardInterrupt
+        return real(*arguments, **named)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(place, name, killed)
         adapt(tmp_path / "killed", settings)
+    measured.clear()
     _, memory = adapt(tmp_path / "killed", settings)
+    assert measured == ([] if where == "a round later" else [3])
     assert memory["em"] == whole["em"] and memory["sha256"] == whole["sha256"]
 
 

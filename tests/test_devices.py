@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from tiny import (
     MODEL,
+    give_weight,
     make_config,
     make_images,
     make_labelled,
@@ -59,7 +60,9 @@ def adapt(workdir, devices, shards=1):
         variables = initial_variables(jax.random.key(1), MODEL, decode(images[:1]))
         measured = MeasuredData(SOURCE, TARGET, TARGET)
         plan = adaptation.plan(config, MODEL, variables, images, SOURCE.labels, devices)
-        target_stage.run(plan, config, evaluate, measured, context)
+        with pytest.MonkeyPatch.context() as patch:
+            give_weight(patch)
+            target_stage.run(plan, config, evaluate, measured, context)
 
 
 STAGES = {"pair": pair, "source": train_source, "adapt": adapt}

@@ -20,14 +20,16 @@ VARIABLES = initial_variables(jax.random.key(0), MODEL, decode(IMAGES[:1]))
 
 def write_run(folder, source="mnist", target="mnist_m", changes=None, em=None):
     """What `predict` and `export` need of a finished run; returns the generators' parameters."""
-    config = make_config({"model.widths": (4, 4, 4), "model.inputs": "plain", **(changes or {})})
+    config = make_config({"model.widths": (4, 4, 4), "model.standardize": False, **(changes or {})})
     workdir.write_config(folder, config)
     generator, _ = models.create_gan(config.pair)
     params = {
         name: generator.init(jax.random.key(seed), decode(IMAGES[:1]))["params"]
         for seed, name in enumerate(("a_to_b", "b_to_a"))
     }
-    trained.write_tensors(folder / "pair" / "generators.safetensors", params)
+    described = {"domains": sorted([source, target]), "image_size": 32, "pair": config.pair}
+    path = folder / "pair" / "generators.safetensors"
+    trained.write_tensors(path, params, trained.metadata(described))
     about = {
         "source": source,
         "target": target,
@@ -88,7 +90,7 @@ def test_generators_are_exported_under_the_names_of_their_domains(tmp_path):
 
 
 def test_log_posterior_of_a_pair_is_that_of_its_posterior():
-    config = make_config({"model.inputs": "plain"})
+    config = make_config({"model.standardize": False})
     generator, _ = models.create_gan(config.pair)
     params = generator.init(jax.random.key(1), decode(IMAGES[:1]))["params"]
     for gamma in (0.0, 0.4, 1.0):
@@ -100,6 +102,14 @@ def test_log_posterior_of_a_pair_is_that_of_its_posterior():
         np.testing.assert_allclose(found.posteriors.sum(-1), 1, rtol=1e-5)
         if gamma == 0:
             np.testing.assert_allclose(found.posteriors, posterior(IMAGES), rtol=1e-5)
+
+
+def test_generators_are_exported_without_an_adapted_network(tmp_path):
+    write_run(tmp_path)
+    for path in (tmp_path / "adapt").iterdir():
+        path.unlink()
+    export.main([f"--workdir={tmp_path}", "--generators", f"--out={tmp_path / 'out'}"])
+    assert len(list((tmp_path / "out").glob("*.stablehlo"))) == 2
 
 
 @pytest.mark.parametrize(

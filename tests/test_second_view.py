@@ -14,13 +14,14 @@ from tiny import make_config, surroundings
 
 from daaa_jax import adaptation, evaluation, source, target_stage
 from daaa_jax.data import embedded, randomness, recipe
+from daaa_jax.data.augment import decode, encode
 from daaa_jax.data.pairs import all_images
 from daaa_jax.data.types import LabelledImages, MeasuredData
-from daaa_jax.models import DigitNetwork
+from daaa_jax.models import DigitNetwork, Generator
 from daaa_jax.runtime import metrics
 from daaa_jax.second_view import SecondView
 
-MODEL = DigitNetwork(num_classes=10, widths=(16, 32, 64), inputs="standardized")
+MODEL = DigitNetwork(num_classes=10, widths=(16, 32, 64), standardize=True)
 SETTINGS = {
     "source.batch_size": 64,
     "source.epochs": 8,
@@ -124,6 +125,13 @@ def test_images_themselves_have_none(networks):
 
 
 def test_a_random_generator_has_none(networks):
+    generator = Generator(filters=8, blocks=1)
+    originals = decode(digits().target.images)
+    params = generator.init(jax.random.key(0), originals[:1])
+    # Kernels as in training are so small that all translations are grey; larger ones vary.
+    params = jax.tree.map(lambda x: 5 * x, params)
+    translate = jax.jit(lambda images: encode(generator.apply(params, images)))
+    assert gamma(networks, np.asarray(translate(originals))) == 0
     noise = np.random.default_rng(0).integers(0, 256, digits().undone.shape, np.uint8)
     assert gamma(networks, noise) == 0
 
@@ -180,14 +188,14 @@ def adapted(folder, network, changes: Mapping, noise: float = 0.0) -> list[dict]
 def test_em_adds_information_with_the_paired_posterior(networks, tmp_path):
     """The posterior of x^T alone, the paper's, adds hardly any: it is the network's own."""
     reached = {
-        name: adapted(tmp_path / name, networks.source, changes, noise=20)[-1]["target_test"]
+        name: adapted(tmp_path / name, networks.source, changes, noise=10)[-1]["target_test"]
         for name, changes in {
             "off": {"em.threshold": 1.1},
             "target": {"em.posterior": "target"},
             "paired": {"em.posterior": "paired"},
         }.items()
     }
-    assert 0.78 <= reached["off"] <= 0.92
+    assert 0.8 <= reached["off"] <= 0.92
     assert reached["paired"] - reached["off"] >= 0.02
     assert reached["paired"] - reached["target"] >= 0.02
 

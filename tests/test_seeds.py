@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from commands import call, refused
-from tiny import MODEL, make_config, make_images, make_labelled, surroundings
+from tiny import MODEL, give_weight, make_config, make_images, make_labelled, surroundings
 
 from daaa_jax import adaptation, evaluation, outcome, seeds, settings, target_stage
 from daaa_jax.baselines import training
@@ -62,7 +62,8 @@ def lines(workdir):
         (1, {"method": "dann"}),
     ],
 )
-def test_each_seed_trains_as_its_lone_run(devices, changes, tmp_path):
+def test_each_seed_trains_as_its_lone_run(devices, changes, tmp_path, monkeypatch):
+    give_weight(monkeypatch)
     config = config_of(3, **changes)
     found = train(tmp_path / "all", config, devices)
     assert list(found) == [0, 1, 2]
@@ -80,6 +81,9 @@ def test_each_seed_trains_as_its_lone_run(devices, changes, tmp_path):
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), own, variables
         )
         assert memory_of_own["last"]["step"] == memory["last"]["step"] == STEPS
+        if config.method == "daaa":
+            weight = pytest.approx(0.2 * (1 + seed))
+            assert memory_of_own["em"]["gamma"] == memory["em"]["gamma"] == weight
     losses = [[line["loss"] for line in lines(tmp_path / str(seed))] for seed in range(3)]
     np.testing.assert_allclose([t["loss"] for t in together], np.mean(losses, axis=0), rtol=1e-4)
     assert len({loss[-1] for loss in losses}) == 3

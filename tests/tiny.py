@@ -15,6 +15,7 @@ from daaa_jax.models import DigitNetwork
 from daaa_jax.runtime import mesh
 from daaa_jax.runtime.context import Context
 from daaa_jax.runtime.metrics import MetricWriter
+from daaa_jax.second_view import SecondView
 
 CLASSES = 4
 MODEL = DigitNetwork(num_classes=CLASSES, widths=(4, 4, 4))
@@ -66,6 +67,16 @@ def surroundings(workdir: Path, config: ConfigDict, devices: int = 1) -> Iterato
     devices = mesh.data_mesh(jax.devices()[:devices], config.run.parameter_shards)
     with MetricWriter(workdir) as writer:
         yield Context(workdir, devices, writer, config.run)
+
+
+def give_weight(patch) -> None:
+    """Has the second view weigh something, other for each seed: small networks are never sure."""
+    counts = dict.fromkeys(("confident", "contradictions", "own", "others", "e", "e0", "e1"), 0)
+
+    def measure(view, posterior):
+        return {"gamma": float(np.float32(0.2 * (1 + view.config.seed))), **counts}
+
+    patch.setattr(SecondView, "measure", measure)
 
 
 def fast_jit(function: Callable, **options) -> Callable:

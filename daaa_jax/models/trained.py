@@ -53,7 +53,12 @@ def write(path: Path, variables: Variables, about: Mapping[str, Any]) -> None:
       variables: parameters and batch statistics.
       about: see `Trained`; as `markers.plain` understands it.
     """
-    write_tensors(path, variables, {_ABOUT: json.dumps(markers.plain(about))})
+    write_tensors(path, variables, metadata(about))
+
+
+def metadata(about: Mapping[str, Any]) -> dict[str, str]:
+    """What `read_about` reads, for `write_tensors`."""
+    return {_ABOUT: json.dumps(markers.plain(about))}
 
 
 def write_tensors(path: Path, tree: Variables, metadata: Mapping[str, str] | None = None) -> None:
@@ -116,8 +121,12 @@ def read_source_network(
     path = path / "source" / NAME if path.is_dir() else path
     tensors = pretrained.read(path, "source.checkpoint")
     about = read_about(path)
-    for name in ("name", "version", "inputs"):
-        ours, theirs = settings.get(name), about.get("model", {}).get(name)
+    network, _ = CLASSIFIERS[settings.name]
+    # Settings that a file was written without had the network's own defaults.
+    defaults = {f.name: f.default for f in dataclasses.fields(network)} if about else {}
+    for name in ("name", "version", "inputs", "standardize"):
+        ours = settings.get(name)
+        theirs = about.get("model", {}).get(name, defaults.get(name) if name != "name" else None)
         if None not in (ours, theirs) and ours != theirs:
             raise UserError(f"source.checkpoint={place}: its model.{name} is {theirs}, not {ours}")
     found = about.get("classes", list(classes))

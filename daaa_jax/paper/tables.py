@@ -15,6 +15,7 @@ NETWORKS = {
 }
 DIGITS = ("MNIST->MNIST-M",)
 CEILING = "Ceiling"
+L1_AT_OUR_BETA = "L1-norm at L2's β"  # where the row of L1 has another
 
 Figure = float | str | None
 
@@ -31,8 +32,8 @@ class Row:
       figure: the accuracy of a run that is meant: `last`; or `source_only`, or `source_translated`
         of the source network on G_TS(x^T), which every run of ours on the same task has.
       average: the paper's own, where it is not what `summary.paper_average` makes of its figures.
-      as_strong: whether beta is such that the gradient of L_AT is as large as with L2, see
-        `BETA_FACTORS_OF_MEASURES`.
+      as_strong: whether beta is such that the gradient of L_AT is as large as that of ours, see
+        `EQUAL_GRADIENT_FACTORS`.
     """
 
     method: str
@@ -104,6 +105,10 @@ def _of_pairs(tasks: tuple[str, ...]) -> tuple[Row, ...]:
 
 def _of_measure(method: str, figures: tuple[Figure, ...], measure: str) -> Row:
     return Row(method, _ALL, figures, {"adapt.measure": measure}, as_strong=True)
+
+
+def _of_maps(method: str, figures: tuple[Figure, ...], attention: str) -> Row:
+    return Row(method, _ALL, figures, {"adapt.attention": attention}, as_strong=True)
 
 
 def _ceiling(tasks: tuple[str, ...]) -> Row:
@@ -183,7 +188,7 @@ TABLES = {
         FOUR,
         (
             _of_measure("L1-norm", (VERY_LOW,) * 4, "l1"),
-            Row("L1-norm, β of L2", _ALL, (None,) * 4, {"adapt.measure": "l1"}),
+            Row(L1_AT_OUR_BETA, _ALL, (None,) * 4, {"adapt.measure": "l1"}),
             _of_measure("MMD", (84.7, 84.1, 66.2, 64.5), "mmd"),
             _of_measure("JMMD", (85.9, 85.3, 70.1, 71.1), "jmmd"),
             _ours_of_four("Ours"),
@@ -194,20 +199,28 @@ TABLES = {
         "office",
         FOUR,
         (
-            Row("L1", _ALL, (85.2, 87.8, 73.3, 73.0), {"adapt.attention": "sum_abs"}),
-            Row("L∞", _ALL, (86.4, 87.2, 73.1, 73.2), {"adapt.attention": "max_abs"}),
-            Row("Feature maps", _ALL, (86.0, 87.6, 73.2, 72.9), {"adapt.attention": "features"}),
+            _of_maps("L1", (85.2, 87.8, 73.3, 73.0), "sum_abs"),
+            _of_maps("L∞", (86.4, 87.2, 73.1, 73.2), "max_abs"),
+            _of_maps("Feature maps", (86.0, 87.6, 73.2, 72.9), "features"),
             _ours_of_four("Ours (attention)"),
         ),
     ),
 }
 
 
-# By network, how many times L2's beta another measure needs for a gradient as large, all four
-# groups of a batch after the first round: `python -m benchmarks.measures`. With one beta for all,
-# rows would compare weights.
-BETA_FACTORS_OF_MEASURES = {
-    "digits": {"l1": 0.044, "mmd": 6.7, "jmmd": 34.0},
+# By network, how many times our beta another measure, or kind of map, needs for a gradient as
+# large, all four groups of a batch after the first round: `python -m benchmarks.measures`. With one
+# beta for all, rows would compare weights. Of a network that is not here nothing is known, and all
+# rows keep our beta.
+EQUAL_GRADIENT_FACTORS = {
+    "digits": {
+        "l1": 0.044,
+        "mmd": 6.7,
+        "jmmd": 34.0,
+        "sum_abs": 1.0,
+        "max_abs": 1.0,
+        "features": 1.0,
+    },
 }
 
 
@@ -220,12 +233,15 @@ def on_network(table: Table, name: str, beta: float) -> Table:
       beta: `adapt.beta`, of L2.
     """
     network = NETWORKS.get(name, name)
-    factors = BETA_FACTORS_OF_MEASURES.get(name, BETA_FACTORS_OF_MEASURES["digits"])
+    factors = EQUAL_GRADIENT_FACTORS.get(name)
     rows = []
     for row in table.rows:
+        if row.method == L1_AT_OUR_BETA and not factors:
+            continue
         settings = dict(row.settings)
-        if row.as_strong:
-            settings["adapt.beta"] = f"{beta * factors[settings['adapt.measure']]:.6g}"
+        if row.as_strong and factors:
+            (variant,) = settings.values()
+            settings["adapt.beta"] = f"{beta * factors[variant]:.6g}"
         name_of_row = row.method.format(network=network)
         rows.append(dataclasses.replace(row, method=name_of_row, settings=settings))
     return dataclasses.replace(table, rows=tuple(rows))

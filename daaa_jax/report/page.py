@@ -139,7 +139,7 @@ def render(found: Found) -> str:
         _rounds(found.lines),
         posterior.section(found.lines, found.refreshes, classes, method),
         second_view.section(
-            found.lines,
+            found.refreshes,
             (result or {}).get("em"),
             about["config"].get("em", {}).get("posterior", "target"),
         ),

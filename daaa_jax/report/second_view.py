@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 from daaa_jax import second_view
 from daaa_jax.report import charts, parts
-from daaa_jax.runtime import metrics
 
 _COUNTS = {
     "gamma": "weight of the second view (0: not used, 1: as much as the image itself)",
@@ -17,33 +16,55 @@ _COUNTS = {
     "e1": "e1, share that a view of one class would contradict",
 }
 
+_VIEWS = {"used": "in use", "own": "M^post on the image", "second_view": "second view"}
+_SHARES = {
+    "accuracy": "accuracy of the soft labels",
+    "kept": "share kept",
+    "kept_accuracy": "accuracy of the kept",
+    "calibration_error": "calibration error",
+}
 
-def section(lines: Sequence[Mapping], em: Mapping[str, float] | None, posterior: str) -> str:
-    """How gamma was measured, and a chart of the views' accuracies; empty without a second view.
+
+def section(
+    refreshes: Sequence[Mapping],
+    em: Mapping[str, float] | None,
+    posterior: str,
+) -> str:
+    """How gamma was measured, and charts of each view's soft labels (ours, not the paper's).
+
+    Empty without a second view.
 
     Args:
-      lines: of `metrics.jsonl`.
+      refreshes: of `posterior.json`, see `rounds.soft_labels`.
       em: of the result, see `second_view.SecondView.measure`; None while the run goes on.
       posterior: `em.posterior`.
     """
-    rounds = metrics.rounds(lines)
-    accuracies = {
-        "in use": parts.curve(rounds, "used_accuracy"),
-        "M^post on the image": parts.curve(rounds, "own_accuracy"),
-        "second view": parts.curve(rounds, "second_view_accuracy"),
-    }
-    drawn = parts.chart(
-        charts.lines, "views", accuracies, "round", "accuracy of the soft labels", percent=True
+    drawn = "".join(
+        parts.chart(
+            charts.lines,
+            f"views-{name}",
+            {
+                label: parts.curve(
+                    [refresh.get("views", {}).get(view, {}) for refresh in refreshes], name
+                )
+                for view, label in _VIEWS.items()
+            },
+            "round",
+            text,
+            percent=True,
+        )
+        for name, text in _SHARES.items()
+        if any(len(refresh.get("views", {})) > 1 for refresh in refreshes)
     )
     if em is None and not drawn:
         return ""
-    told = (
+    text = (
         "The second view of a target image is its translation into the source's style. Its "
         "weight is measured once, without labels: it counts as far as it contradicts confident "
         "soft labels less than no translation would, and less than a view that always names one "
         "class. "
     )
-    told += (
+    text += (
         "Soft labels are the product of both views' posteriors."
         if posterior == "paired"
         else "Soft labels are those of the image alone; the weight is for inference on both images."
@@ -54,11 +75,11 @@ def section(lines: Sequence[Mapping], em: Mapping[str, float] | None, posterior:
             (text, f"{em[name]:.3f}" if isinstance(em[name], float) else em[name])
             for name, text in _COUNTS.items()
         )
-        if em["gamma"] < second_view.POOR:
-            warning = f"<p><strong>Note: {second_view.POOR_TRANSLATIONS}.</strong></p>"
+        if text := second_view.warning(em):
+            warning = f"<p><strong>Note: {text}.</strong></p>"
     elif em is not None:
         table = "<p>gamma is 0: it was not measured, as M^post never changed.</p>"
     return (
         f"<h2>Second view</h2>{warning}{table}<div class=charts>{drawn}</div>"
-        f"<p class=faint>{told}</p>"
+        f"<p class=faint>{text}</p>"
     )
