@@ -1,6 +1,7 @@
 """Gradient norm of L_AT with each measure of Table 4 and each kind of map of Table A1.
 
-    python -m daaa_jax.main --config=configs/digits.py --config.adapt.rounds=1 --workdir=runs/one
+    python -m daaa_jax.main --config=configs/digits.py --config.adapt.rounds=1 \
+        --config.run.reuse=none --workdir=runs/one
     python -m benchmarks.measures --workdir=runs/one
 
 The gradient by the target network's parameters after the first round, all four groups of a batch,

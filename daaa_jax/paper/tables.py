@@ -214,12 +214,12 @@ TABLES = {
 # rows keep our beta.
 EQUAL_GRADIENT_FACTORS = {
     "digits": {
-        "l1": 0.044,
-        "mmd": 6.7,
-        "jmmd": 34.0,
-        "sum_abs": 1.0,
-        "max_abs": 1.0,
-        "features": 1.0,
+        "l1": 0.0555,
+        "mmd": 3.44,
+        "jmmd": 16.6,
+        "sum_abs": 0.929,
+        "max_abs": 0.951,
+        "features": 0.575,
     },
 }
 
