@@ -1,0 +1,79 @@
+"""Soft labels that a finished run could take: how right those of either image and of both are.
+
+    python -m daaa_jax.main --config=configs/digits.py --config.data.development_size=500 \
+        --config.run.reuse=none --workdir=runs/dev
+    python -m benchmarks.soft_labels --workdir=runs/dev
+
+Of the target's test or development images after the last round: the accuracy, the share kept by
+p_t = 0.95 and the accuracy of the kept. Target labels are read for these numbers alone.
+"""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from daaa_jax import em, evaluation, inference, translation, workdir
+from daaa_jax.data import load_task
+from daaa_jax.data.types import LabelledImages
+from daaa_jax.evaluation import Evaluation
+from daaa_jax.runtime import allocator, compilation, mesh
+
+_THRESHOLD = 0.95
+_BATCH = 256
+
+
+def variants(folder: Path) -> Mapping[str, Evaluation]:
+    """By name, what each kind of soft label gives.
+
+    Args:
+      folder: the working directory of a finished run.
+    """
+    config, devices = workdir.read_config(folder), mesh.data_mesh()
+    task = load_task(config.data)
+    generators, measured = inference.load_generators(folder), task.evaluation.target_test
+    last, source = (inference.load_network(folder, name) for name in ("last", "source"))
+    translated = translation.apply(
+        generators.module,
+        generators.params_from(task.target_name),
+        measured.images,
+        _BATCH,
+        devices,
+    )
+    evaluate = evaluation.make_evaluator(last.model, devices, config)
+
+    def read(network, images) -> np.ndarray:
+        return evaluate(network.variables, LabelledImages(images, measured.labels)).log_posteriors
+
+    image, own_second = read(last, measured.images), read(last, translated)
+    second = read(source, translated)
+    posteriors = {
+        "adapted network on x^T": np.exp(image),
+        "source network on G_TS(x^T)": np.exp(second),
+        "product (gamma 1)": em.paired_posterior(image, second),
+        "geometric mean": em.paired_posterior(image / 2, second / 2),
+        "arithmetic mean": (np.exp(image) + np.exp(second)) / 2,
+        "product, adapted network on both": em.paired_posterior(image, own_second),
+        "geometric mean, adapted network on both": em.paired_posterior(image / 2, own_second / 2),
+    }
+    return {
+        name: evaluation.of_posteriors(np.asarray(each), measured.labels, _THRESHOLD)
+        for name, each in posteriors.items()
+    }
+
+
+def main() -> None:
+    """Prints a line for each kind of soft label."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", required=True, help="of a finished run")
+    options = parser.parse_args()
+    allocator.keep_freed_memory()
+    compilation.enable_cache()
+    print("| soft labels | accuracy | kept | accuracy of the kept |\n| --- | --- | --- | --- |")
+    for name, found in variants(Path(options.workdir).expanduser()).items():
+        print(f"| {name} | {found.accuracy:.1%} | {found.kept:.0%} | {found.kept_accuracy:.1%} |")
+
+
+if __name__ == "__main__":
+    main()
