@@ -20,6 +20,7 @@ from daaa_jax import (
     models,
     outcome,
     overview,
+    paired_inference,
     pairing,
     preflight,
     seeds,
@@ -33,7 +34,7 @@ from daaa_jax.baselines import training
 from daaa_jax.data import load_task, translations
 from daaa_jax.data.images import Images
 from daaa_jax.data.pairs import all_images
-from daaa_jax.data.types import LabelledImages, Task
+from daaa_jax.data.types import Task
 from daaa_jax.errors import Diverged, UserError
 from daaa_jax.inference import GENERATORS
 from daaa_jax.models import trained
@@ -308,16 +309,23 @@ class _Run:
         else:
             keep = {seed: one.keep for seed, one in each.items()}
             found = seeds.run(plans, config, self.evaluate, task.evaluation, context, keep)
-        left = {}
+        left, home = {}, next(iter(each.values())).home
+        translated = self._translated_test(made, home, context.mesh)
         for seed, (last, memory) in found.items():
             outcome_of = each[seed]
             left[str(seed)] = before | outcome_of.finish(
                 last, memory, variables, made.get(self.forth)
             )
-            if config.method == baselines.OURS:
+            if translated is not None:
                 selected = trained.read(outcome_of.home / outcome.SELECTED).variables
-                networks = {"source": variables, "last": last, "selected": selected}
-                left[str(seed)] |= self._pairs(made, context.mesh, networks, memory["em"]["gamma"])
+                left[str(seed)] |= paired_inference.accuracies(
+                    self.evaluate,
+                    task.evaluation.target_test,
+                    translated,
+                    {"source": variables, "last": last, "selected": selected},
+                    memory["em"]["gamma"],
+                    config.em.threshold,
+                )
         if config.seeds == 1:
             return left[str(config.seed)]
         return {"seconds": sum(one["seconds"] for one in left.values()), "seeds": left}
@@ -336,51 +344,30 @@ class _Run:
                 markers.write_bytes(home / GENERATORS, content)
         distributed.barrier("generators copied")
 
-    def _pairs(
-        self,
-        made: Mapping[str, Images],
-        mesh: Mesh,
-        networks: Mapping[str, models.Variables],
-        gamma: float,
-    ) -> dict[str, Any]:
-        """Accuracies with the translations of the target's test images, see `paired_outputs`.
+    def _translated_test(
+        self, made: Mapping[str, Images], home: Path, mesh: Mesh
+    ) -> np.ndarray | Images | None:
+        """The target's test images in the source's style; None where there is no generator.
 
         Args:
           made: the translations of the training images, by direction.
+          home: a working directory that keeps the generators.
           mesh: the devices.
-          networks: `source`, `last` and `selected`.
-          gamma: weight of the second image.
         """
+        if self.config.method != baselines.OURS:
+            return None
         if self.brought_translations:
             if distributed.is_first():
                 print("adapt: no paired inference, as pair.translations has no generator")
-            return {}
+            return None
         measured = self.task.evaluation
-        images = made[self.back]
-        if measured.target_test is not measured.target_train:
-            images = self._translated(measured.target_test.images, mesh)
-        translated = LabelledImages(images, measured.target_test.labels)
-
-        def paired(network: models.Variables) -> float:
-            own, other = (
-                np.exp(self.evaluate(network, data).log_posteriors)
-                for data in (measured.target_test, translated)
-            )
-            posteriors = (own + gamma * other) / (1 + gamma)
-            labels, threshold = translated.labels, self.config.em.threshold
-            return evaluation.of_posteriors(posteriors, labels, threshold).accuracy
-
-        return {
-            "paired": {f"paired_{name}": paired(networks[name]) for name in ("last", "selected")},
-            "source_translated": self.evaluate(networks["source"], translated).accuracy,
-        }
-
-    def _translated(self, images: np.ndarray | Images, mesh: Mesh) -> np.ndarray:
-        """Target images in the source's style, uint8."""
-        params = trained.read_tensors(self.home("pair") / GENERATORS)
-        direction = translation.direction(self.task.target_name, self.domains)
+        if measured.target_test is measured.target_train:
+            return made[self.back]
+        # Of the copy: the working directory that they are from may be gone by now.
+        params = trained.read_tensors(home / GENERATORS)
+        params = params[translation.direction(self.task.target_name, self.domains)]
         size = self.config.translate.batch_size
-        return translation.apply(self.generator, params[direction], images, size, mesh)
+        return translation.apply(self.generator, params, measured.target_test.images, size, mesh)
 
     def seeds(self) -> dict[int, Outcome]:
         """Where each seed's outcome lies: in the workdir itself, or in a folder for each."""
