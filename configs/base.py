@@ -86,6 +86,9 @@ def get_config() -> ConfigDict:
     adapt.rounds = 20
     adapt.round_steps = 1000  # updates; a round ends with an evaluation and a log line
     adapt.init = "source"  # where the target network starts; or scratch, as the source network did
+    # Strength of a random linear map of each image's colours, see `data.augment.recolour`: of what
+    # the target network learns from in the target's style, not of what gives soft labels; ours.
+    adapt.recolour = 0.0
     adapt.batch_norm = "batch"  # or frozen: the source network's statistics
     # Shares of a batch: S real source, T_f synthetic target, T real target, S_f synthetic source.
     adapt.mix = ConfigDict({"s": 0.35, "t_f": 0.15, "t": 0.35, "s_f": 0.15})

@@ -14,7 +14,14 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from daaa_jax import attention, em, losses, optimizers, second_view, target_stage
-from daaa_jax.data.augment import Views, apply_views, decode, draw_views, evaluation_views
+from daaa_jax.data.augment import (
+    Views,
+    apply_views,
+    decode,
+    draw_views,
+    evaluation_views,
+    recolour,
+)
 from daaa_jax.data.feed import take
 from daaa_jax.data.images import Images, chosen
 from daaa_jax.data.pairs import GROUPS, Batch, BatchStream, with_images
@@ -151,9 +158,9 @@ def train_step(
     settings = config.adapt
     sizes = group_sizes(settings.batch_size, [settings.mix[group] for group in GROUPS])
     size, targets = sum(sizes), sum(sizes[2:])
-    key = jax.random.fold_in(state.key, state.step)
+    view_key, colour_key = jax.random.split(jax.random.fold_in(state.key, state.step))
     by_source = take(images, batch.source_rows)
-    views = draw_views(key, size, by_source.shape[1], config.augment)
+    views = draw_views(view_key, size, by_source.shape[1], config.augment)
 
     def view(images: Array, views: Views) -> Array:
         return apply_views(decode(images), views, config.augment)
@@ -185,6 +192,9 @@ def train_step(
     kept = em.keep_mask(posterior, config.em.threshold)
     em_weight = (state.step >= config.em.start_step).astype(jnp.float32)
     inputs = view(take(images, batch.target_rows), views)
+    if settings.recolour:
+        in_target_style = np.repeat((0, 1, 1, 0), sizes)  # T_f and T
+        inputs = recolour(colour_key, inputs, settings.recolour * in_target_style)
     learns_statistics = settings.batch_norm == "batch"
 
     def loss(params):

@@ -71,6 +71,7 @@ _NOT_NEGATIVE = (
     "pair.identity_weight",
     "pair.pool_size",
     "adapt.beta",
+    "adapt.recolour",
     "adapt.mix.s",
     "adapt.mix.t_f",
     "adapt.mix.t",

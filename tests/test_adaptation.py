@@ -147,11 +147,9 @@ class Witness:
         return (logits, {"intermediates": maps}) if "mutable" in options else logits
 
 
-@pytest.mark.parametrize("batch_norm", ["batch", "frozen"])
-def test_images_of_a_pair_get_the_same_view_and_only_the_target_network_trains(batch_norm):
-    config = make_config(
-        {"adapt.batch_size": 12, "augment.shift": 3, "adapt.batch_norm": batch_norm}
-    )
+def seen_in_a_step(changes) -> tuple:
+    """What the source, the target and the posterior network see, the batch, and the groups."""
+    config = make_config({"adapt.batch_size": 12, "augment.shift": 3} | changes)
     sizes = adaptation.group_sizes(12, PAPER)
     batch = BatchStream(SOURCE.labels, len(TARGET), sizes, seed=0, multiple=8).at(0)
     variables = {"params": {"w": jnp.ones(())}, "batch_stats": {"mean": jnp.zeros(2)}}
@@ -159,21 +157,27 @@ def test_images_of_a_pair_get_the_same_view_and_only_the_target_network_trains(b
     state = adaptation.create_state(jax.random.key(0), variables, variables, optimizer)
     witness = Witness(state)
     adaptation.train_step(state, IMAGES, batch, model=witness, optimizer=optimizer, config=config)
+    ends = np.cumsum(sizes)
+    groups = [slice(*places) for places in zip([0, *ends], ends, strict=False)]
+    return *(witness.seen[name] for name in ("source", "target", "posterior")), batch, groups
 
-    source, target, posterior = (witness.seen[n] for n in ("source", "target", "posterior"))
+
+@pytest.mark.parametrize("batch_norm", ["batch", "frozen"])
+def test_images_of_a_pair_get_the_same_view_and_only_the_target_network_trains(batch_norm):
+    source, target, posterior, batch, (s, t_f, t, s_f) = seen_in_a_step(
+        {"adapt.batch_norm": batch_norm}
+    )
     assert (source.train, posterior.train) == (False, False)
     assert target.train == (batch_norm == "batch")
 
-    s, t_f, t, s_f = (
-        slice(*ends) for ends in zip([0, *np.cumsum(sizes)], np.cumsum(sizes), strict=False)
-    )
     close = functools.partial(np.testing.assert_allclose, atol=1e-6)
     close(source.images[s], target.images[s])
     close(source.images[t_f], -target.images[t_f])
     close(source.images[t], -target.images[t])
     close(source.images[s_f], target.images[s_f])
-    close(posterior.images[: sizes[2]], target.images[t])
-    close(posterior.images[sizes[2] : sum(sizes[2:])], -target.images[s_f])
+    reals = t.stop - t.start
+    close(posterior.images[:reals], target.images[t])
+    close(posterior.images[reals : s_f.stop - t.start], -target.images[s_f])
 
     # The views are shifts of up to three pixels with repeated edges, not all the same.
     margins = ((3, 3), (3, 3), (0, 0))
@@ -189,6 +193,18 @@ def test_images_of_a_pair_get_the_same_view_and_only_the_target_network_trains(b
         assert fits
         corners += fits[:1]
     assert len(set(corners)) > 4
+
+
+def test_only_what_the_target_network_learns_from_in_the_targets_style_is_recoloured():
+    plain, recoloured = (seen_in_a_step({"adapt.recolour": strength}) for strength in (0.0, 0.5))
+    _, t_f, t, _ = plain[-1]
+    changed = np.zeros(12, bool)
+    changed[t_f], changed[t] = True, True
+    for name, before, after in zip(
+        ("source", "target", "posterior"), plain, recoloured, strict=False
+    ):
+        other = np.abs(before.images - after.images).max(axis=(1, 2, 3)) > 0.05
+        np.testing.assert_array_equal(other, changed if name == "target" else False)
 
 
 # Eq. 12

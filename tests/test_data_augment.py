@@ -12,6 +12,7 @@ from daaa_jax.data.augment import (
     draw_views,
     evaluation_views,
     random_view,
+    recolour,
 )
 
 KEY = jax.random.key(3)
@@ -114,3 +115,22 @@ def test_image_is_judged_by_its_centre_or_by_ten_crops():
     np.testing.assert_array_equal(evaluation_views(batch, settings(shift=2), 1)[0], batch)
     with pytest.raises(ValueError, match="evaluate.crops=3: choose 1 or 10"):
         evaluation_views(batch, settings(crop=4), 3)
+
+
+def test_recolouring_is_a_linear_map_of_each_images_colours():
+    before = 0.2 * decode(images(3))  # so small that nothing is cut off
+    after = np.asarray(recolour(KEY, before, np.array([0.5, 0.0, 0.5])))
+    for image, changed in zip(np.asarray(before), after, strict=True):
+        colours, found = image.reshape(-1, 3), changed.reshape(-1, 3)
+        fitted, *_ = np.linalg.lstsq(colours, found, rcond=None)
+        np.testing.assert_allclose(colours @ fitted, found, atol=1e-6)
+    assert np.abs(after - before).max(axis=(1, 2, 3))[[0, 2]].min() > 0.05
+    np.testing.assert_array_equal(after[1], before[1])
+
+
+def test_recolouring_draws_normal_maps_and_stays_in_range():
+    corners = np.tile(np.eye(3, dtype=np.float32) / 8, (4000, 1, 1, 1))  # a pixel for each channel
+    maps = 8 * (np.asarray(recolour(KEY, corners, 0.5)) - corners)
+    assert maps.mean() == pytest.approx(0, abs=0.01) and maps.std() == pytest.approx(0.5, rel=0.02)
+    strong = np.asarray(recolour(KEY, decode(images(50)), 3.0))
+    assert strong.min() == -1 and strong.max() == 1

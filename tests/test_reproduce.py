@@ -175,10 +175,8 @@ def test_folder_of_a_run_does_not_tell_where_the_data_lies(tmp_path):
     # Other test images are another figure, which must not be taken for this one.
     measured = cells.Plan("office10", settings={"data.target_test": "/some/where"})
     assert cells.Run("D->A", {"adapt.beta": "0.0"}, 0).workdir(measured, tmp_path) != here
-    assert (
-        here.name
-        == "office10-d2a-adapt.beta=0.0-em.posterior=target-pair.seed=0-seed=0-source.seed=0"
-    )
+    settings = "adapt.beta=0.0-adapt.recolour=0.0-em.posterior=target"
+    assert here.name == f"office10-d2a-{settings}-pair.seed=0-seed=0-source.seed=0"
 
 
 def test_every_run_belongs_to_one_host_and_pairs_of_domains_stay_together():
@@ -421,13 +419,16 @@ def test_measures_of_table_4_pull_alike_but_for_one_row():
     assert not any("adapt.beta" in row.settings for row in others.rows)
 
 
-def test_only_the_row_of_the_paired_posterior_has_one(tmp_path):
-    """Whatever the config's default: the paper's rows read the image alone."""
+def test_only_our_own_rows_have_the_paired_posterior_and_other_colours():
+    """Whatever the config's default: the paper's rows read the image alone, as it is."""
     rows = tables.TABLES["table1"].rows
     runs = {row.method: cells.Run("MNIST->MNIST-M", row.settings, 0) for row in rows}
     plan = cells.Plan("mnist2mnistm")
-    paired = {name for name, run in runs.items() if run.config(plan).em.posterior == "paired"}
-    assert paired == {"Ours (paired posterior)"}
+    configs = {name: run.config(plan) for name, run in runs.items()}
+    paired = {name for name, config in configs.items() if config.em.posterior == "paired"}
+    assert paired == {"Ours (paired posterior)", "Ours (paired posterior, recoloured)"}
+    recoloured = {name for name, config in configs.items() if config.adapt.recolour}
+    assert recoloured == {"Ours (paired posterior, recoloured)"}
 
 
 def test_source_network_on_translations_is_read_of_a_run_that_has_some(tmp_path):

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from daaa_jax import baselines, models, optimizers, target_stage
 from daaa_jax.baselines.method import Batch, Method, Outputs, Params
-from daaa_jax.data.augment import decode, evaluation_views, random_view
+from daaa_jax.data.augment import decode, evaluation_views, random_view, recolour
 from daaa_jax.data.batches import IndexStream
 from daaa_jax.data.feed import take
 from daaa_jax.data.types import LabelledImages, UnlabelledImages
@@ -142,6 +142,8 @@ def train_step(
             ((source_images, source_rows), (target_images, target_rows))
         )
     ]
+    if config.adapt.recolour:
+        views[1] = recolour(jax.random.fold_in(key, 3), views[1], config.adapt.recolour)
     progress = state.step.astype(jnp.float32) / total_steps
     batch = Batch(*views, labels, target_labels, progress, jax.random.fold_in(key, 2))
     learns_statistics = config.adapt.batch_norm == "batch"

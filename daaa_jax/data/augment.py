@@ -5,6 +5,7 @@ A view is drawn apart from its use, so that the images of a pair get the same on
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax import Array
 from ml_collections import ConfigDict
@@ -90,6 +91,22 @@ def random_view(key: Array, images: Array, settings: ConfigDict) -> Array:
     """`apply_views` with freshly drawn views."""
     views = draw_views(key, len(images), images.shape[1], settings)
     return apply_views(images, views, settings)
+
+
+def recolour(key: Array, images: Array, strength: float | np.ndarray) -> Array:
+    """Gives each image other colours: x becomes `x + N x`, within [-1, 1].
+
+    N, `[3,3]`, is random, another for each image: colours turn about middle grey, are inverted, or
+    gain and lose contrast.
+
+    Args:
+      key: a PRNG key.
+      images: `[B,H,W,3]` in [-1, 1].
+      strength: standard deviation of N's entries, which are normal, for all images, or `[B]`; 0
+        leaves an image as it is.
+    """
+    changes = jax.random.normal(key, (len(images), 3, 3)) * jnp.reshape(strength, (-1, 1, 1))
+    return jnp.clip(images + jnp.einsum("bhwc,bcd->bhwd", images, changes), -1, 1)
 
 
 def evaluation_views(images: Array, settings: ConfigDict, crops: int) -> Array:

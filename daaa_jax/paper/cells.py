@@ -31,7 +31,7 @@ _OF_CELLS = dict.fromkeys(
     "method": "each row has its own; use --methods",
 }
 # Of every cell that does not say otherwise, whatever a config's default is.
-_OF_THE_PAPER = {"em.posterior": "target"}
+_OF_THE_PAPER = {"em.posterior": "target", "adapt.recolour": "0.0"}
 DIVERGED = "diverged.json"  # in the folder of a run whose loss became infinite or NaN
 
 
