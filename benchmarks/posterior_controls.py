@@ -77,7 +77,7 @@ def train(base: Path, name: str, seed: int) -> dict[str, Any]:
     """The result of a control, trained on what the run in `base` paired."""
     config, control = workdir.read_config(base), CONTROLS[name]
     shared = {"pair.seed": config.pair.seed, "source.seed": config.source.seed}
-    settings = {"seed": seed, "run.reuse": str(base)} | shared | control.settings
+    settings = {"seed": seed, "run.reuse": ""} | shared | control.settings
     config.update_from_flattened_dict(settings)
     with replaced(control):
         return pipeline.run(config, base.with_name(f"{base.name}-{name}-{seed}"))

@@ -244,6 +244,13 @@ def train_step(
     return state, metrics
 
 
+def needs_translations(config: ConfigDict) -> bool:
+    """Whether any loss looks at a translation; where none does, no CycleGAN is needed."""
+    settings = config.adapt
+    shown = settings.mix.t_f or settings.mix.s_f
+    return bool(shown or settings.beta or config.em.posterior == "paired")
+
+
 def plan(
     config: ConfigDict,
     model: nn.Module,
@@ -258,7 +265,8 @@ def plan(
       config: the whole config.
       model: the classifier of all three networks.
       source: the source network's variables.
-      images: all training images, as `pairs.all_images` lays them out.
+      images: all training images, as `pairs.all_images` lays them out; where no translations are
+        needed, the images themselves stand in their place.
       labels: classes of the source training images, int32 `[N_S]`.
       devices: that a batch is split over.
     """
@@ -298,7 +306,9 @@ def plan(
         posterior=lambda state: None if refreshed else state.posterior,
         second_view=functools.partial(
             second_view.SecondView, source, translations, config=config, log_prior=log_prior
-        ),
+        )
+        if needs_translations(config)
+        else None,
     )
 
 

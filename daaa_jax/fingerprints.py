@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from daaa_jax import baselines, models, workdir
+from daaa_jax import adaptation, baselines, models, workdir
 from daaa_jax.data.images import Images
 from daaa_jax.data.types import Task
 from daaa_jax.models import pretrained
@@ -58,7 +58,9 @@ def of_stages(
         "images": {task.source_name: images[task.source_name]},
         "labels": markers.checksum(task.source_train.labels),
     }
-    adapt = source | translate | {name: what[name] for name in ("seed", "adapt", "em", "evaluate")}
+    adapt = source | {name: what[name] for name in ("seed", "adapt", "em", "evaluate")}
+    if config.method != baselines.OURS or adaptation.needs_translations(config):
+        adapt |= translate
     if config.seeds > 1:
         adapt["seeds"] = config.seeds
     if config.method != baselines.OURS:

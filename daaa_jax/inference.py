@@ -124,7 +124,10 @@ def load_generators(workdir: Path) -> Generators:
             "CycleGAN's place"
         )
     if not path.is_file():
-        raise UserError(f"{path} is missing: the stage pair is not finished there")
+        raise UserError(
+            f"{path} is missing: the stage pair is not finished there, or was left out, as no loss "
+            "looks at translations"
+        )
     if not (about := trained.read_about(path)):
         raise UserError(
             f"{path} does not name its domains: it is of an older version, run pair anew"

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from daaa_jax import baselines, models
+from daaa_jax import adaptation, baselines, models
 from daaa_jax.baselines import training
 from daaa_jax.data.augment import evaluation_views
 from daaa_jax.data.types import Task
@@ -22,12 +22,12 @@ def write(config: ConfigDict, task: Task, path: Path) -> None:
     key, image = jax.random.key(0), jnp.zeros((1, *shape))
     classifier = models.create_classifier(config.model, len(task.class_names), "sum_squares")
     shapes = {"classifier": trained.variable_shapes(classifier, shape[0], config.augment)}
-    if config.method == baselines.OURS:
+    if config.method == baselines.OURS and adaptation.needs_translations(config):
         for name, network in zip(
             ("generator", "discriminator"), models.create_gan(config.pair), strict=True
         ):
             shapes[name] = jax.eval_shape(network.init, key, image)
-    else:
+    if config.method != baselines.OURS:
         view = evaluation_views(image, config.augment, 1)[0]
         own = jax.eval_shape(functools.partial(training.create_own, config, classifier, view), key)
         shapes |= {f"{name} of {config.method}": {"params": own[name]} for name in own}

@@ -114,6 +114,12 @@ def run(
     return result
 
 
+_NO_TRANSLATIONS = (
+    "no loss looks at translations (adapt.mix.t_f, adapt.mix.s_f and adapt.beta are 0, and "
+    "em.posterior is target)"
+)
+
+
 class _Run:
     """One run: a task, its settings, and the stages on them."""
 
@@ -141,9 +147,9 @@ class _Run:
             "source": self._source,
             "adapt": self._adapt,
         }
-        without_pairs = self.brought_translations or config.method != baselines.OURS
+        self.translates = config.method == baselines.OURS and adaptation.needs_translations(config)
         for name in (
-            *(("pair", "translate") if without_pairs else ()),
+            *(() if self.translates and not self.brought_translations else ("pair", "translate")),
             *(("source",) if self.brought_source else ()),
         ):
             del self.runs[name]
@@ -188,6 +194,8 @@ class _Run:
             instead = "source.checkpoint" if wanted == "source" else "pair.translations"
             if self.config.method != baselines.OURS and wanted != "source":
                 instead = f"method={self.config.method}"
+            if not self.translates and self.config.method == baselines.OURS:
+                raise UserError(f"--stage={wanted} has nothing to do: {_NO_TRANSLATIONS}")
             raise UserError(f"--stage={wanted} has nothing to do: {instead} takes its place")
         for needed in NEEDS.get(wanted, ()):
             if needed in self.runs and self.stages.finished(needed) is None:
@@ -356,9 +364,10 @@ class _Run:
         """
         if self.config.method != baselines.OURS:
             return None
-        if self.brought_translations:
+        if "pair" not in self.runs:
+            why = "pair.translations has no generator" if self.translates else _NO_TRANSLATIONS
             if distributed.is_first():
-                print("adapt: no paired inference, as pair.translations has no generator")
+                print(f"adapt: no inference on both images: {why}")
             return None
         measured = self.task.evaluation
         if measured.target_test is measured.target_train:
@@ -400,8 +409,12 @@ class _Run:
                 task.target_train,
                 task.evaluation.target_train.labels,
             )
+        source_images, target_images = task.source_train.images, task.target_train.images
         images = all_images(
-            task.source_train.images, made[self.forth], task.target_train.images, made[self.back]
+            source_images,
+            made.get(self.forth, source_images),
+            target_images,
+            made.get(self.back, target_images),
         )
         devices = devices if self.config.seeds == 1 else 1
         return adaptation.plan(
@@ -409,8 +422,8 @@ class _Run:
         )
 
     def _translations(self) -> Mapping[str, Images]:
-        """By direction; empty for a method that takes none."""
-        if self.config.method != baselines.OURS:
+        """By direction; empty where none are needed."""
+        if not self.translates:
             return {}
         return self.brought_translations or self._made(self.home("translate"))
 

@@ -24,7 +24,8 @@ _FEW = 50  # confident images below which the counts say little
 POOR_TRANSLATIONS = (
     "the translations of target images are poor (gamma below 0.5): look at them (pair/pairs.png), "
     "train the CycleGAN longer, or leave synthetic images out of the batches with "
-    "--config.adapt.mix.t_f=0 --config.adapt.mix.s_f=0, and with --config.adapt.beta=0 out of all"
+    "--config.adapt.mix.t_f=0 --config.adapt.mix.s_f=0, and with --config.adapt.beta=0 "
+    "--config.em.posterior=target out of all, when no CycleGAN is trained"
 )
 FEW_CONFIDENT = (
     "few target images are confident yet, so that the second view has little weight, whatever its "

@@ -240,6 +240,22 @@ def test_address_is_no_working_directory(tmp_path):
     assert not Path("gs:").exists()
 
 
+def test_where_no_loss_looks_at_translations_no_cyclegan_is_trained(tmp_path):
+    flags = (
+        "--config=configs/digits.py:smoke,em.posterior=target,adapt.beta=0.0",
+        *("--config.adapt.mix.t_f=0", "--config.adapt.mix.s_f=0", "--config.run.reuse=none"),
+        f"--workdir={tmp_path}",
+    )
+    assert "no loss looks at translations" in refused("main", *flags, "--stage=pair")
+    done = call("main", *flags)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "pair").exists() and not (tmp_path / "translate").exists()
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["seconds"].keys() == {"source", "adapt"}
+    assert "em" not in result and "paired_last" not in result["accuracy"]["target_test"]
+    assert "no loss looks" in refused("predict", f"--workdir={tmp_path}", "--paired", ".")
+
+
 def progress(workdir: Path, stage: str) -> int:
     """Changes whenever a stage gets on: lines of metrics, checkpoints, translations."""
     metrics = workdir / "metrics.jsonl"

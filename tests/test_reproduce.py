@@ -390,19 +390,20 @@ def test_figures_of_other_data_are_not_compared_with(tmp_path):
     run(tmp_path, "table1", "--data=embedded", "--seeds=1")
     found = rows_of(tmp_path, "table1")
     assert not any(cell["paper"] or cell["difference"] for cell in found)
-    assert len(found) == 13 and all(cell["mean"] for cell in found)
+    assert len(found) == 16 and all(cell["mean"] for cell in found)
 
 
 def test_some_rows_can_be_run_alone(tmp_path):
     trained = run(tmp_path, "table1", "--seeds=1", "--methods=cnn,Ours")
     assert not run(tmp_path, "table1", "--seeds=1", "--methods=CNN")
     found = {(c["method"], c["train_data"]): bool(c["mean"]) for c in rows_of(tmp_path, "table1")}
-    assert len(trained) == 5
+    assert len(trained) == 8
     # What the source network gives is known of any run.
     known = {method for (method, _), known in found.items() if known}
-    ours = {"Ours (wo L_AT)", "Ours (w L_AT)", "Ours (paired posterior)"}
+    ours = {"Ours (wo L_AT)", "Ours (w L_AT)"}
+    ours |= {"Ours (paired posterior)", "Ours (paired posterior, recoloured)"}
     assert known == {"CNN", "Source network on G_TS(x^T)", *ours}
-    assert len(found) == 13
+    assert len(found) == 16
 
 
 def test_measures_of_table_4_pull_alike_but_for_one_row():
@@ -604,7 +605,7 @@ def test_table1_in_little_is_complete(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     found = rows_of(tmp_path, "table1")
-    assert len(found) == 13 and all(cell["mean"] for cell in found)
+    assert len(found) == 16 and all(cell["mean"] for cell in found)
     # One CycleGAN and one source network serve all.
     assert len(list(tmp_path.glob("runs/*/pair/checkpoints"))) == 1
     assert len(list(tmp_path.glob("runs/*/source/checkpoints"))) == 1
