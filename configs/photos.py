@@ -90,6 +90,10 @@ def on_cpu(config: ConfigDict) -> None:
     config.pair.update(filters=32, blocks=6, discriminator_filters=32, enlarge=124, epochs=4)
     config.source.update(batch_size=16, epochs=10)
     config.adapt.update(batch_size=16, rounds=6, round_steps=100)
+    # Few updates want a higher rate. On office10 D->A the source network has 51.0 % of the target's
+    # images right with it, 40.6 without, 48.9 without and three times the epochs.
+    for stage in (config.source, config.adapt):
+        stage.optimizer.learning_rate = 3e-3
 
 
 def on_pod(config: ConfigDict) -> None:
