@@ -149,7 +149,8 @@ class Witness:
 
 def seen_in_a_step(changes) -> tuple:
     """What the source, the target and the posterior network see, the batch, and the groups."""
-    config = make_config({"adapt.batch_size": 12, "augment.shift": 3} | changes)
+    defaults = {"adapt.batch_size": 12, "augment.shift": 3, "adapt.recolour": 0.0}
+    config = make_config(defaults | changes)
     sizes = adaptation.group_sizes(12, PAPER)
     batch = BatchStream(SOURCE.labels, len(TARGET), sizes, seed=0, multiple=8).at(0)
     variables = {"params": {"w": jnp.ones(())}, "batch_stats": {"mean": jnp.zeros(2)}}
