@@ -5,8 +5,9 @@
     python -m benchmarks.posterior_controls --workdir=runs/dev
 
 Trains the target network anew, once for each control, on the translations and the source network of
-a finished run, into `WORKDIR-CONTROL`, and prints a line for each: the weight gamma, the accuracy
-after the last round, that of both images together, and the last soft labels of the training images.
+a finished run, into `WORKDIR-CONTROL-SEED`, and prints a line for each: the weight gamma, the
+accuracy after the last round, and that of both images together. The config kept there does not tell
+a control's formula or gate; its folder's name does.
 """
 
 import argparse

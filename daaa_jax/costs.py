@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from daaa_jax import baselines, models
+from daaa_jax import adaptation, baselines, models
 from daaa_jax.adaptation import group_sizes
 from daaa_jax.data.augment import evaluation_views
 from daaa_jax.data.pairs import GROUPS
@@ -58,10 +58,12 @@ def _units(config: ConfigDict, task: Task) -> dict[str, tuple[int, float]]:
         groups = group_sizes(adapt.batch_size, [adapt.mix[group] for group in GROUPS])
         # The target network is trained, the source network sees the whole batch, M^post T alone.
         update = (_TRAINED + 1) * sum(groups) + sum(groups[2:])
+    else:
+        update = _TRAINED * adapt.batch_size
+    translate = discriminate = 1.0
+    if config.method == baselines.OURS and adaptation.needs_translations(config):
         translate = _operations(generator, image)
         discriminate = _operations(discriminator, image)
-    else:
-        update, translate, discriminate = _TRAINED * adapt.batch_size, 1.0, 1.0
     # Both translations, both ways back, and with an identity term two more. The discriminators see
     # two translations for the generators' sake, then two real and two past images.
     made = 4 + 2 * bool(pair.identity_weight)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from daaa_jax import attention, baselines, models
+from daaa_jax import adaptation, attention, baselines, models
 from daaa_jax.baselines import training
 from daaa_jax.data.augment import evaluation_views
 from daaa_jax.data.types import Task
@@ -65,9 +65,10 @@ def check_networks(config: ConfigDict, task: Task) -> None:
     """
     size = task.source_train.images.shape[1]
     ours = config.method == baselines.OURS
+    pairs = ours and adaptation.needs_translations(config)
     for name, value, suits in (
         ("augment.crop", config.augment.crop, config.augment.crop <= size),
-        ("pair.enlarge", config.pair.enlarge, not (ours and 0 < config.pair.enlarge < size)),
+        ("pair.enlarge", config.pair.enlarge, not (pairs and 0 < config.pair.enlarge < size)),
     ):
         if not suits:
             raise UserError(f"{name}={value} does not suit images of {size}x{size}")
@@ -77,7 +78,7 @@ def check_networks(config: ConfigDict, task: Task) -> None:
         )
     key, image = jax.random.key(0), jnp.zeros((1, *task.source_train.images.shape[1:]))
     try:
-        if ours:
+        if pairs:
             for network in models.create_gan(config.pair):
                 jax.eval_shape(network.init, key, image)
         model = models.create_classifier(

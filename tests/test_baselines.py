@@ -524,6 +524,12 @@ def test_networks_that_do_not_suit_what_they_see_are_refused_at_the_start():
         preflight.check_networks(
             make_config(changes | {"augment.crop": 30, "model.name": "efficientnet_lite0"}), task
         )
+    # The CycleGAN's generators are asked for where some loss looks at translations.
+    deep = {"pair.downsamplings": 6}
+    with pytest.raises(UserError, match="cannot be halved 6 times"):
+        preflight.check_networks(make_config(deep), task)
+    no_translations = {"adapt.mix.t_f": 0.0, "adapt.mix.s_f": 0.0, "adapt.beta": 0.0}
+    preflight.check_networks(make_config(deep | no_translations | {"em.posterior": "target"}), task)
     unlabelled = LabelledImages(TARGET.images, np.full(20, -1, np.int32))
     task = dataclasses.replace(task, evaluation=MeasuredData(SOURCE, TARGET, unlabelled))
     with pytest.raises(UserError, match="some target images have none"):
