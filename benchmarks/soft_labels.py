@@ -1,4 +1,4 @@
-"""Soft labels that a finished run could take: how right those of either image and of both are.
+"""Accuracy of the soft labels that a finished run could take, of each image of a pair and of both.
 
     python -m daaa_jax.main --config=configs/digits.py --config.data.development_size=500 \
         --config.run.reuse=none --workdir=runs/dev

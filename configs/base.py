@@ -87,8 +87,9 @@ def get_config() -> ConfigDict:
     adapt.rounds = 20
     adapt.round_steps = 1000  # updates; a round ends with an evaluation and a log line
     adapt.init = "source"  # where the target network starts; or scratch, as the source network did
-    # Strength of a random linear map of each image's colours, see `data.augment.recolour`: of what
-    # the target network learns from in the target's style, not of what gives soft labels; ours.
+    # Ours: strength of a random change of colours, see `data.augment.recolour`, of the images in
+    # the target's style (T_f and T) that the target network is trained on. Soft labels are of the
+    # images as they are.
     adapt.recolour = 0.0
     adapt.batch_norm = "batch"  # or frozen: the source network's statistics
     # Shares of a batch: S real source, T_f synthetic target, T real target, S_f synthetic source.
@@ -110,7 +111,8 @@ def get_config() -> ConfigDict:
     config.em.normalize = "batch"  # or kept: divide L_EM by the number of kept samples
     # target: the posterior of x^T, as the paper. paired, which is ours: the product of those of x^T
     # and of its translation G_TS(x^T), whose weight gamma is measured once, without labels, see
-    # em.paired_posterior. With either it is measured, for inference on both images.
+    # em.paired_posterior. With either it is measured, for inference on both images, where a run has
+    # translations.
     config.em.posterior = "target"
     config.em.tolerance = 0.2  # share of contradictions from which gamma is 0
     config.em.second_view = "source"  # the network that reads G_TS(x^T); or posterior, M^post

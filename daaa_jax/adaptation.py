@@ -13,7 +13,7 @@ from flax import struct
 from jax import Array
 from ml_collections import ConfigDict
 
-from daaa_jax import attention, em, losses, optimizers, second_view, target_stage
+from daaa_jax import attention, baselines, em, losses, optimizers, second_view, target_stage
 from daaa_jax.data.augment import (
     Views,
     apply_views,
@@ -245,10 +245,16 @@ def train_step(
 
 
 def needs_translations(config: ConfigDict) -> bool:
-    """Whether any loss looks at a translation; where none does, no CycleGAN is needed."""
+    """Whether any loss of the method looks at a translation."""
     settings = config.adapt
     shown = settings.mix.t_f or settings.mix.s_f
-    return bool(shown or settings.beta or config.em.posterior == "paired")
+    learnt = shown or settings.beta or config.em.posterior == "paired"
+    return config.method == baselines.OURS and bool(learnt)
+
+
+def trains_cyclegan(config: ConfigDict) -> bool:
+    """Whether a run has the stages `pair` and `translate`."""
+    return needs_translations(config) and not config.pair.translations
 
 
 def plan(

@@ -127,9 +127,11 @@ def _adaptation(config: ConfigDict) -> list[str]:
         return [f"- adaptation: {length}"]
     paired = config.em.get("posterior") == "paired"
     posterior = "both images of a pair (not the paper's)" if paired else "the image"
+    strength = config.adapt.get("recolour", 0.0)
     return [
         f"- adaptation: {length}, beta {config.adapt.beta:g}, confidence threshold "
         f"{config.em.threshold:g}, soft labels from {posterior}"
+        + (f", colours changed by {strength:g}" if strength else "")
     ]
 
 

@@ -61,7 +61,7 @@ def _units(config: ConfigDict, task: Task) -> dict[str, tuple[int, float]]:
     else:
         update = _TRAINED * adapt.batch_size
     translate = discriminate = 1.0
-    if config.method == baselines.OURS and adaptation.needs_translations(config):
+    if adaptation.trains_cyclegan(config):
         translate = _operations(generator, image)
         discriminate = _operations(discriminator, image)
     # Both translations, both ways back, and with an identity term two more. The discriminators see

@@ -49,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--network",
         choices=inference.NETWORKS,
-        default="selected",
-        help="the adapted network chosen without labels, the last, or the source network",
+        help="the adapted network chosen without labels (selected, the default), the last, or the "
+        "source network",
     )
     parser.add_argument("--out", required=True, help="the folder to make")
     parser.add_argument("--onnx", action="store_true", help="ONNX too, by jax2onnx")
@@ -67,19 +67,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     workdir, out = (Path(place).expanduser() for place in (options.workdir, options.out))
     if out.exists():
         raise UserError(f"--out={options.out} exists: remove it, or choose another folder")
+    if options.generators and options.network:
+        raise UserError("--generators exports no classifier: leave out --network")
+    chosen = options.network or "selected"
     if options.generators:
         generators = inference.load_generators(workdir)
         side, programs = generators.image_size, generators.functions()
         files = {"README.md": card.of_generators(side, programs).encode()}
     else:
-        network = inference.load_network(workdir, options.network)
+        network = inference.load_network(workdir, chosen)
         side = network.about["image_size"]
         if options.paired:
             network = inference.with_second_image(network, inference.load_generators(workdir))
         programs = {"model": lambda x: inference.posterior(network, network.variables, x)}
         files = {
             "classes.txt": "".join(f"{name}\n" for name in network.about["classes"]).encode(),
-            "README.md": card.write(network, workdir, options.network).encode(),
+            "README.md": card.write(network, workdir, chosen).encode(),
         }
     # What a program rounds to uint8 on its way may be rounded otherwise where it was half way.
     tolerance = 1 if options.generators else _TOLERANCE_OF_PAIRS if options.paired else _TOLERANCE

@@ -13,7 +13,7 @@ from daaa_jax.runtime import markers
 
 # Raised when a change of the code changes what a stage gives, so that what an older version has
 # finished is not taken for the same.
-VERSIONS = {"pair": 2, "translate": 3, "source": 2, "adapt": 2}
+VERSIONS = {"pair": 3, "translate": 3, "source": 2, "adapt": 2}
 
 
 def of_data(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def of_stages(
         "labels": markers.checksum(task.source_train.labels),
     }
     adapt = source | {name: what[name] for name in ("seed", "adapt", "em", "evaluate")}
-    if config.method != baselines.OURS or adaptation.needs_translations(config):
+    if adaptation.needs_translations(config):
         adapt |= translate
     if config.seeds > 1:
         adapt["seeds"] = config.seeds

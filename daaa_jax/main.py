@@ -77,7 +77,7 @@ def main(_: list[str]) -> None:
         print("beyond the paper, with translations into the source's style:")
         for name in ("last", "selected"):
             value = _percent(reached[f"paired_{name}"])
-            print(f"  {f'adapted, image and translation, {name}':36} {value}  (paired_{name})")
+            print(f"  {f'adapted, both images, {name}':36} {value}  (paired_{name})")
         print(f"  source network on translations       {_percent(accuracy['source_translated'])}")
     minutes = sum(result["seconds"].values()) / 60
     print(f"  {minutes:.1f} minutes in the stages; all of it in {workdir}")

@@ -22,7 +22,7 @@ def write(config: ConfigDict, task: Task, path: Path) -> None:
     key, image = jax.random.key(0), jnp.zeros((1, *shape))
     classifier = models.create_classifier(config.model, len(task.class_names), "sum_squares")
     shapes = {"classifier": trained.variable_shapes(classifier, shape[0], config.augment)}
-    if config.method == baselines.OURS and adaptation.needs_translations(config):
+    if adaptation.trains_cyclegan(config):
         for name, network in zip(
             ("generator", "discriminator"), models.create_gan(config.pair), strict=True
         ):

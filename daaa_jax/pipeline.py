@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -34,6 +33,7 @@ from daaa_jax.baselines import training
 from daaa_jax.data import load_task, translations
 from daaa_jax.data.images import Images
 from daaa_jax.data.pairs import all_images
+from daaa_jax.data.records import Records
 from daaa_jax.data.types import Task
 from daaa_jax.errors import Diverged, UserError
 from daaa_jax.inference import GENERATORS
@@ -52,6 +52,10 @@ NEEDS = {"translate": ["pair"], "adapt": ["pair", "translate", "source"]}
 OVERVIEW = "networks.txt"
 # In a working directory.
 SOURCE_NETWORK = Path("source") / trained.NAME
+_NO_TRANSLATIONS = (
+    "no loss looks at translations (adapt.mix.t_f, adapt.mix.s_f and adapt.beta are 0, and "
+    "em.posterior is target)"
+)
 
 
 def run(
@@ -114,12 +118,6 @@ def run(
     return result
 
 
-_NO_TRANSLATIONS = (
-    "no loss looks at translations (adapt.mix.t_f, adapt.mix.s_f and adapt.beta are 0, and "
-    "em.posterior is target)"
-)
-
-
 class _Run:
     """One run: a task, its settings, and the stages on them."""
 
@@ -147,9 +145,8 @@ class _Run:
             "source": self._source,
             "adapt": self._adapt,
         }
-        self.translates = config.method == baselines.OURS and adaptation.needs_translations(config)
         for name in (
-            *(() if self.translates and not self.brought_translations else ("pair", "translate")),
+            *(() if adaptation.trains_cyclegan(config) else ("pair", "translate")),
             *(("source",) if self.brought_source else ()),
         ):
             del self.runs[name]
@@ -168,7 +165,8 @@ class _Run:
         self.stages = Stages(workdir, config.run.reuse, depends, shared)
 
     def _brought_translations(self) -> dict[str, Images]:
-        if not (folder := self.config.pair.translations):
+        folder = self.config.pair.translations
+        if not (folder and adaptation.needs_translations(self.config)):
             return {}
         task, size = self.task, self.task.source_train.images.shape[1]
         if not task.source_files:
@@ -191,12 +189,10 @@ class _Run:
     def check_needs(self, wanted: str) -> None:
         """Makes sure that a stage which shall run alone can, and has what it builds upon."""
         if wanted != "all" and wanted not in self.runs:
-            instead = "source.checkpoint" if wanted == "source" else "pair.translations"
-            if self.config.method != baselines.OURS and wanted != "source":
-                instead = f"method={self.config.method}"
-            if not self.translates and self.config.method == baselines.OURS:
-                raise UserError(f"--stage={wanted} has nothing to do: {_NO_TRANSLATIONS}")
-            raise UserError(f"--stage={wanted} has nothing to do: {instead} takes its place")
+            why = self._no_generators()
+            if wanted == "source":
+                why = "source.checkpoint takes its place"
+            raise UserError(f"--stage={wanted} has nothing to do: {why}")
         for needed in NEEDS.get(wanted, ()):
             if needed in self.runs and self.stages.finished(needed) is None:
                 raise UserError(
@@ -318,7 +314,7 @@ class _Run:
             keep = {seed: one.keep for seed, one in each.items()}
             found = seeds.run(plans, config, self.evaluate, task.evaluation, context, keep)
         left, home = {}, next(iter(each.values())).home
-        translated = self._translated_test(made, home, context.mesh)
+        translated = self._translated_test(made, home, context)
         for seed, (last, memory) in found.items():
             outcome_of = each[seed]
             left[str(seed)] = before | outcome_of.finish(
@@ -352,22 +348,27 @@ class _Run:
                 markers.write_bytes(home / GENERATORS, content)
         distributed.barrier("generators copied")
 
+    def _no_generators(self) -> str:
+        """Why a run trains no CycleGAN."""
+        if self.config.method != baselines.OURS:
+            return f"method={self.config.method} has no generators"
+        if adaptation.needs_translations(self.config):
+            return "pair.translations has no generators"
+        return _NO_TRANSLATIONS
+
     def _translated_test(
-        self, made: Mapping[str, Images], home: Path, mesh: Mesh
-    ) -> np.ndarray | Images | None:
+        self, made: Mapping[str, Images], home: Path, context: Context
+    ) -> Records | None:
         """The target's test images in the source's style; None where there is no generator.
 
         Args:
           made: the translations of the training images, by direction.
           home: a working directory that keeps the generators.
-          mesh: the devices.
+          context: the surroundings of the run.
         """
-        if self.config.method != baselines.OURS:
-            return None
         if "pair" not in self.runs:
-            why = "pair.translations has no generator" if self.translates else _NO_TRANSLATIONS
             if distributed.is_first():
-                print(f"adapt: no inference on both images: {why}")
+                print(f"adapt: no inference on both images: {self._no_generators()}", flush=True)
             return None
         measured = self.task.evaluation
         if measured.target_test is measured.target_train:
@@ -375,8 +376,9 @@ class _Run:
         # Of the copy: the working directory that they are from may be gone by now.
         params = trained.read_tensors(home / GENERATORS)
         params = params[translation.direction(self.task.target_name, self.domains)]
-        size = self.config.translate.batch_size
-        return translation.apply(self.generator, params, measured.target_test.images, size, mesh)
+        images, name = measured.target_test.images, f"{self.back}_test"
+        translation.run(self.config, self.generator, params, images, name, context)
+        return translation.read(context.workdir / "translate" / name)
 
     def seeds(self) -> dict[int, Outcome]:
         """Where each seed's outcome lies: in the workdir itself, or in a folder for each."""
@@ -421,13 +423,13 @@ class _Run:
             config, self.model, source, images, task.source_train.labels, devices
         )
 
-    def _translations(self) -> Mapping[str, Images]:
+    def _translations(self) -> Mapping[str, Images | Records]:
         """By direction; empty where none are needed."""
-        if not self.translates:
-            return {}
-        return self.brought_translations or self._made(self.home("translate"))
+        if not adaptation.trains_cyclegan(self.config):
+            return self.brought_translations
+        return self._made(self.home("translate"))
 
-    def _made(self, home: Path) -> Mapping[str, Images]:
+    def _made(self, home: Path) -> Mapping[str, Records]:
         folder = home / "translate"
         return {name: translation.read(folder / name) for name in (self.forth, self.back)}
 

@@ -65,7 +65,7 @@ def check_networks(config: ConfigDict, task: Task) -> None:
     """
     size = task.source_train.images.shape[1]
     ours = config.method == baselines.OURS
-    pairs = ours and adaptation.needs_translations(config)
+    pairs = adaptation.trains_cyclegan(config)
     for name, value, suits in (
         ("augment.crop", config.augment.crop, config.augment.crop <= size),
         ("pair.enlarge", config.pair.enlarge, not (pairs and 0 < config.pair.enlarge < size)),

@@ -22,10 +22,15 @@ _COUNTED = 2048  # target training images at most
 POOR = 0.5  # gamma below which translations are called poor
 _FEW = 50  # confident images below which the counts say little
 POOR_TRANSLATIONS = (
-    "the translations of target images are poor (gamma below 0.5): look at them (pair/pairs.png), "
-    "train the CycleGAN longer, or leave synthetic images out of the batches with "
+    "the translations of target images are poor (gamma below 0.5): look at them in the report, "
+    "make better ones, as by more pair.epochs, or leave synthetic images out of the batches with "
     "--config.adapt.mix.t_f=0 --config.adapt.mix.s_f=0, and with --config.adapt.beta=0 "
     "--config.em.posterior=target out of all, when no CycleGAN is trained"
+)
+LITTLE_TO_ADD = (
+    "the source network agrees with confident soft labels hardly more often on the translations of "
+    "target images than on the images themselves, or than a view of one class would, so that the "
+    "second view has little weight (gamma below 0.5)"
 )
 FEW_CONFIDENT = (
     "few target images are confident yet, so that the second view has little weight, whatever its "
@@ -56,7 +61,11 @@ def measured_at(config: ConfigDict) -> int | None:
 
 
 def measure_once(
-    view: "SecondView", step: int, posterior: Variables, memory: MutableMapping[str, Any]
+    view: "SecondView",
+    step: int,
+    posterior: Variables,
+    memory: MutableMapping[str, Any],
+    who: str = "",
 ) -> float | None:
     """Measures the weight where it is due; says what it found, and warns of poor translations.
 
@@ -65,6 +74,7 @@ def measure_once(
       step: updates made.
       posterior: variables of M^post.
       memory: the loop state; what was found is kept there, under `em`.
+      who: begins each line that is printed, as `seed 3: `.
 
     Returns:
       gamma, or None where it is not due.
@@ -73,13 +83,15 @@ def measure_once(
     if "em" not in memory:
         memory["em"] = {"gamma": 0.0}
         if due is None:
-            _print("second view: not measured, as the posterior network never changes; gamma 0")
+            _print(
+                f"{who}second view: not measured, as the posterior network never changes; gamma 0"
+            )
     if step != due:
         return None
     found = memory["em"] = view.measure(posterior)
-    _print(describe(found))
-    if text := warning(found):
-        _print(f"warning: {text}")
+    _print(who + describe(found))
+    if text := warning(found, view.config.em.tolerance):
+        _print(f"{who}warning: {text}")
     return found["gamma"]
 
 
@@ -98,11 +110,14 @@ def describe(found: Mapping[str, Any]) -> str:
     )
 
 
-def warning(found: Mapping[str, Any]) -> str:
+def warning(found: Mapping[str, Any], tolerance: float) -> str:
     """Why a measured weight is low, and what helps; empty where it is not."""
     if found["gamma"] >= POOR:
         return ""
-    return FEW_CONFIDENT if found["confident"] < _FEW else POOR_TRANSLATIONS
+    if found["confident"] < _FEW:
+        return FEW_CONFIDENT
+    alone = 1 - found["e"] / tolerance  # the weight, were there nothing to compare with
+    return LITTLE_TO_ADD if alone >= POOR else POOR_TRANSLATIONS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -89,7 +89,9 @@ def run(
         for place, (seed, view) in enumerate(views.items()):
             if view is not None:
                 teacher, own = some.teacher(pick(state, place)), each.setdefault(str(seed), {})
-                gammas.append(second_view.measure_once(view, step, teacher, own))
+                gammas.append(
+                    second_view.measure_once(view, step, teacher, own, who=f"seed {seed}: ")
+                )
         if not gammas or gammas[0] is None:
             return state
         return state.replace(gamma=np.asarray(gammas, np.float32))

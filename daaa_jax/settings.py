@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from daaa_jax import baselines, second_view
+from daaa_jax import adaptation, baselines, second_view
 from daaa_jax.errors import UserError
 from daaa_jax.models import CLASSIFIERS
 from daaa_jax.runtime import mesh as meshes
@@ -165,10 +165,11 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
             "never changes and the second view's weight cannot be measured; lower it, or set "
             "em.posterior=target"
         )
-    if config.source.batch_norm == "frozen" and not config.model.get("weights"):
+    trained = not config.source.checkpoint
+    if trained and config.source.batch_norm == "frozen" and not config.model.get("weights"):
         raise UserError(
-            "source.batch_norm=frozen keeps the statistics of pretrained weights, and model.weights "
-            "names none: set source.batch_norm=batch"
+            "source.batch_norm=frozen keeps the statistics of pretrained weights, and "
+            "model.weights names none: set source.batch_norm=batch"
         )
     for name in ("em.tolerance", "baselines.ada.temperature"):
         if (value := _get(config, name)) <= 0:
@@ -190,7 +191,8 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
             f"evaluate.validator={config.evaluate.validator} needs labelled source images that are "
             "not trained on: set data.source_holdout, for instance to 0.1"
         )
-    if ours and config.pair.batch_size % config.pair.pools:
+    pairs = adaptation.trains_cyclegan(config)
+    if pairs and config.pair.batch_size % config.pair.pools:
         raise UserError(
             f"pair.pools={config.pair.pools} does not divide pair.batch_size="
             f"{config.pair.batch_size}: each pool takes the same number of images"
@@ -210,7 +212,7 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
                 f"with method={config.method}, choose an even number"
             )
         meshes.check_batch_size("half of adapt.batch_size", half, mesh)
-    for stage in _BATCHES if ours else _BATCHES[2:]:
+    for stage in _BATCHES if pairs else _BATCHES[2:]:
         meshes.check_batch_size(f"{stage}.batch_size", config[stage].batch_size, mesh)
 
 

@@ -1,4 +1,4 @@
-"""Stage `translate`: every training image through its generator, once, to files of records."""
+"""Stage `translate`: every image through its generator, once, to files of records."""
 
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import numpy as np
 from flax import linen as nn
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from daaa_jax.data import records
@@ -82,7 +81,10 @@ def run(
     distributed.barrier(f"{direction} begun")
 
     mesh = meshes.data_mesh(context.mesh.local_devices)
-    translate = _translator(generator, mesh)
+    translate = jax.jit(
+        lambda params, batch: encode(generator.apply({"params": params}, decode(batch))),
+        out_shardings=meshes.replicated(mesh),
+    )
     params = meshes.replicate(params, mesh)
     batch_size = settings.batch_size * mesh.size // context.mesh.size
     # By number, and none looks for another's: a file system that hosts share may go on saying for
@@ -116,35 +118,6 @@ def run(
                 "hosts share it; the same command goes on"
             )
     markers.write_json(folder / MANIFEST, manifest | {"complete": True})
-
-
-def apply(
-    generator: nn.Module,
-    params: Mapping[str, Any],
-    images: np.ndarray | Images | Records,
-    batch_size: int,
-    mesh: Mesh,
-) -> np.ndarray:
-    """Images through a generator, uint8 `[N,H,W,3]`, in memory; each process makes all of them.
-
-    Args:
-      generator: the network.
-      params: its parameters for the direction.
-      images: uint8 `[N,H,W,3]`.
-      batch_size: of all devices of the run together.
-      mesh: its devices.
-    """
-    own = meshes.data_mesh(mesh.local_devices)
-    translate, params = _translator(generator, own), meshes.replicate(params, own)
-    size, rows = batch_size * own.size // mesh.size, np.arange(len(images))
-    return np.stack(list(_translated(translate, params, images, rows, size, own)))
-
-
-def _translator(generator: nn.Module, mesh: Mesh):
-    return jax.jit(
-        lambda params, batch: encode(generator.apply({"params": params}, decode(batch))),
-        out_shardings=meshes.replicated(mesh),
-    )
 
 
 def read(folder: Path) -> Records:

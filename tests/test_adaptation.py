@@ -10,11 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import CLASSES, assert_same_bits, make_config, make_images, make_labelled
+from consumed_keys import assert_drawn_once
+from tiny import CLASSES, MODEL, assert_same_bits, make_config, make_images, make_labelled
 
 from daaa_jax import adaptation
+from daaa_jax.data.augment import decode
 from daaa_jax.data.pairs import BatchStream, all_images
 from daaa_jax.data.types import Task, UnlabelledImages
+from daaa_jax.models import initial_variables
 
 SOURCE, TARGET = make_labelled(10, seed=1), make_images(7, seed=2)
 # A translation is its original's negative: who sees which of them can be told from the pixels.
@@ -161,6 +164,22 @@ def seen_in_a_step(changes) -> tuple:
     ends = np.cumsum(sizes)
     groups = [slice(*places) for places in zip([0, *ends], ends, strict=False)]
     return *(witness.seen[name] for name in ("source", "target", "posterior")), batch, groups
+
+
+def test_views_and_colours_are_drawn_from_keys_of_their_own(monkeypatch):
+    config = make_config({"adapt.batch_size": 12, "augment.shift": 3})
+    batch = BatchStream(SOURCE.labels, len(TARGET), adaptation.group_sizes(12, PAPER), seed=0).at(0)
+    variables = initial_variables(jax.random.key(0), MODEL, decode(IMAGES[:1]))
+    optimizer, seen = optax.sgd(0.1), []
+    state = adaptation.create_state(jax.random.key(0), variables, variables, optimizer)
+    monkeypatch.setattr(
+        adaptation,
+        "recolour",
+        lambda key, images, strength: (seen.append(jax.random.uniform(key)), images)[1],
+    )
+    step = functools.partial(adaptation.train_step, state, IMAGES, batch)
+    assert_drawn_once(monkeypatch, lambda: step(model=MODEL, optimizer=optimizer, config=config))
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize("batch_norm", ["batch", "frozen"])

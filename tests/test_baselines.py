@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from consumed_keys import assert_drawn_once
 from tiny import (
     CLASSES,
     MODEL,
@@ -450,6 +451,24 @@ def test_several_devices_train_as_one(name, tmp_path):
     for one, several in zip(*lines, strict=True):
         assert one["step"] == several["step"]
         assert several["loss"] == pytest.approx(one["loss"], rel=1e-5), one["step"]
+
+
+@pytest.mark.parametrize("name", ["dann", "pixelda"])
+def test_colours_change_where_target_images_are_not_what_is_made(name, monkeypatch):
+    """And are drawn from a key of their own."""
+    made, updates, state = state_of(name, {"augment.shift": 2})
+    seen = []
+    monkeypatch.setattr(
+        training,
+        "recolour",
+        lambda key, images, strength: (seen.append(jax.random.uniform(key)), images)[1],
+    )
+    rows = np.arange(4)
+    step = functools.partial(training.train_step, state, SOURCE.images, TARGET.images, rows, rows)
+    labels = SOURCE.labels[:4]
+    settings = {"method": made, "model": MODEL, "updates": updates, "total_steps": 10}
+    assert_drawn_once(monkeypatch, lambda: step(labels, labels, **settings))
+    assert len(seen) == (name == "dann")
 
 
 @pytest.mark.parametrize("init", ["source", "scratch"])

@@ -316,7 +316,9 @@ def test_source_network_and_translations_from_elsewhere_take_the_place_of_stages
         f"--config.source.checkpoint={finished}",
         f"--config.pair.translations={made}",
     ]
-    assert "--stage=pair has nothing to do" in refused("main", *flags, "--stage=pair")
+    refusal = refused("main", *flags, "--stage=pair")
+    assert "--stage=pair has nothing to do: pair.translations has no generators" in refusal
+    assert "source.checkpoint takes its place" in refused("main", *flags, "--stage=source")
     done = call("main", *flags)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "run" / "result.json").read_text())

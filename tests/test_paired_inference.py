@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from jax import export as jax_export
 from PIL import Image
-from tiny import CLASSES, MODEL, make_config, make_images
+from tiny import CLASSES, MODEL, make_config, make_images, make_labelled
 
-from daaa_jax import evaluation, export, models, predict, workdir
+from daaa_jax import evaluation, export, models, paired_inference, predict, workdir
 from daaa_jax.data.augment import decode, encode
 from daaa_jax.errors import UserError
 from daaa_jax.models import initial_variables, trained
+from daaa_jax.runtime import mesh
 
 IMAGES, GAMMA = make_images(5, seed=3), 0.625
 VARIABLES = initial_variables(jax.random.key(0), MODEL, decode(IMAGES[:1]))
@@ -74,6 +75,39 @@ def test_predict_and_export_average_image_and_translation(tmp_path, source, targ
     export.main([*where, "--paired", "--out", str(tmp_path / "model")])
     program = jax_export.deserialize((tmp_path / "model/model.stablehlo").read_bytes())
     np.testing.assert_allclose(program.call(IMAGES), wanted, atol=1e-4)
+
+
+def test_accuracies_of_the_result_are_those_of_the_mean_of_both_posteriors():
+    """Of networks and translations that all differ, so that none stands for another."""
+    data, translations = make_labelled(200, seed=5), make_images(200, seed=6)
+    draws, networks = np.random.default_rng(0), {}
+    for name in ("source", "last", "selected"):
+        classifier = VARIABLES["params"]["classifier"]
+        classifier = classifier | {"kernel": draws.normal(size=classifier["kernel"].shape)}
+        networks[name] = VARIABLES | {"params": VARIABLES["params"] | {"classifier": classifier}}
+    evaluate = evaluation.make_evaluator(MODEL, mesh.data_mesh(jax.devices()[:1]), make_config())
+    found = paired_inference.accuracies(evaluate, data, translations, networks, 0.6, 0.95)
+
+    def share_right(name, weights):
+        posteriors = sum(
+            weight * jax.nn.softmax(MODEL.apply(networks[name], decode(images), train=False))
+            for weight, images in zip(weights, (data.images, translations), strict=True)
+        )
+        return float((posteriors.argmax(1) == data.labels).mean())
+
+    for name in ("last", "selected"):
+        expected = share_right(name, (1, 0.6))
+        assert found["paired"][f"paired_{name}"] == pytest.approx(expected)
+        assert expected not in (share_right(name, (1, 0)), share_right(name, (0, 1)))
+    assert share_right("last", (1, 0.6)) != share_right("selected", (1, 0.6))
+    assert found["source_translated"] == pytest.approx(share_right("source", (0, 1)))
+
+
+def test_classifier_is_not_chosen_where_the_generators_alone_are_exported(tmp_path):
+    write_run(tmp_path)
+    flags = ["--workdir", str(tmp_path), "--out", str(tmp_path / "model"), "--generators"]
+    with pytest.raises(UserError, match="leave out --network"):
+        export.main([*flags, "--network=last"])
 
 
 def test_generators_are_exported_under_the_names_of_their_domains(tmp_path):

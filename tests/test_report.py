@@ -11,7 +11,7 @@ from PIL import Image
 
 from daaa_jax.errors import UserError
 from daaa_jax.report import __main__ as command
-from daaa_jax.report import charts, parts, selection
+from daaa_jax.report import charts, parts, second_view, selection
 
 EVIL = '<img src=x onerror="alert(1)">'
 VOID = {"meta", "img", "path", "use", "br"}
@@ -222,6 +222,15 @@ def test_neighbour_that_may_not_be_read_is_passed_over(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "is_file", closed)
     assert "network trained on target labels" not in report_of(workdir)
+
+
+@pytest.mark.parametrize("e", [0.01, 0.15])
+def test_weight_of_the_second_view_is_explained_and_a_low_one_warned_of(e):
+    em = {"gamma": 1 - e / 0.2, "confident": 100, "contradictions": 1, "own": 50, "others": 80}
+    em |= {"e": e, "e0": 0.5, "e1": 0.8}
+    html = second_view.section([], em, {"posterior": "paired", "tolerance": 0.2})
+    assert html.count("product of both views") == 1
+    assert html.count("translations of target images are poor") == (e > 0.1)
 
 
 def test_report_of_the_ceiling_says_what_it_is(tmp_path):

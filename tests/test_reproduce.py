@@ -394,13 +394,13 @@ def test_figures_of_other_data_are_not_compared_with(tmp_path):
 
 
 def test_some_rows_can_be_run_alone(tmp_path):
-    trained = run(tmp_path, "table1", "--seeds=1", "--methods=cnn,Ours")
+    trained = run(tmp_path, "table1", "--seeds=1", "--methods=cnn,Ours,EM,EM + L_AT")
     assert not run(tmp_path, "table1", "--seeds=1", "--methods=CNN")
     found = {(c["method"], c["train_data"]): bool(c["mean"]) for c in rows_of(tmp_path, "table1")}
     assert len(trained) == 8
     # What the source network gives is known of any run.
     known = {method for (method, _), known in found.items() if known}
-    ours = {"Ours (wo L_AT)", "Ours (w L_AT)"}
+    ours = {"EM", "EM + L_AT", "Ours (wo L_AT)", "Ours (w L_AT)"}
     ours |= {"Ours (paired posterior)", "Ours (paired posterior, recoloured)"}
     assert known == {"CNN", "Source network on G_TS(x^T)", *ours}
     assert len(found) == 16

@@ -39,6 +39,8 @@ def make_config(changes: dict[str, Any] | None = None) -> ConfigDict:
         "adapt.batch_size": 8,
         "adapt.round_steps": 3,
         "adapt.rounds": 2,
+        "adapt.recolour": 0.5,
+        "em.posterior": "paired",
         "em.threshold": 0.0,
         "run.log_every": 1,
         "run.checkpoint_every": 2,

@@ -88,6 +88,8 @@ class Dsn(Method):
     The shared features' domain is hidden as DANN does it.
     """
 
+    recolours = False
+
     def create(self, key: Array, model: nn.Module, image: Array, given: Outputs) -> Params:
         """Parameters of both private networks, the decoder and the discriminator."""
         keys = jax.random.split(key, 4)

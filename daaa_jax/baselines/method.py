@@ -59,10 +59,13 @@ class Method:
 
     Attributes:
       reads_target_labels: whether it is trained on them.
+      recolours: whether `adapt.recolour` changes its target images; not where they are what a
+        network learns to make.
       optimizer: the stage whose optimiser its own networks have.
     """
 
     reads_target_labels: ClassVar[bool] = False
+    recolours: ClassVar[bool] = True
     optimizer: ClassVar[str] = "adapt"
 
     def __init__(self, config: ConfigDict):

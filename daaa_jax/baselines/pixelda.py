@@ -39,6 +39,7 @@ class PixelDa(Method):
     their steps at once, each on the gradient of its own loss.
     """
 
+    recolours = False
     optimizer = "pair"
 
     def create(self, key: Array, model: nn.Module, image: Array, given: Outputs) -> Params:

@@ -142,7 +142,7 @@ def train_step(
             ((source_images, source_rows), (target_images, target_rows))
         )
     ]
-    if config.adapt.recolour:
+    if config.adapt.recolour and method.recolours:
         views[1] = recolour(jax.random.fold_in(key, 3), views[1], config.adapt.recolour)
     progress = state.step.astype(jnp.float32) / total_steps
     batch = Batch(*views, labels, target_labels, progress, jax.random.fold_in(key, 2))

@@ -141,7 +141,7 @@ def render(found: Found) -> str:
         second_view.section(
             found.refreshes,
             (result or {}).get("em"),
-            about["config"].get("em", {}).get("posterior", "target"),
+            about["config"].get("em", {}),
         ),
         selection.section(found.lines),
         _classes(result) if result else "",

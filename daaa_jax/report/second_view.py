@@ -28,7 +28,7 @@ _SHARES = {
 def section(
     refreshes: Sequence[Mapping],
     em: Mapping[str, float] | None,
-    posterior: str,
+    settings: Mapping,
 ) -> str:
     """How gamma was measured, and charts of each view's soft labels (ours, not the paper's).
 
@@ -37,7 +37,7 @@ def section(
     Args:
       refreshes: of `posterior.json`, see `rounds.soft_labels`.
       em: of the result, see `second_view.SecondView.measure`; None while the run goes on.
-      posterior: `em.posterior`.
+      settings: `config.em`.
     """
     drawn = "".join(
         parts.chart(
@@ -58,15 +58,15 @@ def section(
     )
     if em is None and not drawn:
         return ""
-    text = (
+    explanation = (
         "The second view of a target image is its translation into the source's style. Its "
         "weight is measured once, without labels: it counts as far as it contradicts confident "
         "soft labels less than no translation would, and less than a view that always names one "
         "class. "
     )
-    text += (
+    explanation += (
         "Soft labels are the product of both views' posteriors."
-        if posterior == "paired"
+        if settings.get("posterior") == "paired"
         else "Soft labels are those of the image alone; the weight is for inference on both images."
     )
     table = warning = ""
@@ -75,11 +75,11 @@ def section(
             (text, f"{em[name]:.3f}" if isinstance(em[name], float) else em[name])
             for name, text in _COUNTS.items()
         )
-        if text := second_view.warning(em):
-            warning = f"<p><strong>Note: {text}.</strong></p>"
+        if warned := second_view.warning(em, settings["tolerance"]):
+            warning = f"<p><strong>Note: {warned}.</strong></p>"
     elif em is not None:
         table = "<p>gamma is 0: it was not measured, as M^post never changed.</p>"
     return (
         f"<h2>Second view</h2>{warning}{table}<div class=charts>{drawn}</div>"
-        f"<p class=faint>{text}</p>"
+        f"<p class=faint>{explanation}</p>"
     )
