@@ -96,10 +96,10 @@ def main() -> None:
     base = Path(options.workdir).expanduser()
     for name in options.controls.split(","):
         found = train(base, name, options.seed)
-        print(json.dumps({"control": name, "gamma": found["em"]["gamma"], **_figures(found)}))
+        print(json.dumps({"control": name, "gamma": found["em"]["gamma"], **_metrics(found)}))
 
 
-def _figures(found: Mapping[str, Any]) -> dict[str, float]:
+def _metrics(found: Mapping[str, Any]) -> dict[str, float]:
     reached = found["accuracy"]["target_test"]
     return {name: reached[name] for name in ("last", "paired_last")}
 

@@ -308,7 +308,8 @@ def plan(
         images=(images,),
         batch_at=functools.partial(rows_at, stream),
         fill=with_their_images,
-        told=("loss", "alignment"),
+        # Without translations L_AT is between the networks on one and the same image.
+        told=("loss", "alignment") if needs_translations(config) else ("loss",),
         posterior=lambda state: None if refreshed else state.posterior,
         second_view=functools.partial(
             second_view.SecondView, source, translations, config=config, log_prior=log_prior
