@@ -78,7 +78,6 @@ def get_config() -> ConfigDict:
     source.batch_size = 128
     source.epochs = 10
     source.round_epochs = 5  # evaluated this often
-    source.batch_norm = "batch"  # or frozen: the pretrained weights' statistics
     source.optimizer = _optimizer(learning_rate=1e-3, schedule="linear")
 
     # Sections 3.2 and 3.4 (Eq. 4, 5, 12).

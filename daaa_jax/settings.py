@@ -21,7 +21,6 @@ _CHOICES = {
     "method": (baselines.OURS, *baselines.METHODS),
     "pair.adversarial": ("lsgan", "vanilla"),
     "adapt.init": ("source", "scratch"),
-    "source.batch_norm": ("batch", "frozen"),
     "adapt.batch_norm": ("batch", "frozen"),
     "adapt.attention": ("sum_squares", "sum_abs", "max_abs", "features"),
     "adapt.measure": ("l2", "l1", "mmd", "jmmd"),
@@ -164,12 +163,6 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
             f"{config.adapt.rounds * config.adapt.round_steps} updates, so the posterior network "
             "never changes and the second view's weight cannot be measured; lower it, or set "
             "em.posterior=target"
-        )
-    trained = not config.source.checkpoint
-    if trained and config.source.batch_norm == "frozen" and not config.model.get("weights"):
-        raise UserError(
-            "source.batch_norm=frozen keeps the statistics of pretrained weights, and "
-            "model.weights names none: set source.batch_norm=batch"
         )
     for name in ("em.tolerance", "baselines.ada.temperature"):
         if (value := _get(config, name)) <= 0:

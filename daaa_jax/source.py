@@ -67,7 +67,6 @@ def train_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     augment: ConfigDict,
-    batch_norm: str = "batch",
 ) -> tuple[SourceState, loop.Metrics]:
     """One update on the cross-entropy of Eq. 6.
 
@@ -79,17 +78,13 @@ def train_step(
       model: the classifier.
       optimizer: as `create_state` was given.
       augment: `config.augment`, how images are varied.
-      batch_norm: whose statistics normalise: the `batch`'s, or those that training began with,
-        `frozen`.
     """
     key = jax.random.fold_in(state.key, state.step)
     inputs = random_view(key, decode(take(images, rows)), augment)
 
     def objective(params):
         variables = {**state.variables, "params": params}
-        logits, updates = model.apply(
-            variables, inputs, train=batch_norm == "batch", mutable=["batch_stats"]
-        )
+        logits, updates = model.apply(variables, inputs, train=True, mutable=["batch_stats"])
         each = losses.cross_entropy(logits, labels)
         return each.mean(), (each, logits, updates)
 
@@ -139,13 +134,7 @@ def run(
         mesh=context.mesh,
         settings=context.settings,
     )
-    step = functools.partial(
-        train_step,
-        model=model,
-        optimizer=optimizer,
-        augment=config.augment,
-        batch_norm=settings.batch_norm,
-    )
+    step = functools.partial(train_step, model=model, optimizer=optimizer, augment=config.augment)
 
     def end_of_round(step, state, metrics, memory):
         memory["figures"] = dict(evaluate(state.variables))

@@ -159,7 +159,6 @@ def test_every_config_runs_on_one_to_eight_devices_as_it_is(argument, devices):
         "pair.pool_size=-1",
         "adapt.init=sorce",
         "adapt.batch_norm=freeze",
-        "source.batch_norm=frozen",  # without pretrained weights
         "adapt.attention=sum",
         "adapt.measure=cosine",
         "adapt.round_steps=0",
