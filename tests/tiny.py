@@ -39,6 +39,7 @@ def make_config(changes: dict[str, Any] | None = None) -> ConfigDict:
         "adapt.batch_size": 8,
         "adapt.round_steps": 3,
         "adapt.rounds": 2,
+        "adapt.optimizer.learning_rate": 1e-3,
         "adapt.recolour": 0.5,
         "em.posterior": "paired",
         "em.threshold": 0.0,
