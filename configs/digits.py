@@ -67,7 +67,8 @@ def _embedded(config: ConfigDict) -> None:
     # rounds, and every image is shifted at random, without which wrong labels settle in. Colours
     # change at random, or what the target network learns of these images does not hold for others:
     # without, it had more of the training than of the development images right (92 and 87 %).
-    # Half the discriminator takes a quarter less time and translates as well.
+    # Half the discriminator's filters save a fifth of a step's time. The translations are read a
+    # little worse (86 to 89 % on development images), the adapted network ends as right.
     config.pair.update(discriminator_filters=32, batch_size=8, epochs=7)
     config.source.epochs = 20
     config.augment.shift = 2

@@ -189,9 +189,8 @@ class _Run:
     def check_needs(self, wanted: str) -> None:
         """Makes sure that a stage which shall run alone can, and has what it builds upon."""
         if wanted != "all" and wanted not in self.runs:
-            why = self._no_generators()
-            if wanted == "source":
-                why = "source.checkpoint takes its place"
+            brought = "source.checkpoint takes its place"
+            why = brought if wanted == "source" else self._no_generators()
             raise UserError(f"--stage={wanted} has nothing to do: {why}")
         for needed in NEEDS.get(wanted, ()):
             if needed in self.runs and self.stages.finished(needed) is None:

@@ -224,13 +224,14 @@ def test_neighbour_that_may_not_be_read_is_passed_over(tmp_path, monkeypatch):
     assert "network trained on target labels" not in report_of(workdir)
 
 
-@pytest.mark.parametrize("e", [0.01, 0.15])
-def test_weight_of_the_second_view_is_explained_and_a_low_one_warned_of(e):
-    em = {"gamma": 1 - e / 0.2, "confident": 100, "contradictions": 1, "own": 50, "others": 80}
-    em |= {"e": e, "e0": 0.5, "e1": 0.8}
+@pytest.mark.parametrize(("e", "e0"), [(0.01, 0.5), (0.15, 0.5), (0.05, 0.06)])
+def test_weight_of_the_second_view_is_explained_and_a_low_one_warned_of(e, e0):
+    counts = {"confident": 100, "contradictions": 1, "own": 50, "others": 80}
+    em = {"gamma": 1 - e / min(e0, 0.2), **counts, "e": e, "e0": e0, "e1": 0.8}
     html = second_view.section([], em, {"posterior": "paired", "tolerance": 0.2})
     assert html.count("product of both views") == 1
     assert html.count("translations of target images are poor") == (e > 0.1)
+    assert html.count("hardly more often") == (e0 < 0.2)
 
 
 def test_report_of_the_ceiling_says_what_it_is(tmp_path):
