@@ -14,10 +14,6 @@ def get_config() -> ConfigDict:
 
     config.smoke = False  # a trial in little, whose figures say nothing; set by the word smoke
 
-    # So many at once, seed, seed + 1, …, of the target network, on the same CycleGAN and source
-    # network; on several devices a multiple of their number. For small networks.
-    config.seeds = 1
-
     # How the target network is trained: daaa; or a compared method, each a file in
     # daaa_jax/baselines: dann, jan, jan_a, dsn, ada, pixelda; upper_bound reads target labels.
     config.method = "daaa"

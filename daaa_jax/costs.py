@@ -75,7 +75,7 @@ def _units(config: ConfigDict, task: Task) -> dict[str, tuple[int, float]]:
             source.epochs * -(-sizes[0] // source.batch_size),
             _TRAINED * source.batch_size * classify,
         ),
-        "adapt": (adapt.rounds * adapt.round_steps * config.seeds, update * classify),
+        "adapt": (adapt.rounds * adapt.round_steps, update * classify),
     }
 
 

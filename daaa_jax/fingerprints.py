@@ -61,8 +61,6 @@ def of_stages(
     adapt = source | {name: what[name] for name in ("seed", "adapt", "em", "evaluate")}
     if adaptation.needs_translations(config):
         adapt |= translate
-    if config.seeds > 1:
-        adapt["seeds"] = config.seeds
     if config.method != baselines.OURS:
         adapt["method"] = {config.method: what["baselines"].get(config.method)}
     adapt |= {

@@ -4,9 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
-from daaa_jax import fingerprints, seeds
+from daaa_jax import fingerprints
 from daaa_jax.errors import UserError
 from daaa_jax.report import page
 from daaa_jax.runtime import distributed, markers
@@ -15,28 +13,19 @@ RESULT = "result.json"  # in a working directory, written when all stages are fi
 _SHOWN = 5  # settings that differ
 
 
-def show(config: ConfigDict, workdir: Path, profiled: bool) -> dict[str, Any]:
-    """The result of a finished run, and its reports if it was killed before it could write them.
+def show(workdir: Path, profiled: bool) -> dict[str, Any]:
+    """The result of a finished run, and its report if it was killed before it could write it.
 
     Args:
-      config: the whole config.
       workdir: of the run.
       profiled: whether it was asked for a trace, of which there is none.
     """
     if distributed.is_first():
         left = " and has no updates left to profile" if profiled else ""
         print(f"{workdir} is finished{left}; other images need another --workdir", flush=True)
-        for home in homes(config, workdir):
-            # A seed's folder may have been tidied away.
-            if (home / markers.CONFIG_NAME).exists() and not (home / page.NAME).exists():
-                page.write(home)
+        if not (workdir / page.NAME).exists():
+            page.write(workdir)
     return markers.read_json(workdir / RESULT)
-
-
-def homes(config: ConfigDict, workdir: Path) -> list[Path]:
-    """The working directory, and those of its seeds, each of which has a report."""
-    numbers = seeds.configs(config) if config.seeds > 1 else ()
-    return [workdir, *(seeds.home(workdir, number) for number in numbers)]
 
 
 def check_same_data(workdir: Path, settings: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from flax import linen as nn
 from jax import Array
 from ml_collections import ConfigDict
 
-from daaa_jax import attention, baselines, evaluation, models, seeds, translation
+from daaa_jax import attention, baselines, evaluation, models, translation
 from daaa_jax import workdir as workdirs
 from daaa_jax.data import folders, photos
 from daaa_jax.data.augment import crop_size, decode, encode, evaluation_views
@@ -67,7 +67,7 @@ def _why_missing(workdir: Path, which: str) -> str:
         return f"{workdir} is not the working directory of a run"
     config = workdirs.read_config(workdir)
     if config.get("seeds", 1) > 1 and stage == "adapt":
-        return f"each seed has its own, give --workdir={seeds.home(workdir, config.seed)}"
+        return f"each seed has its own, give --workdir={workdir / 'seeds' / str(config.seed)}"
     if stage == "source" and (file := config.get("source", {}).get("checkpoint")):
         return f"this run has its source network from source.checkpoint={file}"
     if markers.read_marker(workdir / stage) is None:

@@ -57,10 +57,8 @@ def main(_: list[str]) -> None:
         print(f"stage {_STAGE.value} finished in {workdir}")
         return
     accuracy = result["accuracy"]
-    several = ", ".join(map(str, result.get("seeds", ())))
-    seed = f"mean of seeds {several}" if several else f"seed {result['seed']}"
     method = "" if config.method == baselines.OURS else f"method {config.method}, "
-    print(f"{result['task']}, {method}{seed}, {result['evaluated_on']}:")
+    print(f"{result['task']}, {method}seed {result['seed']}, {result['evaluated_on']}:")
     if "source_test" in accuracy:
         print(f"  source network on the source domain  {_percent(accuracy['source_test'])}")
     else:

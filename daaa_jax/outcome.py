@@ -1,11 +1,9 @@
 """What a trained target network leaves: its files, what the report asks of it, and the result."""
 
-import statistics
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
@@ -171,53 +169,3 @@ def result(
         },
         "versions": workdir.versions(),
     }
-
-
-def average(results: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
-    """The result of several seeds: means of their accuracies, and sums of what is counted.
-
-    Args:
-      results: of each seed, as `result` gives them.
-
-    Returns:
-      The same, with `seeds` instead of `seed`, and the standard deviation over them beside.
-    """
-    each = list(results.values())
-    accuracies = [one["accuracy"] for one in each]
-    whole = {name: value for name, value in each[0].items() if name != "seed"}
-    by_class = {name: [one["per_class"][name] for one in each] for name in each[0]["per_class"]}
-    return whole | {
-        "seeds": list(results),
-        "accuracy": _combined(accuracies, _mean),
-        "accuracy_std": _combined(accuracies, _deviation),
-        **({"em": _combined([one["em"] for one in each], _mean)} if "em" in each[0] else {}),
-        "per_class": {name: _mean(values) for name, values in by_class.items()},
-        "confusion": np.sum([one["confusion"] for one in each], axis=0),
-        "seconds": {
-            stage: sum(one["seconds"][stage] for one in each)
-            if stage == "adapt"
-            else each[0]["seconds"][stage]
-            for stage in each[0]["seconds"]
-        },
-    }
-
-
-def _combined(trees: list[Mapping], combine) -> dict[str, Any]:
-    return {
-        name: _combined([tree[name] for tree in trees], combine)
-        if isinstance(value, Mapping)
-        else combine([tree[name] for tree in trees])
-        for name, value in trees[0].items()
-    }
-
-
-def _known(values: Collection[float | None]) -> bool:
-    return not any(value is None or value != value for value in values)
-
-
-def _mean(values: Collection[float | None]) -> float | None:
-    return statistics.mean(map(float, values)) if _known(values) else None
-
-
-def _deviation(values: Collection[float | None]) -> float | None:
-    return statistics.stdev(map(float, values)) if _known(values) else None

@@ -1,7 +1,7 @@
 """The stages in order: pair, translate, source, adapt; each resumed, or skipped if finished."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from daaa_jax import (
     paired_inference,
     pairing,
     preflight,
-    seeds,
     settings,
     source,
     target_stage,
@@ -43,7 +42,7 @@ from daaa_jax.report import page
 from daaa_jax.runtime import distributed, lock, markers
 from daaa_jax.runtime import mesh as meshes
 from daaa_jax.runtime.context import Context
-from daaa_jax.runtime.finished import NOTES, Stages
+from daaa_jax.runtime.finished import Stages
 from daaa_jax.runtime.metrics import MetricWriter
 from daaa_jax.runtime.preemption import Notice
 
@@ -86,7 +85,7 @@ def run(
     workdirs.check_same_config(workdir, config)
     finished = (workdir / finished_run.RESULT).exists()
     if finished and workdirs.is_where(workdir, config):
-        return finished_run.show(config, workdir, profiled)
+        return finished_run.show(workdir, profiled)
     # Before anything is written: a run with bad settings, or without its data, leaves nothing.
     settings.check(config, mesh)
     preflight.check_workdir(workdir)
@@ -97,7 +96,7 @@ def run(
     if finished:
         finished_run.check_same_data(workdir, job.stages.settings["adapt"])
         workdirs.moved(workdir, config)
-        return finished_run.show(config, workdir, profiled)
+        return finished_run.show(workdir, profiled)
     job.check_needs(stage)
     with lock.held(workdir):
         workdirs.write_config(workdir, config)
@@ -112,8 +111,8 @@ def run(
             return {}
         result = markers.plain(job.result()) if distributed.is_first() else {}
         markers.write_json(workdir / finished_run.RESULT, result)
-        for home in finished_run.homes(config, workdir) if distributed.is_first() else ():
-            page.write(home)
+        if distributed.is_first():
+            page.write(workdir)
     distributed.barrier("result written")  # at their end the others wait for a minute only
     return result
 
@@ -296,55 +295,36 @@ class _Run:
         # Here and not in stage `source`, which may be one that another target domain shares.
         before = {"source_network": self._accuracies(variables)}
         made = self._translations()
-        each = self.seeds()
-        self._keep_generators([one.home for one in each.values()])
-        plans = {
-            seed: self._plan(one.config, variables, made, context.mesh.size)
-            for seed, one in each.items()
-        }
-        if config.seeds == 1:
-            (seed,), (plan,) = each, plans.values()
-            found = {
-                seed: target_stage.run(
-                    plan, config, self.evaluate, task.evaluation, context, each[seed].keep
-                )
-            }
-        else:
-            keep = {seed: one.keep for seed, one in each.items()}
-            found = seeds.run(plans, config, self.evaluate, task.evaluation, context, keep)
-        left, home = {}, next(iter(each.values())).home
-        translated = self._translated_test(made, home, context)
-        for seed, (last, memory) in found.items():
-            outcome_of = each[seed]
-            left[str(seed)] = before | outcome_of.finish(
-                last, memory, variables, made.get(self.forth)
+        self._keep_generators()
+        plan = self._plan(variables, made, context.mesh.size)
+        kept = Outcome(self.workdir, config, task, self.model, self.evaluate)
+        last, memory = target_stage.run(
+            plan, config, self.evaluate, task.evaluation, context, kept.keep
+        )
+        translated = self._translated_test(made, context)
+        left = before | kept.finish(last, memory, variables, made.get(self.forth))
+        if translated is not None:
+            selected = trained.read(self.workdir / outcome.SELECTED).variables
+            left |= paired_inference.accuracies(
+                self.evaluate,
+                task.evaluation.target_test,
+                translated,
+                {"source": variables, "last": last, "selected": selected},
+                memory["em"]["gamma"],
+                config.em.threshold,
             )
-            if translated is not None:
-                selected = trained.read(outcome_of.home / outcome.SELECTED).variables
-                left[str(seed)] |= paired_inference.accuracies(
-                    self.evaluate,
-                    task.evaluation.target_test,
-                    translated,
-                    {"source": variables, "last": last, "selected": selected},
-                    memory["em"]["gamma"],
-                    config.em.threshold,
-                )
-        if config.seeds == 1:
-            return left[str(config.seed)]
-        return {"seconds": sum(one["seconds"] for one in left.values()), "seeds": left}
+        return left
 
-    def _keep_generators(self, homes: Sequence[Path]) -> None:
+    def _keep_generators(self) -> None:
         """Copies the generators to the networks that need them, whoever trained them.
 
         Before the training: the working directory that they are from may be gone at its end.
         """
         if "pair" not in self.runs:
             return
-        origin = self.home("pair") / GENERATORS
-        content = origin.read_bytes() if distributed.is_first() else b""
-        for home in homes:
-            if (home / GENERATORS).absolute() != origin.absolute():
-                markers.write_bytes(home / GENERATORS, content)
+        origin, copy = self.home("pair") / GENERATORS, self.workdir / GENERATORS
+        if copy.absolute() != origin.absolute():
+            markers.write_bytes(copy, origin.read_bytes() if distributed.is_first() else b"")
         distributed.barrier("generators copied")
 
     def _no_generators(self) -> str:
@@ -355,14 +335,11 @@ class _Run:
             return "pair.translations has no generators"
         return _NO_TRANSLATIONS
 
-    def _translated_test(
-        self, made: Mapping[str, Images], home: Path, context: Context
-    ) -> Records | None:
+    def _translated_test(self, made: Mapping[str, Images], context: Context) -> Records | None:
         """The target's test images in the source's style; None where there is no generator.
 
         Args:
           made: the translations of the training images, by direction.
-          home: a working directory that keeps the generators.
           context: the surroundings of the run.
         """
         if "pair" not in self.runs:
@@ -373,34 +350,16 @@ class _Run:
         if measured.target_test is measured.target_train:
             return made[self.back]
         # Of the copy: the working directory that they are from may be gone by now.
-        params = trained.read_tensors(home / GENERATORS)
+        params = trained.read_tensors(self.workdir / GENERATORS)
         params = params[translation.direction(self.task.target_name, self.domains)]
         images, name = measured.target_test.images, f"{self.back}_test"
         translation.run(self.config, self.generator, params, images, name, context)
         return translation.read(context.workdir / "translate" / name)
 
-    def seeds(self) -> dict[int, Outcome]:
-        """Where each seed's outcome lies: in the workdir itself, or in a folder for each."""
-        if self.config.seeds == 1:
-            homes = {self.config.seed: (self.workdir, self.config)}
-        else:
-            homes = {
-                seed: (seeds.home(self.workdir, seed), alone)
-                for seed, alone in seeds.configs(self.config).items()
-            }
-        return {
-            seed: Outcome(home, config, self.task, self.model, self.evaluate)
-            for seed, (home, config) in homes.items()
-        }
-
     def _plan(
-        self,
-        config: ConfigDict,
-        source: models.Variables,
-        made: Mapping[str, Images],
-        devices: int,
+        self, source: models.Variables, made: Mapping[str, Images], devices: int
     ) -> target_stage.Plan:
-        task = self.task
+        config, task = self.config, self.task
         if config.method != baselines.OURS:
             return training.plan(
                 config,
@@ -417,7 +376,6 @@ class _Run:
             target_images,
             made.get(self.back, target_images),
         )
-        devices = devices if self.config.seeds == 1 else 1
         return adaptation.plan(
             config, self.model, source, images, task.source_train.labels, devices
         )
@@ -433,21 +391,6 @@ class _Run:
         return {name: translation.read(folder / name) for name in (self.forth, self.back)}
 
     def result(self) -> dict[str, Any]:
-        """The result of a run whose stages are all finished; each seed's own is written."""
+        """The result of a run whose stages are all finished."""
         extra = {stage: self.stages.extra(stage) for stage in self.runs}
-        if self.config.seeds == 1:
-            return outcome.result(self.config, self.task, extra)
-        # The networks that all seeds have in common lie in one place.
-        shared = {
-            stage: {"from": self.stages.home(stage).absolute(), "extra": extra[stage]}
-            for stage in self.runs
-            if stage != "adapt"
-        }
-        results = {}
-        for seed, one in self.seeds().items():
-            own = extra | {"adapt": extra["adapt"]["seeds"][str(seed)]}
-            results[seed] = markers.plain(outcome.result(one.config, self.task, own))
-            workdirs.write_config(one.home, one.config)
-            markers.write_json(one.home / NOTES, shared)
-            markers.write_json(one.home / finished_run.RESULT, results[seed])
-        return outcome.average(results)
+        return outcome.result(self.config, self.task, extra)

@@ -65,7 +65,6 @@ def measure_once(
     step: int,
     posterior: Variables,
     memory: MutableMapping[str, Any],
-    who: str = "",
 ) -> float | None:
     """Measures the weight where it is due; says what it found, and warns of poor translations.
 
@@ -74,7 +73,6 @@ def measure_once(
       step: updates made.
       posterior: variables of M^post.
       memory: the loop state; what was found is kept there, under `em`.
-      who: begins each line that is printed, as `seed 3: `.
 
     Returns:
       gamma, or None where it is not due.
@@ -83,15 +81,13 @@ def measure_once(
     if "em" not in memory:
         memory["em"] = {"gamma": 0.0}
         if due is None:
-            _print(
-                f"{who}second view: not measured, as the posterior network never changes; gamma 0"
-            )
+            _print("second view: not measured, as the posterior network never changes; gamma 0")
     if step != due:
         return None
     found = memory["em"] = view.measure(posterior)
-    _print(who + describe(found))
+    _print(describe(found))
     if text := warning(found, view.config.em.tolerance):
-        _print(f"{who}warning: {text}")
+        _print(f"warning: {text}")
     return found["gamma"]
 
 

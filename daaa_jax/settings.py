@@ -36,7 +36,6 @@ _CHOICES = {
     "model.inputs": ("imagenet", "caffe"),
 } | {f"{stage}.{k}": v for stage in ("pair", "source", "adapt") for k, v in _OPTIMIZER.items()}
 _POSITIVE = (
-    "seeds",
     "pair.epochs",
     "pair.pools",
     "pair.filters",
@@ -133,9 +132,8 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
             if value is not None and value < least:
                 raise UserError(f"{name}={value} must be at least {least}")
     for name in ("seed", "pair.seed", "source.seed", "data.seed"):
-        last = (_get(config, name) or 0) + (config.seeds - 1 if name == "seed" else 0)
-        if last > _LARGEST_SEED:
-            raise UserError(f"{name}={last} is too large: choose at most {_LARGEST_SEED}")
+        if (seed := _get(config, name) or 0) > _LARGEST_SEED:
+            raise UserError(f"{name}={seed} is too large: choose at most {_LARGEST_SEED}")
     if not sum(config.adapt.mix.values()):
         raise UserError("adapt.mix: at least one of s, t_f, t and s_f must be more than 0")
     if not 0 <= config.em.threshold <= 2:
@@ -190,13 +188,6 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
             f"pair.pools={config.pair.pools} does not divide pair.batch_size="
             f"{config.pair.batch_size}: each pool takes the same number of images"
         )
-    if config.seeds > 1:
-        meshes.check_batch_size("seeds", config.seeds, mesh)
-        if config.run.parameter_shards > 1:
-            raise UserError(
-                f"seeds={config.seeds}: each device holds whole networks, set run.parameter_shards "
-                "to 1"
-            )
     if not ours:
         half, odd = divmod(config.adapt.batch_size, 2)
         if odd:

@@ -528,7 +528,6 @@ def test_figure_is_drawn_before_any_run_is_finished():
         (["table2", "--cells=3/2"], "--cells=3/2 is no share: 2/3 is the second of three"),
         (["table2", "--config.adapt.bata=1"], "setting 'adapt.bata' is unknown"),
         (["table2", "--config.seed=7"], "--config.seed=7: each cell has its own; use --seeds"),
-        (["table2", "--config.seeds=3"], "--config.seeds=3: each seed is a run of its own"),
         (["table1", "--config.method=dann"], "--config.method=dann: each row has its own"),
         (["table1", "--smok"], "--smok is unknown: settings look like --config.adapt"),
         (["table1", "--workdir="], "--workdir= is empty: give a folder, such as"),

@@ -27,7 +27,6 @@ DATA = {
 _OF_CELLS = dict.fromkeys(
     ("seed", "pair.seed", "source.seed"), "each cell has its own; use --seeds and --own_networks"
 ) | {
-    "seeds": "each seed is a run of its own; use --seeds",
     "method": "each row has its own; use --methods",
 }
 # Of every cell that does not say otherwise, whatever a config's default is.

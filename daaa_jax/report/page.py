@@ -164,10 +164,9 @@ def render(found: Found) -> str:
 def _head(name: str, about: Mapping, result: Mapping | None) -> str:
     title = result["task"] if result else name
     config = about["config"]
+    seeds = (result or {}).get("seeds", [config.get("seed")])  # once one run could have several
     how = f"method {config['method']}, " if config.get("method", OURS) != OURS else ""
-    seeds = (result or {}).get("seeds")
-    of = f"means of {len(seeds)} seeds, whose own pages lie in seeds/" if seeds else ""
-    how = f"{name}, {how}{of or 'seed ' + str(config.get('seed'))}"
+    how = f"{name}, {how}seed {', '.join(map(str, seeds))}"
     going = "" if result else "<p><strong>The run is not finished.</strong></p>"
     if config.get("smoke"):
         going += (
@@ -181,31 +180,22 @@ def _head(name: str, about: Mapping, result: Mapping | None) -> str:
 
 
 def _accuracies(result: Mapping) -> str:
-    reached, deviations = result["accuracy"], result.get("accuracy_std", {})
-    target, spread = reached["target_test"], deviations.get("target_test", {})
+    reached = result["accuracy"]
+    target = reached["target_test"]
     items = [
-        (target["last"], spread.get("last"), "after the last round"),
-        (target["selected"], spread.get("selected"), "chosen without labels"),
-        (target["oracle"], spread.get("oracle"), "best by target labels, for reference"),
-        (reached["source_only"], None, "source network alone"),
+        (target["last"], "after the last round"),
+        (target["selected"], "chosen without labels"),
+        (target["oracle"], "best by target labels, for reference"),
+        (reached["source_only"], "source network alone"),
     ]
     if "paired_last" in target:
         items[3:3] = [
-            (
-                target[f"paired_{name}"],
-                spread.get(f"paired_{name}"),
-                f"image and translation, {name}",
-            )
+            (target[f"paired_{name}"], f"image and translation, {name}")
             for name in ("last", "selected")
         ]
-        items.append((reached["source_translated"], None, "source network on translations"))
-    shown = "".join(
-        f"<li><b>{parts.percent(value)}"
-        + (f" ± {100 * deviation:.1f}" if deviation else "")
-        + f"</b>{text}</li>"
-        for value, deviation, text in items
-    )
-    if all(value is None for value, *_ in items):
+        items.append((reached["source_translated"], "source network on translations"))
+    shown = "".join(f"<li><b>{parts.percent(value)}</b>{text}</li>" for value, text in items)
+    if all(value is None for value, _ in items):
         shown = "<li>The target has no labels to measure with.</li>"
     images = result.get("images", {})
     counts = (

@@ -152,7 +152,7 @@ def run(
                 figures = _figures(sums)
                 _check_finite(name, step, figures, checkpoints)
                 context.writer.scalars(name, step, figures)
-                progress.update(step, _told(figures))
+                progress.update(step, figures)
                 memory["round"] = _add(memory["round"], sums)
                 sums = None
                 if ends_round:
@@ -166,7 +166,7 @@ def run(
                         state = _placed(between_rounds(step, state, memory), places)
                         results = end_of_round(step, state, in_round, memory)
                     context.writer.scalars(name, step, results)
-                    told = {k: v for k, v in _told(results).items() if k not in quiet}
+                    told = {k: v for k, v in results.items() if k not in quiet}
                     progress.line(_round_line(name, step, round_steps, steps, told))
                 if saves:
                     now = time.monotonic()
@@ -186,11 +186,6 @@ def _placed(state: State, places: Any) -> State:
         state,
         places,
     )
-
-
-def _told(figures: Mapping[str, float]) -> dict[str, float]:
-    """All but those of single ones of several that train together, such as `3/loss`."""
-    return {name: value for name, value in figures.items() if "/" not in name}
 
 
 def _figures(sums: Metrics) -> dict[str, float]:
