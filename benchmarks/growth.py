@@ -19,16 +19,17 @@ import numpy as np
 
 from benchmarks import memory, our_steps
 from configs import digits, photos
-from daaa_jax import adaptation, attention, models, optimizers, pairing, source
+from daaa_jax import adaptation, attention, cyclegan, models, source
 from daaa_jax.data import records
 from daaa_jax.data.augment import decode
 from daaa_jax.data.batches import IndexStream
-from daaa_jax.data.feed import Feed
 from daaa_jax.data.images import Images
 from daaa_jax.data.pairs import all_images
 from daaa_jax.data.records import Records
 from daaa_jax.runtime import allocator
 from daaa_jax.runtime import mesh as meshes
+from daaa_jax.training import optimizers
+from daaa_jax.training.feed import Feed
 
 _SIZE = 32
 _UPDATES = 10
@@ -85,7 +86,7 @@ def cyclegan_step(size: int):
     """Of the CycleGAN of digits, on images of another size."""
     settings = digits.get_config().pair
     settings.batch_size = 4
-    return our_steps.cyclegan(settings, (pixels(4, size), pixels(4, size)))
+    return our_steps.cyclegan_update(settings, (pixels(4, size), pixels(4, size)))
 
 
 CURVES: dict[str, tuple[Callable, Sequence[int]]] = {
@@ -158,10 +159,10 @@ def stages(folder: Path, count: int) -> Iterator[tuple[str, Feed, Callable, obje
     yield (
         "pair",
         made,
-        lambda state, *batch: pairing.train_step(
+        lambda state, *batch: cyclegan.train_step(
             state, *batch, settings=settings, optimizer=optimizer
         ),
-        pairing.create_state(key, settings, optimizer, image),
+        cyclegan.create_state(key, settings, optimizer, image),
         updates,
     )
 

@@ -38,8 +38,8 @@ def make_folder(folder: Path, count: int, size: int) -> None:
 
 
 def convert(folder: Path, out: Path, size: int) -> None:
-    """What `python -m daaa_jax.data.convert` does."""
-    from daaa_jax.data.convert import main
+    """What `python -m daaa_jax.convert` does."""
+    from daaa_jax.convert import main
 
     main([str(folder), f"--out={out}", f"--size={size}"])
 
@@ -51,8 +51,8 @@ def read(records: Path, steps: int) -> None:
     from configs import folder
     from daaa_jax.data import record_sets
     from daaa_jax.data.batches import IndexStream
-    from daaa_jax.data.feed import Feed
     from daaa_jax.runtime import mesh as meshes
+    from daaa_jax.training.feed import Feed
 
     config = folder.get_config()
     config.run.update(resident_mib=0, workers=0)

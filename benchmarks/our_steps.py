@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from daaa_jax import adaptation, evaluation, models, optimizers, pairing, translation
+from daaa_jax import adaptation, cyclegan, evaluation, models, translation
 from daaa_jax.data.augment import decode
 from daaa_jax.data.pairs import GROUPS, Batch, BatchStream
 from daaa_jax.data.types import LabelledImages
 from daaa_jax.models import efficientnet, pretrained, resnet
 from daaa_jax.runtime import mesh as meshes
+from daaa_jax.training import optimizers
 
 # Of PyTorch's layers in `torch_networks.py`, and ours.
 DIGITS_NAMES = (
@@ -91,7 +92,7 @@ class TrainingStep:
         return float(metrics["loss"].total)
 
 
-def cyclegan(settings, images: tuple[np.ndarray, np.ndarray], weights=None):
+def cyclegan_update(settings, images: tuple[np.ndarray, np.ndarray], weights=None):
     """The step of stage `pair`.
 
     Args:
@@ -101,7 +102,7 @@ def cyclegan(settings, images: tuple[np.ndarray, np.ndarray], weights=None):
     """
     optimizer = optimizers.make(settings.optimizer, total_steps=_STEPS)
     image = decode(images[0][:1])
-    state = pairing.create_state(jax.random.key(0), settings, optimizer, image)
+    state = cyclegan.create_state(jax.random.key(0), settings, optimizer, image)
     if weights is not None:
         state = state.replace(
             generators=state.generators.replace(params=_gan(weights, state.generators.params)),
@@ -109,7 +110,7 @@ def cyclegan(settings, images: tuple[np.ndarray, np.ndarray], weights=None):
                 params=_gan(weights, state.discriminators.params)
             ),
         )
-    step = functools.partial(pairing.train_step, settings=settings, optimizer=optimizer)
+    step = functools.partial(cyclegan.train_step, settings=settings, optimizer=optimizer)
     rows = np.arange(settings.batch_size)
     return TrainingStep(step, state, (*images, rows, rows))
 

@@ -27,9 +27,9 @@ import numpy as np
 from benchmarks import our_steps
 from configs import digits, photos
 from daaa_jax import adaptation, attention
-from daaa_jax.data.feed import Feed
 from daaa_jax.runtime import allocator
 from daaa_jax.runtime import mesh as meshes
+from daaa_jax.training.feed import Feed
 
 CLASSES = 31
 BLOCK = 30  # steps that are dispatched before they are waited for

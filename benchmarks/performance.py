@@ -90,7 +90,7 @@ def cyclegan(size: int, batch: int):
     networks = {"a_to_b": theirs.to_b, "b_to_a": theirs.to_a}
     networks |= {"a": theirs.judge_a, "b": theirs.judge_b}
     weights = {name: torch_steps.weights(network) for name, network in networks.items()}
-    return functools.partial(our_steps.cyclegan, settings, (a, b), weights), theirs
+    return functools.partial(our_steps.cyclegan_update, settings, (a, b), weights), theirs
 
 
 def classifier_config(name: str, batch: int, size: int):

@@ -12,10 +12,11 @@ from ml_collections import ConfigDict
 
 from benchmarks import collectives
 from configs import digits, folder
-from daaa_jax import adaptation, models, optimizers, pairing, source
+from daaa_jax import adaptation, cyclegan, models, source
 from daaa_jax.data.pairs import GROUPS, Batch
 from daaa_jax.models import layers
 from daaa_jax.runtime import mesh as meshes
+from daaa_jax.training import optimizers
 
 CLASSES = 345  # DomainNet's; with fewer a step takes less by a thousandth
 
@@ -51,13 +52,13 @@ def programs(config: ConfigDict, mesh: Mesh) -> Iterator[tuple[str, tuple]]:
     yield (
         "pair",
         (
-            functools.partial(pairing.train_step, settings=config.pair, optimizer=optimizer),
+            functools.partial(cyclegan.train_step, settings=config.pair, optimizer=optimizer),
             jax.eval_shape(
-                lambda: pairing.create_state(
+                lambda: cyclegan.create_state(
                     key, config.pair, optimizer, jnp.zeros((1, size, size, 3))
                 )
             ),
-            pairing.state_shardings,
+            cyclegan.state_shardings,
             (None, None, batch, batch),
         ),
     )

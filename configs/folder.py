@@ -3,7 +3,7 @@
     python -m daaa_jax.main --config=configs/folder.py --config.data.source=A --config.data.target=B
 
 The source is `A/<class>/*.jpg`. The target may be the same with labels to measure by, or a flat
-folder without. Either may be records instead (`daaa_jax/data/convert.py`), here or on object
+folder without. Either may be records instead (`daaa_jax/convert.py`), here or on object
 storage. The argument may be `cpu`, `pod` or `smoke`, then settings, as in `configs/office.py`.
 """
 

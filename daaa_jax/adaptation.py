@@ -13,7 +13,7 @@ from flax import struct
 from jax import Array
 from ml_collections import ConfigDict
 
-from daaa_jax import attention, baselines, em, losses, optimizers, second_view, target_stage
+from daaa_jax import attention, baselines, em, losses, target_stage
 from daaa_jax.data.augment import (
     Views,
     apply_views,
@@ -22,11 +22,12 @@ from daaa_jax.data.augment import (
     evaluation_views,
     recolour,
 )
-from daaa_jax.data.feed import take
 from daaa_jax.data.images import Images, chosen
 from daaa_jax.data.pairs import GROUPS, Batch, BatchStream, with_images
+from daaa_jax.evaluation import second_view
 from daaa_jax.models import Variables, starting_variables
-from daaa_jax.runtime import loop
+from daaa_jax.training import loop, optimizers
+from daaa_jax.training.feed import take
 
 
 @struct.dataclass

@@ -20,10 +20,10 @@ import numpy as np
 from jax import Array
 from jax import export as jax_export
 
-from daaa_jax import card, inference
+from daaa_jax import inference, model_card
 from daaa_jax.errors import UserError
 from daaa_jax.models import layers
-from daaa_jax.runtime import endings
+from daaa_jax.runtime import exit_codes
 
 Program = Callable[[Array], Array]
 
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.generators:
         generators = inference.load_generators(workdir)
         side, programs = generators.image_size, generators.functions()
-        files = {"README.md": card.of_generators(side, programs).encode()}
+        files = {"README.md": model_card.of_generators(side, programs).encode()}
     else:
         network = inference.load_network(workdir, chosen)
         side = network.about["image_size"]
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         programs = {"model": lambda x: inference.posterior(network, network.variables, x)}
         files = {
             "classes.txt": "".join(f"{name}\n" for name in network.about["classes"]).encode(),
-            "README.md": card.write(network, workdir, chosen).encode(),
+            "README.md": model_card.write(network, workdir, chosen).encode(),
         }
     # What a program rounds to uint8 on its way may be rounded otherwise where it was half way.
     tolerance = 1 if options.generators else _TOLERANCE_OF_PAIRS if options.paired else _TOLERANCE
@@ -158,4 +158,4 @@ def _write(out: Path, files: dict[str, bytes]) -> None:
 
 
 if __name__ == "__main__":
-    endings.run(main)
+    exit_codes.run(main)

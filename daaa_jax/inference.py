@@ -20,15 +20,15 @@ from daaa_jax import workdir as workdirs
 from daaa_jax.data import folders, photos
 from daaa_jax.data.augment import crop_size, decode, encode, evaluation_views
 from daaa_jax.errors import UserError
-from daaa_jax.models import trained
-from daaa_jax.runtime import markers, pictures
+from daaa_jax.models import network_file
+from daaa_jax.runtime import image_grid, markers
 from daaa_jax.runtime.finished import NOTES
 from daaa_jax.runtime.progress import Progress
 
 NETWORKS = {
     "selected": Path("adapt") / "selected.safetensors",
     "last": Path("adapt") / "last.safetensors",
-    "source": Path("source") / trained.NAME,
+    "source": Path("source") / network_file.NAME,
 }
 GENERATORS = Path("pair") / "generators.safetensors"
 
@@ -36,7 +36,7 @@ _LONGEST_STEM = 150  # bytes of an overlay's name, of the 255 that a file's may 
 _LEAST_WIDTH = 200  # pixels of an overlay; a smaller one is enlarged
 
 
-def load_network(workdir: Path, which: str) -> trained.Trained:
+def load_network(workdir: Path, which: str) -> network_file.Trained:
     """A network of a working directory, which computes in float32 wherever it was trained.
 
     Args:
@@ -51,7 +51,7 @@ def load_network(workdir: Path, which: str) -> trained.Trained:
         raise UserError(f"--workdir={workdir}: there is no such folder")
     if not path.is_file():
         raise UserError(f"{path} is missing: {_why_missing(workdir, which)}")
-    network = trained.read(path)
+    network = network_file.read(path)
     if hasattr(network.model, "dtype"):
         network = dataclasses.replace(network, model=network.model.clone(dtype=jnp.float32))
     return network
@@ -104,7 +104,7 @@ class Generators:
             return encode(self.module.apply({"params": params}, decode(images)))
 
         return {
-            f"{origin}_to_{other}": functools.partial(translate, self.params_from(origin))
+            f"{origin}_to_{other}": functools.partial(translation, self.params_from(origin))
             for origin, other in (self.domains, self.domains[::-1])
         }
 
@@ -128,15 +128,19 @@ def load_generators(workdir: Path) -> Generators:
             f"{path} is missing: the stage pair is not finished there, or was left out, as no loss "
             "looks at translations"
         )
-    if not (about := trained.read_about(path)):
+    if not (about := network_file.read_about(path)):
         raise UserError(
             f"{path} does not name its domains: it is of an older version, run pair anew"
         )
     module, _ = models.create_gan(ConfigDict(about["pair"]))
-    return Generators(module, trained.read_tensors(path), about["domains"], about["image_size"])
+    return Generators(
+        module, network_file.read_tensors(path), about["domains"], about["image_size"]
+    )
 
 
-def with_second_image(network: trained.Trained, generators: Generators) -> trained.Trained:
+def with_second_image(
+    network: network_file.Trained, generators: Generators
+) -> network_file.Trained:
     """The network with G_TS beside it, for inference on both images of a pair (`--paired`).
 
     Args:
@@ -180,7 +184,7 @@ def find_images(places: Sequence[str]) -> list[Path]:
 
 
 def predict(
-    network: trained.Trained,
+    network: network_file.Trained,
     files: Sequence[Path],
     *,
     batch_size: int,
@@ -246,12 +250,12 @@ def predict(
 
 def _write_overlay(path: Path, pixels: np.ndarray) -> None:
     try:
-        pictures.write_png(path, pixels, scale=-(-_LEAST_WIDTH // pixels.shape[1]))
+        image_grid.write_png(path, pixels, scale=-(-_LEAST_WIDTH // pixels.shape[1]))
     except OSError as error:
         raise UserError(f"--overlays: {path} cannot be written: {error.strerror}") from error
 
 
-def posterior(network: trained.Trained, variables, images: Array) -> Array:
+def posterior(network: network_file.Trained, variables, images: Array) -> Array:
     """p(z given x) of uint8 images `[B,H,W,3]` of the network's `image_size`: `[B,K]`, float32."""
     about, read = network.about, evaluation.outputs
     if network.generator is not None:

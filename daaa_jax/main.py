@@ -9,7 +9,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from daaa_jax.errors import UserError
-from daaa_jax.runtime import endings
+from daaa_jax.runtime import exit_codes
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The config, and after a colon its argument: configs/digits.py:mnist2mnistm."
@@ -109,7 +109,7 @@ def default_workdir(config: str, changed: Mapping[str, Any] | None = None) -> Pa
 
 def command() -> None:
     """Parses the flags and runs; see `endings.run` for how it ends."""
-    endings.run(lambda: app.run(main, flags_parser=_parse))
+    exit_codes.run(lambda: app.run(main, flags_parser=_parse))
 
 
 def _parse(arguments: list[str]) -> list[str]:

@@ -7,13 +7,12 @@ from typing import Any
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from daaa_jax import audit, workdir
+from daaa_jax import workdir
 from daaa_jax.data.images import Images
 from daaa_jax.data.types import Task
-from daaa_jax.evaluation import Evaluator
-from daaa_jax.models import Variables, trained
-from daaa_jax.runtime import distributed
-from daaa_jax.runtime import memory as memory_use
+from daaa_jax.evaluation import Evaluator, diagnostics
+from daaa_jax.models import Variables, network_file
+from daaa_jax.runtime import device_memory, distributed
 
 LAST = Path("adapt") / "last.safetensors"
 SELECTED = Path("adapt") / "selected.safetensors"
@@ -69,8 +68,10 @@ class Outcome:
         em = memory.get("em")
         write_network(self.home / LAST, target, "last", self.config, self.task, em)
         print("adapt: measuring what the report shows", flush=True)
-        with memory_use.enough_memory("the report", "evaluate.audit_images, evaluate.batch_size"):
-            audit.write(
+        with device_memory.enough_memory(
+            "the report", "evaluate.audit_images, evaluate.batch_size"
+        ):
+            diagnostics.write(
                 self.home / "adapt",
                 model=self.model,
                 networks={"source": source, "adapted": target},
@@ -83,8 +84,10 @@ class Outcome:
             candidate = self._candidate(memory["selected"]["step"])
             if candidate.exists():  # else renamed before, by a run that was killed right after
                 # Written before the second view was measured, perhaps.
-                about = trained.read_about(candidate) | ({} if em is None else {"em": em})
-                trained.write(self.home / SELECTED, trained.read_tensors(candidate), about)
+                about = network_file.read_about(candidate) | ({} if em is None else {"em": em})
+                network_file.write(
+                    self.home / SELECTED, network_file.read_tensors(candidate), about
+                )
             for other in candidate.parent.glob("selected-*"):
                 other.unlink()
         distributed.barrier("selected network written")
@@ -120,7 +123,7 @@ def write_network(
         "layers": config.adapt.layers,
         **({} if em is None else {"em": em}),
     }
-    trained.write(path, variables, about)
+    network_file.write(path, variables, about)
 
 
 def result(

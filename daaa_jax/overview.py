@@ -12,7 +12,7 @@ from daaa_jax import adaptation, baselines, models
 from daaa_jax.baselines import training
 from daaa_jax.data.augment import evaluation_views
 from daaa_jax.data.types import Task
-from daaa_jax.models import trained
+from daaa_jax.models import network_file
 from daaa_jax.runtime import markers
 
 
@@ -21,7 +21,7 @@ def write(config: ConfigDict, task: Task, path: Path) -> None:
     shape = task.source_train.images.shape[1:]
     key, image = jax.random.key(0), jnp.zeros((1, *shape))
     classifier = models.create_classifier(config.model, len(task.class_names), "sum_squares")
-    shapes = {"classifier": trained.variable_shapes(classifier, shape[0], config.augment)}
+    shapes = {"classifier": network_file.variable_shapes(classifier, shape[0], config.augment)}
     if adaptation.trains_cyclegan(config):
         for name, network in zip(
             ("generator", "discriminator"), models.create_gan(config.pair), strict=True

@@ -13,6 +13,7 @@ from daaa_jax import (
     baselines,
     colours,
     costs,
+    cyclegan,
     evaluation,
     fingerprints,
     finished_run,
@@ -20,7 +21,6 @@ from daaa_jax import (
     outcome,
     overview,
     paired_inference,
-    pairing,
     preflight,
     settings,
     source,
@@ -29,28 +29,28 @@ from daaa_jax import (
 )
 from daaa_jax import workdir as workdirs
 from daaa_jax.baselines import training
-from daaa_jax.data import load_task, translations
+from daaa_jax.data import external_translations, load_task
 from daaa_jax.data.images import Images
 from daaa_jax.data.pairs import all_images
 from daaa_jax.data.records import Records
 from daaa_jax.data.types import Task
 from daaa_jax.errors import Diverged, UserError
 from daaa_jax.inference import GENERATORS
-from daaa_jax.models import trained
+from daaa_jax.models import network_file
 from daaa_jax.outcome import Outcome
 from daaa_jax.report import page
 from daaa_jax.runtime import distributed, lock, markers
 from daaa_jax.runtime import mesh as meshes
-from daaa_jax.runtime.context import Context
 from daaa_jax.runtime.finished import Stages
 from daaa_jax.runtime.metrics import MetricWriter
 from daaa_jax.runtime.preemption import Notice
+from daaa_jax.training.context import Context
 
 STAGES = ("pair", "translate", "source", "adapt")
 NEEDS = {"translate": ["pair"], "adapt": ["pair", "translate", "source"]}
 OVERVIEW = "networks.txt"
 # In a working directory.
-SOURCE_NETWORK = Path("source") / trained.NAME
+SOURCE_NETWORK = Path("source") / network_file.NAME
 _NO_TRANSLATIONS = (
     "no loss looks at translations (adapt.mix.t_f, adapt.mix.s_f and adapt.beta are 0, and "
     "em.posterior is target)"
@@ -174,16 +174,22 @@ class _Run:
                 "of their own, so none can be found by its name"
             )
         return {
-            self.forth: Images(translations.read(folder, self.forth, task.source_files, size)),
-            self.back: Images(translations.read(folder, self.back, task.target_files, size)),
+            self.forth: Images(
+                external_translations.read(folder, self.forth, task.source_files, size)
+            ),
+            self.back: Images(
+                external_translations.read(folder, self.back, task.target_files, size)
+            ),
         }
 
     def _brought_source(self) -> models.Variables | None:
         if not (place := self.config.source.checkpoint):
             return None
         size = self.task.source_train.images.shape[1]
-        shapes = trained.variable_shapes(self.model, size, self.config.augment)
-        return trained.read_source_network(place, self.config.model, shapes, self.task.class_names)
+        shapes = network_file.variable_shapes(self.model, size, self.config.augment)
+        return network_file.read_source_network(
+            place, self.config.model, shapes, self.task.class_names
+        )
 
     def check_needs(self, wanted: str) -> None:
         """Makes sure that a stage which shall run alone can, and has what it builds upon."""
@@ -243,18 +249,18 @@ class _Run:
         print(f"{name}: {how}, in {place / name}", flush=True)
 
     def _pair(self, context: Context) -> Mapping[str, Any]:
-        params, memory = pairing.run(self.config, *self.domains.values(), context)
+        params, memory = cyclegan.run(self.config, *self.domains.values(), context)
         about = {
             "domains": list(self.domains),
             "image_size": self.task.source_train.images.shape[1],
             "pair": self.config.pair,
         }
-        trained.write_tensors(self.workdir / GENERATORS, params, trained.metadata(about))
+        network_file.write_tensors(self.workdir / GENERATORS, params, network_file.metadata(about))
         return memory
 
     def _translate(self, context: Context) -> Mapping[str, Any]:
         start = time.monotonic()
-        params = trained.read_tensors(self.home("pair") / GENERATORS)
+        params = network_file.read_tensors(self.home("pair") / GENERATORS)
         first, second = self.domains
         for name, origin, other in (("a_to_b", first, second), ("b_to_a", second, first)):
             translation.run(
@@ -291,7 +297,7 @@ class _Run:
         task, config = self.task, self.config
         variables = self.brought_source
         if variables is None:
-            variables = trained.read(self.home("source") / SOURCE_NETWORK).variables
+            variables = network_file.read(self.home("source") / SOURCE_NETWORK).variables
         # Here and not in stage `source`, which may be one that another target domain shares.
         before = {"source_network": self._accuracies(variables)}
         made = self._translations()
@@ -304,7 +310,7 @@ class _Run:
         translated = self._translated_test(made, context)
         left = before | kept.finish(last, memory, variables, made.get(self.forth))
         if translated is not None:
-            selected = trained.read(self.workdir / outcome.SELECTED).variables
+            selected = network_file.read(self.workdir / outcome.SELECTED).variables
             left |= paired_inference.accuracies(
                 self.evaluate,
                 task.evaluation.target_test,
@@ -350,7 +356,7 @@ class _Run:
         if measured.target_test is measured.target_train:
             return made[self.back]
         # Of the copy: the working directory that they are from may be gone by now.
-        params = trained.read_tensors(self.workdir / GENERATORS)
+        params = network_file.read_tensors(self.workdir / GENERATORS)
         params = params[translation.direction(self.task.target_name, self.domains)]
         images, name = measured.target_test.images, f"{self.back}_test"
         translation.run(self.config, self.generator, params, images, name, context)

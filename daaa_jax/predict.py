@@ -18,7 +18,7 @@ import numpy as np
 
 from daaa_jax import inference
 from daaa_jax.errors import UserError
-from daaa_jax.runtime import compilation, endings
+from daaa_jax.runtime import compilation, exit_codes
 
 Row = tuple[Path, np.ndarray | None, str]
 
@@ -127,6 +127,6 @@ def _write(rows: Iterable[Row], classes: Sequence[str], file: TextIO) -> int:
 
 if __name__ == "__main__":
     try:
-        endings.run(main)
+        exit_codes.run(main)
     except BrokenPipeError:  # --out=- | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

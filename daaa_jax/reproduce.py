@@ -21,7 +21,7 @@ from daaa_jax import preflight
 from daaa_jax.errors import Diverged, UserError
 from daaa_jax.paper import cells, figures, summary, tables
 from daaa_jax.report import sweep
-from daaa_jax.runtime import endings, lock, markers
+from daaa_jax.runtime import exit_codes, lock, markers
 
 NAMES = (*tables.TABLES, *figures.FIGURES)
 
@@ -241,4 +241,4 @@ def _trainer(config: ConfigDict, together: bool) -> Trainer:
 
 
 if __name__ == "__main__":
-    endings.run(main)
+    exit_codes.run(main)

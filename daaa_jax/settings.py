@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from daaa_jax import adaptation, baselines, second_view
+from daaa_jax import adaptation, baselines
 from daaa_jax.errors import UserError
+from daaa_jax.evaluation import second_view
+from daaa_jax.evaluation.model_selection import NEED_HELD_OUT, VALIDATORS
 from daaa_jax.models import CLASSIFIERS
 from daaa_jax.runtime import mesh as meshes
-from daaa_jax.validators import NEED_HELD_OUT, VALIDATORS
 
 _OPTIMIZER = {
     "optimizer.name": ("adam", "sgd"),

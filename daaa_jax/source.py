@@ -12,14 +12,14 @@ from flax import struct
 from jax import Array
 from ml_collections import ConfigDict
 
-from daaa_jax import losses, optimizers
+from daaa_jax import losses
 from daaa_jax.data.augment import decode, evaluation_views, random_view
 from daaa_jax.data.batches import IndexStream
-from daaa_jax.data.feed import Feed, take
 from daaa_jax.data.types import LabelledImages
 from daaa_jax.models import Variables, initial_variables, starting_variables
-from daaa_jax.runtime import loop
-from daaa_jax.runtime.context import Context
+from daaa_jax.training import loop, optimizers
+from daaa_jax.training.context import Context
+from daaa_jax.training.feed import Feed, take
 
 
 @struct.dataclass

@@ -7,15 +7,14 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from daaa_jax import rounds
-from daaa_jax.data.feed import Batch, Feed
 from daaa_jax.data.images import Images
 from daaa_jax.data.types import MeasuredData
 from daaa_jax.evaluation import Evaluator
+from daaa_jax.evaluation.second_view import SecondView, measure_once
 from daaa_jax.models import Variables
-from daaa_jax.runtime import loop
-from daaa_jax.runtime.context import Context
-from daaa_jax.second_view import SecondView, measure_once
+from daaa_jax.training import loop, rounds
+from daaa_jax.training.context import Context
+from daaa_jax.training.feed import Batch, Feed
 
 NAME = "adapt"
 REDUCE = "adapt.batch_size or augment.crop, or set model.remat=True"

@@ -14,11 +14,11 @@ from daaa_jax.data.augment import decode, encode
 from daaa_jax.data.images import Images
 from daaa_jax.data.records import Records
 from daaa_jax.errors import UserError
-from daaa_jax.runtime import distributed, markers, memory
+from daaa_jax.runtime import device_memory, distributed, markers
 from daaa_jax.runtime import mesh as meshes
-from daaa_jax.runtime.context import Context
 from daaa_jax.runtime.preemption import Preempted
 from daaa_jax.runtime.progress import Progress
+from daaa_jax.training.context import Context
 
 MANIFEST = "manifest.json"
 
@@ -94,7 +94,7 @@ def run(
     others = len(images) / max(sum(part["count"] for part in mine), 1)  # go on meanwhile
     done = len(images) - others * sum(part["count"] for part in missing)
     with (
-        memory.enough_memory("stage translate", "translate.batch_size"),
+        device_memory.enough_memory("stage translate", "translate.batch_size"),
         Progress(
             f"translate {direction}", len(images), done, later=context.later.get("translate", 0.0)
         ) as progress,

@@ -20,21 +20,13 @@ from tiny import (
     surroundings,
 )
 
-from daaa_jax import (
-    adaptation,
-    em,
-    evaluation,
-    optimizers,
-    rounds,
-    second_view,
-    source,
-    target_stage,
-)
+from daaa_jax import adaptation, em, evaluation, source, target_stage
 from daaa_jax.data.augment import decode
 from daaa_jax.data.pairs import GROUPS, BatchStream, all_images
 from daaa_jax.data.types import MeasuredData
+from daaa_jax.evaluation import second_view
 from daaa_jax.models import DigitNetwork, initial_variables
-from daaa_jax.runtime import loop
+from daaa_jax.training import loop, optimizers, rounds
 
 # Two feature convolutions instead of three, for images of half the size.
 MODEL, SIZE = DigitNetwork(num_classes=CLASSES, widths=(4, 4)), 16

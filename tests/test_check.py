@@ -6,7 +6,7 @@ import pytest
 from photo_trees import write_domain, write_image
 from PIL import Image
 
-from daaa_jax.data import check
+from daaa_jax import check
 
 CLASSES = ("mug", "pen")
 

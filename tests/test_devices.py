@@ -16,12 +16,12 @@ from tiny import (
 
 from benchmarks import collectives
 from configs import digits
-from daaa_jax import adaptation, evaluation, pairing, source, target_stage
+from daaa_jax import adaptation, cyclegan, evaluation, source, target_stage
 from daaa_jax.data.augment import decode
 from daaa_jax.data.pairs import all_images
 from daaa_jax.data.types import MeasuredData
 from daaa_jax.models import DigitNetwork, initial_variables
-from daaa_jax.runtime import memory, mesh
+from daaa_jax.runtime import device_memory, mesh
 from daaa_jax.runtime import metrics as metric_files
 
 STEPS = 10
@@ -36,7 +36,7 @@ def pair(workdir, devices, shards=1):
     changes |= {"pair.optimizer.learning_rate": 5e-5, "run.parameter_shards": shards}
     config = make_config(changes)
     with surroundings(workdir, config, devices) as context:
-        pairing.run(config, SOURCE.images, TARGET.images, context)
+        cyclegan.run(config, SOURCE.images, TARGET.images, context)
 
 
 def train_source(workdir, devices, shards=1):
@@ -131,7 +131,7 @@ def bytes_received(stage, workdir, devices, monkeypatch):
         raise Compiled(step.lower(*arguments).compile().as_text())
 
     with monkeypatch.context() as patch:
-        patch.setattr(memory, "compile_step", compile_step)
+        patch.setattr(device_memory, "compile_step", compile_step)
         changes = sizes | {"adapt.batch_size": size}
         patch.setitem(globals(), "make_config", lambda more=None: make((more or {}) | changes))
         with pytest.raises(Compiled) as compiled:
@@ -170,7 +170,7 @@ def test_first_update_of_the_default_networks_is_the_same_on_one_device_and_on_e
         workdir = tmp_path / str(devices)
         with surroundings(workdir, config, devices) as context:
             if stage == "pair":
-                pairing.run(config, images.images, make_images(16, seed=6), context)
+                cyclegan.run(config, images.images, make_images(16, seed=6), context)
             else:
                 model = DigitNetwork(num_classes=4)
                 source.run(config, model, images, lambda _: {}, context)

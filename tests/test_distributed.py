@@ -17,7 +17,7 @@ import pytest
 from configs import digits
 from daaa_jax import pipeline
 from daaa_jax.errors import UserError
-from daaa_jax.runtime import distributed, endings, preemption
+from daaa_jax.runtime import distributed, exit_codes, preemption
 
 # A GAN turns rounding into differences: Adam moves a parameter whose gradient is but rounding as
 # far as any other, and a ReLU or an absolute value is carried over its kink. With steps of 5e-5 the
@@ -359,7 +359,7 @@ def test_processes_that_are_late_are_worth_another_try(monkeypatch, capsys, erro
 
     monkeypatch.setattr(jax.distributed, "initialize", fail)
     with pytest.raises(SystemExit) as ended:
-        endings.run(lambda: distributed.start("localhost:1", 2, 0))
+        exit_codes.run(lambda: distributed.start("localhost:1", 2, 0))
     assert ended.value.code == code
     said = capsys.readouterr().err
     assert says in said and str(error) in said and said.count("\n") == 1

@@ -16,10 +16,10 @@ from tiny import make_config, make_images, make_labelled, surroundings
 
 from daaa_jax import source
 from daaa_jax.data.batches import IndexStream
-from daaa_jax.data.feed import Feed, take
 from daaa_jax.data.images import Images
 from daaa_jax.models import DigitNetwork
 from daaa_jax.runtime import mesh
+from daaa_jax.training.feed import Feed, take
 
 FIRST, SECOND = make_images(12, seed=1), make_images(9, seed=2)
 STEPS = 7

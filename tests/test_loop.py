@@ -17,17 +17,17 @@ from tiny import (
     surroundings,
 )
 
-from daaa_jax import adaptation, evaluation, pairing, source, target_stage
+from daaa_jax import adaptation, cyclegan, evaluation, source, target_stage
 from daaa_jax.data import batches
 from daaa_jax.data.augment import decode
 from daaa_jax.data.pairs import all_images
 from daaa_jax.data.types import MeasuredData
 from daaa_jax.errors import UserError
 from daaa_jax.models import initial_variables
-from daaa_jax.runtime import loop
 from daaa_jax.runtime import metrics as metric_files
 from daaa_jax.runtime.checkpoints import Checkpoints
 from daaa_jax.runtime.preemption import Notice, Preempted
+from daaa_jax.training import loop
 
 STEPS, ROUND = 10, 4
 
@@ -232,7 +232,7 @@ SOURCE, TARGET = make_labelled(16, seed=1), make_labelled(12, seed=2)
 
 
 def pair(config, context):
-    return pairing.run(config, SOURCE.images, TARGET.images, context)
+    return cyclegan.run(config, SOURCE.images, TARGET.images, context)
 
 
 def train_source(config, context):

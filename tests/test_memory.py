@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from daaa_jax.errors import UserError
-from daaa_jax.runtime import memory
+from daaa_jax.runtime import device_memory
 
 
 @jax.jit
@@ -23,7 +23,7 @@ ARGUMENTS = (jnp.zeros(1000), jnp.ones((512, 512)))
 
 
 def test_compiled_step_is_the_step_and_its_memory_is_printed(capsys):
-    compiled = memory.compile_step("little", step, ARGUMENTS, "nothing")
+    compiled = device_memory.compile_step("little", step, ARGUMENTS, "nothing")
     assert jnp.array_equal(compiled(*ARGUMENTS)[0], step(*ARGUMENTS)[0])
     assert capsys.readouterr().out.splitlines() == [
         "little: compiling its step",
@@ -35,19 +35,19 @@ def test_step_larger_than_the_devices_is_refused(monkeypatch, capsys):
     small = types.SimpleNamespace(memory_stats=lambda: {"bytes_limit": 100_000})
     monkeypatch.setattr(jax, "local_devices", lambda: [small])
     with pytest.raises(UserError, match="stage little takes more memory .* reduce its batch"):
-        memory.compile_step("little", step, ARGUMENTS, "its batch")
+        device_memory.compile_step("little", step, ARGUMENTS, "its batch")
     assert "1 of 0 MiB" in capsys.readouterr().out
 
 
 def test_running_out_of_memory_is_one_line_and_other_errors_are_themselves():
     with (
         pytest.raises(UserError, match="little takes .* reduce its batch"),
-        memory.enough_memory("little", "its batch"),
+        device_memory.enough_memory("little", "its batch"),
     ):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nlong story")
     with (
         pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"),
-        memory.enough_memory("little", "its batch"),
+        device_memory.enough_memory("little", "its batch"),
     ):
         raise jax.errors.JaxRuntimeError("INTERNAL: something")
 

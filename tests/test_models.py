@@ -11,7 +11,8 @@ from jax import lax
 from ml_collections import ConfigDict
 
 from daaa_jax import models
-from daaa_jax.models import cpu_convolution, layers
+from daaa_jax.models import layers
+from daaa_jax.models.cpu import convolution
 
 
 def _count(variables):
@@ -191,15 +192,15 @@ def _assert_same(function, plain, *inputs):
 @pytest.mark.parametrize(
     ("form", "kernel"),
     [
-        (cpu_convolution.winograd, (3, 3, 5, 6)),
-        (cpu_convolution.winograd, (4, 4, 5, 6)),
-        (cpu_convolution.few_inputs, (3, 3, 3, 6)),
-        (cpu_convolution.few_inputs, (4, 4, 3, 6)),
-        (cpu_convolution.few_inputs, (5, 5, 3, 6)),
-        (cpu_convolution.few_inputs, (7, 7, 3, 6)),
-        (cpu_convolution.few_outputs, (4, 4, 5, 1)),
-        (cpu_convolution.few_outputs, (5, 5, 5, 3)),
-        (cpu_convolution.few_outputs, (7, 7, 5, 3)),
+        (convolution.winograd, (3, 3, 5, 6)),
+        (convolution.winograd, (4, 4, 5, 6)),
+        (convolution.few_inputs, (3, 3, 3, 6)),
+        (convolution.few_inputs, (4, 4, 3, 6)),
+        (convolution.few_inputs, (5, 5, 3, 6)),
+        (convolution.few_inputs, (7, 7, 3, 6)),
+        (convolution.few_outputs, (4, 4, 5, 1)),
+        (convolution.few_outputs, (5, 5, 5, 3)),
+        (convolution.few_outputs, (7, 7, 5, 3)),
     ],
 )
 def test_fast_convolution_is_the_plain_one_with_its_gradients(form, kernel, size):
@@ -210,23 +211,23 @@ def test_fast_convolution_is_the_plain_one_with_its_gradients(form, kernel, size
 @pytest.mark.parametrize(
     ("form", "kernel"),
     [
-        (cpu_convolution.winograd, (3, 3, 5, 6)),
-        (cpu_convolution.few_inputs, (5, 5, 3, 6)),
-        (cpu_convolution.few_outputs, (5, 5, 5, 3)),
-        (cpu_convolution.pointwise, (1, 1, 5, 6)),
-        (functools.partial(cpu_convolution.strided, stride=2), (3, 3, 5, 6)),
+        (convolution.winograd, (3, 3, 5, 6)),
+        (convolution.few_inputs, (5, 5, 3, 6)),
+        (convolution.few_outputs, (5, 5, 5, 3)),
+        (convolution.pointwise, (1, 1, 5, 6)),
+        (functools.partial(convolution.strided, stride=2), (3, 3, 5, 6)),
     ],
 )
 def test_fast_convolution_of_several_networks_at_once(form, kernel):
     images, kernels = _uniform(2, 2, 8, 7, kernel[2]), _uniform(2, *kernel, seed=1)
-    stride = 2 if kernel[0] == 3 and form is not cpu_convolution.winograd else 1
+    stride = 2 if kernel[0] == 3 and form is not convolution.winograd else 1
     plain = functools.partial(_plain, stride=stride)
     _assert_same(jax.vmap(form), jax.vmap(plain), images, kernels)
 
 
 def test_what_is_stored_is_computed_once():
     def convolve(images, kernel):
-        return cpu_convolution.winograd(jnp.maximum(images, 3.5), kernel)
+        return convolution.winograd(jnp.maximum(images, 3.5), kernel)
 
     program = jax.jit(convolve).lower(_uniform(2, 8, 8, 5), _uniform(3, 3, 5, 6)).compile()
     assert program.as_text().count("maximum(") == 1
@@ -237,7 +238,7 @@ def test_upsampling_convolution_is_the_plain_one_with_its_gradients():
         return _plain(jnp.repeat(jnp.repeat(images, 2, 1), 2, 2), kernel, padding="SAME")
 
     kernel = _uniform(3, 3, 32, 33, seed=1)
-    assert cpu_convolution.upsampling_pays(kernel)
+    assert convolution.upsampling_pays(kernel)
     _assert_same(layers.upsample_convolve, plain, _uniform(2, 5, 6, 32), kernel)
 
 
@@ -260,8 +261,8 @@ def test_upsampling_convolution_is_the_plain_one_with_its_gradients():
 )
 def test_every_convolution_means_the_same_in_whichever_form(kernel, stride, padding, form):
     kernel = _uniform(*kernel, seed=1)
-    chosen = cpu_convolution.choose(kernel, stride)
-    assert getattr(chosen, "func", chosen) is (form and getattr(cpu_convolution, form))
+    chosen = convolution.choose(kernel, stride)
+    assert getattr(chosen, "func", chosen) is (form and getattr(convolution, form))
     _assert_same(
         lambda images, kernel: layers.convolve(images, kernel, stride, padding),
         lambda images, kernel: _plain(images, kernel, stride, padding),
@@ -275,7 +276,7 @@ def test_every_convolution_means_the_same_in_whichever_form(kernel, stride, padd
 @pytest.mark.parametrize("padding", ["SAME", "VALID", ((2, 1), (0, 3))])
 def test_depthwise_convolution_is_the_plain_one_with_its_gradients(size, stride, padding):
     kernel = _uniform(size, size, 1, 6, seed=1)
-    assert cpu_convolution.choose(kernel, stride, groups=6).func is cpu_convolution.depthwise
+    assert convolution.choose(kernel, stride, groups=6).func is convolution.depthwise
     _assert_same(
         lambda images, kernel: layers.convolve(images, kernel, stride, padding, groups=6),
         lambda images, kernel: _plain(images, kernel, stride, padding, groups=6),
@@ -285,8 +286,8 @@ def test_depthwise_convolution_is_the_plain_one_with_its_gradients(size, stride,
 
 
 def test_convolution_of_groups_of_channels_is_left_to_xla():
-    assert cpu_convolution.choose(_uniform(3, 3, 2, 6), stride=1, groups=3) is None
-    assert cpu_convolution.choose(_uniform(1, 1, 32, 64), stride=1, groups=2) is None
+    assert convolution.choose(_uniform(3, 3, 2, 6), stride=1, groups=3) is None
+    assert convolution.choose(_uniform(1, 1, 32, 64), stride=1, groups=2) is None
 
 
 def test_fast_convolution_is_for_cpus_and_float32_alone(monkeypatch):

@@ -12,7 +12,7 @@ from tiny import CLASSES, MODEL, make_config, make_images, make_labelled
 from daaa_jax import evaluation, export, models, paired_inference, predict, workdir
 from daaa_jax.data.augment import decode, encode
 from daaa_jax.errors import UserError
-from daaa_jax.models import initial_variables, trained
+from daaa_jax.models import initial_variables, network_file
 from daaa_jax.runtime import mesh
 
 IMAGES, GAMMA = make_images(5, seed=3), 0.625
@@ -30,7 +30,7 @@ def write_run(folder, source="mnist", target="mnist_m", changes=None, em=None):
     }
     described = {"domains": sorted([source, target]), "image_size": 32, "pair": config.pair}
     path = folder / "pair" / "generators.safetensors"
-    trained.write_tensors(path, params, trained.metadata(described))
+    network_file.write_tensors(path, params, network_file.metadata(described))
     about = {
         "source": source,
         "target": target,
@@ -44,7 +44,7 @@ def write_run(folder, source="mnist", target="mnist_m", changes=None, em=None):
         "em": {"gamma": GAMMA, **(em or {})},
     }
     for name in ("last", "selected"):
-        trained.write(folder / "adapt" / f"{name}.safetensors", VARIABLES, about)
+        network_file.write(folder / "adapt" / f"{name}.safetensors", VARIABLES, about)
     return generator, params
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daaa_jax.data import cache, folders, photos, walk
+from daaa_jax.data import cache, folders, list_files, photos
 from daaa_jax.errors import UserError
 
 RED, BLUE, SIZE = (255, 0, 0), (0, 0, 255), 16
@@ -242,7 +242,7 @@ def test_folder_that_may_not_be_read_is_told(tmp_path, monkeypatch):
             raise PermissionError(13, "Permission denied", str(place))
         return scandir(place)
 
-    monkeypatch.setattr(walk.os, "scandir", refuse)
+    monkeypatch.setattr(list_files.os, "scandir", refuse)
     with pytest.raises(UserError, match="dog cannot be read: Permission denied"):
         folders.find(tmp_path)
 

@@ -14,8 +14,8 @@ import pytest
 from commands import call, refused
 
 from daaa_jax import main, workdir
-from daaa_jax.models import trained
-from daaa_jax.runtime import endings, lock
+from daaa_jax.models import network_file
+from daaa_jax.runtime import exit_codes, lock
 
 STAGES = ("pair", "translate", "source", "adapt")
 
@@ -92,7 +92,7 @@ def test_both_networks_know_the_weight_of_the_second_view(finished):
     """`selected` too, which may be of the first round, before the weight was measured."""
     em = json.loads((finished[0] / "result.json").read_text())["em"]
     for name in ("last", "selected"):
-        assert trained.read_about(finished[0] / f"adapt/{name}.safetensors")["em"] == em
+        assert network_file.read_about(finished[0] / f"adapt/{name}.safetensors")["em"] == em
 
 
 def test_second_run_of_the_same_command_only_prints_the_result(finished):
@@ -348,7 +348,7 @@ def test_disk_that_refuses_is_one_line_and_what_is_the_programs_own_is_not(
         raise error
 
     with pytest.raises(SystemExit if code else OSError) as caught:
-        endings.run(command)
+        exit_codes.run(command)
     assert code is None or caught.value.code == code
     assert says in capsys.readouterr().err
 

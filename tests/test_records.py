@@ -8,7 +8,8 @@ import pytest
 from photo_trees import write_domain, write_image
 from tiny import make_images
 
-from daaa_jax.data import check, convert, folders, photos, record_sets, records
+from daaa_jax import check, convert
+from daaa_jax.data import folders, photos, record_sets, records
 from daaa_jax.data.images import Images
 from daaa_jax.errors import UserError
 from daaa_jax.runtime import markers

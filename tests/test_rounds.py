@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from tiny import CLASSES, make_config, make_labelled
 
-from daaa_jax import rounds, validators
 from daaa_jax.data.types import LabelledImages, MeasuredData
-from daaa_jax.evaluation import Outputs
-from daaa_jax.runtime import loop
+from daaa_jax.evaluation import Outputs, model_selection
+from daaa_jax.training import loop, rounds
 
 
 def images_of(count, first):
@@ -102,7 +101,7 @@ def test_last_selected_and_oracle_are_kept_apart(end):
     names = {"kept", "confidence", "round_loss", "round_alignment", "kept_accuracy", "source_test"}
     names |= {"rejected_accuracy", "calibration_error"}
     names |= {"target_test", "target_test_selected", "target_test_oracle"}
-    assert lines[-1].keys() == names | validators.VALIDATORS.keys() - {"deep_embedded"}
+    assert lines[-1].keys() == names | model_selection.VALIDATORS.keys() - {"deep_embedded"}
     assert lines[-1]["target_test_selected"] == 0.4 and lines[1]["target_test_oracle"] == 0.5
     assert lines[1]["information"] == pytest.approx(np.log(4))
 
@@ -119,7 +118,7 @@ def test_the_chosen_validator_chooses(end):
 
 def test_score_that_is_no_number_never_beats_one_that_is(end, monkeypatch):
     memory, scores = {}, iter([float("nan"), 1.0, float("inf"), 0.5, 2.0])
-    monkeypatch.setitem(validators.VALIDATORS, "information", lambda *_: next(scores))
+    monkeypatch.setitem(model_selection.VALIDATORS, "information", lambda *_: next(scores))
     chosen = []
     for step in range(1, 6):
         figures, _ = end(Recorded(0.5, confident((0, 1))), memory, step)
@@ -147,8 +146,8 @@ def test_held_out_source_images_bring_deep_embedded_validation(end):
     evaluate, data = Recorded(0.5, outputs), measured(*SETS)
     memory = {}
     figures, _ = end(evaluate, memory, data=data, validator="deep_embedded")
-    held_out = validators.HeldOut(outputs, data.source_held_out.labels, outputs.features)
-    expected = validators.deep_embedded(outputs, held_out)
+    held_out = model_selection.HeldOut(outputs, data.source_held_out.labels, outputs.features)
+    expected = model_selection.deep_embedded(outputs, held_out)
     assert figures["deep_embedded"] == memory["selected"]["deep_embedded"] == expected
     asked = [which for _, which, rows in evaluate.asked if rows]
     assert asked == ["target_train", "source_held_out", "source_train"]

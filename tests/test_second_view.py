@@ -13,13 +13,13 @@ import pytest
 from tiny import make_config, surroundings
 
 from daaa_jax import adaptation, evaluation, source, target_stage
-from daaa_jax.data import embedded, randomness, recipe
+from daaa_jax.data import mnist5k, randomness, recipe
 from daaa_jax.data.augment import decode, encode
 from daaa_jax.data.pairs import all_images
 from daaa_jax.data.types import LabelledImages, MeasuredData
+from daaa_jax.evaluation.second_view import SecondView
 from daaa_jax.models import DigitNetwork, Generator
 from daaa_jax.runtime import metrics
-from daaa_jax.second_view import SecondView
 
 MODEL = DigitNetwork(num_classes=10, widths=(16, 32, 64), standardize=True)
 SETTINGS = {
@@ -53,10 +53,10 @@ class Digits:
 
 @functools.cache
 def digits() -> Digits:
-    pixels, labels = embedded._digits()
+    pixels, labels = mnist5k._digits()
     rows = randomness.generator(0, "test").permutation(len(labels))[:3500]
     colour = np.repeat(pixels[rows][..., None], 3, axis=-1)
-    blended = recipe.blend(pixels[rows], embedded.photos(), randomness.generator(0, "blend"))
+    blended = recipe.blend(pixels[rows], mnist5k.photos(), randomness.generator(0, "blend"))
     here, there, test = slice(0, 1500), slice(1500, 3000), slice(3000, None)
     labels = labels[rows]
     return Digits(

@@ -18,7 +18,7 @@ from PIL import Image
 from daaa_jax import losses, models
 from daaa_jax.data import photos
 from daaa_jax.data.augment import decode, evaluation_views
-from daaa_jax.models import pretrained, trained
+from daaa_jax.models import network_file, pretrained
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.slow
@@ -54,7 +54,7 @@ def drawn(network) -> dict[str, np.ndarray]:
 
 def fitted(name: str, state, model):
     _, names = models.CLASSIFIERS[name]
-    shapes = trained.variable_shapes(model, SIZE, ConfigDict({"crop": 0}))
+    shapes = network_file.variable_shapes(model, SIZE, ConfigDict({"crop": 0}))
     return pretrained.fit(state, names, shapes, Path("drawn"), whole=True)
 
 

@@ -11,11 +11,11 @@ from ml_collections import ConfigDict
 
 from configs import digits
 from daaa_jax.data.types import LabelledImages
+from daaa_jax.evaluation.second_view import SecondView
 from daaa_jax.models import DigitNetwork
 from daaa_jax.runtime import mesh
-from daaa_jax.runtime.context import Context
 from daaa_jax.runtime.metrics import MetricWriter
-from daaa_jax.second_view import SecondView
+from daaa_jax.training.context import Context
 
 CLASSES = 4
 MODEL = DigitNetwork(num_classes=CLASSES, widths=(4, 4, 4))

@@ -11,14 +11,14 @@ from flax import struct
 from jax import Array
 from ml_collections import ConfigDict
 
-from daaa_jax import baselines, models, optimizers, target_stage
+from daaa_jax import baselines, models, target_stage
 from daaa_jax.baselines.method import Batch, Method, Outputs, Params
 from daaa_jax.data.augment import decode, evaluation_views, random_view, recolour
 from daaa_jax.data.batches import IndexStream
-from daaa_jax.data.feed import take
 from daaa_jax.data.types import LabelledImages, UnlabelledImages
 from daaa_jax.models import Variables
-from daaa_jax.runtime import loop
+from daaa_jax.training import loop, optimizers
+from daaa_jax.training.feed import take
 
 
 @struct.dataclass

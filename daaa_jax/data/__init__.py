@@ -35,17 +35,17 @@ def load_task(settings: ConfigDict) -> Task:
 def _load(settings: ConfigDict) -> Task:
     # Imported here: a task's readers are of no use to another.
     if settings.name == "embedded":
-        from daaa_jax.data import embedded
+        from daaa_jax.data import mnist5k
 
-        return embedded.load(settings)
+        return mnist5k.load(settings)
     if settings.name == "mnist2mnistm":
-        from daaa_jax.data import benchmark
+        from daaa_jax.data import mnist_to_mnist_m
 
-        return benchmark.load(settings)
+        return mnist_to_mnist_m.load(settings)
     if settings.name in ("office", "folder"):
-        from daaa_jax.data import office
+        from daaa_jax.data import photo_domains
 
-        return office.load(settings)
+        return photo_domains.load(settings)
     raise UserError(
         f"data.name={settings.name} is unknown: choose embedded, mnist2mnistm, office or folder"
     )

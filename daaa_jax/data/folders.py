@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from daaa_jax.data import cache, photos, walk
+from daaa_jax.data import cache, list_files, photos
 from daaa_jax.data.images import chosen
 from daaa_jax.errors import UserError
 
@@ -84,7 +84,7 @@ def _find(folder: str | Path) -> Listing:
     if inner.is_dir() and not beside and not _images(_files(root))[0]:
         root = inner
     flat, others = _images(_files(root))
-    by_class = {child.name: _images(walk.files(child)) for child in _folders(root)}
+    by_class = {child.name: _images(list_files.files(child)) for child in _folders(root)}
     by_class = {name: found for name, found in by_class.items() if any(found)}
     full = {name for name, (images, _) in by_class.items() if images}
     if flat and full:
@@ -140,7 +140,7 @@ def why_no_source(name: str | Path, classes: Sequence[str], files: Sequence[Pure
 
 def images_in(folder: Path) -> list[Path]:
     """The image files in a folder and in the folders within it, sorted, hidden ones left out."""
-    return _images(walk.files(folder))[0]
+    return _images(list_files.files(folder))[0]
 
 
 def _is_hidden(character: str) -> bool:

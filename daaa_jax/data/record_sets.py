@@ -96,8 +96,7 @@ def find(place: str) -> RecordSet | None:
     if not (folder / INDEX).is_file():
         if (folder / BEGUN).is_file():
             raise UserError(
-                f"{folder} is not converted to its end: give the command of "
-                "daaa_jax.data.convert again"
+                f"{folder} is not converted to its end: give the command of daaa_jax.convert again"
             )
         return None
     index = markers.read_json(folder / INDEX)
@@ -156,7 +155,7 @@ def damaged(found: RecordSet) -> list[str]:
 
 def _checked(index: Any, where: str) -> dict[str, Any]:
     if not isinstance(index, dict) or index.get("format") != _FORMAT:
-        raise UserError(f"{where} is not the index that daaa_jax.data.convert writes")
+        raise UserError(f"{where} is not the index that daaa_jax.convert writes")
     return index
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from daaa_jax.data import folders, office
+from daaa_jax.data import folders, photo_domains
 from daaa_jax.errors import UserError
 
 CLASSES = (
@@ -57,7 +57,7 @@ class Office31(tfds.core.GeneratorBasedBuilder):
         self, dl_manager: tfds.download.DownloadManager
     ) -> Mapping[str, Iterator[tuple[str, dict[str, Any]]]]:
         root = Path(dl_manager.manual_dir)
-        listings = {domain: folders.find(root / domain) for domain in office.DOMAINS}
+        listings = {domain: folders.find(root / domain) for domain in photo_domains.DOMAINS}
         for listing in listings.values():
             if listing.classes != CLASSES:
                 odd = sorted(set(listing.classes) ^ set(CLASSES))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from daaa_jax.models import cpu_convolution, cpu_winograd
+from daaa_jax.models.cpu import convolution, winograd
 
 _PLAIN = contextvars.ContextVar("plain", default=False)
 
@@ -47,7 +47,7 @@ def convolve(
     images: Array, kernel: Array, stride: int = 1, padding: Padding = "SAME", groups: int = 1
 ) -> Array:
     """Convolution of `[B, H, W, C]` with an HWIO kernel, on a CPU in whichever form is fastest."""
-    fast = cpu_convolution.choose(kernel, stride, groups) if _on_cpu(images) else None
+    fast = convolution.choose(kernel, stride, groups) if _on_cpu(images) else None
     if fast is not None:
         if isinstance(padding, str):
             sizes, strides = (images.shape[1:3], kernel.shape[:2]), (stride, stride)
@@ -65,9 +65,9 @@ def convolve(
 
 def upsample_convolve(images: Array, kernel: Array) -> Array:
     """Nearest upsampling to twice the size, then a 3x3 `SAME` convolution."""
-    if _on_cpu(images) and cpu_convolution.upsampling_pays(kernel):
+    if _on_cpu(images) and convolution.upsampling_pays(kernel):
         padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        return cpu_winograd.winograd_upsampled(padded, kernel)
+        return winograd.winograd_upsampled(padded, kernel)
     return convolve(jnp.repeat(jnp.repeat(images, 2, axis=1), 2, axis=2), kernel)
 
 

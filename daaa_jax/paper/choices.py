@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from daaa_jax.evaluation.model_selection import VALIDATORS
 from daaa_jax.paper import cells
 from daaa_jax.runtime import metrics
-from daaa_jax.validators import VALIDATORS
 
 
 def choices(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from daaa_jax.report import page, sweep
-from daaa_jax.runtime import endings
+from daaa_jax.runtime import exit_codes
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -25,4 +25,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    endings.run(main)
+    exit_codes.run(main)

@@ -6,7 +6,7 @@ import numpy as np
 
 from daaa_jax.inference import overlay
 from daaa_jax.report import parts
-from daaa_jax.runtime import pictures
+from daaa_jax.runtime import image_grid
 
 
 def section(
@@ -30,7 +30,7 @@ def section(
     images = arrays["examples"].astype(np.float32) / 127.5 - 1
     drawn = "".join(
         parts.picture(
-            parts.jpeg(pictures.grid(_rows(images, [maps[n] for maps in networks.values()]))),
+            parts.jpeg(image_grid.grid(_rows(images, [maps[n] for maps in networks.values()]))),
             f"target images and where the networks attend in layer {layer}",
             f"Layer {layer}. Rows: target images, {', '.join(networks)}.",
         )

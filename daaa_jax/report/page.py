@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from daaa_jax import audit, rounds
 from daaa_jax.baselines import OURS
 from daaa_jax.errors import UserError
+from daaa_jax.evaluation import diagnostics
 from daaa_jax.report import (
     attention_maps,
     charts,
@@ -24,6 +24,7 @@ from daaa_jax.report import (
     translations,
 )
 from daaa_jax.runtime import markers, metrics
+from daaa_jax.training import rounds
 
 NAME = Path("report") / "index.html"
 _STAGES = ("pair", "source", "adapt")
@@ -77,7 +78,7 @@ def write(workdir: Path) -> Path:
         lines=metrics.read(workdir),
         pairs=_pairs(workdir),
         refreshes=_json(workdir / "adapt" / rounds.POSTERIOR) or [],
-        figures=_json(workdir / "adapt" / audit.FIGURES) or {},
+        figures=_json(workdir / "adapt" / diagnostics.FIGURES) or {},
         arrays=_arrays(workdir),
         ceiling={},
     )
@@ -91,7 +92,7 @@ def _json(path: Path) -> Any:
 
 
 def _arrays(workdir: Path) -> dict[str, np.ndarray]:
-    path = workdir / "adapt" / audit.ARRAYS
+    path = workdir / "adapt" / diagnostics.ARRAYS
     if not path.is_file():
         return {}
     with np.load(path) as arrays:
@@ -109,7 +110,7 @@ def _ceiling(workdir: Path, found: Found) -> dict[str, np.ndarray]:
         # What is wrong with a neighbour is not this run's concern.
         with contextlib.suppress(OSError, UserError, ValueError, KeyError, zipfile.BadZipFile):
             config = (_json(other / markers.CONFIG_NAME) or {}).get("config", {})
-            layers = (_json(other / "adapt" / audit.FIGURES) or {}).get("layers")
+            layers = (_json(other / "adapt" / diagnostics.FIGURES) or {}).get("layers")
             if config.get("method") == "upper_bound" and layers == found.figures.get("layers"):
                 arrays = _arrays(other)
                 if np.array_equal(arrays["examples"], found.arrays["examples"]):

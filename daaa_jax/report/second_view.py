@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from daaa_jax import second_view
+from daaa_jax.evaluation import second_view
 from daaa_jax.report import charts, parts
 
 _COUNTS = {

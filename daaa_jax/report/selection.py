@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from daaa_jax.evaluation.model_selection import VALIDATORS
 from daaa_jax.report import charts, parts
 from daaa_jax.runtime import metrics
-from daaa_jax.validators import VALIDATORS
 
 NAMES = {
     "entropy": "entropy",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from daaa_jax.report import charts, parts
-from daaa_jax.runtime import pictures
+from daaa_jax.runtime import image_grid
 
 NETWORKS = {"source": "source network", "adapted": "adapted network"}
 
@@ -85,7 +85,7 @@ def _labels(translated: Mapping[str, Sequence], class_names: Sequence[str]) -> s
 def _nearest(arrays: Mapping[str, np.ndarray]) -> str:
     rows = np.stack([arrays[name] for name in ("originals", "translations", "nearest")])
     return parts.picture(
-        parts.jpeg(pictures.grid(rows.astype(np.float32) / 127.5 - 1)),
+        parts.jpeg(image_grid.grid(rows.astype(np.float32) / 127.5 - 1)),
         "source images, their translations and the real target images nearest to those",
         "Rows: source images, their translations, and of the real target training images (at most "
         "5,000 of them) the one whose pixels differ least from each translation. A generator that "

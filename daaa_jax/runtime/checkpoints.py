@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from daaa_jax.errors import UserError
-from daaa_jax.runtime import distributed, memory
+from daaa_jax.runtime import device_memory, distributed
 
 _SHOWN_MISFITS = 3
 # In what Orbax and its storage raise; the later says more.
@@ -148,7 +148,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         except UserError:
             raise
         except Exception as error:  # Orbax raises that very class on a damaged file
-            if distributed.is_loss(error) or memory.is_full(error):
+            if distributed.is_loss(error) or device_memory.is_full(error):
                 raise
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise UserError(

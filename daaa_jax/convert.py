@@ -1,6 +1,6 @@
 """Makes records of a folder of photos, for sets that do not fit in memory.
 
-    python -m daaa_jax.data.convert FOLDER --out=DIR [--size=256]
+    python -m daaa_jax.convert FOLDER --out=DIR [--size=256]
 
 `DIR` then stands wherever a folder of photos does: `--config.data.source=DIR`. It may be copied to
 object storage as it is, and read from there: `--config.data.source=gs://…`. The same command again
@@ -18,7 +18,7 @@ import numpy as np
 
 from daaa_jax.data import folders, photos, record_sets, records
 from daaa_jax.errors import UserError
-from daaa_jax.runtime import endings, markers
+from daaa_jax.runtime import exit_codes, markers
 from daaa_jax.runtime.progress import Progress
 
 _AHEAD = 4  # images that each thread may have decoded before they are written
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
       UserError: if the folder is no domain, images cannot be read, or the files not be written.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m daaa_jax.data.convert", description=__doc__.splitlines()[0]
+        prog="python -m daaa_jax.convert", description=__doc__.splitlines()[0]
     )
     parser.add_argument("folder", help="of photos: FOLDER/<class>/*.jpg, or *.jpg")
     parser.add_argument("--out", required=True, help="a folder for the records")
@@ -152,4 +152,4 @@ def _decoded(
 
 
 if __name__ == "__main__":
-    endings.run(main)
+    exit_codes.run(main)

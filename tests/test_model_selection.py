@@ -5,10 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from daaa_jax import validators
 from daaa_jax.errors import UserError
-from daaa_jax.evaluation import Outputs
-from daaa_jax.validators import HeldOut
+from daaa_jax.evaluation import Outputs, model_selection
+from daaa_jax.evaluation.model_selection import HeldOut
 
 
 def outputs_of(posteriors, features=None):
@@ -27,31 +26,31 @@ def entropy_twin(p):
 def test_entropy_is_the_mean_over_images():
     p = random_posteriors(7)
     twin = -sum(map(entropy_twin, p)) / 7
-    assert validators.entropy(outputs_of(p)) == pytest.approx(twin)
-    assert validators.entropy(outputs_of(np.eye(3))) == 0
-    assert validators.entropy(outputs_of(np.full((5, 4), 0.25))) == pytest.approx(-math.log(4))
+    assert model_selection.entropy(outputs_of(p)) == pytest.approx(twin)
+    assert model_selection.entropy(outputs_of(np.eye(3))) == 0
+    assert model_selection.entropy(outputs_of(np.full((5, 4), 0.25))) == pytest.approx(-math.log(4))
 
 
 def test_information_is_zero_where_all_images_are_judged_alike_and_log_k_where_classes_are_even():
-    assert validators.information(outputs_of(np.eye(4))) == pytest.approx(math.log(4))
+    assert model_selection.information(outputs_of(np.eye(4))) == pytest.approx(math.log(4))
     alike = np.tile([0.7, 0.2, 0.1], (6, 1))
-    assert validators.information(outputs_of(alike)) == pytest.approx(0)
+    assert model_selection.information(outputs_of(alike)) == pytest.approx(0)
     # A network that calls every image the same is confident and tells nothing.
     collapsed = outputs_of(np.tile([1.0, 0.0], (6, 1)))
-    assert validators.entropy(collapsed) == 0 and validators.information(collapsed) == 0
+    assert model_selection.entropy(collapsed) == 0 and model_selection.information(collapsed) == 0
 
 
 def test_certain_posteriors_have_finite_scores():
     certain = outputs_of(np.eye(3, dtype=np.float32)[[0, 0, 1, 2]])
     shares = [0.5, 0.25, 0.25]
-    assert validators.information(certain) == pytest.approx(entropy_twin(shares))
-    assert math.isfinite(validators.neighbourhood_density(certain))
-    assert validators.neighbourhood_density(outputs_of(np.eye(3)[:1])) == 0  # no neighbour
+    assert model_selection.information(certain) == pytest.approx(entropy_twin(shares))
+    assert math.isfinite(model_selection.neighbourhood_density(certain))
+    assert model_selection.neighbourhood_density(outputs_of(np.eye(3)[:1])) == 0  # no neighbour
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 3, 1024])
 def test_neighbourhood_density_is_the_mean_entropy_of_similarities(rows_at_once, monkeypatch):
-    monkeypatch.setattr(validators, "_ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr(model_selection, "_ROWS_AT_ONCE", rows_at_once)
     p = random_posteriors(8, seed=1)
     total = 0.0
     for i in range(8):
@@ -60,16 +59,18 @@ def test_neighbourhood_density_is_the_mean_entropy_of_similarities(rows_at_once,
         ]
         weights = [math.exp(c / 0.05) for c in cosines]
         total += entropy_twin([w / sum(weights) for w in weights])
-    score = validators.neighbourhood_density(outputs_of(p))
+    score = model_selection.neighbourhood_density(outputs_of(p))
     assert score == pytest.approx(total / 8, rel=1e-9)
 
 
 def test_neighbourhood_density_is_higher_for_dense_neighbourhoods():
     """Four images of each of two classes: each has three near ones, then each has one."""
     dense = np.repeat(np.eye(2), 4, axis=0)
-    assert validators.neighbourhood_density(outputs_of(dense)) == pytest.approx(math.log(3), 1e-4)
+    assert model_selection.neighbourhood_density(outputs_of(dense)) == pytest.approx(
+        math.log(3), 1e-4
+    )
     loose = np.repeat(np.eye(4), 2, axis=0)
-    assert validators.neighbourhood_density(outputs_of(loose)) < 0.01
+    assert model_selection.neighbourhood_density(outputs_of(loose)) < 0.01
 
 
 def test_control_variate_keeps_the_mean_and_lowers_the_variance():
@@ -79,11 +80,11 @@ def test_control_variate_keeps_the_mean_and_lowers_the_variance():
         weights = generator.gamma(2.0, 0.5, 200)  # of mean 1
         weighted = weights * (1 + 0.1 * generator.normal(size=200))
         plain.append(weighted.mean())
-        better.append(validators.control_variate_mean(weighted, weights))
+        better.append(model_selection.control_variate_mean(weighted, weights))
     assert np.mean(better) == pytest.approx(1, abs=0.01)
     assert np.std(better) < 0.3 * np.std(plain)
     equal = np.ones(5)
-    assert validators.control_variate_mean(2 * equal, equal) == 2
+    assert model_selection.control_variate_mean(2 * equal, equal) == 2
 
 
 def test_density_ratio_is_that_of_two_normal_distributions():
@@ -91,7 +92,7 @@ def test_density_ratio_is_that_of_two_normal_distributions():
     source, target = generator.normal(0, 1, (4000, 1)), generator.normal(1, 1, (2000, 1))
     at = np.array([[-1.0], [0.5], [2.0]])
     exact = np.exp(at[:, 0] - 0.5)
-    assert validators.density_ratio(source, target, at) == pytest.approx(exact, rel=0.15)
+    assert model_selection.density_ratio(source, target, at) == pytest.approx(exact, rel=0.15)
 
 
 def test_deep_embedded_validation_weighs_errors_by_how_target_like_an_image_is():
@@ -104,7 +105,7 @@ def test_deep_embedded_validation_weighs_errors_by_how_target_like_an_image_is()
     for name, wrong in (("there", held_out[:, 0] > 0), ("elsewhere", held_out[:, 0] < 0)):
         right = np.where(wrong, 0.1, 0.9)
         outputs = Outputs(np.stack([right, 1 - right], axis=1), held_out)
-        scores[name] = validators.deep_embedded(
+        scores[name] = model_selection.deep_embedded(
             outputs_of([[0.5, 0.5]] * 1000, target), HeldOut(outputs, labels, source)
         )
     assert scores["there"] < 2 * scores["elsewhere"] < 0
@@ -112,4 +113,4 @@ def test_deep_embedded_validation_weighs_errors_by_how_target_like_an_image_is()
 
 def test_deep_embedded_validation_says_what_it_needs():
     with pytest.raises(UserError, match="set data.source_holdout"):
-        validators.deep_embedded(outputs_of(np.eye(2)), None)
+        model_selection.deep_embedded(outputs_of(np.eye(2)), None)

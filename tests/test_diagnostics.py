@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from tiny import CLASSES, MODEL, make_config, make_images, make_labelled
 
-from daaa_jax import attention, audit, evaluation
+from daaa_jax import attention, evaluation
 from daaa_jax.data.augment import decode
 from daaa_jax.data.images import Images
 from daaa_jax.data.types import MeasuredData, Task, UnlabelledImages
+from daaa_jax.evaluation import diagnostics
 from daaa_jax.models import EfficientNetLite0, initial_variables
 from daaa_jax.runtime import mesh as meshes
 
@@ -20,7 +21,7 @@ def test_nearest_image_is_the_one_of_least_squared_difference():
     images = others[[7, 31]].copy()
     images[0, 0, 0] ^= 1
     for at_once in (3, 40, 256):
-        found = audit.nearest(images, Images(others[:11], others[11:]), at_once)
+        found = diagnostics.nearest(images, Images(others[:11], others[11:]), at_once)
         np.testing.assert_array_equal(found, others[[7, 31]])
 
 
@@ -29,21 +30,21 @@ def test_plane_keeps_groups_together_and_is_the_same_each_time():
     centres = 20 * draws.normal(size=(3, 10))
     groups = np.arange(30) % 3
     source, target = (centres[groups] + draws.normal(size=(30, 10)) for _ in range(2))
-    plane = audit.embed(source, target, seed=0)
+    plane = diagnostics.embed(source, target, seed=0)
     assert plane["source"].shape == plane["target"].shape == (30, 2)
     points, owners = np.concatenate([*plane.values()]), np.concatenate([groups, groups])
     assert points.min() == 0 and points.max() == 1
     distances = np.linalg.norm(points[:, None] - points[None], axis=-1)
     np.fill_diagonal(distances, np.inf)
     assert (owners[distances.argmin(axis=1)] == owners).all()
-    again = audit.embed(source, target, seed=0)
+    again = diagnostics.embed(source, target, seed=0)
     np.testing.assert_array_equal(again["target"], plane["target"])
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_plane_of_few_images(count):
     features = np.random.default_rng(1).normal(size=(2, count, 6))
-    plane = audit.embed(*features, seed=0)
+    plane = diagnostics.embed(*features, seed=0)
     assert np.isfinite([*plane.values()]).all() and plane["source"].shape == (count, 2)
 
 
@@ -51,7 +52,7 @@ def test_attention_is_that_of_the_network():
     images, config = make_images(3), make_config({"adapt.layers": "conv[13]"})
     variables = initial_variables(jax.random.key(0), MODEL, decode(images[:1]))
     variables = jax.tree.map(np.asarray, variables)
-    maps = audit.attention_maps(MODEL, variables, images, config)
+    maps = diagnostics.attention_maps(MODEL, variables, images, config)
     assert list(maps) == ["conv1", "conv3"]
     _, observed = MODEL.apply(variables, decode(images), train=False, mutable=["intermediates"])
     twin = np.asarray(attention.collect(observed["intermediates"])["conv1"]).reshape(3, 32, 32)
@@ -66,7 +67,7 @@ def test_layers_are_shown_from_the_first_to_the_last():
     images = make_images(2, size=32)
     variables = jax.eval_shape(lambda: initial_variables(jax.random.key(0), model, decode(images)))
     variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), variables)
-    names = list(audit.attention_maps(model, variables, images, config))
+    names = list(diagnostics.attention_maps(model, variables, images, config))
     assert names[0] == "block0/conv_depthwise" and names[-1] == "conv_head"
     numbers = [int(name.partition("/")[0].removeprefix("block")) for name in names[:-1]]
     assert numbers == sorted(numbers) and len(names) == 4
@@ -76,7 +77,7 @@ def test_all_is_written_and_translations_are_judged_by_their_labels(tmp_path, mo
     def embed(source, target, seed):  # takes seconds, and is tested above
         return {"source": source[:, :2], "target": target[:, :2]}
 
-    monkeypatch.setattr(audit, "embed", embed)
+    monkeypatch.setattr(diagnostics, "embed", embed)
     source, target = make_labelled(24, seed=1), make_labelled(20, seed=2)
     config = make_config({"evaluate.audit_images": 7, "evaluate.batch_size": 8})
     evaluate = evaluation.make_evaluator(MODEL, meshes.data_mesh(jax.devices()[:1]), config)
@@ -93,7 +94,7 @@ def test_all_is_written_and_translations_are_judged_by_their_labels(tmp_path, mo
         MeasuredData(source, target, target),
     )
     made = make_images(24, seed=3)
-    audit.write(
+    diagnostics.write(
         tmp_path,
         model=MODEL,
         networks=networks,
@@ -102,8 +103,8 @@ def test_all_is_written_and_translations_are_judged_by_their_labels(tmp_path, mo
         evaluate=evaluate,
         config=config,
     )
-    figures = json.loads((tmp_path / audit.FIGURES).read_text())
-    with np.load(tmp_path / audit.ARRAYS) as arrays:
+    figures = json.loads((tmp_path / diagnostics.FIGURES).read_text())
+    with np.load(tmp_path / diagnostics.ARRAYS) as arrays:
         arrays = dict(arrays)
     for name, variables in networks.items():
         logits = MODEL.apply(variables, decode(made), train=False)
@@ -118,7 +119,7 @@ def test_all_is_written_and_translations_are_judged_by_their_labels(tmp_path, mo
     assert figures["layers"] == ["conv1", "conv2", "conv3"]
     assert arrays["attention_adapted"].shape == (3, 8, 32, 32)
 
-    audit.write(
+    diagnostics.write(
         tmp_path,
         model=MODEL,
         networks=networks,
@@ -127,4 +128,4 @@ def test_all_is_written_and_translations_are_judged_by_their_labels(tmp_path, mo
         evaluate=evaluate,
         config=config,
     )
-    assert "translated" not in json.loads((tmp_path / audit.FIGURES).read_text())
+    assert "translated" not in json.loads((tmp_path / diagnostics.FIGURES).read_text())

@@ -6,7 +6,7 @@ serves both directions of adaptation: the paper's G_ST is `a_to_b` where the sou
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,16 +18,74 @@ from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from daaa_jax import image_pools, losses, models, optimizers
+from daaa_jax import losses, models
 from daaa_jax.data.augment import decode, random_view
 from daaa_jax.data.batches import IndexStream
-from daaa_jax.data.feed import Feed, take
 from daaa_jax.errors import UserError
-from daaa_jax.runtime import loop, pictures
+from daaa_jax.runtime import image_grid
 from daaa_jax.runtime import mesh as meshes
-from daaa_jax.runtime.context import Context
+from daaa_jax.training import loop, optimizers
+from daaa_jax.training.context import Context
+from daaa_jax.training.feed import Feed, take
 
 Params = Mapping[str, Any]
+
+
+@struct.dataclass
+class ImagePools:
+    """Past translations: `images` `[k,P,H,W,3]`, of which the first `filled` of each hold one."""
+
+    images: Array
+    filled: Array
+
+
+def empty_pools(count: int, size: int, image_shape: Sequence[int]) -> ImagePools:
+    """Pools that hold nothing yet.
+
+    Args:
+      count: how many, k.
+      size: of all together at least.
+      image_shape: `(H, W, 3)`.
+    """
+    each = math.ceil(size / count)
+    return ImagePools(jnp.zeros((count, each, *image_shape)), jnp.zeros(count, jnp.int32))
+
+
+def replay(pools: ImagePools, images: Array, key: Array) -> tuple[ImagePools, Array]:
+    """Shows the discriminator past translations as well as present ones (Shrivastava et al., 2017).
+
+    One image after another: while its pool is not full, the image enters it and is shown;
+    then, with probability a half, a random one of the pool is shown, and the image replaces it.
+    Each of the k pools takes B / k neighbouring images of the batch. The original has one pool,
+    for which every device needs the images of all others.
+
+    Args:
+      pools: the pools before.
+      images: the present translations, `[B,H,W,3]`; k divides B.
+      key: a PRNG key.
+
+    Returns:
+      The pools after, and the images to show, `[B,H,W,3]`.
+    """
+    count, size = pools.images.shape[:2]
+
+    def visit(pool: ImagePools, item: tuple[Array, Array]) -> tuple[ImagePools, Array]:
+        image, key = item
+        slot_key, coin_key = jax.random.split(key)
+        filling = pool.filled < size
+        swaps = jax.random.bernoulli(coin_key) & ~filling
+        slot = jnp.where(filling, pool.filled, jax.random.randint(slot_key, (), 0, size))
+        old = pool.images[slot]
+        stored = jnp.where(filling | swaps, image, old)
+        after = ImagePools(pool.images.at[slot].set(stored), pool.filled + filling)
+        return after, jnp.where(swaps, old, image)
+
+    def divide(batch: Array) -> Array:
+        return batch.reshape(count, -1, *batch.shape[1:])
+
+    items = divide(images), divide(jax.random.split(key, len(images)))
+    pools, shown = jax.vmap(functools.partial(jax.lax.scan, visit))(pools, items)
+    return pools, shown.reshape(images.shape)
 
 
 @struct.dataclass
@@ -44,7 +102,7 @@ class DiscriminatorState:
 
     params: Mapping[str, Params]
     opt_state: optax.OptState
-    pools: Mapping[str, image_pools.ImagePools]
+    pools: Mapping[str, ImagePools]
 
 
 @struct.dataclass
@@ -75,7 +133,7 @@ def create_state(
         "b": discriminator.init(keys[3], image)["params"],
     }
     size = max(settings.pool_size, settings.batch_size)
-    pools = {domain: image_pools.empty(settings.pools, size, image.shape[1:]) for domain in "ab"}
+    pools = {domain: empty_pools(settings.pools, size, image.shape[1:]) for domain in "ab"}
     return PairingState(
         step=jnp.int32(0),
         key=keys[4],
@@ -150,8 +208,8 @@ def train_step(
     )
 
     pools, shown = {}, {}
-    pools["a"], shown["a"] = image_pools.draw(discriminators.pools["a"], fake_a, pool_key_a)
-    pools["b"], shown["b"] = image_pools.draw(discriminators.pools["b"], fake_b, pool_key_b)
+    pools["a"], shown["a"] = replay(discriminators.pools["a"], fake_a, pool_key_a)
+    pools["b"], shown["b"] = replay(discriminators.pools["b"], fake_b, pool_key_b)
     judged, judge_gradient = jax.value_and_grad(discriminator_objective)(
         discriminators.params, shown
     )
@@ -237,9 +295,9 @@ def run(
     )
 
     def end_of_round(step, state, metrics, memory):
-        grid = pictures.grid(np.asarray(picture(state.generators.params, *examples)))
+        grid = image_grid.grid(np.asarray(picture(state.generators.params, *examples)))
         context.writer.image("pair", step, "pairs", grid)
-        pictures.write_png(context.workdir / "pair" / "pairs.png", grid)
+        image_grid.write_png(context.workdir / "pair" / "pairs.png", grid)
         return {name: float(metrics[name].compute()) for name in ("adversarial", "cycle")}
 
     state, memory = loop.run(

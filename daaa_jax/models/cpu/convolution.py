@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from daaa_jax.models.cpu_matrices import flat, matmul, stored
-from daaa_jax.models.cpu_winograd import SCHEMES, winograd
+from daaa_jax.models.cpu.matrices import flat, matmul, stored
+from daaa_jax.models.cpu.winograd import SCHEMES, winograd
 
 
 def _patches(images, size):

@@ -19,7 +19,7 @@ from daaa_jax.data.augment import decode, encode, evaluation_views
 from daaa_jax.data.types import LabelledImages
 from daaa_jax.errors import Diverged
 from daaa_jax.models import Variables
-from daaa_jax.runtime import memory
+from daaa_jax.runtime import device_memory
 from daaa_jax.runtime import mesh as meshes
 
 _BINS = 10  # of confidence
@@ -242,7 +242,7 @@ def make_evaluator(model: nn.Module, mesh: Mesh, config: ConfigDict) -> Evaluato
 
     step = jax.jit(measure, out_shardings=meshes.replicated(mesh))
 
-    @memory.enough_memory("an evaluation", "evaluate.batch_size or evaluate.crops")
+    @device_memory.enough_memory("an evaluation", "evaluate.batch_size or evaluate.crops")
     def evaluate(variables: Variables, data: LabelledImages, rows=()) -> Evaluation:
         total: Sums | None = None
         kept, scores, wanted = [], [], np.asarray(rows, int)

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from daaa_jax import validators
 from daaa_jax.data.types import LabelledImages, MeasuredData
-from daaa_jax.evaluation import Evaluation, Evaluator, Outputs, spread
+from daaa_jax.evaluation import Evaluation, Evaluator, Outputs, model_selection, spread
+from daaa_jax.evaluation.second_view import SecondView
 from daaa_jax.models import Variables
-from daaa_jax.runtime import loop, markers
-from daaa_jax.second_view import SecondView
+from daaa_jax.runtime import markers
+from daaa_jax.training import loop
 
 POSTERIOR = "posterior.json"
 # Logged for a report, and too many for a line.
@@ -162,14 +162,14 @@ def _scores(
         )
         labels = measured.source_held_out.labels
         shown = labels[spread(len(labels), settings.validation_images)]
-        held_out = validators.HeldOut(
+        held_out = model_selection.HeldOut(
             _precise(apart.outputs), shown, _precise(trained.outputs).features
         )
     seen = _precise(unlabelled.outputs)
     scores = {
         name: validator(seen, held_out)
-        for name, validator in validators.VALIDATORS.items()
-        if held_out is not None or name not in validators.NEED_HELD_OUT
+        for name, validator in model_selection.VALIDATORS.items()
+        if held_out is not None or name not in model_selection.NEED_HELD_OUT
     }
     return {name: score for name, score in scores.items() if math.isfinite(score)}
 

@@ -16,8 +16,8 @@ from photo_trees import OFFICE_CLASSES, write_domain, write_image, write_office
 from PIL import Image
 
 from configs import folder as folder_config
-from daaa_jax import predict
-from daaa_jax.data import convert, load_task, photos
+from daaa_jax import convert, predict
+from daaa_jax.data import load_task, photos
 from daaa_jax.errors import UserError
 
 CLASSES = ("mug", "pen", "stapler")

@@ -11,14 +11,13 @@ from clu.metrics import Average
 from jax.sharding import Mesh
 
 from daaa_jax.errors import Diverged, UserError
-from daaa_jax.runtime import markers
-from daaa_jax.runtime import memory as memory_use
+from daaa_jax.runtime import device_memory, markers
 from daaa_jax.runtime import mesh as meshes
 from daaa_jax.runtime.checkpoints import Checkpoints
-from daaa_jax.runtime.context import Context
 from daaa_jax.runtime.preemption import Preempted
 from daaa_jax.runtime.profiling import Profile
 from daaa_jax.runtime.progress import Progress
+from daaa_jax.training.context import Context
 
 State = TypeVar("State")
 Metrics = Mapping[str, Average]
@@ -115,7 +114,7 @@ def run(
                 shapes,
                 places,
             )
-            with memory_use.enough_memory(f"stage {name}", reduce):
+            with device_memory.enough_memory(f"stage {name}", reduce):
                 state, memory = checkpoints.restore(expected)
         else:
             state = meshes.place(create_state(), places)
@@ -127,7 +126,7 @@ def run(
         context.writer.drop_after(name, start)
         profiled = context.workdir / "profile" / name if context.profiled else None
         with (
-            memory_use.enough_memory(f"stage {name}", reduce),
+            device_memory.enough_memory(f"stage {name}", reduce),
             Progress(name, steps, start, later=context.later.get(name, 0.0)) as progress,
             Profile(profiled, start, steps, round_steps, progress.line) as profile,
         ):
@@ -137,8 +136,8 @@ def run(
             for step in range(start + 1, steps + 1):
                 batch = batch_at(step - 1)
                 if step == start + 1:
-                    update = memory_use.compile_step(name, update, (state, *batch), reduce)
-                    memory["step_bytes"] = memory_use.step_bytes(update)
+                    update = device_memory.compile_step(name, update, (state, *batch), reduce)
+                    memory["step_bytes"] = device_memory.step_bytes(update)
                 profile.before(step, state)
                 state, metrics = update(state, *batch)
                 profile.after(step, state, update)
@@ -160,7 +159,7 @@ def run(
                         k: Average(total=t, count=c) for k, (t, c) in memory["round"].items()
                     }
                     memory["round"] = {}
-                    with memory_use.enough_memory(
+                    with device_memory.enough_memory(
                         f"evaluation in stage {name}", "evaluate.batch_size or evaluate.crops"
                     ):
                         state = _placed(between_rounds(step, state, memory), places)

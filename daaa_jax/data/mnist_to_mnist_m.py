@@ -6,7 +6,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from daaa_jax.data import mnist, mnist_m, randomness, recipe, walk
+from daaa_jax.data import list_files, mnist, mnist_m, randomness, recipe
 from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
 from daaa_jax.errors import UserError
 
@@ -82,7 +82,7 @@ def _blended(source: dict[str, LabelledImages], settings: ConfigDict) -> dict[st
 
 
 def _photos(folder: Path) -> list[np.ndarray]:
-    paths = [path for path in walk.files(folder) if path.suffix.lower() in _PHOTO_SUFFIXES]
+    paths = [path for path in list_files.files(folder) if path.suffix.lower() in _PHOTO_SUFFIXES]
     if not paths:
         raise UserError(f"data.photos_dir={folder} holds no photo (.jpg, .jpeg or .png)")
     photos = []

@@ -11,11 +11,12 @@ from consumed_keys import assert_drawn_once
 from PIL import Image
 from tiny import assert_same_bits, fast_jit, make_config, make_images, pool_twin, surroundings
 
-from daaa_jax import models, optimizers, pairing
+from daaa_jax import cyclegan, models
+from daaa_jax.cyclegan import ImagePools
 from daaa_jax.data.augment import decode
 from daaa_jax.errors import UserError
-from daaa_jax.image_pools import ImagePools
 from daaa_jax.runtime import metrics as metric_files
+from daaa_jax.training import optimizers
 
 BATCH = 4
 SIZE = 16  # of the images: the networks take any
@@ -35,7 +36,7 @@ def make_state(settings):
 
 @functools.cache
 def initial_state(pool_size):
-    return pairing.create_state(
+    return cyclegan.create_state(
         jax.random.key(0), settings_of(pool_size=pool_size), PLAIN, decode(A[:1])
     )
 
@@ -43,7 +44,7 @@ def initial_state(pool_size):
 @functools.cache
 def compiled_step(**changes):
     settings = settings_of(**changes)
-    return fast_jit(functools.partial(pairing.train_step, settings=settings, optimizer=PLAIN))
+    return fast_jit(functools.partial(cyclegan.train_step, settings=settings, optimizer=PLAIN))
 
 
 def update(state, **changes):
@@ -153,11 +154,11 @@ def test_default_is_lsgan_with_cycle_weight_10_and_no_identity_term():
 @pytest.mark.parametrize("kind", ["lsgan", "vanilla"])
 def test_adversarial_loss_is_a_setting(kind):
     settings = settings_of(adversarial=kind)
-    step = functools.partial(pairing.train_step, settings=settings, optimizer=PLAIN)
+    step = functools.partial(cyclegan.train_step, settings=settings, optimizer=PLAIN)
     asked = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            pairing.losses,
+            cyclegan.losses,
             "adversarial_loss",
             lambda logits, is_real, kind: asked.append((is_real, kind)) or logits.mean(),
         )
@@ -200,7 +201,7 @@ def test_learning_rate_is_constant_then_falls_linearly_to_zero():
 def test_an_epoch_is_one_of_the_larger_domain_and_ends_with_a_picture(tmp_path):
     config = make_config({"pair.batch_size": BATCH, "pair.epochs": 2})
     with surroundings(tmp_path, config) as context:
-        params, _ = pairing.run(config, A, B, context)
+        params, _ = cyclegan.run(config, A, B, context)
     lines = metric_files.read(tmp_path)
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
     assert params.keys() == {"a_to_b", "b_to_a"}
@@ -223,7 +224,7 @@ def test_an_epoch_is_one_of_the_larger_domain_and_ends_with_a_picture(tmp_path):
 def test_picture_shows_each_domain_its_translation_and_the_way_back():
     params = make_state(settings_of()).generators.params
     a, b = decode(A[:3]), decode(B[:3])
-    rows = pairing.four_tuples(params, a, b, settings=settings_of())
+    rows = cyclegan.four_tuples(params, a, b, settings=settings_of())
     there = functools.partial(translated, params["a_to_b"])
     back = functools.partial(translated, params["b_to_a"])
     wanted = [a, there(a), back(there(a)), b, back(b), there(back(b))]
@@ -236,19 +237,21 @@ def test_images_that_the_generator_cannot_halve_are_refused(tmp_path):
         surroundings(tmp_path, config) as context,
         pytest.raises(UserError, match=r"pair\.downsamplings=5.*16x16"),
     ):
-        pairing.run(config, A, B, context)
+        cyclegan.run(config, A, B, context)
 
 
 def test_views_and_pools_are_drawn_from_keys_of_their_own(monkeypatch):
     """Draws within a pool have keys that were split for it."""
     settings, state, seen = settings_of(flip=True, enlarge=20), make_state(settings_of()), []
     monkeypatch.setattr(
-        pairing.image_pools,
-        "draw",
+        cyclegan,
+        "replay",
         lambda pools, images, key: (seen.append(jax.random.uniform(key)), (pools, images))[1],
     )
     assert_drawn_once(
         monkeypatch,
-        lambda: pairing.train_step(state, A, B, ROWS_A, ROWS_B, settings=settings, optimizer=PLAIN),
+        lambda: cyclegan.train_step(
+            state, A, B, ROWS_A, ROWS_B, settings=settings, optimizer=PLAIN
+        ),
     )
     assert len(seen) == 2

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from daaa_jax import baselines
 from daaa_jax import workdir as workdirs
-from daaa_jax.models import trained
+from daaa_jax.models import network_file
 from daaa_jax.runtime import markers
 
 _FIGURES = {
@@ -17,7 +17,7 @@ _FIGURES = {
 }
 
 
-def write(network: trained.Trained, workdir: Path, which: str) -> str:
+def write(network: network_file.Trained, workdir: Path, which: str) -> str:
     """The card of a network of a working directory, in Markdown."""
     about, config = network.about, workdirs.read_config(workdir)
     path = workdir / "result.json"

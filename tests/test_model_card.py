@@ -5,8 +5,8 @@ import json
 import pytest
 
 from configs import digits
-from daaa_jax import card
-from daaa_jax.models import trained
+from daaa_jax import model_card
+from daaa_jax.models import network_file
 from daaa_jax.runtime import markers
 
 ABOUT = {
@@ -24,7 +24,7 @@ def card_of(folder, method, which="selected", about=None):
     config = digits.get_config()
     config.method = method
     (folder / "config.json").write_text(json.dumps({"config": markers.plain(config)}))
-    return card.write(trained.Trained(None, {}, ABOUT | (about or {})), folder, which)
+    return model_card.write(network_file.Trained(None, {}, ABOUT | (about or {})), folder, which)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_card_names_the_file_that_the_source_network_came_from(tmp_path):
     config.source.checkpoint = "/networks/shop.safetensors"
     (tmp_path / "config.json").write_text(json.dumps({"config": markers.plain(config)}))
     about = ABOUT | {"augment": {"crop": 0}, "crops": 10}
-    text = card.write(trained.Trained(None, {}, about), tmp_path, "last")
+    text = model_card.write(network_file.Trained(None, {}, about), tmp_path, "last")
     assert "source network: /networks/shop.safetensors" in text
     assert "pretrained weights: " not in text
     assert "10 crops of 112x112 pixels" in text

@@ -5,7 +5,7 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from daaa_jax.data import folders, photos, walk
+from daaa_jax.data import folders, list_files, photos
 from daaa_jax.errors import UserError
 
 
@@ -28,7 +28,7 @@ def find(folder: str | Path, direction: str, originals: Sequence[PurePath]) -> l
             "domain, translated, there under its own name"
         )
     found: dict[PurePath, list[Path]] = {}
-    for path in walk.files(root):
+    for path in list_files.files(root):
         if path.suffix.lower() in photos.SUFFIXES:
             found.setdefault(path.relative_to(root).with_suffix(""), []).append(path)
     stems = [original.with_suffix("") for original in originals]

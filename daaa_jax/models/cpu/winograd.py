@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from daaa_jax.models.cpu_matrices import flat, matmul, stored
+from daaa_jax.models.cpu.matrices import flat, matmul, stored
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from daaa_jax.data.images import Images
-from daaa_jax.runtime import distributed, memory
+from daaa_jax.runtime import device_memory, distributed
 from daaa_jax.runtime import mesh as meshes
 
 # Of a device's memory, what images may take; the rest is for networks and activations. On a CPU
@@ -76,7 +76,7 @@ class Feed:
         if self._streams:
             print(f"{needed / _MIB:.0f} MiB of images are streamed to the devices", flush=True)
         else:
-            with memory.enough_memory("images", "run.resident_mib"):
+            with device_memory.enough_memory("images", "run.resident_mib"):
                 self._stored = meshes.replicate(tuple(np.asarray(i) for i in self._images), mesh)
         self._batches, self._next = None, -1
 

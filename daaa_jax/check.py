@@ -1,6 +1,6 @@
 """The doctor: looks at folders of images before anything is trained on them.
 
-    python -m daaa_jax.data.check SOURCE [TARGET…]
+    python -m daaa_jax.check SOURCE [TARGET…]
 
 Each folder is a domain, of photos or of records, the source first. Tells counts, classes that one
 has and the other lacks, and files that cannot be read, are tiny, or are the same in two domains.
@@ -17,7 +17,7 @@ from PIL import Image
 
 from daaa_jax.data import folders, photos, record_sets
 from daaa_jax.errors import UserError
-from daaa_jax.runtime import endings
+from daaa_jax.runtime import exit_codes
 
 _TINY = 32  # pixels: smaller sides say little after resizing to 224
 _SHOWN = 10
@@ -26,7 +26,7 @@ _SHOWN = 10
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints what was found; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m daaa_jax.data.check", description=__doc__.splitlines()[0]
+        prog="python -m daaa_jax.check", description=__doc__.splitlines()[0]
     )
     parser.add_argument("folders", nargs="+", metavar="DIR", help="a domain, the source first")
     sick, sick_source, listings = False, False, []
@@ -124,4 +124,4 @@ def _show(lines: Sequence[str], indent: str = "  ") -> None:
 
 
 if __name__ == "__main__":
-    endings.run(lambda: sys.exit(main()))
+    exit_codes.run(lambda: sys.exit(main()))

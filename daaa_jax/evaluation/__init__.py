@@ -1,0 +1,23 @@
+"""Measuring networks: accuracy, soft labels, label-free selection, what the report asks."""
+
+from daaa_jax.evaluation.evaluate import (
+    Evaluation,
+    Evaluator,
+    Outputs,
+    make_evaluator,
+    of_posteriors,
+    outputs,
+    paired_outputs,
+    spread,
+)
+
+__all__ = [
+    "Evaluation",
+    "Evaluator",
+    "Outputs",
+    "make_evaluator",
+    "of_posteriors",
+    "outputs",
+    "paired_outputs",
+    "spread",
+]

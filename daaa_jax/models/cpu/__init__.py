@@ -1,0 +1,1 @@
+"""Convolutions for CPUs, by matrix products and Winograd's algorithm."""
