@@ -8,6 +8,7 @@ with ten updates after it, in a process of its own. An exponent of 1 is linear g
 """
 
 import argparse
+import functools
 import statistics
 import tempfile
 import time
@@ -22,7 +23,7 @@ from configs import digits, photos
 from daaa_jax import adaptation, attention, cyclegan, models, source
 from daaa_jax.data import records
 from daaa_jax.data.augment import decode
-from daaa_jax.data.batches import IndexStream
+from daaa_jax.data.batches import IndexStream, Rows
 from daaa_jax.data.images import Images
 from daaa_jax.data.pairs import all_images
 from daaa_jax.data.records import Records
@@ -134,34 +135,22 @@ def stages(folder: Path, count: int) -> Iterator[tuple[str, Feed, Callable, obje
     model = models.create_classifier(config.model, 10, config.adapt.attention)
     variables = models.initial_variables(key, model, image)
 
-    def feed(images, batch_at, fill, batch):
+    def feed(images, batch_at, batch):
         updates = -(-count // batch)
-        return (
-            Feed(
-                images,
-                batch_at,
-                fill,
-                steps=updates + _UPDATES,
-                mesh=mesh,
-                settings=config.run,
-            ),
-            updates,
-        )
+        steps = updates + _UPDATES
+        return Feed(images, batch_at, steps=steps, mesh=mesh, settings=config.run), updates
 
     settings, optimizer = config.pair, optimizers.make(config.pair.optimizer, total_steps=10**6)
     streams = [IndexStream(count, settings.batch_size, 0, name) for name in ("pair a", "pair b")]
     made, updates = feed(
         (sets[0], sets[2]),
-        lambda step: tuple(stream.at(step) for stream in streams),
-        lambda domains, rows: tuple(d[r] for d, r in zip(domains, rows, strict=True)),
+        lambda step: cyclegan.UnpairedBatch(*(Rows(s.at(step), n) for n, s in enumerate(streams))),
         settings.batch_size,
     )
     yield (
         "pair",
         made,
-        lambda state, *batch: cyclegan.train_step(
-            state, *batch, settings=settings, optimizer=optimizer
-        ),
+        functools.partial(cyclegan.train_step, settings=settings, optimizer=optimizer),
         cyclegan.create_state(key, settings, optimizer, image),
         updates,
     )
@@ -171,27 +160,27 @@ def stages(folder: Path, count: int) -> Iterator[tuple[str, Feed, Callable, obje
 
     def labelled(step):
         rows = stream.at(step)
-        return rows, labels[rows]
+        return source.LabelledBatch(Rows(rows), labels[rows])
 
     made, updates = feed(
         (sets[0],),
         labelled,
-        lambda domains, batch: (domains[0][batch[0]], batch[1]),
         config.source.batch_size,
     )
     yield (
         "source",
         made,
-        lambda state, *batch: source.train_step(
-            state, *batch, model=model, optimizer=optimizer, augment=config.augment
+        functools.partial(
+            source.train_step, model=model, optimizer=optimizer, augment=config.augment
         ),
         source.create_state(key, model, optimizer, image),
         updates,
     )
 
-    plan = adaptation.plan(config, model, variables, all_images(*map(Images, sets)), labels, 1)
-    made, updates = feed(plan.images, plan.batch_at, plan.fill, config.adapt.batch_size)
-    yield "adapt", made, plan.step, plan.create_state(), updates
+    images = all_images(*map(Images, sets))
+    training = adaptation.target_training(config, model, variables, images, labels, 1)
+    made, updates = feed(training.image_sets, training.batch_at, config.adapt.batch_size)
+    yield "adapt", made, training.train_step, training.create_state(), updates
 
 
 def passes(folder: Path, count: int) -> dict[str, float]:
@@ -200,9 +189,9 @@ def passes(folder: Path, count: int) -> dict[str, float]:
     for name, feed, step, state, updates in stages(folder, count):
         start = time.perf_counter()
         for number in range(updates):
-            jax.block_until_ready(feed.at(number)[1:])
+            jax.block_until_ready(feed.at(number)[-1])
         seconds[name] = time.perf_counter() - start
-        update = jax.jit(step, donate_argnums=0)
+        update = jax.jit(feed.bind(step), donate_argnums=0)
         for number in range(updates, updates + _UPDATES):
             state, _ = update(state, *feed.at(number))
         jax.block_until_ready(state)

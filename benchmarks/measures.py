@@ -22,6 +22,7 @@ import optax
 
 from daaa_jax import adaptation, inference, translation, workdir
 from daaa_jax.data import load_task
+from daaa_jax.data.batches import gather
 from daaa_jax.data.pairs import all_images
 from daaa_jax.runtime import allocator, compilation
 
@@ -55,7 +56,7 @@ def gradient_norms(folder: Path) -> dict[str, float]:
         )
     ]
     images = all_images(task.source_train.images, made[0], task.target_train.images, made[1])
-    batches = adaptation.plan(
+    batches = adaptation.target_training(
         config, source.model, source.variables, images, task.source_train.labels, 1
     ).batch_at
     # A step of plain gradient descent with rate 1: what L_AT changes is minus its gradient.
@@ -79,8 +80,7 @@ def gradient_norms(folder: Path) -> dict[str, float]:
             )
 
         def of(batch) -> float:
-            filled = adaptation.with_their_images([images], batch)
-            without, with_it = (update(state, None, *filled)[0] for update in updates)
+            without, with_it = (update(state, gather([images], batch))[0] for update in updates)
             change = jax.tree.map(jnp.subtract, without.target["params"], with_it.target["params"])
             return float(optax.tree.norm(change))
 

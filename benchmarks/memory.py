@@ -61,13 +61,12 @@ def read(records: Path, steps: int) -> None:
     feed = Feed(
         (images,),
         _Rows(stream),
-        _filled,
         steps=steps,
         mesh=meshes.data_mesh(jax.devices()[:1]),
         settings=config.run,
     )
     for step in range(steps):
-        jax.block_until_ready(feed.at(step)[1:])
+        jax.block_until_ready(feed.at(step))
 
 
 class _Rows:
@@ -75,11 +74,9 @@ class _Rows:
         self.stream = stream
 
     def __call__(self, step: int):
-        return (self.stream.at(step),)
+        from daaa_jax.data.batches import Rows
 
-
-def _filled(domains, batch):
-    return (domains[0][batch[0]],)
+        return Rows(self.stream.at(step))
 
 
 def peak(function, *arguments) -> float:

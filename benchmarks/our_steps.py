@@ -13,7 +13,8 @@ import numpy as np
 
 from daaa_jax import adaptation, cyclegan, evaluation, models, translation
 from daaa_jax.data.augment import decode
-from daaa_jax.data.pairs import GROUPS, Batch, BatchStream
+from daaa_jax.data.batches import gather
+from daaa_jax.data.pairs import GROUPS, AdaptationBatch, BatchStream, group_sizes
 from daaa_jax.data.types import LabelledImages
 from daaa_jax.models import efficientnet, pretrained, resnet
 from daaa_jax.runtime import mesh as meshes
@@ -111,20 +112,17 @@ def cyclegan_update(settings, images: tuple[np.ndarray, np.ndarray], weights=Non
             ),
         )
     step = functools.partial(cyclegan.train_step, settings=settings, optimizer=optimizer)
-    rows = np.arange(settings.batch_size)
-    return TrainingStep(step, state, (*images, rows, rows))
+    return TrainingStep(step, state, (cyclegan.UnpairedBatch(*images),))
 
 
 def adaptation_stream(config, count: int, classes: int) -> BatchStream:
     """The batches of stage `adapt` from `count` images in each domain."""
     labels = np.arange(count, dtype=np.int32) % classes
-    sizes = adaptation.group_sizes(
-        config.adapt.batch_size, [config.adapt.mix[group] for group in GROUPS]
-    )
+    sizes = group_sizes(config.adapt.batch_size, [config.adapt.mix[group] for group in GROUPS])
     return BatchStream(labels, count, sizes, seed=0)
 
 
-def adaptation_batch(config, count: int, classes: int) -> Batch:
+def adaptation_batch(config, count: int, classes: int) -> AdaptationBatch:
     """The first of them."""
     return adaptation_stream(config, count, classes).at(0)
 
@@ -140,13 +138,18 @@ def classifier(config, classes: int, weights: Mapping[str, np.ndarray] | None = 
     return model, variables
 
 
-def adaptation_step(config, model, variables, images: np.ndarray | None, batch: Batch):
-    """The step of stage `adapt`, the images on the device or None, see `take`; EM is under way."""
+def gathering(train_step):
+    """The step on all images, on the device, and the batch's `Rows` of them, as `Feed.bind`."""
+    return lambda state, images, batch: train_step(state, gather([images], batch))
+
+
+def adaptation_step(config, model, variables, *arguments, bind=gathering):
+    """The step of stage `adapt`; EM is under way."""
     config.em.start_step = 0
     optimizer = optimizers.make(config.adapt.optimizer, total_steps=_STEPS, restart_every=_STEPS)
     state = adaptation.create_state(jax.random.key(1), variables, variables, optimizer)
     step = functools.partial(adaptation.train_step, model=model, optimizer=optimizer, config=config)
-    return TrainingStep(step, state, (images, batch))
+    return TrainingStep(bind(step), state, arguments)
 
 
 class Translation:

@@ -26,7 +26,7 @@ import numpy as np
 
 from benchmarks import our_steps
 from configs import digits, photos
-from daaa_jax import adaptation, attention
+from daaa_jax import attention
 from daaa_jax.runtime import allocator
 from daaa_jax.runtime import mesh as meshes
 from daaa_jax.training.feed import Feed
@@ -87,13 +87,12 @@ def compare_inputs(config, count: int, rounds: int) -> dict[str, list[float]]:
             config.run.resident_mib = mib
             feed = Feed(
                 (images,),
-                functools.partial(adaptation.rows_at, stream),
-                adaptation.with_their_images,
+                stream.at,
                 steps=BLOCK * (rounds + WARM_UP),
                 mesh=mesh,
                 settings=config.run,
             )
-            step = our_steps.adaptation_step(config, model, variables, *feed.at(0))
+            step = our_steps.adaptation_step(config, model, variables, *feed.at(0), bind=feed.bind)
             sides[name] = functools.partial(_block, step, feed.at)
         always = our_steps.adaptation_step(config, model, variables, images, batch)
         arguments = always.batch

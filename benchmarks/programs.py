@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from benchmarks import collectives
 from configs import digits, folder
 from daaa_jax import adaptation, cyclegan, models, source
-from daaa_jax.data.pairs import GROUPS, Batch
+from daaa_jax.data.pairs import GROUPS, AdaptationBatch, group_sizes
 from daaa_jax.models import layers
 from daaa_jax.runtime import mesh as meshes
 from daaa_jax.training import optimizers
@@ -59,7 +59,7 @@ def programs(config: ConfigDict, mesh: Mesh) -> Iterator[tuple[str, tuple]]:
                 )
             ),
             cyclegan.state_shardings,
-            (None, None, batch, batch),
+            (cyclegan.UnpairedBatch(batch, batch),),
         ),
     )
 
@@ -74,13 +74,13 @@ def programs(config: ConfigDict, mesh: Mesh) -> Iterator[tuple[str, tuple]]:
             ),
             jax.eval_shape(lambda: source.create_state(key, model, optimizer, one())),
             meshes.state_shardings,
-            (None, shape((config.source.batch_size, size, size, 3)), labels),
+            (source.LabelledBatch(shape((config.source.batch_size, size, size, 3)), labels),),
         ),
     )
 
     settings = config.adapt
     optimizer = optimizers.make(settings.optimizer, total_steps=10**6, restart_every=200)
-    groups = adaptation.group_sizes(settings.batch_size, [settings.mix[g] for g in GROUPS])
+    groups = group_sizes(settings.batch_size, [settings.mix[g] for g in GROUPS])
     targets = -(-sum(groups[2:]) // mesh.size) * mesh.size
     batch = shape((settings.batch_size, size, size, 3))
     labels = jax.ShapeDtypeStruct((settings.batch_size,), np.int32)
@@ -97,7 +97,7 @@ def programs(config: ConfigDict, mesh: Mesh) -> Iterator[tuple[str, tuple]]:
             ),
             jax.eval_shape(create),
             meshes.state_shardings,
-            (None, Batch(batch, batch, shape((targets, size, size, 3)), labels)),
+            (AdaptationBatch(batch, batch, shape((targets, size, size, 3)), labels),),
         ),
     )
 

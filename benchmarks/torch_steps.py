@@ -178,7 +178,7 @@ class AdaptationStep:
           config: the whole config.
           classes: their number.
           images: all of them, uint8 `[N,H,W,3]`.
-          batch: rows of them, a `Batch`.
+          batch: rows of them, an `AdaptationBatch`.
           half: whether networks run in bfloat16.
         """
         self.config, self.half = config, half
@@ -186,7 +186,7 @@ class AdaptationStep:
         self.source, self.posterior, self.target = (_place(make(classes)) for _ in range(3))
         self.seen, self.by_source, self.by_posterior = (
             to_torch(images[rows])
-            for rows in (batch.target_rows, batch.source_rows, batch.posterior_rows)
+            for rows in (batch.target.rows, batch.source.rows, batch.posterior.rows)
         )
         _learn_statistics(self.source, self.by_source)
         self.posterior.load_state_dict(self.source.state_dict())

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from flax import struct
 from jax import Array
 from ml_collections import ConfigDict
 
-from daaa_jax import attention, baselines, em, losses, target_stage
+from daaa_jax import attention, baselines, em, losses
 from daaa_jax.data.augment import (
     Views,
     apply_views,
@@ -23,11 +22,11 @@ from daaa_jax.data.augment import (
     recolour,
 )
 from daaa_jax.data.images import Images, chosen
-from daaa_jax.data.pairs import GROUPS, Batch, BatchStream, with_images
+from daaa_jax.data.pairs import GROUPS, AdaptationBatch, BatchStream, group_sizes
 from daaa_jax.evaluation import second_view
 from daaa_jax.models import Variables, starting_variables
 from daaa_jax.training import loop, optimizers
-from daaa_jax.training.feed import take
+from daaa_jax.training.rounds import TargetTraining
 
 
 @struct.dataclass
@@ -51,27 +50,6 @@ class AdaptationState:
     source: Variables
     posterior: Variables
     gamma: Array
-
-
-def group_sizes(batch_size: int, proportions: Sequence[float]) -> tuple[int, ...]:
-    """Divides a batch among the groups by largest remainder, ties to the earlier group.
-
-    Args:
-      batch_size: the sum of the sizes.
-      proportions: of the groups, not negative; they need not add up to 1.
-
-    Raises:
-      ValueError: if a proportion is negative or all are zero.
-    """
-    shares = [Fraction(str(share)) for share in proportions]
-    if min(shares) < 0 or not sum(shares):
-        raise ValueError(f"proportions {tuple(proportions)}: none negative, not all zero")
-    exact = [batch_size * share / sum(shares) for share in shares]
-    sizes = [int(size) for size in exact]
-    by_remainder = sorted(range(len(exact)), key=lambda group: sizes[group] - exact[group])
-    for group in by_remainder[: batch_size - sum(sizes)]:
-        sizes[group] += 1
-    return tuple(sizes)
 
 
 def objective(
@@ -134,76 +112,60 @@ def create_state(
     )
 
 
+@struct.dataclass
+class Seen:
+    """What the networks see of a batch, float32 in [-1, 1]; those of a pair are cropped alike.
+
+    Attributes:
+      source: by the source network, `[B,h,w,3]`.
+      target: by the target network, `[B,h,w,3]`.
+      posterior: x^T of the last two groups, by M^post, `[B_T',h,w,3]`.
+    """
+
+    source: Array
+    target: Array
+    posterior: Array
+
+
 def train_step(
     state: AdaptationState,
-    images: Array | None,
-    batch: Batch,
+    batch: AdaptationBatch,
     *,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     config: ConfigDict,
     log_prior: np.ndarray | float = 0.0,
 ) -> tuple[AdaptationState, loop.Metrics]:
-    """One update of the target network, then the refresh of M^post when it is due.
+    """One update of the target network, then the sync of M^post when it is due (section 3).
 
     Args:
       state: before the update.
-      images: all images, uint8 `[N,H,W,3]`, in the order that `BatchStream` says; or None, see
-        `feed.take`.
-      batch: their rows; or the images themselves.
+      batch: uint8 images, see `data.pairs`.
       model: the classifier of all three networks.
       optimizer: as `create_state` was given.
-      config: the whole config; `adapt`, `em` and `augment` are read.
+      config: `adapt`, `em` and `augment` are read.
       log_prior: see `em.paired_posterior`.
     """
     settings = config.adapt
     sizes = group_sizes(settings.batch_size, [settings.mix[group] for group in GROUPS])
-    size, targets = sum(sizes), sum(sizes[2:])
-    view_key, colour_key = jax.random.split(jax.random.fold_in(state.key, state.step))
-    by_source = take(images, batch.source_rows)
-    views = draw_views(view_key, size, by_source.shape[1], config.augment)
+    sources = sum(sizes[:2])
 
-    def view(images: Array, views: Views) -> Array:
-        return apply_views(decode(images), views, config.augment)
+    # Views.
+    seen = draw_views_of_pairs(state, batch, sizes, config)
 
-    observe = functools.partial(model.apply, mutable=["intermediates"], train=False)
-    logits, observed = observe(state.source, view(by_source, views))
-    source_maps = attention.collect(observed["intermediates"], settings.layers)
-
-    if targets:
-        padding = len(batch.posterior_rows) - targets  # to a multiple of the devices
-
-        def of_targets(x: Array) -> Array:
-            return jnp.pad(x[size - targets :], ((0, padding), *[(0, 0)] * (x.ndim - 1)))
-
-        def m_post(images: Array) -> Array:
-            seen = view(images, jax.tree.map(of_targets, views))
-            return model.apply(state.posterior, seen, train=False)[:targets]
-
-        posterior_logits = m_post(take(images, batch.posterior_rows))
-        if config.em.posterior == "paired":
-            # In the last two groups the source network sees G_TS(x^T).
-            reads = config.em.second_view
-            other = logits[size - targets :] if reads == "source" else m_post(of_targets(by_source))
-            posterior = em.paired_posterior(posterior_logits, other, state.gamma, log_prior)
-        else:
-            posterior = em.posterior(posterior_logits)
-    else:
-        posterior = jnp.zeros((0, logits.shape[-1]))
+    # Posterior: Eq. 8, and the filter of section 3.3, B.
+    source_logits, source_maps = observe(model, state.source, seen.source, settings.layers)
+    posterior = soft_labels(state, seen, source_logits, sizes, model, config, log_prior)
     kept = em.keep_mask(posterior, config.em.threshold)
     em_weight = (state.step >= config.em.start_step).astype(jnp.float32)
-    inputs = view(take(images, batch.target_rows), views)
-    if settings.recolour:
-        in_target_style = np.repeat((0, 1, 1, 0), sizes)  # T_f and T
-        inputs = recolour(colour_key, inputs, settings.recolour * in_target_style)
-    learns_statistics = settings.batch_norm == "batch"
 
+    # Losses: Eq. 12.
     def loss(params):
         logits, updates = model.apply(
             {**state.target, "params": params},
-            inputs,
-            train=learns_statistics,
-            mutable=["intermediates", *(["batch_stats"] if learns_statistics else [])],
+            seen.target,
+            train=settings.batch_norm == "batch",
+            mutable=["intermediates", *(["batch_stats"] * (settings.batch_norm == "batch"))],
         )
         target_maps = attention.collect(updates["intermediates"], settings.layers)
         alignment = attention.alignment_loss(
@@ -222,27 +184,104 @@ def train_step(
         statistics = updates.get("batch_stats", state.target.get("batch_stats"))
         return total, (logits, statistics, {"loss": total, "alignment": alignment, **parts})
 
+    # Update.
     params = state.target["params"]
     gradient, (logits, statistics, parts) = jax.grad(loss, has_aux=True)(params)
     updates, opt_state = optimizer.update(gradient, state.opt_state, params)
     target = {**state.target, "params": optax.apply_updates(params, updates)}
     if statistics is not None:
         target["batch_stats"] = statistics
-    right = logits[: size - targets].argmax(axis=-1) == batch.labels[: size - targets]
+
+    # Sync of M^post.
+    step = state.step + 1
+    m_post = em.refresh(state.posterior, target, step, config.em.refresh_every)
+    right = logits[:sources].argmax(axis=-1) == batch.labels[:sources]
     metrics = {name: loop.mean(value) for name, value in parts.items()} | {
         "accuracy": loop.mean(right.astype(jnp.float32)),
         "kept": loop.mean(kept.astype(jnp.float32)),
         "confidence": loop.mean(posterior.max(axis=-1)),
         "grad_norm": loop.mean(optax.tree.norm(gradient)),
     }
-    step = state.step + 1
-    state = state.replace(
-        step=step,
-        target=target,
-        opt_state=opt_state,
-        posterior=em.refresh(state.posterior, target, step, config.em.refresh_every),
-    )
+    state = state.replace(step=step, target=target, opt_state=opt_state, posterior=m_post)
     return state, metrics
+
+
+def draw_views_of_pairs(
+    state: AdaptationState, batch: AdaptationBatch, sizes: Sequence[int], config: ConfigDict
+) -> Seen:
+    """Random views of a batch: the same crop and flip for all images of a pair.
+
+    Args:
+      state: gives the key of the step.
+      batch: uint8 images.
+      sizes: of the groups.
+      config: `augment` and `adapt.recolour` are read.
+    """
+    view_key, colour_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+    views = draw_views(view_key, sum(sizes), batch.source.shape[1], config.augment)
+
+    def view(images: Array, views: Views) -> Array:
+        return apply_views(decode(images), views, config.augment)
+
+    target = view(batch.target, views)
+    if config.adapt.recolour:
+        in_target_style = np.repeat((0, 1, 1, 0), sizes)  # T_f and T
+        target = recolour(colour_key, target, config.adapt.recolour * in_target_style)
+    of_targets = functools.partial(_of_targets, sizes=sizes, count=len(batch.posterior))
+    posterior = view(batch.posterior, jax.tree.map(of_targets, views))
+    return Seen(source=view(batch.source, views), target=target, posterior=posterior)
+
+
+def observe(
+    model: nn.Module, variables: Variables, images: Array, layers: str
+) -> tuple[Array, Mapping[str, Array]]:
+    """Logits of a fixed network, `[B,K]`, and its attention maps by layer (Eq. 4)."""
+    logits, observed = model.apply(variables, images, mutable=["intermediates"], train=False)
+    return logits, attention.collect(observed["intermediates"], layers)
+
+
+def soft_labels(
+    state: AdaptationState,
+    seen: Seen,
+    source_logits: Array,
+    sizes: Sequence[int],
+    model: nn.Module,
+    config: ConfigDict,
+    log_prior: np.ndarray | float,
+) -> Array:
+    """The posteriors that the last two groups are taught, `[B_T,K]` (Eq. 8).
+
+    Args:
+      state: M^post, the source network and gamma are read.
+      seen: of the batch.
+      source_logits: of the source network, `[B,K]`.
+      sizes: of the groups.
+      model: the classifier.
+      config: `em` is read; with `em.posterior=paired` the posterior is of both images of a pair.
+      log_prior: see `em.paired_posterior`.
+    """
+    targets = sum(sizes[2:])
+    if not targets:
+        return jnp.zeros((0, source_logits.shape[-1]))
+
+    def m_post(images: Array) -> Array:
+        return model.apply(state.posterior, images, train=False)[:targets]
+
+    logits = m_post(seen.posterior)
+    if config.em.posterior == "target":
+        return em.posterior(logits)
+    # In the last two groups the source network sees G_TS(x^T).
+    if config.em.second_view == "source":
+        other = source_logits[-targets:]
+    else:
+        other = m_post(_of_targets(seen.source, sizes, len(seen.posterior)))
+    return em.paired_posterior(logits, other, state.gamma, log_prior)
+
+
+def _of_targets(x: Array, sizes: Sequence[int], count: int) -> Array:
+    """The rows of the last two groups, padded with zeros to `count`."""
+    rows = x[sum(sizes[:2]) :]
+    return jnp.pad(rows, ((0, count - len(rows)), *[(0, 0)] * (x.ndim - 1)))
 
 
 def needs_translations(config: ConfigDict) -> bool:
@@ -258,14 +297,14 @@ def trains_cyclegan(config: ConfigDict) -> bool:
     return needs_translations(config) and not config.pair.translations
 
 
-def plan(
+def target_training(
     config: ConfigDict,
     model: nn.Module,
     source: Variables,
     images: Images,
     labels: np.ndarray,
     devices: int,
-) -> target_stage.Plan:
+) -> TargetTraining:
     """How the target network is trained.
 
     Args:
@@ -285,38 +324,31 @@ def plan(
         restart_every=restart_every(config),
     )
     init_key, key = jax.random.split(loop.stage_key(config.seed, "adapt"))
-    target = (
-        source
-        if settings.init == "source"
-        else starting_variables(
-            config.model,
-            init_key,
-            model,
-            evaluation_views(decode(images[:1]), config.augment, 1)[0],
-        )
-    )
+    target = source
+    if settings.init == "scratch":
+        image = evaluation_views(decode(images[:1]), config.augment, 1)[0]
+        target = starting_variables(config.model, init_key, model, image)
     targets = (len(images) - 2 * len(labels)) // 2
     stream = BatchStream(labels, targets, sizes, config.seed, devices)
     # At the end of a round M^post has just become the target network, or has not.
     refreshed = settings.round_steps % config.em.refresh_every == 0
     log_prior = second_view.log_prior(labels, model.num_classes) if config.em.class_prior else 0.0
     translations = chosen(images, np.arange(len(images) - targets, len(images)))
-    return target_stage.Plan(
+    view = functools.partial(
+        second_view.SecondView, source, translations, config=config, log_prior=log_prior
+    )
+    translated = needs_translations(config)
+    return TargetTraining(
         create_state=functools.partial(create_state, key, source, target, optimizer),
-        step=functools.partial(
+        train_step=functools.partial(
             train_step, model=model, optimizer=optimizer, config=config, log_prior=log_prior
         ),
-        images=(images,),
-        batch_at=functools.partial(rows_at, stream),
-        fill=with_their_images,
+        image_sets=(images,),
+        batch_at=stream.at,
         # Without translations L_AT is between the networks on one and the same image.
-        told=("loss", "alignment") if needs_translations(config) else ("loss",),
+        round_metrics=("loss", "alignment") if translated else ("loss",),
         posterior=lambda state: None if refreshed else state.posterior,
-        second_view=functools.partial(
-            second_view.SecondView, source, translations, config=config, log_prior=log_prior
-        )
-        if needs_translations(config)
-        else None,
+        second_view=view if translated else None,
     )
 
 
@@ -332,13 +364,3 @@ def restart_every(config: ConfigDict) -> int | None:
         return None
     every = config.em.refresh_every
     return settings.round_steps if every == 1 else every
-
-
-def rows_at(stream: BatchStream, step: int) -> tuple[Batch]:
-    """The batch of a step, for a `Feed`."""
-    return (stream.at(step),)
-
-
-def with_their_images(domains: Sequence[Images], batch: tuple[Batch]) -> tuple[Batch]:
-    """The same with images in place of their rows, for a `Feed`."""
-    return (with_images(domains[0], batch[0]),)

@@ -20,13 +20,13 @@ from ml_collections import ConfigDict
 
 from daaa_jax import losses, models
 from daaa_jax.data.augment import decode, random_view
-from daaa_jax.data.batches import IndexStream
+from daaa_jax.data.batches import IndexStream, Rows
 from daaa_jax.errors import UserError
 from daaa_jax.runtime import image_grid
 from daaa_jax.runtime import mesh as meshes
 from daaa_jax.training import loop, optimizers
 from daaa_jax.training.context import Context
-from daaa_jax.training.feed import Feed, take
+from daaa_jax.training.feed import Feed
 
 Params = Mapping[str, Any]
 
@@ -89,6 +89,14 @@ def replay(pools: ImagePools, images: Array, key: Array) -> tuple[ImagePools, Ar
 
 
 @struct.dataclass
+class UnpairedBatch:
+    """Images of both domains, uint8 `[B,H,W,3]`; or their `Rows`, until they are gathered."""
+
+    a: Array | Rows
+    b: Array | Rows
+
+
+@struct.dataclass
 class GeneratorState:
     """Parameters of `a_to_b` and `b_to_a`, and the optimiser of both."""
 
@@ -106,7 +114,7 @@ class DiscriminatorState:
 
 
 @struct.dataclass
-class PairingState:
+class CycleGanState:
     """The state of stage `pair`: `step` updates made, generators and discriminators."""
 
     step: Array
@@ -120,7 +128,7 @@ def create_state(
     settings: ConfigDict,
     optimizer: optax.GradientTransformation,
     image: Array,
-) -> PairingState:
+) -> CycleGanState:
     """A fresh state; `image` is float32 `[1,H,W,3]` and gives the images' shape alone."""
     generator, discriminator = models.create_gan(settings)
     keys = jax.random.split(key, 5)
@@ -134,7 +142,7 @@ def create_state(
     }
     size = max(settings.pool_size, settings.batch_size)
     pools = {domain: empty_pools(settings.pools, size, image.shape[1:]) for domain in "ab"}
-    return PairingState(
+    return CycleGanState(
         step=jnp.int32(0),
         key=keys[4],
         generators=GeneratorState(generators, optimizer.init(generators)),
@@ -142,134 +150,161 @@ def create_state(
     )
 
 
+def generator_loss(
+    params: Mapping[str, Params],
+    discriminators: Mapping[str, Params],
+    a: Array,
+    b: Array,
+    settings: ConfigDict,
+) -> tuple[Array, tuple[Array, Array, Array, Array]]:
+    """What both generators minimise (Eq. 3, with the identity term of the released CycleGAN).
+
+    Args:
+      params: of `a_to_b` and `b_to_a`.
+      discriminators: parameters of those of `a` and `b`.
+      a: images of domain a, float32 `[B,H,W,3]` in [-1, 1].
+      b: images of domain b.
+      settings: `config.pair`.
+
+    Returns:
+      The loss; its adversarial and cycle parts, G_ba(b) and G_ab(a).
+    """
+    generator, discriminator = models.create_gan(settings)
+
+    def translate(direction: str, images: Array) -> Array:
+        return generator.apply({"params": params[direction]}, images)
+
+    def g_adv_loss(domain: str, fake: Array) -> Array:
+        logits = discriminator.apply({"params": discriminators[domain]}, fake)
+        return losses.adversarial_loss(logits, True, settings.adversarial)
+
+    fake_b, fake_a = translate("a_to_b", a), translate("b_to_a", b)
+    adversarial = g_adv_loss("b", fake_b) + g_adv_loss("a", fake_a)
+    cycle = losses.cycle_loss(a, translate("b_to_a", fake_b)) + losses.cycle_loss(
+        b, translate("a_to_b", fake_a)
+    )
+    total = adversarial + settings.cycle_weight * cycle
+    if settings.identity_weight:
+        identity = losses.cycle_loss(b, translate("a_to_b", b)) + losses.cycle_loss(
+            a, translate("b_to_a", a)
+        )
+        total += settings.identity_weight * settings.cycle_weight * identity
+    return total, (adversarial, cycle, fake_a, fake_b)
+
+
+def discriminator_loss(
+    params: Mapping[str, Params],
+    real: Mapping[str, Array],
+    replayed: Mapping[str, Array],
+    settings: ConfigDict,
+) -> Array:
+    """What both discriminators minimise (Eq. 1), halved as in the released CycleGAN.
+
+    Args:
+      params: of the discriminators of `a` and `b`.
+      real: by domain, images, float32 `[B,H,W,3]`.
+      replayed: by domain, translations from the pools.
+      settings: `config.pair`.
+    """
+    _, discriminator = models.create_gan(settings)
+
+    def d_loss(domain: str, images: Array, is_real: bool) -> Array:
+        logits = discriminator.apply({"params": params[domain]}, images)
+        return losses.adversarial_loss(logits, is_real, settings.adversarial)
+
+    loss = 0.0
+    for domain in ("a", "b"):
+        loss += 0.5 * d_loss(domain, real[domain], True)
+        loss += 0.5 * d_loss(domain, replayed[domain], False)
+    return loss
+
+
 def train_step(
-    state: PairingState,
-    images_a: Array | None,
-    images_b: Array | None,
-    rows_a: Array,
-    rows_b: Array,
+    state: CycleGanState,
+    batch: UnpairedBatch,
     *,
     settings: ConfigDict,
     optimizer: optax.GradientTransformation,
-) -> tuple[PairingState, loop.Metrics]:
+) -> tuple[CycleGanState, loop.Metrics]:
     """One update of both generators, then one of both discriminators (Eq. 3).
 
     Args:
       state: before the update.
-      images_a: all training images of domain a, uint8 `[N_a,H,W,3]`; or None, see `feed.take`.
-      images_b: all training images of domain b, uint8 `[N_b,H,W,3]`; or None.
-      rows_a: those in the batch, int32 `[B]`; or the images themselves.
-      rows_b: likewise for b.
+      batch: uint8 images of both domains.
       settings: `config.pair`.
       optimizer: as `create_state` was given.
     """
-    generator, discriminator = models.create_gan(settings)
     key_a, key_b, pool_key_a, pool_key_b = jax.random.split(
         jax.random.fold_in(state.key, state.step), 4
     )
-    a = _view(key_a, decode(take(images_a, rows_a)), settings)
-    b = _view(key_b, decode(take(images_b, rows_b)), settings)
-
-    def translate(params: Params, images: Array) -> Array:
-        return generator.apply({"params": params}, images)
-
-    def adversarial(params: Params, images: Array, is_real: bool) -> Array:
-        logits = discriminator.apply({"params": params}, images)
-        return losses.adversarial_loss(logits, is_real, settings.adversarial)
-
-    def generator_objective(params, judges):
-        fake_b, fake_a = translate(params["a_to_b"], a), translate(params["b_to_a"], b)
-        fooled = adversarial(judges["b"], fake_b, True) + adversarial(judges["a"], fake_a, True)
-        cycle = losses.cycle_loss(a, translate(params["b_to_a"], fake_b)) + losses.cycle_loss(
-            b, translate(params["a_to_b"], fake_a)
-        )
-        total = fooled + settings.cycle_weight * cycle
-        if settings.identity_weight:
-            identity = losses.cycle_loss(b, translate(params["a_to_b"], b)) + losses.cycle_loss(
-                a, translate(params["b_to_a"], a)
-            )
-            total += settings.identity_weight * settings.cycle_weight * identity
-        return total, (fooled, cycle, fake_a, fake_b)
-
-    def discriminator_objective(params, shown):
-        loss = 0.0
-        for domain, real in (("a", a), ("b", b)):
-            # The released CycleGAN halves the discriminators' objective to slow them down.
-            loss += 0.5 * adversarial(params[domain], real, True)
-            loss += 0.5 * adversarial(params[domain], shown[domain], False)
-        return loss
+    a = _augmented(key_a, decode(batch.a), settings)
+    b = _augmented(key_b, decode(batch.b), settings)
 
     generators, discriminators = state.generators, state.discriminators
-    (total, (fooled, cycle, fake_a, fake_b)), gradient = jax.value_and_grad(
-        generator_objective, has_aux=True
-    )(generators.params, discriminators.params)
+    (total, (adversarial, cycle, fake_a, fake_b)), g_gradient = jax.value_and_grad(
+        generator_loss, has_aux=True
+    )(generators.params, discriminators.params, a, b, settings)
     generators = generators.replace(
-        **_update(optimizer, gradient, generators.opt_state, generators.params)
+        **_updated(optimizer, g_gradient, generators.opt_state, generators.params)
     )
 
-    pools, shown = {}, {}
-    pools["a"], shown["a"] = replay(discriminators.pools["a"], fake_a, pool_key_a)
-    pools["b"], shown["b"] = replay(discriminators.pools["b"], fake_b, pool_key_b)
-    judged, judge_gradient = jax.value_and_grad(discriminator_objective)(
-        discriminators.params, shown
+    pools, replayed = {}, {}
+    pools["a"], replayed["a"] = replay(discriminators.pools["a"], fake_a, pool_key_a)
+    pools["b"], replayed["b"] = replay(discriminators.pools["b"], fake_b, pool_key_b)
+    d_loss, d_gradient = jax.value_and_grad(discriminator_loss)(
+        discriminators.params, {"a": a, "b": b}, replayed, settings
     )
     discriminators = discriminators.replace(
         pools=pools,
-        **_update(optimizer, judge_gradient, discriminators.opt_state, discriminators.params),
+        **_updated(optimizer, d_gradient, discriminators.opt_state, discriminators.params),
     )
     metrics = {
         "loss": total,
-        "adversarial": fooled,
+        "adversarial": adversarial,
         "cycle": cycle,
-        "discriminator": judged,
-        "grad_norm": optax.tree.norm((gradient, judge_gradient)),
+        "discriminator": d_loss,
+        "grad_norm": optax.tree.norm((g_gradient, d_gradient)),
     }
     state = state.replace(step=state.step + 1, generators=generators, discriminators=discriminators)
     return state, {name: loop.mean(value) for name, value in metrics.items()}
 
 
-def _view(key: Array, images: Array, settings: ConfigDict) -> Array:
+def _augmented(key: Array, images: Array, settings: ConfigDict) -> Array:
     """CycleGAN's own augmentation: enlarged, a random part of the old size, perhaps flipped."""
     size = images.shape[1]
     if settings.enlarge:
         shape = (len(images), settings.enlarge, settings.enlarge, images.shape[-1])
         images = jax.image.resize(images, shape, "bilinear")
-    how = ConfigDict({"shift": 0, "crop": size, "flip": settings.flip})
-    return random_view(key, images, how)
+    augment = ConfigDict({"shift": 0, "crop": size, "flip": settings.flip})
+    return random_view(key, images, augment)
 
 
-def _update(optimizer, gradient, opt_state, params) -> dict[str, Any]:
+def _updated(optimizer, gradient, opt_state, params) -> dict[str, Any]:
     updates, opt_state = optimizer.update(gradient, opt_state, params)
     return {"params": optax.apply_updates(params, updates), "opt_state": opt_state}
 
 
 def run(
-    config: ConfigDict,
+    settings: ConfigDict,
     images_a: np.ndarray,
     images_b: np.ndarray,
     context: Context,
 ) -> tuple[Mapping[str, Params], Mapping[str, Any]]:
-    """Trains the CycleGAN of a pair of domains, or goes on with it.
+    """Trains the CycleGAN of a pair of domains, or resumes it.
 
     Args:
-      config: the whole config; `pair` is read.
+      settings: `config.pair`.
       images_a: the training images of the domain whose name sorts first, uint8 `[N_a,H,W,3]`.
       images_b: those of the other domain, uint8 `[N_b,H,W,3]`.
-      context: the surroundings of the run.
+      context: of the run.
 
     Returns:
-      The generators' parameters, `a_to_b` and `b_to_a`, and the loop's memory.
+      The generators' parameters, `a_to_b` and `b_to_a`, and the loop state.
 
     Raises:
       UserError: if the batch size does not suit the devices, or the images do not suit the network.
     """
-    settings, mesh = config.pair, context.mesh
-    size = images_a.shape[1:3]
-    if any(side % 2**settings.downsamplings for side in size):
-        raise UserError(
-            f"pair.downsamplings={settings.downsamplings} halves {size[0]}x{size[1]} images into "
-            f"uneven sizes; use fewer, or images whose sides {2**settings.downsamplings} divides"
-        )
+    _check_size(settings, images_a.shape[1:3])
     epoch = math.ceil(max(len(images_a), len(images_b)) / settings.batch_size)
     steps = settings.epochs * epoch
     optimizer = optimizers.make(settings.optimizer, total_steps=steps)
@@ -279,49 +314,42 @@ def run(
     ]
     feed = Feed(
         (images_a, images_b),
-        functools.partial(_rows, streams),
-        _images,
+        functools.partial(_batch_at, streams),
         steps=steps,
-        mesh=mesh,
+        mesh=context.mesh,
         settings=context.settings,
     )
-    step = functools.partial(train_step, settings=settings, optimizer=optimizer)
-    picture = jax.jit(
-        functools.partial(four_tuples, settings=settings), out_shardings=meshes.replicated(mesh)
-    )
-    shown = min(8, len(images_a), len(images_b))
-    examples = tuple(
-        np.asarray(decode(images[_spread(images, shown)])) for images in (images_a, images_b)
-    )
-
-    def end_of_round(step, state, metrics, memory):
-        grid = image_grid.grid(np.asarray(picture(state.generators.params, *examples)))
-        context.writer.image("pair", step, "pairs", grid)
-        image_grid.write_png(context.workdir / "pair" / "pairs.png", grid)
-        return {name: float(metrics[name].compute()) for name in ("adversarial", "cycle")}
-
-    state, memory = loop.run(
+    first = decode(images_a[:1])
+    state, loop_state = loop.run(
         "pair",
         functools.partial(
-            create_state,
-            loop.stage_key(settings.seed, "pair"),
-            settings,
-            optimizer,
-            decode(images_a[:1]),
+            create_state, loop.stage_key(settings.seed, "pair"), settings, optimizer, first
         ),
-        step,
+        feed.bind(functools.partial(train_step, settings=settings, optimizer=optimizer)),
         feed.at,
         steps=steps,
         round_steps=epoch,
-        end_of_round=end_of_round,
+        end_of_round=_PairSheet(settings, images_a, images_b, context),
         context=context,
         shardings=state_shardings,
         reduce="pair.batch_size, pair.filters, pair.blocks or data.image_size",
     )
-    return state.generators.params, memory
+    return state.generators.params, loop_state
 
 
-def state_shardings(shapes: PairingState, mesh: Mesh) -> PairingState:
+def _check_size(settings: ConfigDict, size: Sequence[int]) -> None:
+    if any(side % 2**settings.downsamplings for side in size):
+        raise UserError(
+            f"pair.downsamplings={settings.downsamplings} halves {size[0]}x{size[1]} images into "
+            f"uneven sizes; use fewer, or images whose sides {2**settings.downsamplings} divides"
+        )
+
+
+def _batch_at(streams: Sequence[IndexStream], step: int) -> UnpairedBatch:
+    return UnpairedBatch(*(Rows(stream.at(step), number) for number, stream in enumerate(streams)))
+
+
+def state_shardings(shapes: CycleGanState, mesh: Mesh) -> CycleGanState:
     """As `mesh.state_shardings`, but pools lie where their images come from, if it divides them.
 
     Others lie whole on every device: split by rows of pixels over the axis `shards`, XLA's
@@ -335,12 +363,25 @@ def state_shardings(shapes: PairingState, mesh: Mesh) -> PairingState:
     return shardings.replace(discriminators=shardings.discriminators.replace(pools=pools))
 
 
-def _rows(streams, step):
-    return tuple(stream.at(step) for stream in streams)
+class _PairSheet:
+    """Draws `pair/pairs.png` at the end of each epoch."""
 
+    def __init__(self, settings, images_a, images_b, context: Context):
+        self._draw = jax.jit(
+            functools.partial(four_tuples, settings=settings),
+            out_shardings=meshes.replicated(context.mesh),
+        )
+        shown = min(8, len(images_a), len(images_b))
+        self._examples = tuple(
+            np.asarray(decode(images[_spread(images, shown)])) for images in (images_a, images_b)
+        )
+        self._context = context
 
-def _images(domains, rows):
-    return tuple(images[chosen] for images, chosen in zip(domains, rows, strict=True))
+    def __call__(self, step, state, metrics, loop_state) -> dict[str, float]:
+        grid = image_grid.grid(np.asarray(self._draw(state.generators.params, *self._examples)))
+        self._context.writer.image("pair", step, "pairs", grid)
+        image_grid.write_png(self._context.workdir / "pair" / "pairs.png", grid)
+        return {name: float(metrics[name].compute()) for name in ("adversarial", "cycle")}
 
 
 def _spread(images, count: int) -> np.ndarray:

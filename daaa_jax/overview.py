@@ -29,7 +29,9 @@ def write(config: ConfigDict, task: Task, path: Path) -> None:
             shapes[name] = jax.eval_shape(network.init, key, image)
     if config.method != baselines.OURS:
         view = evaluation_views(image, config.augment, 1)[0]
-        own = jax.eval_shape(functools.partial(training.create_own, config, classifier, view), key)
+        own = jax.eval_shape(
+            functools.partial(training.create_auxiliary, config, classifier, view), key
+        )
         shapes |= {f"{name} of {config.method}": {"params": own[name]} for name in own}
     tables = []
     for name, variables in shapes.items():

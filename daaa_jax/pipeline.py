@@ -24,11 +24,10 @@ from daaa_jax import (
     preflight,
     settings,
     source,
-    target_stage,
     translation,
 )
 from daaa_jax import workdir as workdirs
-from daaa_jax.baselines import training
+from daaa_jax.baselines import training as baseline_training
 from daaa_jax.data import external_translations, load_task
 from daaa_jax.data.images import Images
 from daaa_jax.data.pairs import all_images
@@ -44,6 +43,7 @@ from daaa_jax.runtime import mesh as meshes
 from daaa_jax.runtime.finished import Stages
 from daaa_jax.runtime.metrics import MetricWriter
 from daaa_jax.runtime.preemption import Notice
+from daaa_jax.training import rounds
 from daaa_jax.training.context import Context
 
 STAGES = ("pair", "translate", "source", "adapt")
@@ -249,7 +249,7 @@ class _Run:
         print(f"{name}: {how}, in {place / name}", flush=True)
 
     def _pair(self, context: Context) -> Mapping[str, Any]:
-        params, memory = cyclegan.run(self.config, *self.domains.values(), context)
+        params, memory = cyclegan.run(self.config.pair, *self.domains.values(), context)
         about = {
             "domains": list(self.domains),
             "image_size": self.task.source_train.images.shape[1],
@@ -302,10 +302,10 @@ class _Run:
         before = {"source_network": self._accuracies(variables)}
         made = self._translations()
         self._keep_generators()
-        plan = self._plan(variables, made, context.mesh.size)
+        training = self._target_training(variables, made, context.mesh.size)
         kept = Outcome(self.workdir, config, task, self.model, self.evaluate)
-        last, memory = target_stage.run(
-            plan, config, self.evaluate, task.evaluation, context, kept.keep
+        last, memory = rounds.run(
+            training, config, self.evaluate, task.evaluation, context, kept.keep
         )
         translated = self._translated_test(made, context)
         left = before | kept.finish(last, memory, variables, made.get(self.forth))
@@ -362,12 +362,12 @@ class _Run:
         translation.run(self.config, self.generator, params, images, name, context)
         return translation.read(context.workdir / "translate" / name)
 
-    def _plan(
+    def _target_training(
         self, source: models.Variables, made: Mapping[str, Images], devices: int
-    ) -> target_stage.Plan:
+    ) -> rounds.TargetTraining:
         config, task = self.config, self.task
         if config.method != baselines.OURS:
-            return training.plan(
+            return baseline_training.target_training(
                 config,
                 self.model,
                 source,
@@ -382,7 +382,7 @@ class _Run:
             target_images,
             made.get(self.back, target_images),
         )
-        return adaptation.plan(
+        return adaptation.target_training(
             config, self.model, source, images, task.source_train.labels, devices
         )
 

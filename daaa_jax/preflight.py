@@ -88,7 +88,7 @@ def check_networks(config: ConfigDict, task: Task) -> None:
         view = evaluation_views(image, config.augment, 1)[0]
         shapes = jax.eval_shape(init, key, view)
         if not ours:
-            jax.eval_shape(functools.partial(training.create_own, config, model, view), key)
+            jax.eval_shape(functools.partial(training.create_auxiliary, config, model, view), key)
     except ValueError as error:
         raise UserError(f"the networks do not suit images of {size}x{size}: {error}") from error
     if _reads_weights(config):

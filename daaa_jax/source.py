@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from flax import linen as nn
 from flax import struct
@@ -14,12 +15,20 @@ from ml_collections import ConfigDict
 
 from daaa_jax import losses
 from daaa_jax.data.augment import decode, evaluation_views, random_view
-from daaa_jax.data.batches import IndexStream
+from daaa_jax.data.batches import IndexStream, Rows
 from daaa_jax.data.types import LabelledImages
 from daaa_jax.models import Variables, initial_variables, starting_variables
 from daaa_jax.training import loop, optimizers
 from daaa_jax.training.context import Context
-from daaa_jax.training.feed import Feed, take
+from daaa_jax.training.feed import Feed
+
+
+@struct.dataclass
+class LabelledBatch:
+    """Source images, uint8 `[B,H,W,3]`, or their `Rows` until they are gathered; int32 `[B]`."""
+
+    images: Array | Rows
+    labels: Array
 
 
 @struct.dataclass
@@ -60,9 +69,7 @@ def create_state(
 
 def train_step(
     state: SourceState,
-    images: Array | None,
-    rows: Array,
-    labels: Array,
+    batch: LabelledBatch,
     *,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
@@ -72,20 +79,18 @@ def train_step(
 
     Args:
       state: before the update.
-      images: all source training images, uint8 `[N,H,W,3]`; or None, see `feed.take`.
-      rows: those in the batch, int32 `[B]`; or the images themselves.
-      labels: classes of the batch, int32 `[B]`.
+      batch: images and their classes.
       model: the classifier.
       optimizer: as `create_state` was given.
       augment: `config.augment`, how images are varied.
     """
     key = jax.random.fold_in(state.key, state.step)
-    inputs = random_view(key, decode(take(images, rows)), augment)
+    inputs = random_view(key, decode(batch.images), augment)
 
     def objective(params):
         variables = {**state.variables, "params": params}
         logits, updates = model.apply(variables, inputs, train=True, mutable=["batch_stats"])
-        each = losses.cross_entropy(logits, labels)
+        each = losses.cross_entropy(logits, batch.labels)
         return each.mean(), (each, logits, updates)
 
     gradient, (each, logits, statistics) = jax.grad(objective, has_aux=True)(
@@ -95,7 +100,7 @@ def train_step(
     params = optax.apply_updates(state.variables["params"], updates)
     metrics = {
         "loss": loop.mean(each),
-        "accuracy": loop.mean((logits.argmax(axis=-1) == labels).astype("float32")),
+        "accuracy": loop.mean((logits.argmax(axis=-1) == batch.labels).astype("float32")),
         "grad_norm": loop.mean(optax.tree.norm(gradient)),
     }
     variables = {**state.variables, "params": params, **statistics}
@@ -109,17 +114,17 @@ def run(
     evaluate: Callable[[Variables], Mapping[str, float]],
     context: Context,
 ) -> tuple[Variables, Mapping[str, Any]]:
-    """Trains the source network, or goes on with it.
+    """Trains the source network, or resumes it.
 
     Args:
       config: the whole config; `source`, `augment` and `seed` are read.
       model: the classifier.
       data: the labelled source training images.
-      evaluate: figures of the network, logged every `source.round_epochs` epochs and at the end.
-      context: the surroundings of the run.
+      evaluate: accuracies, logged every `source.round_epochs` epochs and at the end.
+      context: of the run.
 
     Returns:
-      The variables after the last update, and the loop's memory with the last `evaluate` figures.
+      The variables after the last update, and the loop state.
     """
     settings = config.source
     epoch = math.ceil(len(data.labels) / settings.batch_size)
@@ -128,20 +133,19 @@ def run(
     stream = IndexStream(len(data.labels), settings.batch_size, settings.seed, "source")
     feed = Feed(
         (data.images,),
-        functools.partial(_rows, stream, data.labels),
-        _images,
+        functools.partial(_batch_at, stream, data.labels),
         steps=steps,
         mesh=context.mesh,
         settings=context.settings,
     )
     step = functools.partial(train_step, model=model, optimizer=optimizer, augment=config.augment)
 
-    def end_of_round(step, state, metrics, memory):
-        memory["figures"] = dict(evaluate(state.variables))
+    def end_of_round(step, state, metrics, loop_state):
         # Of a domain without labels nothing is known.
-        return {name: value for name, value in memory["figures"].items() if not math.isnan(value)}
+        found = evaluate(state.variables)
+        return {name: value for name, value in found.items() if not math.isnan(value)}
 
-    state, memory = loop.run(
+    state, loop_state = loop.run(
         "source",
         functools.partial(
             create_state,
@@ -151,7 +155,7 @@ def run(
             evaluation_views(decode(data.images[:1]), config.augment, 1)[0],
             functools.partial(starting_variables, config.model),
         ),
-        step,
+        feed.bind(step),
         feed.at,
         steps=steps,
         round_steps=settings.round_epochs * epoch,
@@ -159,14 +163,9 @@ def run(
         context=context,
         reduce="source.batch_size or augment.crop, or set model.remat=True",
     )
-    return state.variables, memory
+    return state.variables, loop_state
 
 
-def _rows(stream, labels, step):
+def _batch_at(stream: IndexStream, labels: np.ndarray, step: int) -> LabelledBatch:
     rows = stream.at(step)
-    return rows, labels[rows]
-
-
-def _images(domains, batch):
-    rows, labels = batch
-    return domains[0][rows], labels
+    return LabelledBatch(Rows(rows), labels[rows])

@@ -15,6 +15,7 @@ from tiny import CLASSES, MODEL, assert_same_bits, make_config, make_images, mak
 
 from daaa_jax import adaptation
 from daaa_jax.data.augment import decode
+from daaa_jax.data.batches import gather
 from daaa_jax.data.pairs import BatchStream, all_images
 from daaa_jax.data.types import Task, UnlabelledImages
 from daaa_jax.models import initial_variables
@@ -65,8 +66,8 @@ def test_each_network_sees_the_image_of_its_column():
     stream = BatchStream(SOURCE.labels, len(TARGET), sizes, seed=0)
     for step in range(12):
         batch = stream.at(step)
-        by_target, by_source = IMAGES[batch.target_rows], IMAGES[batch.source_rows]
-        posterior = IMAGES[batch.posterior_rows]
+        by_target, by_source = IMAGES[batch.target.rows], IMAGES[batch.source.rows]
+        posterior = IMAGES[batch.posterior.rows]
         originals = {len(SOURCE.images): SOURCE.images, len(TARGET): TARGET}
         real_source, real_target = originals.values()
 
@@ -99,7 +100,7 @@ def test_groups_are_independent_draws_of_every_image_equally_often():
     sizes = (5, 5, 7, 7)
     stream = BatchStream(SOURCE.labels, len(TARGET), sizes, seed=0)
     batches = [stream.at(step) for step in range(20)]
-    rows = np.stack([batch.target_rows for batch in batches])
+    rows = np.stack([batch.target.rows for batch in batches])
     columns = np.split(rows, np.cumsum(sizes)[:-1], axis=1)
     for column, begin, count in zip(columns, (0, 10, 20, 27), (10, 10, 7, 7), strict=True):
         drawn = np.bincount(column.ravel() - begin, minlength=count)
@@ -115,12 +116,12 @@ def test_batch_is_a_function_of_seed_and_step_and_padding_reads_real_rows():
     for step in range(5):
         early.at(step)
     assert_same_bits(early.at(5), late.at(5))
-    assert (stream(1).at(5).target_rows != late.at(5).target_rows).any()
+    assert (stream(1).at(5).target.rows != late.at(5).target.rows).any()
 
     plain, padded = late.at(5), stream(0, multiple=8).at(5)
-    assert padded.posterior_rows.shape == (8,)
-    np.testing.assert_array_equal(padded.posterior_rows[:5], plain.posterior_rows)
-    np.testing.assert_array_equal(padded.target_rows, plain.target_rows)
+    assert padded.posterior.rows.shape == (8,)
+    np.testing.assert_array_equal(padded.posterior.rows[:5], plain.posterior.rows)
+    np.testing.assert_array_equal(padded.target.rows, plain.target.rows)
 
 
 def test_target_domain_has_no_labels_by_type():
@@ -160,7 +161,8 @@ def seen_in_a_step(changes) -> tuple:
     optimizer = optax.sgd(0.1)
     state = adaptation.create_state(jax.random.key(0), variables, variables, optimizer)
     witness = Witness(state)
-    adaptation.train_step(state, IMAGES, batch, model=witness, optimizer=optimizer, config=config)
+    images = gather([IMAGES], batch)
+    adaptation.train_step(state, images, model=witness, optimizer=optimizer, config=config)
     ends = np.cumsum(sizes)
     groups = [slice(*places) for places in zip([0, *ends], ends, strict=False)]
     return *(witness.seen[name] for name in ("source", "target", "posterior")), batch, groups
@@ -177,7 +179,7 @@ def test_views_and_colours_are_drawn_from_keys_of_their_own(monkeypatch):
         "recolour",
         lambda key, images, strength: (seen.append(jax.random.uniform(key)), images)[1],
     )
-    step = functools.partial(adaptation.train_step, state, IMAGES, batch)
+    step = functools.partial(adaptation.train_step, state, gather([IMAGES], batch))
     assert_drawn_once(monkeypatch, lambda: step(model=MODEL, optimizer=optimizer, config=config))
     assert len(seen) == 1
 
@@ -202,7 +204,7 @@ def test_images_of_a_pair_get_the_same_view_and_only_the_target_network_trains(b
     # The views are shifts of up to three pixels with repeated edges, not all the same.
     margins = ((3, 3), (3, 3), (0, 0))
     corners = []
-    for row, shown in zip(batch.target_rows, target.images, strict=True):
+    for row, shown in zip(batch.target.rows, target.images, strict=True):
         padded = np.pad(IMAGES[row] / np.float32(127.5) - 1, margins, mode="edge")
         fits = [
             (top, left)

@@ -20,8 +20,9 @@ from tiny import (
     surroundings,
 )
 
-from daaa_jax import adaptation, em, evaluation, source, target_stage
+from daaa_jax import adaptation, em, evaluation, source
 from daaa_jax.data.augment import decode
+from daaa_jax.data.batches import gather
 from daaa_jax.data.pairs import GROUPS, BatchStream, all_images
 from daaa_jax.data.types import MeasuredData
 from daaa_jax.evaluation import second_view
@@ -140,8 +141,8 @@ def test_paired_posterior_reads_the_translations_too(reader):
     _, stream = compiled(tuple(sorted(settings.items())))
     batch = stream.at(0)
     network = state.source if reader == "source" else state.posterior
-    own = targets_logits(state.posterior, batch.posterior_rows)
-    other = targets_logits(network, batch.posterior_rows + len(TARGET.images))
+    own = targets_logits(state.posterior, batch.posterior.rows)
+    other = targets_logits(network, batch.posterior.rows + len(TARGET.images))
     wanted = em.paired_posterior(own, other, 0.7).max(axis=-1).sum()
     _, (line,) = train(1, state, settings)
     np.testing.assert_allclose(line["confidence"][0], wanted, rtol=1e-5)
@@ -184,7 +185,7 @@ def given_weight(monkeypatch, weight=0.625):
         return gamma
 
     monkeypatch.setattr(em.ViewCounts, "weight", lambda counts, tolerance: weight)
-    monkeypatch.setattr(target_stage, "measure_once", noted)
+    monkeypatch.setattr(rounds, "measure_once", noted)
     return measured
 
 
@@ -216,10 +217,10 @@ def test_killed_run_has_the_same_weight(tmp_path, monkeypatch, where):
     settings = {"em.posterior": "paired", "adapt.rounds": 3}
     _, whole = adapt(tmp_path / "whole", settings)
     place, name, calls = {
-        "before": (target_stage, "measure_once", 1),
+        "before": (rounds, "measure_once", 1),
         "during": (em, "count_views", 1),
-        "after": (rounds, "end", 1),
-        "a round later": (rounds, "end", 2),
+        "after": (rounds.RoundEnd, "__call__", 1),
+        "a round later": (rounds.RoundEnd, "__call__", 2),
     }[where]
     real, left = getattr(place, name), itertools.count(1)
 
@@ -289,9 +290,9 @@ def test_without_target_groups_no_posterior_is_asked_for(name):
     step, stream = compiled(tuple(sorted(mix(name).items())))
     state = make_state()
     broken = state.replace(posterior=jax.tree.map(lambda x: x * jnp.nan, state.posterior))
-    assert stream.at(0).posterior_rows.shape == (0,)
-    after, metrics = step(broken, IMAGES, stream.at(0))
-    assert_same_bits(after.target, step(state, IMAGES, stream.at(0))[0].target)
+    assert stream.at(0).posterior.rows.shape == (0,)
+    after, metrics = step(broken, gather([IMAGES], stream.at(0)))
+    assert_same_bits(after.target, step(state, gather([IMAGES], stream.at(0)))[0].target)
     assert np.isfinite(float(metrics["loss"].total))
 
 
@@ -306,8 +307,10 @@ def adapt(workdir, settings=(), target_labels=TARGET.labels):
         evaluate = evaluation.make_evaluator(
             MODEL, context.mesh, make_config({"evaluate.batch_size": 8, "em.threshold": 0.5})
         )
-        plan = adaptation.plan(config, MODEL, variables_of(0), IMAGES, SOURCE.labels, 1)
-        return target_stage.run(plan, config, evaluate, measured, context)
+        training = adaptation.target_training(
+            config, MODEL, variables_of(0), IMAGES, SOURCE.labels, 1
+        )
+        return rounds.run(training, config, evaluate, measured, context)
 
 
 @dataclasses.dataclass

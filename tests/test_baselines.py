@@ -19,7 +19,7 @@ from tiny import (
     surroundings,
 )
 
-from daaa_jax import baselines, evaluation, losses, preflight, settings, target_stage
+from daaa_jax import baselines, evaluation, losses, preflight, settings
 from daaa_jax.baselines import ada, dann, dsn, jan, method, training
 from daaa_jax.data.augment import decode
 from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
@@ -27,6 +27,7 @@ from daaa_jax.errors import UserError
 from daaa_jax.models import initial_variables
 from daaa_jax.runtime import mesh as meshes
 from daaa_jax.runtime import metrics
+from daaa_jax.training import rounds
 
 SOURCE, TARGET = make_labelled(24, seed=1), make_labelled(20, seed=2)
 WITH_PENALTY = ("dann", "jan", "jan_a", "dsn", "ada")
@@ -163,7 +164,7 @@ def test_reconstruction_loss_does_not_see_a_change_of_brightness():
 
 
 def outputs_of(logits, seen):
-    return method.Outputs(jnp.asarray(logits), jnp.asarray(seen), None)
+    return method.ClassifierOutputs(jnp.asarray(logits), jnp.asarray(seen), None)
 
 
 def compared(name, **changes):
@@ -172,7 +173,7 @@ def compared(name, **changes):
 
 
 def batch_of(progress=1.0, count=6):
-    return method.Batch(
+    return method.Inputs(
         source=decode(make_images(count, 3)),
         target=decode(make_images(count, 4)),
         labels=jnp.arange(count) % CLASSES,
@@ -275,7 +276,9 @@ def gradients(name, progress, changes=None):
             logits, observed = MODEL.apply(
                 variables, images, train=True, mutable=["features", "batch_stats"]
             )
-            return method.Outputs(logits, observed["features"]["seen"], observed["batch_stats"])
+            return method.ClassifierOutputs(
+                logits, observed["features"]["seen"], observed["batch_stats"]
+            )
 
         return made.loss(own, MODEL, classify, batch_of(progress))[:2]
 
@@ -324,7 +327,7 @@ def test_adversary_and_classifier_pull_in_opposite_directions(name):
         for images in (batch.source, batch.target):
             variables = {**state.target, "params": params}
             logits, observed = MODEL.apply(variables, images, train=False, mutable=["features"])
-            given.append(method.Outputs(logits, observed["features"]["seen"], None))
+            given.append(method.ClassifierOutputs(logits, observed["features"]["seen"], None))
         return sum(made.penalty(own, MODEL, *given, batch).values())
 
     params, own = state.target["params"], state.own
@@ -417,9 +420,11 @@ def adapt(workdir, name, devices=1, target_labels=TARGET.labels, changes=None):
         )
         variables = initial_variables(jax.random.key(1), MODEL, decode(SOURCE.images[:1]))
         unlabelled = UnlabelledImages(TARGET.images)
-        plan = training.plan(config, MODEL, variables, SOURCE, unlabelled, target_labels)
+        method = training.target_training(
+            config, MODEL, variables, SOURCE, unlabelled, target_labels
+        )
         measured = MeasuredData(SOURCE, target, target)
-        return target_stage.run(plan, config, evaluate, measured, context)
+        return rounds.run(method, config, evaluate, measured, context)
 
 
 @pytest.mark.parametrize("name", COMPARED)
@@ -463,11 +468,10 @@ def test_colours_change_where_target_images_are_not_what_is_made(name, monkeypat
         "recolour",
         lambda key, images, strength: (seen.append(jax.random.uniform(key)), images)[1],
     )
-    rows = np.arange(4)
-    step = functools.partial(training.train_step, state, SOURCE.images, TARGET.images, rows, rows)
     labels = SOURCE.labels[:4]
-    settings = {"method": made, "model": MODEL, "updates": updates, "total_steps": 10}
-    assert_drawn_once(monkeypatch, lambda: step(labels, labels, **settings))
+    batch = training.DomainBatch(SOURCE.images[:4], TARGET.images[:4], labels, labels)
+    settings = {"method": made, "model": MODEL, "optimizers": updates, "total_steps": 10}
+    assert_drawn_once(monkeypatch, lambda: training.train_step(state, batch, **settings))
     assert len(seen) == (name == "dann")
 
 
@@ -479,7 +483,7 @@ def test_it_starts_where_ours_does(init, tmp_path, monkeypatch):
         begun.append(create_state())
         return begun[0], {}
 
-    monkeypatch.setattr(target_stage.loop, "run", no_steps)
+    monkeypatch.setattr(rounds.loop, "run", no_steps)
     adapt(tmp_path, "dann", changes={"adapt.init": init})
     variables = initial_variables(jax.random.key(1), MODEL, decode(SOURCE.images[:1]))
     same = [

@@ -12,7 +12,7 @@ from PIL import Image
 from tiny import assert_same_bits, fast_jit, make_config, make_images, pool_twin, surroundings
 
 from daaa_jax import cyclegan, models
-from daaa_jax.cyclegan import ImagePools
+from daaa_jax.cyclegan import ImagePools, UnpairedBatch
 from daaa_jax.data.augment import decode
 from daaa_jax.errors import UserError
 from daaa_jax.runtime import metrics as metric_files
@@ -22,6 +22,7 @@ BATCH = 4
 SIZE = 16  # of the images: the networks take any
 A, B = make_images(6, seed=1, size=SIZE), make_images(9, seed=2, size=SIZE)
 ROWS_A, ROWS_B = np.array([5, 0, 3, 3]), np.array([8, 7, 1, 4])
+IMAGES = UnpairedBatch(A[ROWS_A], B[ROWS_B])
 PLAIN = optax.sgd(1.0)  # parameters before minus after are the gradient
 
 
@@ -48,7 +49,7 @@ def compiled_step(**changes):
 
 
 def update(state, **changes):
-    return compiled_step(**changes)(state, A, B, ROWS_A, ROWS_B)
+    return compiled_step(**changes)(state, IMAGES)
 
 
 def fill_pools(state):
@@ -162,7 +163,7 @@ def test_adversarial_loss_is_a_setting(kind):
             "adversarial_loss",
             lambda logits, is_real, kind: asked.append((is_real, kind)) or logits.mean(),
         )
-        jax.eval_shape(step, make_state(settings), A, B, ROWS_A, ROWS_B)
+        jax.eval_shape(step, make_state(settings), IMAGES)
     # Twice by the generators, as real; then by each discriminator, real and fake.
     assert asked == [(True, kind)] * 2 + [(True, kind), (False, kind)] * 2
 
@@ -201,7 +202,7 @@ def test_learning_rate_is_constant_then_falls_linearly_to_zero():
 def test_an_epoch_is_one_of_the_larger_domain_and_ends_with_a_picture(tmp_path):
     config = make_config({"pair.batch_size": BATCH, "pair.epochs": 2})
     with surroundings(tmp_path, config) as context:
-        params, _ = cyclegan.run(config, A, B, context)
+        params, _ = cyclegan.run(config.pair, A, B, context)
     lines = metric_files.read(tmp_path)
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
     assert params.keys() == {"a_to_b", "b_to_a"}
@@ -237,7 +238,7 @@ def test_images_that_the_generator_cannot_halve_are_refused(tmp_path):
         surroundings(tmp_path, config) as context,
         pytest.raises(UserError, match=r"pair\.downsamplings=5.*16x16"),
     ):
-        cyclegan.run(config, A, B, context)
+        cyclegan.run(config.pair, A, B, context)
 
 
 def test_views_and_pools_are_drawn_from_keys_of_their_own(monkeypatch):
@@ -250,8 +251,6 @@ def test_views_and_pools_are_drawn_from_keys_of_their_own(monkeypatch):
     )
     assert_drawn_once(
         monkeypatch,
-        lambda: cyclegan.train_step(
-            state, A, B, ROWS_A, ROWS_B, settings=settings, optimizer=PLAIN
-        ),
+        lambda: cyclegan.train_step(state, IMAGES, settings=settings, optimizer=PLAIN),
     )
     assert len(seen) == 2

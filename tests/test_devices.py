@@ -16,13 +16,14 @@ from tiny import (
 
 from benchmarks import collectives
 from configs import digits
-from daaa_jax import adaptation, cyclegan, evaluation, source, target_stage
+from daaa_jax import adaptation, cyclegan, evaluation, source
 from daaa_jax.data.augment import decode
 from daaa_jax.data.pairs import all_images
 from daaa_jax.data.types import MeasuredData
 from daaa_jax.models import DigitNetwork, initial_variables
 from daaa_jax.runtime import device_memory, mesh
 from daaa_jax.runtime import metrics as metric_files
+from daaa_jax.training import rounds
 
 STEPS = 10
 SOURCE, TARGET = make_labelled(40, seed=1), make_labelled(30, seed=2)
@@ -59,10 +60,12 @@ def adapt(workdir, devices, shards=1):
         )
         variables = initial_variables(jax.random.key(1), MODEL, decode(images[:1]))
         measured = MeasuredData(SOURCE, TARGET, TARGET)
-        plan = adaptation.plan(config, MODEL, variables, images, SOURCE.labels, devices)
+        training = adaptation.target_training(
+            config, MODEL, variables, images, SOURCE.labels, devices
+        )
         with pytest.MonkeyPatch.context() as patch:
             give_weight(patch)
-            target_stage.run(plan, config, evaluate, measured, context)
+            rounds.run(training, config, evaluate, measured, context)
 
 
 STAGES = {"pair": pair, "source": train_source, "adapt": adapt}

@@ -15,22 +15,18 @@ from absl import flags
 from tiny import make_config, make_images, make_labelled, surroundings
 
 from daaa_jax import source
-from daaa_jax.data.batches import IndexStream
+from daaa_jax.data.batches import IndexStream, Rows
 from daaa_jax.data.images import Images
 from daaa_jax.models import DigitNetwork
 from daaa_jax.runtime import mesh
-from daaa_jax.training.feed import Feed, take
+from daaa_jax.training.feed import Feed
 
 FIRST, SECOND = make_images(12, seed=1), make_images(9, seed=2)
 STEPS = 7
 
 
 def rows(streams, step):
-    return tuple(stream.at(step) for stream in streams)
-
-
-def fill(domains, batch):
-    return tuple(images[chosen] for images, chosen in zip(domains, batch, strict=True))
+    return tuple(Rows(stream.at(step), number) for number, stream in enumerate(streams))
 
 
 def make_feed(images=(FIRST, SECOND), **settings):
@@ -39,7 +35,6 @@ def make_feed(images=(FIRST, SECOND), **settings):
     return Feed(
         images,
         functools.partial(rows, streams),
-        fill,
         steps=STEPS,
         mesh=mesh.data_mesh(jax.devices()[:2]),
         settings=config.run,
@@ -47,13 +42,13 @@ def make_feed(images=(FIRST, SECOND), **settings):
 
 
 def seen(feed, step):
-    first, second, rows_of_first, rows_of_second = feed.at(step)
-    return np.asarray(take(first, rows_of_first)), np.asarray(take(second, rows_of_second))
+    _, (first, second) = feed.bind(lambda state, batch: (state, batch))(None, *feed.at(step))
+    return np.asarray(first), np.asarray(second)
 
 
 def test_streamed_batches_are_those_of_resident_images():
     resident, streamed = make_feed(), make_feed(resident_mib=0)
-    assert streamed.at(0)[:2] == (None, None) and resident.at(0)[0] is not None
+    assert len(streamed.at(0)) == 1 and len(resident.at(0)) == 2
     for step in range(STEPS):
         for ours, theirs in zip(seen(streamed, step), seen(resident, step), strict=True):
             np.testing.assert_array_equal(ours, theirs)
@@ -80,7 +75,7 @@ def test_worker_ends_with_the_process_that_it_works_for():
     """A process that has lost another ends at once, and tells its workers nothing."""
     script = (
         "import os, subprocess, sys\n"
-        "work = 'import time; from daaa_jax.data import feed; feed._end_with_parent(); '\n"
+        "work = 'import time; from daaa_jax.training import feed; feed._end_with_parent(); '\n"
         "work += 'print(1, flush=True); time.sleep(60)'\n"
         "worker = subprocess.Popen([sys.executable, '-c', work], stdout=subprocess.PIPE)\n"
         "worker.stdout.readline()\n"
@@ -99,7 +94,7 @@ def test_worker_ends_with_the_process_that_it_works_for():
 
 
 def test_streamed_batch_is_split_over_the_devices():
-    _, _, batch, _ = make_feed(resident_mib=0).at(0)
+    (batch, _), *_ = make_feed(resident_mib=0).at(0)
     assert [shard.data.shape[0] for shard in batch.addressable_shards] == [2, 2]
 
 

@@ -17,7 +17,7 @@ from tiny import (
     surroundings,
 )
 
-from daaa_jax import adaptation, cyclegan, evaluation, source, target_stage
+from daaa_jax import adaptation, cyclegan, evaluation, source
 from daaa_jax.data import batches
 from daaa_jax.data.augment import decode
 from daaa_jax.data.pairs import all_images
@@ -27,7 +27,7 @@ from daaa_jax.models import initial_variables
 from daaa_jax.runtime import metrics as metric_files
 from daaa_jax.runtime.checkpoints import Checkpoints
 from daaa_jax.runtime.preemption import Notice, Preempted
-from daaa_jax.training import loop
+from daaa_jax.training import loop, rounds
 
 STEPS, ROUND = 10, 4
 
@@ -254,8 +254,8 @@ def adapt(config, context):
     variables = initial_variables(jax.random.key(1), MODEL, decode(images[:1]))
     measured = MeasuredData(SOURCE, TARGET, TARGET)
     devices = context.mesh.size
-    plan = adaptation.plan(config, MODEL, variables, images, SOURCE.labels, devices)
-    return target_stage.run(plan, config, evaluate, measured, context)
+    training = adaptation.target_training(config, MODEL, variables, images, SOURCE.labels, devices)
+    return rounds.run(training, config, evaluate, measured, context)
 
 
 def every_leaf(workdir, stage):

@@ -70,19 +70,24 @@ def end(tmp_path):
 def end_round(folder, evaluate, memory, step=10, data=None, posterior=None, **changes):
     kept = []
     metrics = {name: loop.mean(jnp.full(4, 0.25)) for name in ("loss", "alignment")}
-    figures = rounds.end(
-        step,
-        f"target {step}",
-        metrics,
-        memory,
-        evaluate=evaluate,
-        measured=data or measured(*THREE),
-        settings=make_config({f"evaluate.{k}": v for k, v in changes.items()}).evaluate,
-        keep=lambda *arguments: kept.append(arguments),
-        folder=folder,
-        told=("loss", "alignment"),
-        posterior=posterior,
+    training = rounds.TargetTraining(
+        create_state=None,
+        train_step=None,
+        image_sets=(),
+        batch_at=None,
+        round_metrics=("loss", "alignment"),
+        posterior=lambda state: posterior,
     )
+    settings = make_config({f"evaluate.{k}": v for k, v in changes.items()}).evaluate
+    finish = rounds.RoundEnd(
+        evaluate,
+        data or measured(*THREE),
+        settings,
+        lambda *arguments: kept.append(arguments),
+        folder,
+        training,
+    )
+    figures = finish(step, types.SimpleNamespace(target=f"target {step}"), metrics, memory)
     return figures, kept
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tiny import make_config, surroundings
 
-from daaa_jax import adaptation, evaluation, source, target_stage
+from daaa_jax import adaptation, evaluation, source
 from daaa_jax.data import mnist5k, randomness, recipe
 from daaa_jax.data.augment import decode, encode
 from daaa_jax.data.pairs import all_images
@@ -20,6 +20,7 @@ from daaa_jax.data.types import LabelledImages, MeasuredData
 from daaa_jax.evaluation.second_view import SecondView
 from daaa_jax.models import DigitNetwork, Generator
 from daaa_jax.runtime import metrics
+from daaa_jax.training import rounds
 
 MODEL = DigitNetwork(num_classes=10, widths=(16, 32, 64), standardize=True)
 SETTINGS = {
@@ -84,8 +85,8 @@ def first_round(folder, synthetic: np.ndarray, translations: np.ndarray, network
         if network is None:
             network, _ = source.run(config, MODEL, data.source, lambda _: {}, context)
         images = all_images(data.source.images, synthetic, data.target.images, translations)
-        plan = adaptation.plan(config, MODEL, network, images, data.source.labels, 1)
-        posterior, _ = target_stage.run(plan, config, evaluate, measured, context)
+        training = adaptation.target_training(config, MODEL, network, images, data.source.labels, 1)
+        posterior, _ = rounds.run(training, config, evaluate, measured, context)
     network, posterior = jax.device_get((network, posterior))
     return Networks(
         network, posterior, SecondView(network, translations, data.target, evaluate, config)
@@ -180,8 +181,8 @@ def adapted(folder, network, changes: Mapping, noise: float = 0.0) -> list[dict]
     with surroundings(folder, config) as context:
         evaluate = evaluation.make_evaluator(MODEL, context.mesh, config)
         images = all_images(data.source.images, synthetic, data.target.images, data.undone)
-        plan = adaptation.plan(config, MODEL, network, images, data.source.labels, 1)
-        target_stage.run(plan, config, evaluate, measured, context)
+        training = adaptation.target_training(config, MODEL, network, images, data.source.labels, 1)
+        rounds.run(training, config, evaluate, measured, context)
     return metrics.rounds(metrics.read(folder))
 
 

@@ -1,4 +1,4 @@
-"""The compared methods by name, a file each; `training.py` trains them as stage `adapt`."""
+"""The baselines by name, a file each; `training.py` trains them as stage `adapt`."""
 
 from ml_collections import ConfigDict
 

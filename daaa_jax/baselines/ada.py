@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from daaa_jax.baselines.method import Batch, Method, Outputs, Params, ramp
+from daaa_jax.baselines.method import ClassifierOutputs, Inputs, Method, Params, ramp
 
 _SMALLEST = 1e-8  # of a probability whose logarithm is taken, as in the released code
 
@@ -74,11 +74,16 @@ class Ada(Method):
     """
 
     def penalty(
-        self, own: Params, model: nn.Module, source: Outputs, target: Outputs, batch: Batch
+        self,
+        aux_params: Params,
+        model: nn.Module,
+        source: ClassifierOutputs,
+        target: ClassifierOutputs,
+        inputs: Inputs,
     ) -> Mapping[str, Array]:
         """Both losses, their weight growing with `ramp`."""
-        weight, features = ramp(batch.progress), (source.features, target.features)
-        walker = walker_loss(*features, batch.labels, self.settings.temperature)
+        weight, features = ramp(inputs.progress), (source.features, target.features)
+        walker = walker_loss(*features, inputs.labels, self.settings.temperature)
         visit = visit_loss(*features, self.settings.temperature)
         return {
             "walker": weight * self.settings.walker * walker,

@@ -10,7 +10,14 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from daaa_jax.baselines.method import Batch, Method, Outputs, Params, ramp, reverse_gradient
+from daaa_jax.baselines.method import (
+    ClassifierOutputs,
+    Inputs,
+    Method,
+    Params,
+    ramp,
+    reverse_gradient,
+)
 
 
 class DomainDiscriminator(nn.Module):
@@ -51,22 +58,33 @@ class Dann(Method):
     The reversed gradient grows with `ramp`; the discriminator's own does not.
     """
 
-    def create(self, key: Array, model: nn.Module, image: Array, given: Outputs) -> Params:
+    def create(
+        self, key: Array, model: nn.Module, image: Array, given: ClassifierOutputs
+    ) -> Params:
         """The discriminator's parameters."""
         discriminator = DomainDiscriminator(self.settings.widths)
         return {"discriminator": discriminator.init(key, given.features)["params"]}
 
     def penalty(
-        self, own: Params, model: nn.Module, source: Outputs, target: Outputs, batch: Batch
+        self,
+        aux_params: Params,
+        model: nn.Module,
+        source: ClassifierOutputs,
+        target: ClassifierOutputs,
+        inputs: Inputs,
     ) -> Mapping[str, Array]:
         """The domain loss, behind the reversal."""
-        weight = self.settings.weight * ramp(batch.progress)
-        params = own["discriminator"]
+        weight = self.settings.weight * ramp(inputs.progress)
+        params = aux_params["discriminator"]
         return {"domain": adversarial(params, self.settings.widths, source, target, weight)}
 
 
 def adversarial(
-    params: Params, widths: Sequence[int], source: Outputs, target: Outputs, weight: Array
+    params: Params,
+    widths: Sequence[int],
+    source: ClassifierOutputs,
+    target: ClassifierOutputs,
+    weight: Array,
 ) -> Array:
     """The domain loss of a discriminator, whose gradient reaches the features times `-weight`."""
     discriminator = DomainDiscriminator(widths)

@@ -14,7 +14,7 @@ from jax import Array
 
 from daaa_jax import models
 from daaa_jax.baselines import dann
-from daaa_jax.baselines.method import Batch, Method, Outputs, Params, ramp
+from daaa_jax.baselines.method import ClassifierOutputs, Inputs, Method, Params, ramp
 from daaa_jax.models.layers import Convolution
 
 _LARGEST_BEGINNING = 8  # pixels that a decoder begins with, and doubles
@@ -90,7 +90,9 @@ class Dsn(Method):
 
     recolours = False
 
-    def create(self, key: Array, model: nn.Module, image: Array, given: Outputs) -> Params:
+    def create(
+        self, key: Array, model: nn.Module, image: Array, given: ClassifierOutputs
+    ) -> Params:
         """Parameters of both private networks, the decoder and the discriminator."""
         keys = jax.random.split(key, 4)
         decoder = Decoder(image.shape[1])
@@ -103,25 +105,32 @@ class Dsn(Method):
         }
 
     def penalty(
-        self, own: Params, model: nn.Module, source: Outputs, target: Outputs, batch: Batch
+        self,
+        aux_params: Params,
+        model: nn.Module,
+        source: ClassifierOutputs,
+        target: ClassifierOutputs,
+        inputs: Inputs,
     ) -> Mapping[str, Array]:
         """Reconstruction, difference and similarity (Eq. 1), the last growing with `ramp`."""
         settings = self.settings
         reconstruction = difference = 0.0
         for domain, images, shared in (
-            ("source", batch.source, source.features),
-            ("target", batch.target, target.features),
+            ("source", inputs.source, source.features),
+            ("target", inputs.target, target.features),
         ):
-            private = _features(model, own[domain], images)
-            decode = functools.partial(Decoder(images.shape[1]).apply, {"params": own["decoder"]})
+            private = _features(model, aux_params[domain], images)
+            decode = functools.partial(
+                Decoder(images.shape[1]).apply, {"params": aux_params["decoder"]}
+            )
             reconstruction += reconstruction_loss(images, decode(shared + private))
             difference += difference_loss(shared, private)
         similarity = dann.adversarial(
-            own["discriminator"],
+            aux_params["discriminator"],
             settings.widths,
             source,
             target,
-            settings.similarity * ramp(batch.progress),
+            settings.similarity * ramp(inputs.progress),
         )
         return {
             "reconstruction": settings.reconstruction * reconstruction,

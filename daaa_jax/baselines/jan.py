@@ -9,7 +9,7 @@ import flax.linen as nn
 from jax import Array
 
 from daaa_jax import losses
-from daaa_jax.baselines.method import Batch, Method, Outputs, Params, ramp
+from daaa_jax.baselines.method import ClassifierOutputs, Inputs, Method, Params, ramp
 
 
 class Jan(Method):
@@ -23,13 +23,18 @@ class Jan(Method):
     """
 
     def penalty(
-        self, own: Params, model: nn.Module, source: Outputs, target: Outputs, batch: Batch
+        self,
+        aux_params: Params,
+        model: nn.Module,
+        source: ClassifierOutputs,
+        target: ClassifierOutputs,
+        inputs: Inputs,
     ) -> Mapping[str, Array]:
         """JMMD, its weight growing with `ramp`."""
         distance = losses.jmmd(layers(source), layers(target))
-        return {"jmmd": self.settings.weight * ramp(batch.progress) * distance}
+        return {"jmmd": self.settings.weight * ramp(inputs.progress) * distance}
 
 
-def layers(given: Outputs) -> list[Array]:
+def layers(given: ClassifierOutputs) -> list[Array]:
     """What JAN aligns: features `[B,D]`, and the softmax of the logits `[B,K]`."""
     return [given.features, nn.softmax(given.logits.astype("float32"))]

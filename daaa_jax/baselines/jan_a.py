@@ -12,7 +12,14 @@ from jax import Array
 
 from daaa_jax import losses
 from daaa_jax.baselines.jan import layers
-from daaa_jax.baselines.method import Batch, Method, Outputs, Params, ramp, reverse_gradient
+from daaa_jax.baselines.method import (
+    ClassifierOutputs,
+    Inputs,
+    Method,
+    Params,
+    ramp,
+    reverse_gradient,
+)
 
 
 class Adversary(nn.Module):
@@ -37,7 +44,9 @@ class JanA(Method):
     discriminator's: an adversary that did not learn at first would be none.
     """
 
-    def create(self, key: Array, model: nn.Module, image: Array, given: Outputs) -> Params:
+    def create(
+        self, key: Array, model: nn.Module, image: Array, given: ClassifierOutputs
+    ) -> Params:
         """The adversaries' parameters."""
         return {
             f"layer{number}": Adversary(self.settings.width).init(own, features)["params"]
@@ -47,14 +56,19 @@ class JanA(Method):
         }
 
     def penalty(
-        self, own: Params, model: nn.Module, source: Outputs, target: Outputs, batch: Batch
+        self,
+        aux_params: Params,
+        model: nn.Module,
+        source: ClassifierOutputs,
+        target: ClassifierOutputs,
+        inputs: Inputs,
     ) -> Mapping[str, Array]:
         """JMMD behind the adversaries; the gradient that leaves it towards the network grows."""
-        maximising = reverse_gradient(own, jnp.float32(1))
+        maximising = reverse_gradient(aux_params, jnp.float32(1))
 
-        def seen(given: Outputs) -> list[Array]:
+        def seen(given: ClassifierOutputs) -> list[Array]:
             # Twice reversed: the gradient as it is, times the ramp.
-            growing = reverse_gradient(layers(given), -ramp(batch.progress))
+            growing = reverse_gradient(layers(given), -ramp(inputs.progress))
             return [
                 Adversary(self.settings.width).apply({"params": maximising[f"layer{n}"]}, features)
                 for n, features in enumerate(growing)

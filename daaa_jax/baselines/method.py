@@ -1,4 +1,4 @@
-"""What a compared method is: networks of its own, and the loss that it trains the classifier on."""
+"""What a baseline is: auxiliary networks, and the loss that it trains the classifier on."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -16,7 +16,7 @@ Params = Mapping[str, Any]
 
 
 @struct.dataclass
-class Outputs:
+class ClassifierOutputs:
     """What the classifier gives for some images.
 
     Attributes:
@@ -31,7 +31,7 @@ class Outputs:
 
 
 @struct.dataclass
-class Batch:
+class Inputs:
     """What a method sees in one step.
 
     Attributes:
@@ -51,17 +51,17 @@ class Batch:
     key: Array
 
 
-Classify = Callable[[Array], Outputs]
+Classify = Callable[[Array], ClassifierOutputs]
 
 
 class Method:
-    """A compared method; its subclasses give `penalty`, or `loss` where more is different.
+    """A baseline; its subclasses give `penalty`, or `loss` where more is different.
 
     Attributes:
       reads_target_labels: whether it is trained on them.
       recolours: whether `adapt.recolour` changes its target images; not where they are what a
         network learns to make.
-      optimizer: the stage whose optimiser its own networks have.
+      optimizer: the stage whose optimiser its auxiliary networks have.
     """
 
     reads_target_labels: ClassVar[bool] = False
@@ -72,7 +72,9 @@ class Method:
         """Takes the settings of `config.baselines` under the method's name."""
         self.config, self.settings = config, config.baselines.get(config.method)
 
-    def create(self, key: Array, model: nn.Module, image: Array, given: Outputs) -> Params:
+    def create(
+        self, key: Array, model: nn.Module, image: Array, given: ClassifierOutputs
+    ) -> Params:
         """Parameters of the networks that the method has beside the classifier, by name.
 
         Args:
@@ -85,37 +87,42 @@ class Method:
         return {}
 
     def loss(
-        self, own: Params, model: nn.Module, classify: Classify, batch: Batch
-    ) -> tuple[Array, Mapping[str, Array], Outputs]:
-        """What is minimised, by the classifier and by the method's own networks together.
+        self, aux_params: Params, model: nn.Module, classify: Classify, inputs: Inputs
+    ) -> tuple[Array, Mapping[str, Array], ClassifierOutputs]:
+        """What is minimised, by the classifier and by the method's auxiliary networks together.
 
         By default the cross-entropy on the source images and `penalty`; both domains go through the
         classifier as one batch.
 
         Args:
-          own: parameters of the method's networks.
+          aux_params: parameters of the method's auxiliary networks.
           model: the classifier, for methods that have more of its kind.
           classify: the classifier that is trained, in training mode.
-          batch: the images.
+          inputs: the images.
 
         Returns:
           The loss, its parts to log, and the classifier's outputs, those of the labelled source
           images first.
         """
-        count = len(batch.source)
-        given = classify(jnp.concatenate([batch.source, batch.target]))
+        count = len(inputs.source)
+        given = classify(jnp.concatenate([inputs.source, inputs.target]))
         source, target = (
             given.replace(logits=given.logits[part], features=given.features[part])
             for part in (slice(count), slice(count, None))
         )
-        supervised = losses.cross_entropy(source.logits, batch.labels).mean()
-        parts = self.penalty(own, model, source, target, batch)
+        supervised = losses.cross_entropy(source.logits, inputs.labels).mean()
+        parts = self.penalty(aux_params, model, source, target, inputs)
         penalty = sum(parts.values())
         logged = {"cross_entropy": supervised, "penalty": penalty, **parts}
         return supervised + penalty, logged, given
 
     def penalty(
-        self, own: Params, model: nn.Module, source: Outputs, target: Outputs, batch: Batch
+        self,
+        aux_params: Params,
+        model: nn.Module,
+        source: ClassifierOutputs,
+        target: ClassifierOutputs,
+        inputs: Inputs,
     ) -> Mapping[str, Array]:
         """The terms beside the cross-entropy, each as it enters the loss, by name."""
         raise NotImplementedError

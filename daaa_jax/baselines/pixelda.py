@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax import Array
 
 from daaa_jax import losses, models
-from daaa_jax.baselines.method import Batch, Classify, Method, Outputs, Params
+from daaa_jax.baselines.method import ClassifierOutputs, Classify, Inputs, Method, Params
 
 
 class NoiseChannel(nn.Module):
@@ -42,7 +42,9 @@ class PixelDa(Method):
     recolours = False
     optimizer = "pair"
 
-    def create(self, key: Array, model: nn.Module, image: Array, given: Outputs) -> Params:
+    def create(
+        self, key: Array, model: nn.Module, image: Array, given: ClassifierOutputs
+    ) -> Params:
         """Parameters of the generator and the discriminator."""
         generator, discriminator = models.create_gan(self.config.pair)
         keys = jax.random.split(key, 3)
@@ -55,35 +57,36 @@ class PixelDa(Method):
         }
 
     def loss(
-        self, own: Params, model: nn.Module, classify: Classify, batch: Batch
-    ) -> tuple[Array, Mapping[str, Array], Outputs]:
+        self, aux_params: Params, model: nn.Module, classify: Classify, inputs: Inputs
+    ) -> tuple[Array, Mapping[str, Array], ClassifierOutputs]:
         """The three players' losses (Eq. 1 to 4), their sum as one.
 
-        The classifier's, on source images and what is made of them; the generator's, which is to
-        fool the discriminator, and the classifier's times `task`; the discriminator's. The paper's
-        adversarial loss is `pair.adversarial=vanilla`.
+        The classifier's, on source images and their translations; the generator's, adversarial,
+        and the classifier's times `task`; the discriminator's. The paper's adversarial loss is
+        `pair.adversarial=vanilla`.
         """
         settings, kind = self.settings, self.config.pair.adversarial
         _, discriminator = models.create_gan(self.config.pair)
-        made = self.translate(own["generator"], batch.source, batch.key)
+        made = self.translate(aux_params["generator"], inputs.source, inputs.key)
 
-        def judge(params: Params, images: Array, is_real: bool) -> Array:
+        def adversarial(params: Params, images: Array, is_real: bool) -> Array:
             logits = discriminator.apply({"params": params}, images)
             return losses.adversarial_loss(logits, is_real, kind)
 
         fixed = jax.lax.stop_gradient
-        params = own["discriminator"]
-        fooling = judge(fixed(params), made, True)
+        params = aux_params["discriminator"]
+        g_adv_loss = adversarial(fixed(params), made, True)
         # Halved, as CycleGAN's, whose networks these are.
-        judging = 0.5 * (judge(params, batch.target, True) + judge(params, fixed(made), False))
+        d_loss = 0.5 * adversarial(params, inputs.target, True)
+        d_loss += 0.5 * adversarial(params, fixed(made), False)
 
         # As it is, but with the share of the classifier's gradient that the generator takes.
         shown = fixed(made) + settings.task * (made - fixed(made))
-        given = classify(jnp.concatenate([batch.source, shown]))
-        labels = jnp.concatenate([batch.labels, batch.labels])
+        given = classify(jnp.concatenate([inputs.source, shown]))
+        labels = jnp.concatenate([inputs.labels, inputs.labels])
         supervised = losses.cross_entropy(given.logits, labels).mean()
-        parts = {"cross_entropy": supervised, "adversarial": fooling, "discriminator": judging}
-        return supervised + fooling + judging, parts, given
+        parts = {"cross_entropy": supervised, "adversarial": g_adv_loss, "discriminator": d_loss}
+        return supervised + g_adv_loss + d_loss, parts, given
 
     def translate(self, params: Params, images: Array, key: Array) -> Array:
         """Images `[B,H,W,3]` in the target's style, each with noise of its own."""

@@ -1,4 +1,4 @@
-"""The ceiling: the target network trained on the target's own labels (Fig. 1c of the paper)."""
+"""The upper bound: the target network trained on the target's own labels (Fig. 1c of the paper)."""
 
 from collections.abc import Mapping
 
@@ -6,21 +6,21 @@ from flax import linen as nn
 from jax import Array
 
 from daaa_jax import losses
-from daaa_jax.baselines.method import Batch, Classify, Method, Outputs, Params
+from daaa_jax.baselines.method import ClassifierOutputs, Classify, Inputs, Method, Params
 
 
 class UpperBound(Method):
     """Cross-entropy on target images with their labels; nothing else reads what comes of it.
 
-    They are half of `adapt.batch_size`, as the target's half is with every compared method.
+    They are half of `adapt.batch_size`, as the target's half is with every baseline.
     """
 
     reads_target_labels = True
 
     def loss(
-        self, own: Params, model: nn.Module, classify: Classify, batch: Batch
-    ) -> tuple[Array, Mapping[str, Array], Outputs]:
+        self, aux_params: Params, model: nn.Module, classify: Classify, inputs: Inputs
+    ) -> tuple[Array, Mapping[str, Array], ClassifierOutputs]:
         """The cross-entropy on target images alone."""
-        given = classify(batch.target)
-        supervised = losses.cross_entropy(given.logits, batch.target_labels).mean()
+        given = classify(inputs.target)
+        supervised = losses.cross_entropy(given.logits, inputs.target_labels).mean()
         return supervised, {"cross_entropy": supervised}, given

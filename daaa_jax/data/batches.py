@@ -1,10 +1,44 @@
 """Which images a step sees: a pure function of the seed and the step, so that a run can resume."""
 
 import functools
+from collections.abc import Sequence
+from typing import Any
 
+import jax
 import numpy as np
+from flax import struct
+from jax import Array
 
 from daaa_jax.data import randomness
+from daaa_jax.data.images import Images
+
+
+@struct.dataclass
+class Rows:
+    """Images of a batch by their row numbers.
+
+    Attributes:
+      rows: int32 `[B]`.
+      image_set: number of the set of images that they are rows of.
+    """
+
+    rows: Array | np.ndarray
+    image_set: int = struct.field(pytree_node=False, default=0)
+
+
+def gather(image_sets: Sequence[Array | Images], batch: Any) -> Any:
+    """A batch with the images, uint8 `[B,H,W,3]`, in place of their `Rows`.
+
+    Args:
+      image_sets: each `[N,H,W,3]`: arrays on the devices inside a jitted step, `Images` in a
+        worker.
+      batch: a tree of arrays and `Rows`.
+    """
+
+    def images_of(leaf: Any) -> Any:
+        return image_sets[leaf.image_set][leaf.rows] if isinstance(leaf, Rows) else leaf
+
+    return jax.tree.map(images_of, batch, is_leaf=lambda leaf: isinstance(leaf, Rows))
 
 
 class IndexStream:

@@ -1,12 +1,13 @@
-"""The rows of an adaptation batch: which images the networks see, in four groups (section 3.3)."""
+"""The images of an adaptation batch: what each network sees of the four groups (section 3.3)."""
 
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 from flax import struct
 from jax import Array
 
-from daaa_jax.data.batches import IndexStream
+from daaa_jax.data.batches import IndexStream, Rows
 from daaa_jax.data.images import Images
 
 # Real source, synthetic target, real target, synthetic source: the order in a batch, and in the
@@ -15,21 +16,42 @@ GROUPS = ("s", "t_f", "t", "s_f")
 
 
 @struct.dataclass
-class Batch:
-    """Rows of the four groups, as indices into all images; or the images, see `feed.take`.
+class AdaptationBatch:
+    """Images of the four groups, uint8; or `Rows` of `all_images`, until they are gathered.
 
     Attributes:
-      target_rows: what the target network sees, int32 `[B]`.
-      source_rows: what the source network sees, int32 `[B]`.
-      posterior_rows: the real target images of the last two groups, int32 `[B_T']`; padded at the
-        end where the mesh does not divide their number.
+      target: what the target network sees, `[B,H,W,3]`.
+      source: what the source network sees, `[B,H,W,3]`.
+      posterior: the real target images of the last two groups, `[B_T',H,W,3]`; padded at the end
+        where the mesh does not divide their number.
       labels: classes of the first two groups, int32 `[B]`; 0 in the others, where nothing reads it.
     """
 
-    target_rows: Array
-    source_rows: Array
-    posterior_rows: Array
+    target: Array | Rows
+    source: Array | Rows
+    posterior: Array | Rows
     labels: Array
+
+
+def group_sizes(batch_size: int, proportions: Sequence[float]) -> tuple[int, ...]:
+    """Divides a batch among the groups by largest remainder, ties to the earlier group.
+
+    Args:
+      batch_size: the sum of the sizes.
+      proportions: of the groups, not negative; they need not add up to 1.
+
+    Raises:
+      ValueError: if a proportion is negative or all are zero.
+    """
+    shares = [Fraction(str(share)) for share in proportions]
+    if min(shares) < 0 or not sum(shares):
+        raise ValueError(f"proportions {tuple(proportions)}: none negative, not all zero")
+    exact = [batch_size * share / sum(shares) for share in shares]
+    sizes = [int(size) for size in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda group: sizes[group] - exact[group])
+    for group in by_remainder[: batch_size - sum(sizes)]:
+        sizes[group] += 1
+    return tuple(sizes)
 
 
 class BatchStream:
@@ -54,8 +76,8 @@ class BatchStream:
         self._labels = labels
         self._sources = sum(sizes[:2])
         self._padding = -sum(sizes[2:]) % multiple
-        begin = {"s": 0, "t_f": sources, "t": 2 * sources, "s_f": 2 * sources + targets}
-        self._begin_real_target = begin["t"]
+        first = {"s": 0, "t_f": sources, "t": 2 * sources, "s_f": 2 * sources + targets}
+        self._first_real_target = first["t"]
         # Which images the target and the source network see of a pair (section 3 of the paper).
         seen = {"s": ("s", "s"), "t_f": ("t_f", "s"), "t": ("t", "s_f"), "s_f": ("s_f", "s_f")}
         self._groups = []
@@ -64,21 +86,21 @@ class BatchStream:
                 originals = sources if group in ("s", "t_f") else targets
                 stream = IndexStream(originals, size, seed, f"adapt {group}")
                 by_target, by_source = seen[group]
-                self._groups.append((stream, begin[by_target], begin[by_source]))
+                self._groups.append((stream, first[by_target], first[by_source]))
 
-    def at(self, step: int) -> Batch:
-        """The batch of update `step`, counted from 0, as NumPy arrays."""
+    def at(self, step: int) -> AdaptationBatch:
+        """The batch of update `step`, counted from 0, as `Rows`."""
         drawn = [(stream.at(step), target, source) for stream, target, source in self._groups]
         originals = np.concatenate([rows for rows, _, _ in drawn])
-        posterior = originals[self._sources :] + self._begin_real_target
+        posterior = originals[self._sources :] + self._first_real_target
         labels = np.zeros(len(originals), np.int32)
         labels[: self._sources] = self._labels[originals[: self._sources]]
-        return Batch(
-            target_rows=np.concatenate([rows + target for rows, target, _ in drawn]),
-            source_rows=np.concatenate([rows + source for rows, _, source in drawn]),
-            posterior_rows=np.pad(posterior, (0, self._padding), mode="edge")
-            if len(posterior)
-            else posterior,
+        if len(posterior):
+            posterior = np.pad(posterior, (0, self._padding), mode="edge")
+        return AdaptationBatch(
+            target=Rows(np.concatenate([rows + target for rows, target, _ in drawn])),
+            source=Rows(np.concatenate([rows + source for rows, _, source in drawn])),
+            posterior=Rows(posterior),
             labels=labels,
         )
 
@@ -106,13 +128,3 @@ def all_images(
             f"{len(synthetic_source)} of {len(target)} target images"
         )
     return Images(source, synthetic_target, target, synthetic_source)
-
-
-def with_images(images: Images, batch: Batch) -> Batch:
-    """A batch with the images in place of their rows."""
-    return Batch(
-        target_rows=images[batch.target_rows],
-        source_rows=images[batch.source_rows],
-        posterior_rows=images[batch.posterior_rows],
-        labels=batch.labels,
-    )

@@ -21,7 +21,7 @@ from daaa_jax.training.context import Context
 
 State = TypeVar("State")
 Metrics = Mapping[str, Average]
-Memory = MutableMapping[str, Any]
+LoopState = MutableMapping[str, Any]
 
 
 def stage_key(seed: int, name: str) -> jax.Array:
@@ -34,26 +34,23 @@ def mean(values: jax.Array) -> Average:
     return Average(total=values.sum(), count=jax.numpy.float32(values.size))
 
 
-@jax.jit
-def _merge(left: Metrics, right: Metrics) -> Metrics:
-    return jax.tree.map(jax.numpy.add, left, right)
-
-
 def run(
     name: str,
     create_state: Callable[[], State],
     train_step: Callable[..., tuple[State, Metrics]],
-    batch_at: Callable[[int], tuple],
+    arguments_at: Callable[[int], tuple],
     *,
     steps: int,
     round_steps: int,
-    end_of_round: Callable[[int, State, Metrics, Memory], Mapping[str, float]],
+    end_of_round: Callable[[int, State, Metrics, LoopState], Mapping[str, float]],
     context: Context,
-    between_rounds: Callable[[int, State, Memory], State] = lambda step, state, memory: state,
+    between_rounds: Callable[[int, State, LoopState], State] = lambda step, state, loop_state: (
+        state
+    ),
     shardings: Callable[[Any, Mesh], Any] = meshes.state_shardings,
     reduce: str = "the batch size",
     quiet: Collection[str] = (),
-) -> tuple[State, Memory]:
+) -> tuple[State, LoopState]:
     """Trains one stage to its end, from its last checkpoint if it has one.
 
     After the update number `s` that ends a logging interval, a saving interval or a round:
@@ -62,68 +59,55 @@ def run(
        never holds a state that is not;
     2. they are written, and added to the round's sums;
     3. at the end of a round, `between_rounds` may change the state, `end_of_round` evaluates, and
-       its figures are written;
-    4. only then the state and the memory are saved. What was written past the last save is dropped
-       when the run resumes, and is written again;
-    5. if the run has been told to end, which counts as the end of a saving interval, it does.
+       its metrics are written;
+    4. only then the state and the loop state are saved. What was written past the last save is
+       dropped when the run resumes, and is written again;
+    5. if the run is preempted, which counts as the end of a saving interval, it ends.
 
     Args:
       name: the stage, and the folder under the workdir.
       create_state: makes the initial state; only its shapes are asked for where it is restored.
-      train_step: `(state, *batch) -> (state, metrics)`; it is compiled here, donating the state.
-      batch_at: the batch of update `s`, counted from 0: a function of `s` alone.
+      train_step: `(state, *arguments) -> (state, metrics)`; compiled here, donating the state.
+      arguments_at: those of update `s`, counted from 0: a function of `s` alone, see `Feed`.
       steps: number of updates in all.
       round_steps: number of updates between two calls of `end_of_round`, which is also called
         after the last update.
-      end_of_round: `(step, state, round_metrics, memory) -> figures`; it may keep what it needs in
-        `memory`, a JSON object that is saved with the state.
-      context: the surroundings of the run.
-      between_rounds: `(step, state, memory) -> state`, before `end_of_round`; arrays that it
+      end_of_round: `(step, state, round_metrics, loop_state) -> metrics`; it may keep what it needs
+        in the loop state, a JSON object that is saved with the state.
+      context: of the run.
+      between_rounds: `(step, state, loop_state) -> state`, before `end_of_round`; arrays that it
         replaces may be NumPy's.
       shardings: where each array of a state lies on a mesh, given the shapes.
       reduce: the settings that make a step take less memory, for a message.
-      quiet: figures of `end_of_round` that are written, but not in the line that it is told by.
+      quiet: metrics of `end_of_round` that are written, but not in the round's log line.
 
     Returns:
-      The final state and the memory; in it are `seconds`, the time the stage took over all its
+      The final state and the loop state; in it are `seconds`, the time the stage took over all its
       starts, `step_bytes`, what a step takes on each device, and `sha256` of the final state.
 
     Raises:
       Diverged: if a metric is not finite.
-      UserError: if the devices run out of memory, or a finished stage has
-        lost its last checkpoint.
-      Preempted: if the run has been told to end; all is saved.
+      UserError: if the devices run out of memory, or a finished stage has lost its last checkpoint.
+      Preempted: if the run is preempted; all is saved.
     """
-    settings = context.settings
+    settings, writer = context.settings, context.writer
     with Checkpoints(context.workdir / name / "checkpoints") as checkpoints:
-        memory: Memory = {"seconds": 0.0, "round": {}}
         start = checkpoints.latest_step() or 0
-        if start < steps and markers.read_marker(context.workdir / name) is not None:
-            folder = context.workdir / name
-            raise UserError(
-                f"{folder} says that stage {name} is finished, and its last checkpoint is missing: "
-                f"restore {folder / 'checkpoints'}, or remove {folder} to run the stage again"
-            )
+        _check_not_lost(context.workdir / name, start, steps)
         shapes = jax.eval_shape(create_state)
         places = shardings(shapes, context.mesh)
-        if start:
-            expected = jax.tree.map(
-                lambda leaf, sharding: jax.ShapeDtypeStruct(
-                    leaf.shape, leaf.dtype, sharding=sharding
-                ),
-                shapes,
-                places,
-            )
-            with device_memory.enough_memory(f"stage {name}", reduce):
-                state, memory = checkpoints.restore(expected)
-        else:
-            state = meshes.place(create_state(), places)
+        with device_memory.enough_memory(f"stage {name}", reduce):
+            if start:
+                state, loop_state = checkpoints.restore(_with_shardings(shapes, places))
+            else:
+                state, loop_state = meshes.place(create_state(), places), {"seconds": 0.0}
         update = jax.jit(
             train_step,
             donate_argnums=0,
             out_shardings=(places, meshes.replicated(context.mesh)),
         )
-        context.writer.drop_after(name, start)
+        sums = _MetricSums(loop_state)
+        writer.drop_after(name, start)
         profiled = context.workdir / "profile" / name if context.profiled else None
         with (
             device_memory.enough_memory(f"stage {name}", reduce),
@@ -132,50 +116,98 @@ def run(
         ):
             if 0 < start < steps:
                 progress.line(f"{name}: resumed after step {start} of {steps}")
-            clock, sums = time.monotonic(), None
+            clock = time.monotonic()
             for step in range(start + 1, steps + 1):
-                batch = batch_at(step - 1)
+                arguments = arguments_at(step - 1)
                 if step == start + 1:
-                    update = device_memory.compile_step(name, update, (state, *batch), reduce)
-                    memory["step_bytes"] = device_memory.step_bytes(update)
+                    update = device_memory.compile_step(name, update, (state, *arguments), reduce)
+                    loop_state["step_bytes"] = device_memory.step_bytes(update)
                 profile.before(step, state)
-                state, metrics = update(state, *batch)
+                state, metrics = update(state, *arguments)
                 profile.after(step, state, update)
-                sums = metrics if sums is None else _merge(sums, metrics)
+                sums.add(metrics)
                 ends_round = step % round_steps == 0 or step == steps
-                told_to_end = context.notice.after_update()
-                saves = ends_round or told_to_end or step % settings.checkpoint_every == 0
+                preempted = context.notice.after_update()
+                saves = ends_round or preempted or step % settings.checkpoint_every == 0
                 if not (saves or step % settings.log_every == 0):
                     continue
-                sums = jax.device_get(sums)
-                figures = _figures(sums)
-                _check_finite(name, step, figures, checkpoints)
-                context.writer.scalars(name, step, figures)
-                progress.update(step, figures)
-                memory["round"] = _add(memory["round"], sums)
-                sums = None
+                averages = sums.end_interval()
+                _check_finite(name, step, averages, checkpoints)
+                writer.scalars(name, step, averages)
+                progress.update(step, averages)
                 if ends_round:
-                    in_round = {
-                        k: Average(total=t, count=c) for k, (t, c) in memory["round"].items()
-                    }
-                    memory["round"] = {}
                     with device_memory.enough_memory(
                         f"evaluation in stage {name}", "evaluate.batch_size or evaluate.crops"
                     ):
-                        state = _placed(between_rounds(step, state, memory), places)
-                        results = end_of_round(step, state, in_round, memory)
-                    context.writer.scalars(name, step, results)
-                    told = {k: v for k, v in results.items() if k not in quiet}
-                    progress.line(_round_line(name, step, round_steps, steps, told))
+                        state = _placed(between_rounds(step, state, loop_state), places)
+                        results = end_of_round(step, state, sums.end_round(), loop_state)
+                    writer.scalars(name, step, results)
+                    progress.line(_round_line(name, step, round_steps, steps, results, quiet))
                 if saves:
-                    now = time.monotonic()
-                    memory["seconds"], clock = memory["seconds"] + now - clock, now
-                    context.writer.flush()
-                    checkpoints.save(step, state, dict(memory))
-                if told_to_end:
+                    clock = _save(checkpoints, step, state, loop_state, clock, writer)
+                if preempted:
                     checkpoints.wait()
                     raise Preempted(f"stage {name} is saved after step {step} of {steps}")
-    return state, {**memory, "sha256": markers.checksum(state)}
+    return state, {**loop_state, "sha256": markers.checksum(state)}
+
+
+class _MetricSums:
+    """Sums of metrics since the last interval's end, and of the round, kept in the loop state."""
+
+    def __init__(self, loop_state: LoopState):
+        self._loop_state, self._interval = loop_state, None
+        loop_state.setdefault("round", {})
+
+    def add(self, metrics: Metrics) -> None:
+        """Adds those of one step, which may still be computed."""
+        self._interval = metrics if self._interval is None else _merge(self._interval, metrics)
+
+    def end_interval(self) -> dict[str, float]:
+        """Averages over the interval, of the pairs that counted anything."""
+        sums, self._interval = jax.device_get(self._interval), None
+        pairs = {k: (float(m.total), float(m.count)) for k, m in sums.items()}
+        old = self._loop_state["round"]
+        self._loop_state["round"] = {
+            k: [old.get(k, (0.0, 0.0))[0] + total, old.get(k, (0.0, 0.0))[1] + count]
+            for k, (total, count) in pairs.items()
+        }
+        return {k: total / count for k, (total, count) in pairs.items() if count > 0}
+
+    def end_round(self) -> Metrics:
+        """The metrics of the round."""
+        sums, self._loop_state["round"] = self._loop_state["round"], {}
+        return {k: Average(total=total, count=count) for k, (total, count) in sums.items()}
+
+
+@jax.jit
+def _merge(left: Metrics, right: Metrics) -> Metrics:
+    return jax.tree.map(jax.numpy.add, left, right)
+
+
+def _check_not_lost(folder, start: int, steps: int) -> None:
+    """Makes sure that a stage that is finished still has its last checkpoint."""
+    if start < steps and markers.read_marker(folder) is not None:
+        raise UserError(
+            f"{folder} says that stage {folder.name} is finished, and its last checkpoint is "
+            f"missing: restore {folder / 'checkpoints'}, or remove {folder} to run the stage again"
+        )
+
+
+def _with_shardings(shapes: Any, places: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        places,
+    )
+
+
+def _save(checkpoints, step, state, loop_state, clock: float, writer) -> float:
+    """Saves everything; the time at which it was begun."""
+    now = time.monotonic()
+    loop_state["seconds"] += now - clock
+    writer.flush()
+    checkpoints.save(step, state, dict(loop_state))
+    return now
 
 
 def _placed(state: State, places: Any) -> State:
@@ -187,21 +219,10 @@ def _placed(state: State, places: Any) -> State:
     )
 
 
-def _figures(sums: Metrics) -> dict[str, float]:
-    """Averages of the pairs that counted anything."""
-    return {k: float(m.total) / float(m.count) for k, m in sums.items() if float(m.count) > 0}
-
-
-def _add(totals: Mapping[str, list[float]], sums: Metrics) -> dict[str, list[float]]:
-    pairs = {k: (float(m.total), float(m.count)) for k, m in sums.items()}
-    old = {k: totals.get(k, (0.0, 0.0)) for k in pairs}
-    return {k: [old[k][0] + total, old[k][1] + count] for k, (total, count) in pairs.items()}
-
-
 def _check_finite(
-    name: str, step: int, figures: Mapping[str, float], checkpoints: Checkpoints
+    name: str, step: int, averages: Mapping[str, float], checkpoints: Checkpoints
 ) -> None:
-    bad = [key for key, value in figures.items() if not math.isfinite(value)]
+    bad = [key for key, value in averages.items() if not math.isfinite(value)]
     if not bad:
         return
     checkpoints.wait()
@@ -213,7 +234,9 @@ def _check_finite(
     )
 
 
-def _round_line(name: str, step: int, round_steps: int, steps: int, results: Mapping) -> str:
+def _round_line(
+    name: str, step: int, round_steps: int, steps: int, results: Mapping, quiet: Collection[str]
+) -> str:
     rounds, this = math.ceil(steps / round_steps), math.ceil(step / round_steps)
-    text = "  ".join(f"{key} {value:.4g}" for key, value in results.items())
-    return f"{name} {this}/{rounds}  {text}"
+    shown = (f"{key} {value:.4g}" for key, value in results.items() if key not in quiet)
+    return f"{name} {this}/{rounds}  {'  '.join(shown)}"

@@ -1,5 +1,6 @@
-"""What a round of adaptation ends with: the target network is measured, scored, perhaps kept."""
+"""Stage `adapt` around any method: rounds of updates, each ended by evaluation and selection."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,16 +9,21 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from daaa_jax.data.images import Images
 from daaa_jax.data.types import LabelledImages, MeasuredData
 from daaa_jax.evaluation import Evaluation, Evaluator, Outputs, model_selection, spread
-from daaa_jax.evaluation.second_view import SecondView
+from daaa_jax.evaluation.second_view import SecondView, measure_once
 from daaa_jax.models import Variables
 from daaa_jax.runtime import markers
 from daaa_jax.training import loop
+from daaa_jax.training.context import Context
+from daaa_jax.training.feed import Feed
 
+NAME = "adapt"
 POSTERIOR = "posterior.json"
+_REDUCE = "adapt.batch_size or augment.crop, or set model.remat=True"
 # Logged for a report, and too many for a line.
-QUIET = (
+_QUIET = (
     "confidence",
     "rejected_accuracy",
     "calibration_error",
@@ -32,86 +38,220 @@ QUIET = (
 )
 
 
-def end(
-    step: int,
-    target: Variables,
-    metrics: loop.Metrics,
-    memory: loop.Memory,
-    *,
+@dataclasses.dataclass(frozen=True)
+class TargetTraining:
+    """How a method trains the target network.
+
+    Attributes:
+      create_state: makes the state before the first update; the target network is its `target`.
+      train_step: `(state, batch) -> (state, metrics)`, one update.
+      image_sets: sets of training images, see `Feed`.
+      batch_at: the batch of a step, counted from 0, with `Rows` of the images.
+      round_metrics: the metrics that are logged as the round's.
+      posterior: of a state at the end of a round, the network that the next round's soft labels
+        come from where it is not the target network; else None.
+      second_view: makes, of `originals` and `evaluate`, what reads the translations of the target
+        images; None for a method that has none. The state then has `gamma`.
+    """
+
+    create_state: Callable[[], Any]
+    train_step: Callable[[Any, Any], tuple[Any, loop.Metrics]]
+    image_sets: Sequence[np.ndarray | Images]
+    batch_at: Callable[[int], Any]
+    round_metrics: Sequence[str] = ("loss",)
+    posterior: Callable[[Any], Variables | None] = lambda state: None
+    second_view: Callable[..., SecondView] | None = None
+
+
+def run(
+    training: TargetTraining,
+    config: ConfigDict,
     evaluate: Evaluator,
     measured: MeasuredData,
-    settings: ConfigDict,
-    keep: Callable[[int, Variables], None],
-    folder: Path,
-    told: Sequence[str] = ("loss",),
-    posterior: Variables | None = None,
-    view: SecondView | None = None,
-) -> dict[str, float]:
-    """Evaluates the target network, and keeps it if it is the best by the chosen validator.
+    context: Context,
+    keep: Callable[[int, Variables], None] = lambda *_: None,
+) -> tuple[Variables, Mapping[str, Any]]:
+    """Trains the target network, or resumes it.
 
     Args:
-      step: updates made.
-      target: the target network.
-      metrics: of the round.
-      memory: of the loop; `last`, `selected` and `oracle` are written, each with its `step`, the
-        accuracies and the validator's score there, and `posterior`.
+      training: of the method.
+      config: the whole config; `adapt`, `evaluate` are read.
+      evaluate: measures a network on some images.
+      measured: the images that the rounds are evaluated on; nothing of it reaches the training, and
+        only its unlabelled part chooses the selected checkpoint.
+      context: of the run.
+      keep: called with the step and the target network whenever it is the best by the label-free
+        validator. A run that was killed may call it again.
+
+    Returns:
+      The target network's variables after the last update, and the loop state: `last`, `selected`
+      and `oracle`, each with its `step` and the accuracies there.
+    """
+    settings = config.adapt
+    steps = settings.rounds * settings.round_steps
+    feed = Feed(
+        training.image_sets,
+        training.batch_at,
+        steps=steps,
+        mesh=context.mesh,
+        settings=context.settings,
+    )
+    view = None
+    if training.second_view is not None:
+        view = training.second_view(originals=measured.target_train, evaluate=evaluate)
+    end = RoundEnd(
+        evaluate, measured, config.evaluate, keep, context.workdir / NAME, training, view
+    )
+
+    def measure_second_view(step, state, loop_state):
+        if view is None:
+            return state
+        other = training.posterior(state)
+        gamma = measure_once(view, step, state.target if other is None else other, loop_state)
+        return state if gamma is None else state.replace(gamma=np.float32(gamma))
+
+    state, loop_state = loop.run(
+        NAME,
+        training.create_state,
+        feed.bind(training.train_step),
+        feed.at,
+        steps=steps,
+        round_steps=settings.round_steps,
+        between_rounds=measure_second_view,
+        end_of_round=end,
+        context=context,
+        reduce=_REDUCE,
+        quiet=_QUIET,
+    )
+    return state.target, loop_state
+
+
+@dataclasses.dataclass(frozen=True)
+class RoundEnd:
+    """Evaluates the target network at a round's end, and keeps it if the validator prefers it.
+
+    Attributes:
       evaluate: measures a network on some images.
       measured: the images; of the target domain's, none with a label reaches a validator.
       settings: `config.evaluate`; `validator` and `validation_images` are read.
       keep: called with the step and the network where it is the best so far.
       folder: of the stage; `posterior.json`, what `soft_labels` says of each round, lies there.
-      told: the metrics that are logged as the round's.
-      posterior: the network that the next round's soft labels come from, where it is another one.
+      training: of the method.
       view: reads the translations of the target images, where the method has them.
-
-    Returns:
-      What is logged. `kept`, `confidence`, `kept_accuracy`, `rejected_accuracy` and
-      `calibration_error` are those of the soft labels, on the unlabelled training images as they
-      are. Accuracies that are not known are left out.
     """
-    unlabelled = _with_outputs(evaluate, target, measured.target_train, settings)
-    own = unlabelled if posterior is None else evaluate(posterior, measured.target_train)
-    views = {"used": own}
-    if view is not None:
-        teacher = target if posterior is None else posterior
-        views = view.audit(teacher, own, memory["em"]["gamma"])
-    soft = views["used"]
-    same = measured.target_test is measured.target_train
-    on_target = unlabelled if same else evaluate(target, measured.target_test)
-    scores = _scores(unlabelled, target, evaluate, measured, settings)
-    score = scores.get(settings.validator)
-    last = {
-        "step": step,
-        measured.source_figure: evaluate(target, measured.source_test).accuracy,
-        "target_test": on_target.accuracy,
-        settings.validator: score,
-    }
-    memory["last"] = last
-    best = memory.get("selected", {}).get(settings.validator)
-    if "selected" not in memory or (score is not None and (best is None or score > best)):
-        memory["selected"] = last
-        keep(step, target)
-    if last["target_test"] > memory.setdefault("oracle", last)["target_test"]:
-        memory["oracle"] = last
-    said = soft_labels(step, soft) | {"views": {name: _shares(of) for name, of in views.items()}}
-    memory["posterior"] = [*memory.get("posterior", []), markers.plain(said)]
-    markers.write_json(folder / POSTERIOR, memory["posterior"])
-    figures = {f"round_{name}": float(metrics[name].compute()) for name in told}
-    figures |= {
-        "kept": soft.kept,
-        "confidence": soft.confidence,
-        "kept_accuracy": soft.kept_accuracy,
-        "rejected_accuracy": soft.rejected_accuracy,
-        "calibration_error": soft.calibration_error,
-        **({} if view is None else {"gamma": memory["em"]["gamma"]}),
-        **{f"{name}_accuracy": of.accuracy for name, of in views.items() if len(views) > 1},
-        **scores,
-        measured.source_figure: last[measured.source_figure],
-        "target_test": last["target_test"],
-        "target_test_selected": memory["selected"]["target_test"],
-        "target_test_oracle": memory["oracle"]["target_test"],
-    }
-    return {name: value for name, value in figures.items() if not math.isnan(value)}
+
+    evaluate: Evaluator
+    measured: MeasuredData
+    settings: ConfigDict
+    keep: Callable[[int, Variables], None]
+    folder: Path
+    training: TargetTraining
+    view: SecondView | None = None
+
+    def __call__(
+        self, step: int, state: Any, metrics: loop.Metrics, loop_state: loop.LoopState
+    ) -> dict[str, float]:
+        """What is logged of the round; accuracies that are not known are left out.
+
+        `kept`, `confidence`, `kept_accuracy`, `rejected_accuracy` and `calibration_error` are those
+        of the soft labels, on the unlabelled training images as they are.
+
+        Args:
+          step: updates made.
+          state: after them.
+          metrics: of the round.
+          loop_state: `last`, `selected` and `oracle` are written, each with its `step`, the
+            accuracies and the validator's score there, and `posterior`.
+        """
+        target, measured = state.target, self.measured
+        unlabelled = self._with_outputs(target, measured.target_train)
+        views = self._soft_label_views(state, unlabelled, loop_state)
+        used = views["used"]
+        same = measured.target_test is measured.target_train
+        on_target = unlabelled if same else self.evaluate(target, measured.target_test)
+        scores = self._scores(unlabelled, target)
+        last = {
+            "step": step,
+            measured.source_figure: self.evaluate(target, measured.source_test).accuracy,
+            "target_test": on_target.accuracy,
+            self.settings.validator: scores.get(self.settings.validator),
+        }
+        self._select(step, target, last, loop_state)
+        entry = soft_labels(step, used) | {
+            "views": {name: _shares(of) for name, of in views.items()}
+        }
+        loop_state["posterior"] = [*loop_state.get("posterior", []), markers.plain(entry)]
+        markers.write_json(self.folder / POSTERIOR, loop_state["posterior"])
+        logged = {
+            f"round_{name}": float(metrics[name].compute()) for name in self.training.round_metrics
+        }
+        logged |= {
+            "kept": used.kept,
+            "confidence": used.confidence,
+            "kept_accuracy": used.kept_accuracy,
+            "rejected_accuracy": used.rejected_accuracy,
+            "calibration_error": used.calibration_error,
+            **({} if self.view is None else {"gamma": loop_state["em"]["gamma"]}),
+            **{f"{name}_accuracy": of.accuracy for name, of in views.items() if len(views) > 1},
+            **scores,
+            measured.source_figure: last[measured.source_figure],
+            "target_test": last["target_test"],
+            "target_test_selected": loop_state["selected"]["target_test"],
+            "target_test_oracle": loop_state["oracle"]["target_test"],
+        }
+        return {name: value for name, value in logged.items() if not math.isnan(value)}
+
+    def _soft_label_views(
+        self, state: Any, unlabelled: Evaluation, loop_state: loop.LoopState
+    ) -> Mapping[str, Evaluation]:
+        """Of the next round's soft labels: `used`, and of a method with a second view each view."""
+        posterior = self.training.posterior(state)
+        own = unlabelled
+        if posterior is not None:
+            own = self.evaluate(posterior, self.measured.target_train)
+        if self.view is None:
+            return {"used": own}
+        m_post = state.target if posterior is None else posterior
+        return self.view.audit(m_post, own, loop_state["em"]["gamma"])
+
+    def _select(
+        self, step: int, target: Variables, last: Mapping, loop_state: loop.LoopState
+    ) -> None:
+        """Label-free selection: `selected` is the round that the validator scores highest."""
+        loop_state["last"] = last
+        score = last[self.settings.validator]
+        best = loop_state.get("selected", {}).get(self.settings.validator)
+        if "selected" not in loop_state or (score is not None and (best is None or score > best)):
+            loop_state["selected"] = last
+            self.keep(step, target)
+        if last["target_test"] > loop_state.setdefault("oracle", last)["target_test"]:
+            loop_state["oracle"] = last
+
+    def _with_outputs(self, network: Variables, data: LabelledImages) -> Evaluation:
+        """With the outputs of as many images as validators see."""
+        rows = spread(len(data.labels), self.settings.validation_images)
+        return self.evaluate(network, data, rows)
+
+    def _scores(self, unlabelled: Evaluation, network: Variables) -> Mapping[str, float]:
+        """By name, the score of each validator that applies, where it is finite."""
+        held_out = None
+        if self.measured.source_held_out is not None:
+            apart, trained = (
+                self._with_outputs(network, data)
+                for data in (self.measured.source_held_out, self.measured.source_train)
+            )
+            labels = self.measured.source_held_out.labels
+            shown = labels[spread(len(labels), self.settings.validation_images)]
+            held_out = model_selection.HeldOut(
+                _precise(apart.outputs), shown, _precise(trained.outputs).features
+            )
+        seen = _precise(unlabelled.outputs)
+        scores = {
+            name: validator(seen, held_out)
+            for name, validator in model_selection.VALIDATORS.items()
+            if held_out is not None or name not in model_selection.NEED_HELD_OUT
+        }
+        return {name: score for name, score in scores.items() if math.isfinite(score)}
 
 
 def soft_labels(step: int, found: Evaluation) -> dict[str, Any]:
@@ -137,41 +277,6 @@ def soft_labels(step: int, found: Evaluation) -> dict[str, Any]:
 def _shares(found: Evaluation) -> dict[str, float]:
     names = ("accuracy", "kept", "kept_accuracy", "calibration_error")
     return {name: getattr(found, name) for name in names}
-
-
-def _with_outputs(
-    evaluate: Evaluator, network: Variables, data: LabelledImages, settings: ConfigDict
-) -> Evaluation:
-    """With the outputs of as many images as validators see."""
-    return evaluate(network, data, spread(len(data.labels), settings.validation_images))
-
-
-def _scores(
-    unlabelled: Evaluation,
-    network: Variables,
-    evaluate: Evaluator,
-    measured: MeasuredData,
-    settings: ConfigDict,
-) -> Mapping[str, float]:
-    """By name, what each validator says that can be asked, where that is a number."""
-    held_out = None
-    if measured.source_held_out is not None:
-        apart, trained = (
-            _with_outputs(evaluate, network, data, settings)
-            for data in (measured.source_held_out, measured.source_train)
-        )
-        labels = measured.source_held_out.labels
-        shown = labels[spread(len(labels), settings.validation_images)]
-        held_out = model_selection.HeldOut(
-            _precise(apart.outputs), shown, _precise(trained.outputs).features
-        )
-    seen = _precise(unlabelled.outputs)
-    scores = {
-        name: validator(seen, held_out)
-        for name, validator in model_selection.VALIDATORS.items()
-        if held_out is not None or name not in model_selection.NEED_HELD_OUT
-    }
-    return {name: score for name, score in scores.items() if math.isfinite(score)}
 
 
 def _precise(given: Outputs) -> Outputs:
