@@ -13,17 +13,17 @@ paper's L2 of summed squares is what `daaa_jax/paper/tables.py` holds.
 import argparse
 import functools
 import statistics
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from daaa_jax import adaptation, inference, translation, workdir
+from daaa_jax import adaptation, inference, translation
 from daaa_jax.data import load_task
 from daaa_jax.data.batches import gather
 from daaa_jax.data.pairs import all_images
+from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.runtime import allocator, compilation
 
 # By name: the measure, and the kind of attention map.
@@ -39,17 +39,17 @@ VARIANTS = {
 _BATCHES = 16
 
 
-def gradient_norms(folder: Path) -> dict[str, float]:
+def gradient_norms(workdir: Workdir) -> dict[str, float]:
     """By name of `VARIANTS`, the mean norm of the gradient of L_AT.
 
     Args:
-      folder: the working directory of a finished run.
+      workdir: of a finished run.
     """
-    config = workdir.read_config(folder)
+    config = workdir.config()
     task = load_task(config.data)
-    source, target = (inference.load_network(folder, name) for name in ("source", "last"))
+    source, target = (inference.load_network(workdir, name) for name in ("source", "last"))
     made = [
-        translation.read(folder / "translate" / f"{origin}_to_{other}")
+        translation.read(workdir.translations(f"{origin}_to_{other}"))
         for origin, other in (
             (task.source_name, task.target_name),
             (task.target_name, task.source_name),
@@ -96,7 +96,7 @@ def main() -> None:
     options = parser.parse_args()
     allocator.keep_freed_memory()
     compilation.enable_cache()
-    found = gradient_norms(Path(options.workdir).expanduser())
+    found = gradient_norms(Workdir(options.workdir))
     print("| variant | gradient of L_AT | factor of beta |\n| --- | --- | --- |")
     for name, value in found.items():
         print(f"| {name} | {value:.4g} | {np.float64(found['l2']) / value:.4g} |")

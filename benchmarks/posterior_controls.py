@@ -21,7 +21,8 @@ from unittest import mock
 
 import jax
 
-from daaa_jax import em, pipeline, workdir
+from daaa_jax import em, pipeline
+from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.runtime import allocator, compilation
 
 
@@ -76,7 +77,7 @@ def replaced(control: Control) -> Iterator[None]:
 
 def train(base: Path, name: str, seed: int) -> dict[str, Any]:
     """The result of a control, trained on what the run in `base` paired."""
-    config, control = workdir.read_config(base), CONTROLS[name]
+    config, control = Workdir(base).config(), CONTROLS[name]
     shared = {"pair.seed": config.pair.seed, "source.seed": config.source.seed}
     settings = {"seed": seed, "run.reuse": ""} | shared | control.settings
     config.update_from_flattened_dict(settings)

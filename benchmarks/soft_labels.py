@@ -10,37 +10,32 @@ p_t = 0.95 and the accuracy of the kept. Target labels are read for these number
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
-from daaa_jax import em, evaluation, inference, translation, workdir
+from daaa_jax import em, evaluation, inference, translation
 from daaa_jax.data import load_task
 from daaa_jax.data.types import LabelledImages
 from daaa_jax.evaluation import Evaluation
+from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.runtime import allocator, compilation, mesh
 
 _THRESHOLD = 0.95
-_BATCH = 256
 
 
-def variants(folder: Path) -> Mapping[str, Evaluation]:
+def variants(workdir: Workdir) -> Mapping[str, Evaluation]:
     """By name, what each kind of soft label gives.
 
     Args:
-      folder: the working directory of a finished run.
+      workdir: of a finished run.
     """
-    config, devices = workdir.read_config(folder), mesh.data_mesh()
+    config, devices = workdir.config(), mesh.data_mesh()
     task = load_task(config.data)
-    generators, measured = inference.load_generators(folder), task.evaluation.target_test
-    last, source = (inference.load_network(folder, name) for name in ("last", "source"))
-    translated = translation.apply(
-        generators.module,
-        generators.params_from(task.target_name),
-        measured.images,
-        _BATCH,
-        devices,
-    )
+    measured, direction = task.evaluation.target_test, f"{task.target_name}_to_{task.source_name}"
+    if measured is not task.evaluation.target_train:
+        direction += "_test"
+    translated = translation.read(workdir.translations(direction))
+    last, source = (inference.load_network(workdir, name) for name in ("last", "source"))
     evaluate = evaluation.make_evaluator(last.model, devices, config)
 
     def read(network, images) -> np.ndarray:
@@ -71,7 +66,7 @@ def main() -> None:
     allocator.keep_freed_memory()
     compilation.enable_cache()
     print("| soft labels | accuracy | kept | accuracy of the kept |\n| --- | --- | --- | --- |")
-    for name, found in variants(Path(options.workdir).expanduser()).items():
+    for name, found in variants(Workdir(options.workdir)).items():
         print(f"| {name} | {found.accuracy:.1%} | {found.kept:.0%} | {found.kept_accuracy:.1%} |")
 
 

@@ -12,7 +12,7 @@ from flax import struct
 from jax import Array
 from ml_collections import ConfigDict
 
-from daaa_jax import attention, baselines, em, losses
+from daaa_jax import attention, em, losses
 from daaa_jax.data.augment import (
     Views,
     apply_views,
@@ -23,7 +23,9 @@ from daaa_jax.data.augment import (
 )
 from daaa_jax.data.images import Images, chosen
 from daaa_jax.data.pairs import GROUPS, AdaptationBatch, BatchStream, group_sizes
+from daaa_jax.errors import check_choice
 from daaa_jax.evaluation import second_view
+from daaa_jax.experiment.stages import needs_translations
 from daaa_jax.models import Variables, starting_variables
 from daaa_jax.training import loop, optimizers
 from daaa_jax.training.rounds import TargetTraining
@@ -82,8 +84,7 @@ def objective(
     Raises:
       ValueError: if `normalize` is unknown.
     """
-    if normalize not in ("batch", "kept"):
-        raise ValueError(f"em.normalize={normalize!r}: choose batch or kept")
+    check_choice("em.normalize", normalize, em.NORMALIZERS)
     batch, sources = len(logits), len(logits) - len(posterior)
     supervised = losses.cross_entropy(logits[:sources], labels[:sources]).sum() / batch
     soft = losses.soft_cross_entropy(logits[sources:], posterior)
@@ -282,19 +283,6 @@ def _of_targets(x: Array, sizes: Sequence[int], count: int) -> Array:
     """The rows of the last two groups, padded with zeros to `count`."""
     rows = x[sum(sizes[:2]) :]
     return jnp.pad(rows, ((0, count - len(rows)), *[(0, 0)] * (x.ndim - 1)))
-
-
-def needs_translations(config: ConfigDict) -> bool:
-    """Whether any loss of the method looks at a translation."""
-    settings = config.adapt
-    shown = settings.mix.t_f or settings.mix.s_f
-    learnt = shown or settings.beta or config.em.posterior == "paired"
-    return config.method == baselines.OURS and bool(learnt)
-
-
-def trains_cyclegan(config: ConfigDict) -> bool:
-    """Whether a run has the stages `pair` and `translate`."""
-    return needs_translations(config) and not config.pair.translations
 
 
 def target_training(

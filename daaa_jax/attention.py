@@ -11,6 +11,10 @@ from flax import traverse_util
 from jax import Array
 
 from daaa_jax import losses
+from daaa_jax.errors import check_choice
+
+KINDS = ("sum_squares", "sum_abs", "max_abs", "features")  # of attention maps
+MEASURES = ("l2", "l1", "mmd", "jmmd")  # of how far maps differ
 
 # Below this, an attention map counts as all zero: dividing by it would only amplify rounding.
 _ZERO_MAP = 1e-20
@@ -38,6 +42,7 @@ def attention_map(features: Array, kind: str = "sum_squares") -> Array:
     """
     if features.ndim != 4:
         raise ValueError(f"features must be [B, h, w, c], got shape {features.shape}")
+    check_choice("adapt.attention", kind, KINDS)
     features = features.astype(jnp.float32)
     match kind:
         case "sum_squares":
@@ -48,11 +53,6 @@ def attention_map(features: Array, kind: str = "sum_squares") -> Array:
             aggregated = jnp.max(losses.absolute(features), axis=-1)
         case "features":
             aggregated = features
-        case _:
-            raise ValueError(
-                f"unknown attention map {kind!r}: "
-                "expected 'sum_squares', 'sum_abs', 'max_abs' or 'features'"
-            )
     return aggregated.reshape(features.shape[0], -1)
 
 
@@ -114,18 +114,12 @@ def attention_distance(source_maps: Array, target_maps: Array, measure: str = "l
             "attention maps of a pair must have the same shape [B, M], "
             f"got {source_maps.shape} and {target_maps.shape}"
         )
+    check_choice("adapt.measure", measure, MEASURES[:2])
     squares = jnp.square(_normalise(source_maps) - _normalise(target_maps))
-    match measure:
-        case "l2":
-            return jnp.sqrt(jnp.sum(squares, axis=-1) + _SMOOTHING**2)
-        case "l1":
-            # One entry's share of the smoothing: both measures weigh rounding noise alike.
-            return jnp.sum(jnp.sqrt(squares + _SMOOTHING**2 / squares.shape[-1]), axis=-1)
-        case _:
-            raise ValueError(
-                f"unknown measure {measure!r}: expected 'l2' or 'l1', "
-                "and for the alignment loss also 'mmd' or 'jmmd'"
-            )
+    if measure == "l2":
+        return jnp.sqrt(jnp.sum(squares, axis=-1) + _SMOOTHING**2)
+    # One entry's share of the smoothing: both measures weigh rounding noise alike.
+    return jnp.sum(jnp.sqrt(squares + _SMOOTHING**2 / squares.shape[-1]), axis=-1)
 
 
 def alignment_loss(
@@ -155,6 +149,7 @@ def alignment_loss(
             "both networks must give maps of the same layers, "
             f"got {sorted(source_maps)} and {sorted(target_maps)}"
         )
+    check_choice("adapt.measure", measure, MEASURES)
     match measure:
         case "jmmd":
             layers = _matching(source_maps, jmmd_layers)

@@ -18,7 +18,8 @@ import numpy as np
 
 from daaa_jax.data import folders, photos, record_sets, records
 from daaa_jax.errors import UserError
-from daaa_jax.runtime import exit_codes, markers
+from daaa_jax.runtime import exit_codes
+from daaa_jax.runtime.files import read_json, write_json
 from daaa_jax.runtime.progress import Progress
 
 _AHEAD = 4  # images that each thread may have decoded before they are written
@@ -69,14 +70,14 @@ def convert(folder: str | Path, out: Path, size: int, shard: int, on_error: str)
         raise UserError(f"--out={out} is a file, not a folder")
     what = {"images": folders.identity(listing, size), "size": size, "shard": shard}
     begun = out / record_sets.BEGUN
-    if begun.exists() and markers.read_json(begun) != what:
+    if begun.exists() and read_json(begun) != what:
         raise UserError(
             f"{out} holds records of other images, or of another --size or --shard: choose another "
             "--out, or remove it"
         )
     if not begun.exists() and out.is_dir() and any(out.iterdir()):
         raise UserError(f"--out={out} is not empty: choose a new folder")
-    markers.write_json(begun, what)
+    write_json(begun, what)
     records.drop_halves(out)
     starts = range(0, len(listing.paths), shard)
     shards = [record_sets.shard_name(number) for number in range(len(starts))]
@@ -86,9 +87,7 @@ def convert(folder: str | Path, out: Path, size: int, shard: int, on_error: str)
             if not (out / f"{name}.json").exists():
                 _write_shard(out, name, listing, rows, size)
             progress.update(rows.stop, {})
-    bad = [
-        line for name in shards for line in markers.read_json(out / f"{name}.json")["unreadable"]
-    ]
+    bad = [line for name in shards for line in read_json(out / f"{name}.json")["unreadable"]]
     if bad and on_error != "skip":
         lines = "\n".join(f"  {listing.folder / file}: {reason}" for file, reason in bad)
         raise UserError(
@@ -121,7 +120,7 @@ def _write_shard(out: Path, name: str, listing: folders.Listing, rows: range, si
             yield image
 
     records.write(out / f"{name}{records.SUFFIX}", images())
-    markers.write_json(
+    write_json(
         out / f"{name}.json",
         {
             "files": files,

@@ -380,7 +380,7 @@ class _PairSheet:
     def __call__(self, step, state, metrics, loop_state) -> dict[str, float]:
         grid = image_grid.grid(np.asarray(self._draw(state.generators.params, *self._examples)))
         self._context.writer.image("pair", step, "pairs", grid)
-        image_grid.write_png(self._context.workdir / "pair" / "pairs.png", grid)
+        image_grid.write_png(self._context.workdir.pair_sheet, grid)
         return {name: float(metrics[name].compute()) for name in ("adversarial", "cycle")}
 
 

@@ -9,6 +9,11 @@ import numpy as np
 import optax
 from jax import Array
 
+POSTERIORS, SECOND_VIEWS, NORMALIZERS = (
+    ("target", "paired"),
+    ("source", "posterior"),
+    ("batch", "kept"),
+)
 CONFIDENT = 0.95  # from this largest posterior on, an image counts in `ViewCounts`
 
 

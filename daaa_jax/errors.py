@@ -1,11 +1,13 @@
-"""The exceptions that mean: the user can mend this, and one line says how."""
+"""Errors that the user can fix: one line says what is wrong, where, and what to do."""
+
+from collections.abc import Collection
+from typing import Any
 
 
 class UserError(Exception):
     """A mistake in settings, files or data.
 
-    Its message is a single line: what is wrong, where, and what to do. `main` prints it and exits
-    with code 1, without a traceback.
+    Its message is a single line. Commands print it and exit with code 1, without a traceback.
     """
 
 
@@ -17,3 +19,16 @@ class Diverged(UserError):
     """
 
     stage = ""
+
+
+def check_choice(
+    name: str, value: Any, choices: Collection[Any], error: type[Exception] = ValueError
+) -> None:
+    """Makes sure that a setting or argument has one of its values.
+
+    Raises:
+      error: names the values.
+    """
+    if value not in choices:
+        expected = ", ".join(map(str, choices))
+        raise error(f"{name}={value} is not known: expected one of {expected}")

@@ -22,6 +22,7 @@ from jax import export as jax_export
 
 from daaa_jax import inference, model_card
 from daaa_jax.errors import UserError
+from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.models import layers
 from daaa_jax.runtime import exit_codes
 
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--generators", action="store_true", help="the two translators alone, no classifier"
     )
     options = parser.parse_args(arguments)
-    workdir, out = (Path(place).expanduser() for place in (options.workdir, options.out))
+    workdir, out = Workdir(options.workdir), Path(options.out).expanduser()
     if out.exists():
         raise UserError(f"--out={options.out} exists: remove it, or choose another folder")
     if options.generators and options.network:

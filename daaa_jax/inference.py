@@ -15,28 +15,24 @@ from flax import linen as nn
 from jax import Array
 from ml_collections import ConfigDict
 
-from daaa_jax import attention, baselines, evaluation, models, translation
-from daaa_jax import workdir as workdirs
+from daaa_jax import attention, evaluation, models, translation
 from daaa_jax.data import folders, photos
 from daaa_jax.data.augment import crop_size, decode, encode, evaluation_views
 from daaa_jax.errors import UserError
+from daaa_jax.experiment.stages import OURS
+from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.models import network_file
-from daaa_jax.runtime import image_grid, markers
-from daaa_jax.runtime.finished import NOTES
+from daaa_jax.runtime import image_grid
+from daaa_jax.runtime.files import read_json
 from daaa_jax.runtime.progress import Progress
 
-NETWORKS = {
-    "selected": Path("adapt") / "selected.safetensors",
-    "last": Path("adapt") / "last.safetensors",
-    "source": Path("source") / network_file.NAME,
-}
-GENERATORS = Path("pair") / "generators.safetensors"
+NETWORKS = ("selected", "last", "source")
 
 _LONGEST_STEM = 150  # bytes of an overlay's name, of the 255 that a file's may have
 _LEAST_WIDTH = 200  # pixels of an overlay; a smaller one is enlarged
 
 
-def load_network(workdir: Path, which: str) -> network_file.Trained:
+def load_network(workdir: Workdir, which: str) -> network_file.Trained:
     """A network of a working directory, which computes in float32 wherever it was trained.
 
     Args:
@@ -46,8 +42,8 @@ def load_network(workdir: Path, which: str) -> network_file.Trained:
     Raises:
       UserError: if it is not there, or damaged.
     """
-    path = workdir / NETWORKS[which]
-    if not workdir.is_dir():
+    path = workdir.network(which)
+    if not workdir.path.is_dir():
         raise UserError(f"--workdir={workdir}: there is no such folder")
     if not path.is_file():
         raise UserError(f"{path} is missing: {_why_missing(workdir, which)}")
@@ -57,23 +53,22 @@ def load_network(workdir: Path, which: str) -> network_file.Trained:
     return network
 
 
-def _why_missing(workdir: Path, which: str) -> str:
-    stage, notes = NETWORKS[which].parts[0], workdir / NOTES
-    reused = markers.read_json(notes).get(stage) if notes.is_file() else None
+def _why_missing(workdir: Workdir, which: str) -> str:
+    stage = workdir.network(which).parent.name
+    reused = read_json(workdir.reused_json).get(stage) if workdir.reused_json.is_file() else None
     if reused:
         return f"this run has its {stage} network from {reused['from']}, give that one's --workdir"
-    about = workdir / markers.CONFIG_NAME
-    if not about.is_file():
+    if not workdir.config_json.is_file():
         return f"{workdir} is not the working directory of a run"
-    config = workdirs.read_config(workdir)
-    if config.get("seeds", 1) > 1 and stage == "adapt":
-        return f"each seed has its own, give --workdir={workdir / 'seeds' / str(config.seed)}"
+    config = workdir.config()
+    if config.get("seeds", 1) > 1 and stage == "adapt":  # of an older version
+        return f"each seed has its own, give --workdir={workdir.path / 'seeds' / str(config.seed)}"
     if stage == "source" and (file := config.get("source", {}).get("checkpoint")):
         return f"this run has its source network from source.checkpoint={file}"
-    if markers.read_marker(workdir / stage) is None:
-        command = markers.read_json(about).get("command", "")
+    if workdir.marker(stage) is None:
+        command = workdir.about().get("command", "")
         other = ", or take another --network" if which != "source" else ""
-        return f"stage {stage} is not finished; this goes on: {command}{other}"
+        return f"stage {stage} is not finished; resume it: {command}{other}"
     return "it was removed; choose another --network or --workdir"
 
 
@@ -109,14 +104,14 @@ class Generators:
         }
 
 
-def load_generators(workdir: Path) -> Generators:
+def load_generators(workdir: Workdir) -> Generators:
     """The generators of a run.
 
     Raises:
       UserError: if it has none, or the file is missing or damaged.
     """
-    path, config = workdir / GENERATORS, workdirs.read_config(workdir)
-    if config.method != baselines.OURS:
+    path, config = workdir.generators, workdir.config()
+    if config.method != OURS:
         raise UserError(f"{workdir} has no generators: method={config.method} translates no images")
     if config.pair.get("translations"):
         raise UserError(

@@ -9,9 +9,12 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from daaa_jax.errors import check_choice
+
 # Bandwidths of the Gaussian kernels, as multiples of the mean squared distance: five, a factor 2
 # apart, as in the released DAN and JAN.
 _BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
+ADVERSARIAL = ("lsgan", "vanilla")
 # A smaller mean squared distance counts as none: all samples are the same.
 _ZERO_DISTANCE = 1e-20
 
@@ -32,16 +35,13 @@ def adversarial_loss(logits: Array, is_real: bool, kind: str = "lsgan") -> Array
     Raises:
       ValueError: if `kind` is unknown.
     """
+    check_choice("pair.adversarial", kind, ADVERSARIAL)
     logits = logits.astype(jnp.float32)
-    match kind:
-        case "lsgan":
-            return jnp.mean(jnp.square(logits - float(is_real)))
-        case "vanilla":
-            # -log sigmoid(z) = softplus(-z) and -log(1 - sigmoid(z)) = softplus(z), without the
-            # logarithm of a probability that has rounded to 0.
-            return jnp.mean(jax.nn.softplus(-logits if is_real else logits))
-        case _:
-            raise ValueError(f"unknown adversarial loss {kind!r}: expected 'lsgan' or 'vanilla'")
+    if kind == "lsgan":
+        return jnp.mean(jnp.square(logits - float(is_real)))
+    # -log sigmoid(z) = softplus(-z) and -log(1 - sigmoid(z)) = softplus(z), without the logarithm
+    # of a probability that has rounded to 0.
+    return jnp.mean(jax.nn.softplus(-logits if is_real else logits))
 
 
 def cycle_loss(images: Array, reconstructed: Array) -> Array:

@@ -1,9 +1,7 @@
 """The command: `python -m daaa_jax.main --config=configs/digits.py`."""
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -22,8 +20,6 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _PROCESSES = flags.DEFINE_integer("num_processes", None, "How many there are.", lower_bound=1)
 _PROCESS = flags.DEFINE_integer("process_id", None, "Which this one is, counted from 0.")
-# Paths of a user's own folders would make a long name; a run of others is refused there.
-_FOLDERS = ("data.source", "data.target", "data.target_test")
 _STAGE = flags.DEFINE_string("stage", "all", "One of pair, translate, source, adapt; or all.")
 _PROFILE = flags.DEFINE_bool(
     "profile", False, "Trace 20 updates of each stage that trains, into profile/ of the workdir."
@@ -36,7 +32,9 @@ def main(_: list[str]) -> None:
     from daaa_jax.runtime import allocator
 
     allocator.keep_freed_memory()
-    from daaa_jax import baselines, pipeline
+    from daaa_jax import pipeline
+    from daaa_jax.experiment.stages import OURS
+    from daaa_jax.experiment.workdir import default_workdir
     from daaa_jax.runtime import compilation, distributed
 
     config = _CONFIG.value
@@ -50,14 +48,13 @@ def main(_: list[str]) -> None:
         compilation.enable_cache()
     flag = flags.FLAGS["config"]
     changed = config_flags.get_override_values(flag)
-    workdir = Path(_WORKDIR.value or default_workdir(flag.config_filename, changed))
-    workdir = workdir.expanduser()  # no shell does it after `--workdir=`
+    workdir = _WORKDIR.value or default_workdir(flag.config_filename, changed)
     result = pipeline.run(config, workdir, _STAGE.value, _PROFILE.value)
     if not result:
         print(f"stage {_STAGE.value} finished in {workdir}")
         return
     accuracy = result["accuracy"]
-    method = "" if config.method == baselines.OURS else f"method {config.method}, "
+    method = "" if config.method == OURS else f"method {config.method}, "
     print(f"{result['task']}, {method}seed {result['seed']}, {result['evaluated_on']}:")
     if "source_test" in accuracy:
         print(f"  source network on the source domain  {_percent(accuracy['source_test'])}")
@@ -85,26 +82,6 @@ def main(_: list[str]) -> None:
 
 def _percent(accuracy: float | None) -> str:
     return "no labels" if accuracy is None else f"{accuracy:7.2%}"
-
-
-def default_workdir(config: str, changed: Mapping[str, Any] | None = None) -> Path:
-    """`configs/digits.py:mnist2mnistm,smoke` → `runs/digits-mnist2mnistm-smoke`.
-
-    Args:
-      config: the file and its argument.
-      changed: settings of the command line, `--config.seed=1`; those that say where data lies or
-        how a run is carried out, and folders of one's own, give no other name.
-    """
-    from daaa_jax.workdir import name_of, says_where
-
-    path, _, argument = config.partition(":")
-    words = [Path(path).stem, *filter(None, argument.split(","))]
-    words += [
-        f"{name}={value}"
-        for name, value in sorted((changed or {}).items())
-        if not says_where(name) and name not in _FOLDERS
-    ]
-    return Path("runs") / name_of(words)
 
 
 def command() -> None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from daaa_jax import inference
 from daaa_jax.errors import UserError
+from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.runtime import compilation, exit_codes
 
 Row = tuple[Path, np.ndarray | None, str]
@@ -56,11 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.batch_size < 1:
         raise UserError(f"--batch_size={options.batch_size} must be at least 1")
-    options.out = options.out or str(Path(options.workdir) / "predictions.csv")
+    options.out = options.out or str(Workdir(options.workdir).predictions)
     if Path(options.out).expanduser().is_dir():
         raise UserError(f"--out={options.out} is a folder: give a file, such as predictions.csv")
     compilation.enable_cache()
-    workdir = Path(options.workdir).expanduser()
+    workdir = Workdir(options.workdir)
     network = inference.load_network(workdir, options.network)
     if options.paired:
         network = inference.with_second_image(network, inference.load_generators(workdir))

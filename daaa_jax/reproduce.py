@@ -17,15 +17,16 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from daaa_jax import preflight
+from daaa_jax import validate
 from daaa_jax.errors import Diverged, UserError
+from daaa_jax.experiment.workdir import Busy, Workdir
 from daaa_jax.paper import cells, figures, summary, tables
-from daaa_jax.report import sweep
-from daaa_jax.runtime import exit_codes, lock, markers
+from daaa_jax.report import page
+from daaa_jax.runtime import exit_codes, files
 
 NAMES = (*tables.TABLES, *figures.FIGURES)
 
-Trainer = Callable[[ConfigDict, Path], None]
+Trainer = Callable[[ConfigDict, Workdir], None]
 
 _MORE_HOSTS = (
     "--cells={part}/{of}: there are fewer pairs of domains than hosts, each of which trains the "
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None, train: Trainer | None = None) -
     if diverged:
         place = diverged[0].workdir(plan, folder)
         print(
-            f"{len(diverged)} diverged: remove {place / cells.DIVERGED} and the like to try again",
+            f"{len(diverged)} diverged: remove {place.diverged_json} and the like to try again",
             flush=True,
         )
     part, of = options.cells
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None, train: Trainer | None = None) -
         _train(train, missing, options, plan, folder)
     name = plan.file_name(options.name, options.subject, options.tasks)
     kind = "md" if options.name in tables.TABLES else "svg"
-    print(f"{folder / name}.{kind}, and all in {sweep.write(folder)}", flush=True)
+    print(f"{folder / name}.{kind}, and all in {page.write_sweep(folder)}", flush=True)
 
 
 def _train(train: Trainer, missing: Sequence[cells.Run], options, plan, folder: Path) -> None:
@@ -88,16 +89,16 @@ def _train(train: Trainer, missing: Sequence[cells.Run], options, plan, folder: 
                 each = (time.monotonic() - begun) / (number - 1) / 60
                 left = f", some {each * (len(missing) - number + 1):.0f} min left"
             of = f"{number} of {len(missing)}{left}"
-            print(f"{options.name}: run {of}: {place.name}", flush=True)
+            print(f"{options.name}: run {of}: {place.path.name}", flush=True)
             try:
                 train(run.config(plan), place)
-            except lock.Busy as error:  # of another command that fills tables here
+            except Busy as error:  # of another command that fills tables here
                 print(f"{options.name}: passed over, {error}", flush=True)
             except Diverged as error:
                 if error.stage != "adapt":  # the others share what has diverged
                     raise UserError(f"{place}: {error}") from error
                 print(f"{options.name}: {error}", flush=True)
-                markers.write_json(place / cells.DIVERGED, {"message": str(error)})
+                files.write_json(place.diverged_json, {"message": str(error)})
             _write(options, plan, folder)
             if notice.heard() and number < len(missing):
                 raise Preempted(f"{number} of {len(missing)} runs are finished")
@@ -138,8 +139,8 @@ def _parse(arguments: Sequence[str] | None):
     if not options.workdir:
         raise UserError("--workdir= is empty: give a folder, such as --workdir=runs/tables")
     folder = Path(options.workdir).expanduser()
-    preflight.check_workdir(folder)
-    if (folder / markers.CONFIG_NAME).exists():
+    validate.check_workdir(folder)
+    if Workdir(folder).config_json.exists():
         raise UserError(
             f"--workdir={options.workdir} is a run's own: choose a folder for the tables"
         )
@@ -175,10 +176,10 @@ def _write(options, plan: cells.Plan, folder: Path) -> None:
     table = options.table
     found = cells.accuracies(table, options.tasks, plan, folder)
     lines = list(summary.lines(name, table, options.tasks, found, plan.is_as(table.data)))
-    text = summary.to_markdown(f"{table.title}, on {plan.where}", lines, _notes(options, plan))
     path = folder / plan.file_name(name, table, options.tasks)
-    markers.write_bytes(Path(f"{path}.md"), text.encode())
-    markers.write_bytes(Path(f"{path}.csv"), summary.to_csv(lines).encode())
+    title = f"{table.title}, on {plan.where}"
+    summary.sheet(title, lines, _notes(options, plan)).write(path)
+    files.write_bytes(Path(f"{path}.csv"), summary.to_csv(lines).encode())
 
 
 def _notes(options, plan: cells.Plan) -> list[str]:
@@ -227,10 +228,10 @@ def _trainer(config: ConfigDict, together: bool) -> Trainer:
     if config.run.compilation_cache:
         compilation.enable_cache()
 
-    def train(config: ConfigDict, workdir: Path) -> None:
+    def train(config: ConfigDict, workdir: Workdir) -> None:
         try:
             pipeline.run(config, workdir)
-        except (Diverged, lock.Busy):
+        except (Diverged, Busy):
             raise
         except UserError as error:
             raise UserError(f"{workdir}: {error}") from error

@@ -14,7 +14,7 @@ from daaa_jax.data.augment import decode, encode
 from daaa_jax.data.images import Images
 from daaa_jax.data.records import Records
 from daaa_jax.errors import UserError
-from daaa_jax.runtime import device_memory, distributed, markers
+from daaa_jax.runtime import device_memory, distributed, files
 from daaa_jax.runtime import mesh as meshes
 from daaa_jax.runtime.preemption import Preempted
 from daaa_jax.runtime.progress import Progress
@@ -29,31 +29,30 @@ def direction(origin: str, domains: Collection[str]) -> str:
 
 
 def run(
-    config: ConfigDict,
+    settings: ConfigDict,
     generator: nn.Module,
     params: Mapping[str, Any],
     images: np.ndarray | Images | Records,
     direction: str,
     context: Context,
 ) -> None:
-    """Translates the images of one domain, or goes on with it part by part.
+    """Translates the images of one domain, or resumes it, part by part.
 
     Of several processes each makes its share of the parts, on its own devices; the manifest says
     that the direction is complete when all are done.
 
     Args:
-      config: the whole config; `translate` is read.
+      settings: `config.translate`.
       generator: the network.
       params: its parameters for this direction.
       images: the originals, uint8 `[N,H,W,3]`.
       direction: names the folder, for instance `mnist_to_mnist_m`.
-      context: the surroundings of the run.
+      context: of the run.
 
     Raises:
-      Preempted: if the run has been told to end; what is finished is kept.
+      Preempted: if the run is preempted; what is finished is kept.
     """
-    settings = config.translate
-    folder = context.workdir / "translate" / direction
+    folder = context.workdir.translations(direction)
     parts = [
         {
             "file": f"part-{number:05d}{records.SUFFIX}",
@@ -67,8 +66,8 @@ def run(
         "count": len(images),
         "shape": list(images.shape[1:]),
         "order": "row i is the translation of original i",
-        "originals_sha256": markers.checksum(images),
-        "generator_sha256": markers.checksum(params),
+        "originals_sha256": files.checksum(images),
+        "generator_sha256": files.checksum(params),
         "parts": parts,
     }
     if distributed.is_first():
@@ -76,7 +75,7 @@ def run(
             folder.mkdir(parents=True, exist_ok=True)
             for stale in folder.glob("part-*"):
                 stale.unlink()
-            markers.write_json(folder / MANIFEST, manifest | {"complete": False})
+            files.write_json(folder / MANIFEST, manifest | {"complete": False})
         records.drop_halves(folder)
     distributed.barrier(f"{direction} begun")
 
@@ -117,7 +116,7 @@ def run(
                 f"{folder} lacks {absent[0]}, which another host has written: make sure that all "
                 "hosts share it; the same command goes on"
             )
-    markers.write_json(folder / MANIFEST, manifest | {"complete": True})
+    files.write_json(folder / MANIFEST, manifest | {"complete": True})
 
 
 def read(folder: Path) -> Records:
@@ -133,7 +132,7 @@ def read(folder: Path) -> Records:
             "translate again"
         )
     # The generator and the originals say what the translations are.
-    identity = markers.fingerprint(manifest)
+    identity = files.settings_hash(manifest)
     parts = [(folder / part["file"], part["count"]) for part in manifest["parts"]]
     made = Records(parts, manifest["shape"], identity)
     try:
@@ -159,7 +158,7 @@ def is_whole(folder: Path) -> bool:
 
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
-    return markers.read_json(path) if path.exists() else {}
+    return files.read_json(path) if path.exists() else {}
 
 
 def _is_same(folder: Path, manifest: Mapping[str, Any]) -> bool:

@@ -19,7 +19,7 @@ from tiny import (
     surroundings,
 )
 
-from daaa_jax import baselines, evaluation, losses, preflight, settings
+from daaa_jax import baselines, evaluation, losses, validate
 from daaa_jax.baselines import ada, dann, dsn, jan, method, training
 from daaa_jax.data.augment import decode
 from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
@@ -435,7 +435,7 @@ def test_target_labels_reach_no_compared_method(name, tmp_path):
     assert_same_bits(variables, others)
     assert memory["selected"]["step"] == other_memory["selected"]["step"]
     assert memory["last"]["target_test"] != other_memory["last"]["target_test"]
-    lines = metrics.rounds(metrics.read(tmp_path / "right"))
+    lines = metrics.rounds(metrics.read(tmp_path / "right" / "metrics.jsonl"))
     assert len(lines) == 2 and all("target_test" in line for line in lines)
 
 
@@ -452,7 +452,9 @@ def test_several_devices_train_as_one(name, tmp_path):
     lines = []
     for devices in (1, 8):
         adapt(tmp_path / str(devices), name, devices, changes={"adapt.optimizer.name": "sgd"})
-        lines.append([x for x in metrics.read(tmp_path / str(devices)) if "loss" in x])
+        lines.append(
+            [x for x in metrics.read(tmp_path / str(devices) / "metrics.jsonl") if "loss" in x]
+        )
     for one, several in zip(*lines, strict=True):
         assert one["step"] == several["step"]
         assert several["loss"] == pytest.approx(one["loss"], rel=1e-5), one["step"]
@@ -514,18 +516,18 @@ def test_own_networks_learn_as_the_classifiers_last_layer_does():
 def test_odd_batches_and_unknown_methods_are_refused():
     mesh = meshes.data_mesh(jax.devices()[:1])
     with pytest.raises(UserError, match="adapt.batch_size=9: half of a batch"):
-        settings.check(make_config({"method": "dann", "adapt.batch_size": 9}), mesh)
+        validate.check_settings(make_config({"method": "dann", "adapt.batch_size": 9}), mesh)
     with pytest.raises(UserError, match="method=dan is unknown: choose daaa, dann, jan"):
-        settings.check(make_config({"method": "dan"}), mesh)
+        validate.check_settings(make_config({"method": "dan"}), mesh)
     with pytest.raises(UserError, match="baselines.dann.widths=.0,.: each must be at least 1"):
-        settings.check(make_config({"baselines.dann.widths": (0,)}), mesh)
+        validate.check_settings(make_config({"baselines.dann.widths": (0,)}), mesh)
     # What only ours needs is asked of ours alone.
     scratch = {"adapt.init": "scratch", "em.start_step": 0}
-    settings.check(make_config({"method": "dann", **scratch}), mesh)
+    validate.check_settings(make_config({"method": "dann", **scratch}), mesh)
     with pytest.raises(UserError, match="em.start_step=0"):
-        settings.check(make_config(scratch), mesh)
+        validate.check_settings(make_config(scratch), mesh)
     with pytest.raises(UserError, match="half of adapt.batch_size is 4"):
-        settings.check(
+        validate.check_settings(
             make_config({"method": "jan", "pair.batch_size": 8, "translate.batch_size": 8}),
             meshes.data_mesh(jax.devices()[:8]),
         )
@@ -542,18 +544,18 @@ def test_networks_that_do_not_suit_what_they_see_are_refused_at_the_start():
         MeasuredData(SOURCE, TARGET, TARGET),
     )
     changes = {"method": "pixelda", "pair.downsamplings": 2, "model.widths": (4, 4, 4)}
-    preflight.check_networks(make_config(changes), task)
+    validate.network_shapes(make_config(changes), task)
     with pytest.raises(UserError, match="30x30 cannot be halved 2 times"):
-        preflight.check_networks(
+        validate.network_shapes(
             make_config(changes | {"augment.crop": 30, "model.name": "efficientnet_lite0"}), task
         )
     # The CycleGAN's generators are asked for where some loss looks at translations.
     deep = {"pair.downsamplings": 6}
     with pytest.raises(UserError, match="cannot be halved 6 times"):
-        preflight.check_networks(make_config(deep), task)
+        validate.network_shapes(make_config(deep), task)
     no_translations = {"adapt.mix.t_f": 0.0, "adapt.mix.s_f": 0.0, "adapt.beta": 0.0}
-    preflight.check_networks(make_config(deep | no_translations | {"em.posterior": "target"}), task)
+    validate.network_shapes(make_config(deep | no_translations | {"em.posterior": "target"}), task)
     unlabelled = LabelledImages(TARGET.images, np.full(20, -1, np.int32))
     task = dataclasses.replace(task, evaluation=MeasuredData(SOURCE, TARGET, unlabelled))
     with pytest.raises(UserError, match="some target images have none"):
-        preflight.check_networks(make_config({"method": "upper_bound"}), task)
+        validate.network_shapes(make_config({"method": "upper_bound"}), task)

@@ -4,8 +4,9 @@ import jax
 import pytest
 
 from configs import digits, office
-from daaa_jax import settings, workdir
+from daaa_jax import validate
 from daaa_jax.errors import UserError
+from daaa_jax.experiment.workdir import identity_settings
 from daaa_jax.runtime.mesh import data_mesh
 
 TASKS = ["embedded", "mnist2mnistm"]
@@ -145,7 +146,7 @@ def test_benchmark_has_the_papers_settings():
 @pytest.mark.parametrize("argument", [*TASKS, *(f"{task},smoke" for task in TASKS)])
 @pytest.mark.parametrize("devices", [1, 2, 8])
 def test_every_config_runs_on_one_to_eight_devices_as_it_is(argument, devices):
-    settings.check(digits.get_config(argument), data_mesh(jax.devices()[:devices]))
+    validate.check_settings(digits.get_config(argument), data_mesh(jax.devices()[:devices]))
 
 
 # Settings that no stage could run with
@@ -177,26 +178,26 @@ def test_every_config_runs_on_one_to_eight_devices_as_it_is(argument, devices):
 def test_setting_that_cannot_be_is_named_before_anything_starts(change):
     name, value = change.split("=")
     with pytest.raises(UserError) as error:
-        settings.check(digits.get_config(change), data_mesh(jax.devices()[:1]))
+        validate.check_settings(digits.get_config(change), data_mesh(jax.devices()[:1]))
     assert name in str(error.value) and value in str(error.value)
 
 
 def test_mix_of_nothing_is_refused():
     nothing = ",".join(f"adapt.mix.{group}=0" for group in ("s", "t_f", "t", "s_f"))
     with pytest.raises(UserError, match=r"adapt\.mix"):
-        settings.check(digits.get_config(nothing), data_mesh(jax.devices()[:1]))
+        validate.check_settings(digits.get_config(nothing), data_mesh(jax.devices()[:1]))
 
 
 def test_batch_that_the_devices_do_not_divide_is_named():
     config = digits.get_config("adapt.batch_size=100")
     with pytest.raises(UserError, match=r"adapt\.batch_size is 100.*96 or 104"):
-        settings.check(config, data_mesh(jax.devices()[:8]))
+        validate.check_settings(config, data_mesh(jax.devices()[:8]))
 
 
 def test_run_goes_on_with_the_batch_that_it_has_begun_with_on_other_devices():
     begun = office.get_config("w2a")
-    settings.fit_to_devices(begun, 8)
+    validate.fit_to_devices(begun, 8)
     assert (begun.pair.batch_size, begun.pair.pools) == (8, 8)
     continued = office.get_config("w2a")
-    settings.fit_to_devices(continued, 4, begun)
-    assert workdir.what(continued) == workdir.what(begun)
+    validate.fit_to_devices(continued, 4, begun)
+    assert identity_settings(continued) == identity_settings(begun)

@@ -203,7 +203,7 @@ def test_an_epoch_is_one_of_the_larger_domain_and_ends_with_a_picture(tmp_path):
     config = make_config({"pair.batch_size": BATCH, "pair.epochs": 2})
     with surroundings(tmp_path, config) as context:
         params, _ = cyclegan.run(config.pair, A, B, context)
-    lines = metric_files.read(tmp_path)
+    lines = metric_files.read(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
     assert params.keys() == {"a_to_b", "b_to_a"}
 

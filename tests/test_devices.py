@@ -83,7 +83,7 @@ GRADIENT_TOLERANCE = 1e-3
 
 def figures_of(stage, workdir, devices, shards=1):
     STAGES[stage](workdir, devices, shards)
-    lines = [line for line in metric_files.read(workdir) if "loss" in line]
+    lines = [line for line in metric_files.read(workdir / "metrics.jsonl") if "loss" in line]
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
     return {name: np.array([line[name] for line in lines]) for name in FIGURES[stage]}
 
@@ -177,6 +177,6 @@ def test_first_update_of_the_default_networks_is_the_same_on_one_device_and_on_e
             else:
                 model = DigitNetwork(num_classes=4)
                 source.run(config, model, images, lambda _: {}, context)
-        (line,) = (line for line in metric_files.read(workdir) if "loss" in line)
+        (line,) = (line for line in metric_files.read(workdir / "metrics.jsonl") if "loss" in line)
         figures.append([line[name] for name in FIGURES[stage]])
     np.testing.assert_allclose(figures[1], figures[0], rtol=1e-5)

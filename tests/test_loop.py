@@ -78,12 +78,11 @@ def run(
         )
 
 
-def test_profiled_stage_ends_with_the_same_parameters_and_a_summary(tmp_path):
+def test_profiled_stage_ends_with_the_same_parameters_and_a_trace(tmp_path):
     state, _ = run(tmp_path / "profiled", profiled=True)
     plain, _ = run(tmp_path / "plain")
     assert_same_bits(state, plain)
-    text = (tmp_path / "profiled" / "profile" / "little" / "summary.md").read_text()
-    assert text.startswith("4 updates, ")  # the first round's
+    assert list((tmp_path / "profiled" / "profile" / "little").rglob("*.xplane.pb"))
     assert not (tmp_path / "plain" / "profile").exists()
 
 
@@ -199,7 +198,7 @@ def test_lines_are_averages_since_the_last_line_and_over_the_round(tmp_path):
         return figures | ({"part": seen[seen > 0].mean()} if (seen > 0).any() else {})
 
     ends = [0, 2, 3, 4, 6, 8, 9, 10]
-    written = [line for line in metric_files.read(tmp_path) if "w2" in line]
+    written = [line for line in metric_files.read(tmp_path / "metrics.jsonl") if "w2" in line]
     assert [line["step"] for line in written] == ends[1:]
     for line, first, last in zip(written, ends, ends[1:], strict=False):
         figures = {k: v for k, v in line.items() if k not in ("stage", "step")}

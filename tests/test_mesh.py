@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from daaa_jax.errors import UserError
-from daaa_jax.runtime import checkpoints, distributed, markers, mesh as meshes
+from daaa_jax.runtime import checkpoints, distributed, files, mesh as meshes
 from daaa_jax.runtime.metrics import MetricWriter
 
 address, index, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
@@ -40,7 +40,7 @@ assert share == meshes.Share(2 * index, 2 * index + 2, 4)
 read = meshes.assemble_batch({"rows": share(batch)}, mesh)["rows"]
 assert read.sharding == sharded.sharding and read.shape == (8, 3)
 np.testing.assert_array_equal(meshes.to_host(read), batch)
-assert markers.checksum(read) == markers.checksum(batch)
+assert files.checksum(read) == files.checksum(batch)
 
 split = meshes.data_mesh(shards=4)
 wide = {"w": np.arange(8192).reshape(2, 4096), "b": np.zeros(3)}
@@ -59,9 +59,9 @@ try:
 except (UserError, FileNotFoundError) as error:
     seen = "is not the same folder" not in str(error)
 assert seen == (index == 0), seen
-markers.write_json(Path(folder) / "by_first.json", index)
+files.write_json(Path(folder) / "by_first.json", index)
 distributed.barrier("written")
-assert markers.read_json(Path(folder) / "by_first.json") == 0
+assert files.read_json(Path(folder) / "by_first.json") == 0
 
 state = meshes.replicate({"w": batch, "key": jax.random.key(3)}, mesh)
 with checkpoints.Checkpoints(folder + "/checkpoints") as kept:
@@ -73,7 +73,7 @@ draw = jax.jit(lambda key: jax.random.bits(key, (3,)))(restored["key"])
 np.testing.assert_array_equal(
     np.asarray(draw.addressable_data(0)), np.asarray(jax.random.bits(jax.random.key(3), (3,)))
 )
-with MetricWriter(folder) as writer:
+with MetricWriter(Path(folder) / "metrics.jsonl", Path(folder) / "tensorboard") as writer:
     writer.drop_after("pair", 0)
     writer.scalars("pair", 1, {"loss": 2.0})
 distributed.barrier("done")

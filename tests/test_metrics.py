@@ -28,7 +28,7 @@ def events(workdir, stage):
 
 
 def test_figures_come_back_from_the_lines_and_from_tensorboard(tmp_path):
-    with MetricWriter(tmp_path) as writer:
+    with MetricWriter(tmp_path / "metrics.jsonl", tmp_path / "tensorboard") as writer:
         writer.scalars("pair", 10, {"loss": jnp.float32(0.5), "count": 3, "rate": np.float64(1e-4)})
         writer.scalars("adapt", 20, {"loss": 0.25})
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -36,7 +36,7 @@ def test_figures_come_back_from_the_lines_and_from_tensorboard(tmp_path):
         {"stage": "pair", "step": 10, "loss": 0.5, "count": 3, "rate": 1e-4},
         {"stage": "adapt", "step": 20, "loss": 0.25},
     ]
-    assert metrics.read(tmp_path) == lines
+    assert metrics.read(tmp_path / "metrics.jsonl") == lines
     shown = {
         (value.tag, event.step): value.simple_value
         for event in events(tmp_path, "pair")
@@ -47,15 +47,17 @@ def test_figures_come_back_from_the_lines_and_from_tensorboard(tmp_path):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -jnp.inf])
 def test_figure_that_is_not_finite_becomes_null(tmp_path, value):
-    with MetricWriter(tmp_path) as writer:
+    with MetricWriter(tmp_path / "metrics.jsonl", tmp_path / "tensorboard") as writer:
         writer.scalars("pair", 1, {"loss": value, "other": 1.0})
-    assert metrics.read(tmp_path) == [{"stage": "pair", "step": 1, "loss": None, "other": 1.0}]
+    assert metrics.read(tmp_path / "metrics.jsonl") == [
+        {"stage": "pair", "step": 1, "loss": None, "other": 1.0}
+    ]
 
 
 def test_line_is_on_disk_before_the_writer_is_closed(tmp_path):
-    writer = MetricWriter(tmp_path)
+    writer = MetricWriter(tmp_path / "metrics.jsonl", tmp_path / "tensorboard")
     writer.scalars("pair", 1, {"loss": 1.0})
-    assert len(metrics.read(tmp_path)) == 1
+    assert len(metrics.read(tmp_path / "metrics.jsonl")) == 1
     writer.close()
 
 
@@ -65,7 +67,7 @@ def test_picture_comes_back_from_tensorboard(tmp_path):
     from PIL import Image
 
     picture = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
-    with MetricWriter(tmp_path) as writer:
+    with MetricWriter(tmp_path / "metrics.jsonl", tmp_path / "tensorboard") as writer:
         writer.image("pair", 5, "pairs", picture)
     (value,) = [v for event in events(tmp_path, "pair") for v in event.summary.value]
     assert value.tag == "pairs"
@@ -73,55 +75,62 @@ def test_picture_comes_back_from_tensorboard(tmp_path):
 
 
 def test_picture_of_another_type_is_refused(tmp_path):
-    with MetricWriter(tmp_path) as writer, pytest.raises(ValueError, match=r"float32\[8, 8, 3\]"):
+    with (
+        MetricWriter(tmp_path / "metrics.jsonl", tmp_path / "tensorboard") as writer,
+        pytest.raises(ValueError, match=r"float32\[8, 8, 3\]"),
+    ):
         writer.image("pair", 5, "pairs", np.zeros((8, 8, 3), np.float32))
 
 
 def test_resumed_stage_drops_its_own_lines_past_the_restored_step(tmp_path):
-    with MetricWriter(tmp_path) as writer:
+    with MetricWriter(tmp_path / "metrics.jsonl", tmp_path / "tensorboard") as writer:
         writer.scalars("source", 100, {"loss": 9.0})
         for step in (1, 2, 3):
             writer.scalars("pair", step, {"loss": float(step)})
-    with MetricWriter(tmp_path) as writer:
+    with MetricWriter(tmp_path / "metrics.jsonl", tmp_path / "tensorboard") as writer:
         writer.drop_after("pair", 2)
-        assert [(x["stage"], x["step"]) for x in metrics.read(tmp_path)] == [
+        assert [(x["stage"], x["step"]) for x in metrics.read(tmp_path / "metrics.jsonl")] == [
             ("source", 100),
             ("pair", 1),
             ("pair", 2),
         ]
         writer.scalars("pair", 3, {"loss": 30.0})
-    assert metrics.read(tmp_path)[-1] == {"stage": "pair", "step": 3, "loss": 30.0}
+    assert metrics.read(tmp_path / "metrics.jsonl")[-1] == {
+        "stage": "pair",
+        "step": 3,
+        "loss": 30.0,
+    }
     (start,) = [e for e in events(tmp_path, "pair") if e.HasField("session_log")]
     assert start.step == 3  # TensorBoard hides what older files hold at or past it
 
 
 def test_nothing_to_drop_leaves_the_file_as_it_was(tmp_path):
-    with MetricWriter(tmp_path) as writer:
+    with MetricWriter(tmp_path / "metrics.jsonl", tmp_path / "tensorboard") as writer:
         writer.scalars("pair", 1, {"loss": 1.0})
     before = (tmp_path / "metrics.jsonl").stat().st_ino
-    with MetricWriter(tmp_path) as writer:
+    with MetricWriter(tmp_path / "metrics.jsonl", tmp_path / "tensorboard") as writer:
         writer.drop_after("pair", 1)
         writer.drop_after("adapt", 0)
     assert (tmp_path / "metrics.jsonl").stat().st_ino == before
-    assert len(metrics.read(tmp_path)) == 1
+    assert len(metrics.read(tmp_path / "metrics.jsonl")) == 1
 
 
 def test_stage_started_anew_drops_all_its_lines(tmp_path):
-    with MetricWriter(tmp_path) as writer:
+    with MetricWriter(tmp_path / "metrics.jsonl", tmp_path / "tensorboard") as writer:
         writer.scalars("pair", 0, {"loss": 1.0})
         writer.scalars("pair", 1, {"loss": 1.0})
         writer.drop_after("pair", -1)
-    assert metrics.read(tmp_path) == []
+    assert metrics.read(tmp_path / "metrics.jsonl") == []
 
 
 @pytest.mark.parametrize("torn", ['{"stage": "pair", "st', '{"stage": "pair", "step": 2}', "\x00"])
 def test_torn_last_line_is_removed_before_the_next_is_written(tmp_path, torn):
     whole = '{"stage": "pair", "step": 1, "loss": 1.0}\n'
     (tmp_path / "metrics.jsonl").write_text(whole + torn)
-    with MetricWriter(tmp_path) as writer:
+    with MetricWriter(tmp_path / "metrics.jsonl", tmp_path / "tensorboard") as writer:
         writer.drop_after("pair", 1)
         writer.scalars("pair", 2, {"loss": 2.0})
-    assert [line["step"] for line in metrics.read(tmp_path)] == [1, 2]
+    assert [line["step"] for line in metrics.read(tmp_path / "metrics.jsonl")] == [1, 2]
     assert (tmp_path / "metrics.jsonl").read_text().startswith(whole)
 
 

@@ -6,8 +6,9 @@ import pytest
 
 from configs import digits
 from daaa_jax import model_card
+from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.models import network_file
-from daaa_jax.runtime import markers
+from daaa_jax.runtime import files
 
 ABOUT = {
     "source": "catalogue",
@@ -23,15 +24,17 @@ ABOUT = {
 def card_of(folder, method, which="selected", about=None):
     config = digits.get_config()
     config.method = method
-    (folder / "config.json").write_text(json.dumps({"config": markers.plain(config)}))
-    return model_card.write(network_file.Trained(None, {}, ABOUT | (about or {})), folder, which)
+    (folder / "config.json").write_text(json.dumps({"config": files.plain(config)}))
+    return model_card.write(
+        network_file.Trained(None, {}, ABOUT | (about or {})), Workdir(folder), which
+    )
 
 
 @pytest.mark.parametrize(
     ("method", "says", "never"),
     [
         ("daaa", ["unlabelled images of `phone` by Deep Adversarial Attention", "beta 0.1"], []),
-        ("dann", ["unlabelled images of `phone` by the compared method `dann`"], ["beta", "Deep"]),
+        ("dann", ["unlabelled images of `phone` by the baseline `dann`"], ["beta", "Deep"]),
         (
             "upper_bound",
             ["Trained on labelled images of `phone` itself"],
@@ -58,9 +61,9 @@ def test_source_network_has_no_settings_of_the_adaptation(tmp_path):
 def test_card_names_the_file_that_the_source_network_came_from(tmp_path):
     config = digits.get_config()
     config.source.checkpoint = "/networks/shop.safetensors"
-    (tmp_path / "config.json").write_text(json.dumps({"config": markers.plain(config)}))
+    (tmp_path / "config.json").write_text(json.dumps({"config": files.plain(config)}))
     about = ABOUT | {"augment": {"crop": 0}, "crops": 10}
-    text = model_card.write(network_file.Trained(None, {}, about), tmp_path, "last")
+    text = model_card.write(network_file.Trained(None, {}, about), Workdir(tmp_path), "last")
     assert "source network: /networks/shop.safetensors" in text
     assert "pretrained weights: " not in text
     assert "10 crops of 112x112 pixels" in text

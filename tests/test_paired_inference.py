@@ -9,9 +9,11 @@ from jax import export as jax_export
 from PIL import Image
 from tiny import CLASSES, MODEL, make_config, make_images, make_labelled
 
-from daaa_jax import evaluation, export, models, paired_inference, predict, workdir
+from daaa_jax import evaluation, export, models, predict
 from daaa_jax.data.augment import decode, encode
 from daaa_jax.errors import UserError
+from daaa_jax.evaluation import paired_inference
+from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.models import initial_variables, network_file
 from daaa_jax.runtime import mesh
 
@@ -22,7 +24,7 @@ VARIABLES = initial_variables(jax.random.key(0), MODEL, decode(IMAGES[:1]))
 def write_run(folder, source="mnist", target="mnist_m", changes=None, em=None):
     """What `predict` and `export` need of a finished run; returns the generators' parameters."""
     config = make_config({"model.widths": (4, 4, 4), "model.standardize": False, **(changes or {})})
-    workdir.write_config(folder, config)
+    Workdir(folder).write_config(config)
     generator, _ = models.create_gan(config.pair)
     params = {
         name: generator.init(jax.random.key(seed), decode(IMAGES[:1]))["params"]

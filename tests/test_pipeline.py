@@ -13,9 +13,9 @@ import commands
 import pytest
 from commands import call, refused
 
-from daaa_jax import main, workdir
+from daaa_jax.experiment.workdir import Workdir, command, default_workdir
 from daaa_jax.models import network_file
-from daaa_jax.runtime import exit_codes, lock
+from daaa_jax.runtime import exit_codes
 
 STAGES = ("pair", "translate", "source", "adapt")
 
@@ -305,12 +305,12 @@ def test_run_killed_at_ten_random_moments_ends_with_the_same_parameters(finished
 )
 def test_default_place_is_named_by_what_a_run_computes(config, changed, place):
     """So that the commands for another seed or setting do not meet the first one's run."""
-    assert main.default_workdir(config, changed) == Path(place)
+    assert default_workdir(config, changed) == Path(place)
 
 
 def test_long_names_are_cut_and_stay_apart():
     places = [
-        main.default_workdir("configs/folder.py", {"source.checkpoint": "/ö" * 150 + end})
+        default_workdir("configs/folder.py", {"source.checkpoint": "/ö" * 150 + end})
         for end in "ab"
     ]
     assert places[0] != places[1]
@@ -318,18 +318,18 @@ def test_long_names_are_cut_and_stay_apart():
 
 
 def test_workdir_that_another_run_writes_to_is_refused(tmp_path):
-    with lock.held(tmp_path):
+    with Workdir(tmp_path).locked():
         program = (
-            "from pathlib import Path; from daaa_jax.runtime import lock; "
-            f"lock.held(Path({str(tmp_path)!r})).__enter__()"
+            "from daaa_jax.experiment.workdir import Workdir; "
+            f"Workdir({str(tmp_path)!r}).locked().__enter__()"
         )
         other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
         assert f"another run is writing to {tmp_path}" in other.stderr and other.returncode
-    with lock.held(tmp_path / "run"):
+    with Workdir(tmp_path / "run").locked():
         flags = ("--config=configs/digits.py:smoke", f"--workdir={tmp_path / 'run'}")
         assert "another run is writing to" in refused("main", *flags)
-        assert [path.name for path in (tmp_path / "run").iterdir()] == [lock.NAME]
-    with lock.held(tmp_path):
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+    with Workdir(tmp_path).locked():
         pass
 
 
@@ -344,16 +344,16 @@ def test_workdir_that_another_run_writes_to_is_refused(tmp_path):
 def test_disk_that_refuses_is_one_line_and_what_is_the_programs_own_is_not(
     error, code, says, capsys
 ):
-    def command():
+    def fail():
         raise error
 
     with pytest.raises(SystemExit if code else OSError) as caught:
-        exit_codes.run(command)
+        exit_codes.run(fail)
     assert code is None or caught.value.code == code
     assert says in capsys.readouterr().err
 
 
 def test_command_is_what_a_person_would_type():
     path = "/somewhere/daaa_jax/main.py"
-    assert workdir.command([path, "--config=c:a b"]) == "python -m daaa_jax.main '--config=c:a b'"
-    assert workdir.command(["/usr/bin/pytest", "-x"]) == "/usr/bin/pytest -x"
+    assert command([path, "--config=c:a b"]) == "python -m daaa_jax.main '--config=c:a b'"
+    assert command(["/usr/bin/pytest", "-x"]) == "/usr/bin/pytest -x"

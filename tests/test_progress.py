@@ -73,12 +73,11 @@ def test_resumed_run_counts_on_and_measures_only_its_own_steps(clock):
 
 def test_figures_are_not_waited_for_unless_shown(clock):
     figure = Unlooked()
-    progress = Progress("pair", 1000, stream=io.StringIO())
-    for step in range(1, 101):
-        clock.now += 0.01
-        progress.update(step, {"loss": figure})
-    assert figure.looks == 0
-    progress.close()
+    with Progress("pair", 1000, stream=io.StringIO()) as progress:
+        for step in range(1, 101):
+            clock.now += 0.01
+            progress.update(step, {"loss": figure})
+        assert figure.looks == 0
     assert figure.looks == 1
 
 

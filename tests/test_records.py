@@ -12,7 +12,7 @@ from daaa_jax import check, convert
 from daaa_jax.data import folders, photos, record_sets, records
 from daaa_jax.data.images import Images
 from daaa_jax.errors import UserError
-from daaa_jax.runtime import markers
+from daaa_jax.runtime.files import checksum
 
 IMAGES = make_images(11, seed=1, size=8)
 CLASSES = ("mug", "pen")
@@ -55,11 +55,11 @@ def test_records_are_pickled_by_their_files(tmp_path):
 
 def test_checksum_of_records_reads_none_of_them(tmp_path):
     found = made(tmp_path)
-    before = markers.checksum(found)
+    before = checksum(found)
     for path in tmp_path.glob("*"):
         path.unlink()
-    assert markers.checksum(found) == before
-    assert markers.checksum(records.Records(found._files, (8, 8, 3), "other")) != before
+    assert checksum(found) == before
+    assert checksum(records.Records(found._files, (8, 8, 3), "other")) != before
 
 
 def test_checksum_tells_which_images_are_chosen(tmp_path):
@@ -67,12 +67,12 @@ def test_checksum_tells_which_images_are_chosen(tmp_path):
     whole = made(tmp_path)
     count = len(whole)
     sums = [
-        markers.checksum(part)
+        checksum(part)
         for part in (whole, whole.chosen(np.arange(3)), whole.chosen(np.arange(3, 6)))
     ]
     assert len(set(sums)) == 3
-    assert markers.checksum(whole.chosen(np.array([0, 1, 2]))) == sums[1]
-    assert markers.checksum(whole.chosen(np.arange(3)).chosen(np.array([2]))) not in sums
+    assert checksum(whole.chosen(np.array([0, 1, 2]))) == sums[1]
+    assert checksum(whole.chosen(np.arange(3)).chosen(np.array([2]))) not in sums
     assert count >= 6
 
 

@@ -8,7 +8,7 @@ import pytest
 from test_report import make_workdir, report_of
 
 from daaa_jax.paper import cells as cells_of
-from daaa_jax.paper import figures
+from daaa_jax.paper import figures, summary
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -77,8 +77,8 @@ def test_nothing_sticks_out_and_nothing_is_asked_for(width, tmp_path):
 def test_nothing_sticks_out_of_the_page_of_a_sweep(width, tmp_path):
     (tmp_path / "runs").mkdir()
     make_workdir(tmp_path / "runs" / ("digits-embedded-" + "adapt.round_steps=150-" * 9))
-    cells = " | ".join(["81.5 ± 0.5 [2 of 3 seeds]"] * 9)
-    (tmp_path / "table2.md").write_text(f"## Table 2\n\n| {cells} |\n|---|\n| {cells} |\n")
+    cells = ["81.5 ± 0.5 [2 of 3 seeds]"] * 9
+    summary.Sheet("Table 2", cells, [cells], []).write(tmp_path / "table2")
     figures.write("fig4", ["MNIST->MNIST-M"], cells_of.Plan("embedded"), tmp_path)
     found = laid_out(report_of(tmp_path), width, tmp_path)
     assert {key: found[key] for key in NOTHING} == NOTHING

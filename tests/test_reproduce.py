@@ -12,11 +12,11 @@ import commands
 import pytest
 
 from daaa_jax import pipeline, reproduce
-from daaa_jax import workdir as workdirs
 from daaa_jax.errors import Diverged, UserError
+from daaa_jax.experiment.workdir import Busy
 from daaa_jax.paper import cells, choices, figures, summary, tables
 from daaa_jax.report import __main__ as report
-from daaa_jax.runtime import lock, markers
+from daaa_jax.runtime import files
 from daaa_jax.runtime.preemption import Notice, Preempted
 
 OFFICE10 = cells.Plan("office10", seeds=2)
@@ -35,8 +35,8 @@ def score(config) -> float:
 
 def fake_trainer(trained):
     def train(config, workdir):
-        trained.append(workdir.name)
-        workdirs.write_config(workdir, config)
+        trained.append(workdir.path.name)
+        workdir.write_config(config)
         accuracy = {
             "source_only": 0.3 + 0.1 * config.seed,
             "target_test": dict.fromkeys(("last", "selected", "oracle"), reached(config)),
@@ -54,8 +54,8 @@ def fake_trainer(trained):
             }
             for step in (1, 2, 3)
         ]
-        (workdir / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
-        (workdir / "result.json").write_text(
+        workdir.metrics_jsonl.write_text("\n".join(map(json.dumps, lines)))
+        workdir.result_json.write_text(
             json.dumps({"accuracy": accuracy, "seconds": {"adapt": 60.0}})
         )
 
@@ -176,7 +176,7 @@ def test_folder_of_a_run_does_not_tell_where_the_data_lies(tmp_path):
     measured = cells.Plan("office10", settings={"data.target_test": "/some/where"})
     assert cells.Run("D->A", {"adapt.beta": "0.0"}, 0).workdir(measured, tmp_path) != here
     settings = "adapt.beta=0.0-adapt.recolour=0.0-em.posterior=target"
-    assert here.name == f"office10-d2a-{settings}-pair.seed=0-seed=0-source.seed=0"
+    assert here.path.name == f"office10-d2a-{settings}-pair.seed=0-seed=0-source.seed=0"
 
 
 def test_every_run_belongs_to_one_host_and_pairs_of_domains_stay_together():
@@ -269,7 +269,7 @@ def diverging(trained, stage):
     def run(config, workdir):
         succeed(config, workdir)
         if config.adapt.measure == "l1" and config.seed == 0 or config.adapt.measure == "mmd":
-            (workdir / "result.json").unlink()
+            workdir.result_json.unlink()
             error = Diverged(f"stage {stage}: loss not finite by step 3")
             error.stage = stage
             raise error
@@ -291,7 +291,7 @@ def test_run_that_diverges_does_not_keep_the_others_from_running(tmp_path, monke
     }  # fmt: skip
     # They are not tried again, until their marker is removed.
     assert not run(tmp_path, *arguments)
-    for marker in tmp_path.glob(f"runs/*measure=mmd*/{cells.DIVERGED}"):
+    for marker in tmp_path.glob("runs/*measure=mmd*/diverged.json"):
         marker.unlink()
     assert len(run(tmp_path, *arguments)) == 2
     assert "| MMD | S+T_f+T+S_f | 64.0 ± 0.7 |" in written(tmp_path, "table4")
@@ -301,7 +301,7 @@ def test_stage_that_others_share_ends_the_sweep_where_it_diverges(tmp_path, monk
     monkeypatch.setattr(pipeline, "run", diverging([], "pair"))
     with pytest.raises(UserError, match=r"measure=l1.*: stage pair: loss not finite"):
         reproduce.main([f"--workdir={tmp_path}", "table4", "--data=office10", "--tasks=d2a"])
-    assert not list(tmp_path.glob(f"runs/*/{cells.DIVERGED}"))
+    assert not list(tmp_path.glob("runs/*/diverged.json"))
 
 
 def test_sweep_that_is_told_to_end_does_so_after_the_run_that_no_longer_listens(tmp_path):
@@ -505,7 +505,7 @@ def test_curves_are_of_finished_runs_alone_and_say_how_many(tmp_path):
     seeds = {p["curve"]: p["seeds"] for p in rows_of(tmp_path, "fig4")}
     assert seeds == {"with L_AT": "2", "without L_AT": "1"}
     assert "1 of 4 runs are not finished" in written(tmp_path, "fig4", "svg")
-    markers.write_json(next(tmp_path.glob("runs/*beta=0.0*-seed=1-*")) / cells.DIVERGED, {})
+    files.write_json(next(tmp_path.glob("runs/*beta=0.0*-seed=1-*")) / "diverged.json", {})
     run(tmp_path, "fig4", "--data=embedded", "--seeds=2", "--only_show")
     picture = written(tmp_path, "fig4", "svg")
     assert "1 of 4 runs diverged" in picture and "not finished" not in picture
@@ -577,7 +577,7 @@ def test_run_that_another_command_is_at_is_passed_over(tmp_path, monkeypatch):
 
     def busy(config, workdir):
         if config.adapt.measure == "mmd":
-            raise lock.Busy(f"another run is writing to {workdir}")
+            raise Busy(f"another run is writing to {workdir}")
         fake_trainer(trained)(config, workdir)
 
     monkeypatch.setattr(pipeline, "run", busy)

@@ -183,7 +183,7 @@ def adapted(folder, network, changes: Mapping, noise: float = 0.0) -> list[dict]
         images = all_images(data.source.images, synthetic, data.target.images, data.undone)
         training = adaptation.target_training(config, MODEL, network, images, data.source.labels, 1)
         rounds.run(training, config, evaluate, measured, context)
-    return metrics.rounds(metrics.read(folder))
+    return metrics.rounds(metrics.read(folder / "metrics.jsonl"))
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from daaa_jax import translation
 from daaa_jax.data import records
 from daaa_jax.data.augment import decode
 from daaa_jax.errors import UserError
-from daaa_jax.runtime import markers
+from daaa_jax.runtime import files
 from daaa_jax.runtime.preemption import Notice, Preempted
 
 ORIGINALS = make_images(13, size=4)
@@ -68,7 +68,7 @@ def test_row_i_is_the_translation_of_original_i(tmp_path, devices, batch_size):
 
 def test_parts_can_be_read_alone_and_the_manifest_describes_them(tmp_path):
     translation(tmp_path, NEGATIVE)
-    manifest = markers.read_json(tmp_path / FOLDER / "manifest.json")
+    manifest = files.read_json(tmp_path / FOLDER / "manifest.json")
     assert manifest["complete"] and manifest["count"] == 13
     assert [(part["first"], part["count"]) for part in manifest["parts"]] == [
         (0, 5),
@@ -80,8 +80,8 @@ def test_parts_can_be_read_alone_and_the_manifest_describes_them(tmp_path):
         rows = records.Records([(path, part["count"])], manifest["shape"], "")
         wanted = 255 - ORIGINALS[part["first"] : part["first"] + part["count"]]
         np.testing.assert_array_equal(rows, wanted)
-    assert manifest["generator_sha256"] == markers.checksum(NEGATIVE)
-    assert manifest["originals_sha256"] == markers.checksum(ORIGINALS)
+    assert manifest["generator_sha256"] == files.checksum(NEGATIVE)
+    assert manifest["originals_sha256"] == files.checksum(ORIGINALS)
 
 
 def test_checksum_tells_name_type_shape_value_and_order_apart():
@@ -89,9 +89,9 @@ def test_checksum_tells_name_type_shape_value_and_order_apart():
     others = [{"w": leaf}]
     others += [{"v": leaf}, {"w": leaf.view(np.int32)}, {"w": leaf.reshape(2, 3)}]
     others += [{"w": leaf[::-1]}, {"w": np.nextafter(leaf, 9)}, {"w": leaf, "v": leaf}]
-    assert len({markers.checksum(tree) for tree in others}) == len(others)
+    assert len({files.checksum(tree) for tree in others}) == len(others)
     placed = jax.device_put({"w": leaf}, jax.devices()[1])
-    assert markers.checksum(placed) == markers.checksum({"w": leaf})
+    assert files.checksum(placed) == files.checksum({"w": leaf})
 
 
 def test_killed_translation_goes_on_with_the_part_that_is_missing(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from configs import digits
 from daaa_jax.data.types import LabelledImages
 from daaa_jax.evaluation.second_view import SecondView
+from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.models import DigitNetwork
 from daaa_jax.runtime import mesh
 from daaa_jax.runtime.metrics import MetricWriter
@@ -68,8 +69,9 @@ def make_labelled(count: int, seed: int = 0, size: int = 32) -> LabelledImages:
 def surroundings(workdir: Path, config: ConfigDict, devices: int = 1) -> Iterator[Context]:
     """A context on the first simulated devices."""
     devices = mesh.data_mesh(jax.devices()[:devices], config.run.parameter_shards)
-    with MetricWriter(workdir) as writer:
-        yield Context(workdir, devices, writer, config.run)
+    place = Workdir(workdir)
+    with MetricWriter(place.metrics_jsonl, place.tensorboard) as writer:
+        yield Context(place, devices, writer, config.run)
 
 
 def give_weight(patch) -> None:

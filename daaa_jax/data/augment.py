@@ -10,6 +10,10 @@ from flax import struct
 from jax import Array
 from ml_collections import ConfigDict
 
+from daaa_jax.errors import check_choice
+
+CROPS = (1, 10)  # of an image in evaluation
+
 
 @struct.dataclass
 class Views:
@@ -123,14 +127,10 @@ def evaluation_views(images: Array, settings: ConfigDict, crops: int) -> Array:
     Raises:
       ValueError: if `crops` is neither.
     """
+    check_choice("evaluate.crops", crops, CROPS)
     last = images.shape[1] - crop_size(images.shape[1], settings)
     centre = (last // 2, last // 2)
-    if crops == 1:
-        starts = [centre]
-    elif crops == 10:
-        starts = [(0, 0), (0, last), (last, 0), (last, last), centre]
-    else:
-        raise ValueError(f"evaluate.crops={crops}: choose 1 or 10")
+    starts = [centre] if crops == 1 else [(0, 0), (0, last), (last, 0), (last, last), centre]
     size = crop_size(images.shape[1], settings)
     views = [images[:, top : top + size, left : left + size] for top, left in starts]
     if crops == 10:

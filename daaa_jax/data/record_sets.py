@@ -16,7 +16,7 @@ import numpy as np
 from daaa_jax.data import cache, folders, records
 from daaa_jax.data.records import Records
 from daaa_jax.errors import UserError
-from daaa_jax.runtime import markers
+from daaa_jax.runtime.files import read_json, settings_hash, write_json
 from daaa_jax.runtime.progress import Progress
 
 INDEX = "index.json"  # written last: without it the set is not complete
@@ -66,7 +66,7 @@ def write_index(folder: Path, classes: Sequence[str], size: int, shards: Sequenc
     """Declares a set complete; the files of records and those beside them are there."""
     entries = []
     for name in shards:
-        content = markers.read_json(folder / f"{name}.json")
+        content = read_json(folder / f"{name}.json")
         entries.append(
             {
                 "name": name,
@@ -76,7 +76,7 @@ def write_index(folder: Path, classes: Sequence[str], size: int, shards: Sequenc
             }
         )
     index = {"format": _FORMAT, "size": size, "classes": list(classes), "shards": entries}
-    markers.write_json(folder / INDEX, index)
+    write_json(folder / INDEX, index)
 
 
 def is_remote(place: str) -> bool:
@@ -99,14 +99,14 @@ def find(place: str) -> RecordSet | None:
                 f"{folder} is not converted to its end: give the command of daaa_jax.convert again"
             )
         return None
-    index = markers.read_json(folder / INDEX)
+    index = read_json(folder / INDEX)
     is_ours = isinstance(index, dict) and "format" in index
     if not is_ours and not (folder / BEGUN).exists():  # somebody else's, beside photos
         return None
     index = _checked(index, str(folder / INDEX))
     files, labels = [], []
     for shard in index["shards"]:
-        content = markers.read_json(folder / f"{shard['name']}.json")
+        content = read_json(folder / f"{shard['name']}.json")
         files += [PurePosixPath(name) for name in content["files"]]
         labels += content["labels"]
     if not files:
@@ -118,7 +118,7 @@ def find(place: str) -> RecordSet | None:
     if classes:
         labels = np.array([classes.index(name) for name in names])[labels]
     size = index["size"]
-    images = Records(shards, (size, size, 3), markers.fingerprint(index))
+    images = Records(shards, (size, size, 3), settings_hash(index))
     if len(files) != len(images) or len(labels) != len(images):
         raise UserError(f"{folder}: its lists do not agree with {INDEX}; convert the photos anew")
     images.check()
@@ -137,7 +137,7 @@ def damaged(found: RecordSet) -> list[str]:
     """The files of records that do not hold what was written; reads all images of the set."""
     folder = _fetch(found.folder) if is_remote(found.folder) else Path(found.folder).expanduser()
     bad, first = [], 0
-    for shard in markers.read_json(folder / INDEX)["shards"]:
+    for shard in read_json(folder / INDEX)["shards"]:
         digest, last = hashlib.sha256(), first + shard["count"]
         try:
             for start in range(first, last, _AT_ONCE):

@@ -11,6 +11,7 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 from PIL import Image
+from scipy.spatial.distance import cdist
 
 from daaa_jax import attention
 from daaa_jax.data.augment import crop_size, decode, evaluation_views
@@ -18,17 +19,19 @@ from daaa_jax.data.images import Images
 from daaa_jax.data.types import LabelledImages, Task
 from daaa_jax.evaluation import Evaluator, spread
 from daaa_jax.models import Variables
-from daaa_jax.runtime import distributed, markers
+from daaa_jax.runtime import distributed, files
 from daaa_jax.runtime import mesh as meshes
 
-FIGURES, ARRAYS = "audit.json", "audit.npz"
 _EXAMPLES = 8  # columns of a picture
 _LAYERS = 4  # of which attention is shown
 _SEARCHED = 5000  # target images among which the nearest is looked for
+_COLOURED = 2000  # images of each set whose colours are compared, spread over it
+_READ_AT_ONCE = 256  # images
 
 
 def write(
-    folder: Path,
+    metrics_json: Path,
+    arrays_npz: Path,
     *,
     model: nn.Module,
     networks: Mapping[str, Variables],
@@ -37,10 +40,11 @@ def write(
     evaluate: Evaluator,
     config: ConfigDict,
 ) -> None:
-    """Measures and writes `audit.json` and `audit.npz`; all processes call it together.
+    """Measures and writes metrics and arrays; all processes call it together.
 
     Args:
-      folder: where they shall lie.
+      metrics_json: the file of metrics.
+      arrays_npz: the file of arrays.
       model: the classifier.
       networks: `source` and `adapted`, their variables.
       task: both domains.
@@ -49,7 +53,7 @@ def write(
       config: the whole config; `evaluate.audit_images`, `augment` and `adapt.layers` are read.
     """
     source, measured = task.source_train, task.evaluation
-    figures: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
     shown = config.evaluate.audit_images
     domains = {"source": measured.source_test, "target": measured.target_test}
@@ -62,7 +66,7 @@ def write(
     }
     if synthetic_target is not None:
         translated = LabelledImages(synthetic_target, source.labels)
-        figures["translated"] = {
+        metrics["translated"] = {
             name: evaluate(variables, translated).confusion for name, variables in networks.items()
         }
     networks = {name: meshes.to_host(variables) for name, variables in networks.items()}
@@ -84,12 +88,12 @@ def write(
     arrays["examples"] = examples[:, first : first + size, first : first + size]
     for name, variables in networks.items():
         maps = attention_maps(model, variables, examples, config)
-        figures["layers"] = list(maps)
+        metrics["layers"] = list(maps)
         arrays[f"attention_{name}"] = np.stack(list(maps.values()))
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
-    markers.write_bytes(folder / ARRAYS, content.getvalue())
-    markers.write_json(folder / FIGURES, figures)
+    files.write_bytes(arrays_npz, content.getvalue())
+    files.write_json(metrics_json, metrics)
 
 
 def embed(source: np.ndarray, target: np.ndarray, seed: int) -> dict[str, np.ndarray]:
@@ -119,7 +123,9 @@ def embed(source: np.ndarray, target: np.ndarray, seed: int) -> dict[str, np.nda
     return {"source": plane[: len(source)], "target": plane[len(source) :]}
 
 
-def nearest(images: np.ndarray, others: np.ndarray | Images, at_once: int = 256) -> np.ndarray:
+def nearest(
+    images: np.ndarray, others: np.ndarray | Images, at_once: int = _READ_AT_ONCE
+) -> np.ndarray:
     """For each image the one of `others`, or of 5,000 spread over them, that differs least.
 
     Args:
@@ -188,3 +194,63 @@ def _enlarged(maps: np.ndarray, size: int) -> np.ndarray:
     return np.stack(
         [np.asarray(Image.fromarray(m).resize((size, size), Image.BILINEAR)) for m in maps]
     )
+
+
+def energy_distance(colours: np.ndarray, others: np.ndarray) -> float:
+    """Energy distance (Székely and Rizzo, 2013) between two sets of colours.
+
+    Args:
+      colours: `[N,3]`.
+      others: `[M,3]`.
+
+    Returns:
+      2 E|X-Y| - E|X-X'| - E|Y-Y'|, in their unit; zero where both sets are the same.
+    """
+    between, *within = (
+        cdist(*pair).mean() for pair in ((colours, others), (colours,) * 2, (others,) * 2)
+    )
+    return float(2 * between - sum(within))
+
+
+def mean_colours(images: np.ndarray | Images) -> np.ndarray:
+    """Mean red, green and blue of each image, of up to 2,000 of them, `[N,3]` in [-1,1]."""
+    rows = spread(len(images), _COLOURED)
+    blocks = [rows[first : first + _READ_AT_ONCE] for first in range(0, len(rows), _READ_AT_ONCE)]
+    means = [images[block].mean(axis=(1, 2), dtype=np.float64) for block in blocks]
+    return np.concatenate(means) / 127.5 - 1
+
+
+def translation_colours(
+    domains: Mapping[str, np.ndarray | Images], made: Mapping[str, np.ndarray | Images]
+) -> dict[str, dict[str, float]]:
+    """How far the mean colours of images lie from the other domain's, translated and not.
+
+    Args:
+      domains: by name, the two domains' images.
+      made: by direction, such as `mnist_to_mnist_m`, the translations.
+
+    Returns:
+      By direction, the distance of the `originals` and of the `translations` from the images of the
+      domain whose style they shall have.
+    """
+    first, second = domains
+    real = {name: mean_colours(images) for name, images in domains.items()}
+    return {
+        f"{origin}_to_{style}": {
+            "originals": energy_distance(real[origin], real[style]),
+            "translations": energy_distance(
+                mean_colours(made[f"{origin}_to_{style}"]), real[style]
+            ),
+        }
+        for origin, style in ((first, second), (second, first))
+    }
+
+
+def log_colours(distances: Mapping[str, Mapping[str, float]]) -> None:
+    """Prints a line for each direction of `translation_colours`."""
+    for direction, found in distances.items():
+        print(
+            f"translate {direction}: mean colours lie {found['translations']:.3f} from real ones, "
+            f"originals' {found['originals']:.3f}",
+            flush=True,
+        )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax
 
-from daaa_jax.errors import UserError
+from daaa_jax.errors import UserError, check_choice
 from daaa_jax.models import efficientnet, pretrained, resnet
 from daaa_jax.models.digits import DigitNetwork
 from daaa_jax.models.discriminator import PatchDiscriminator
@@ -33,6 +33,7 @@ __all__ = [
 Variables = Mapping[str, Mapping]  # of a classifier: `params` and `batch_stats`
 
 
+DTYPES = ("auto", "float32", "bfloat16")  # of `config.model.dtype`
 # A classifier and the table of its weights' names elsewhere. A new one is a file and a line here.
 CLASSIFIERS = {
     "digits": (DigitNetwork, ()),
@@ -55,10 +56,7 @@ def create_classifier(settings, num_classes: int, attention: str) -> nn.Module:
     Raises:
       ValueError: if no network has that name.
     """
-    if settings.name not in CLASSIFIERS:
-        raise ValueError(
-            f"unknown classifier {settings.name!r}: choose {', '.join(sorted(CLASSIFIERS))}"
-        )
+    check_choice("model.name", settings.name, CLASSIFIERS)
     network, _ = CLASSIFIERS[settings.name]
     known = {field.name for field in dataclasses.fields(network)} - {"parent", "name"}
     chosen = {name: value for name, value in settings.items() if name in known}

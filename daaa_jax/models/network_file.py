@@ -13,12 +13,12 @@ import numpy as np
 import safetensors
 from flax import traverse_util
 from ml_collections import ConfigDict
-from safetensors import numpy as files
+from safetensors.numpy import save
 
 from daaa_jax.data.augment import evaluation_views
 from daaa_jax.errors import UserError
 from daaa_jax.models import CLASSIFIERS, Variables, create_classifier, initial_variables, pretrained
-from daaa_jax.runtime import markers
+from daaa_jax.runtime import files
 from daaa_jax.runtime import mesh as meshes
 
 NAME = "network.safetensors"
@@ -58,14 +58,14 @@ def write(path: Path, variables: Variables, about: Mapping[str, Any]) -> None:
 
 def metadata(about: Mapping[str, Any]) -> dict[str, str]:
     """What `read_about` reads, for `write_tensors`."""
-    return {_ABOUT: json.dumps(markers.plain(about))}
+    return {_ABOUT: json.dumps(files.plain(about))}
 
 
 def write_tensors(path: Path, tree: Variables, metadata: Mapping[str, str] | None = None) -> None:
     """Writes a tree of arrays, or nothing."""
     flat = traverse_util.flatten_dict(meshes.to_host(tree), sep="/")
     tensors = {name: np.ascontiguousarray(value) for name, value in flat.items()}
-    markers.write_bytes(path, files.save(tensors, metadata=metadata))
+    files.write_bytes(path, save(tensors, metadata=metadata))
 
 
 def read_tensors(path: Path) -> Variables:

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from daaa_jax import attention
+from daaa_jax.errors import check_choice
 from daaa_jax.models.layers import Convolution, sow_features
 
+VERSIONS, INPUTS = ("v1.5", "v1"), ("imagenet", "caffe")
 # Of ImageNet, for images in [0, 1], as torchvision's weights expect them.
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Of ImageNet in the order blue, green, red, for images in [0, 255], as Caffe's weights expect them.
@@ -65,8 +67,7 @@ class ResNet50(nn.Module):
         Raises:
           ValueError: if `version` or `inputs` is unknown.
         """
-        if self.version not in ("v1.5", "v1"):
-            raise ValueError(f"unknown version {self.version!r} of ResNet-50: choose v1.5 or v1")
+        check_choice("model.version", self.version, VERSIONS)
         norm = functools.partial(batch_norm, train=train, dtype=self.dtype)
         features = prepare(images, self.inputs)
         features = Convolution(
@@ -148,9 +149,8 @@ def batch_norm(train: bool, dtype: jnp.dtype | None, name: str) -> nn.BatchNorm:
 
 def prepare(images: Array, inputs: str) -> Array:
     """What the weights expect of images in [-1, 1]; see `ResNet50.inputs`."""
+    check_choice("model.inputs", inputs, INPUTS)
     if inputs == "imagenet":
         mean, deviation = (jnp.asarray(x, images.dtype) for x in (_MEAN, _DEVIATION))
         return ((images + 1) / 2 - mean) / deviation
-    if inputs == "caffe":
-        return (images[..., ::-1] + 1) * 127.5 - jnp.asarray(_CAFFE_MEAN, images.dtype)
-    raise ValueError(f"unknown inputs {inputs!r} of ResNet-50: choose imagenet or caffe")
+    return (images[..., ::-1] + 1) * 127.5 - jnp.asarray(_CAFFE_MEAN, images.dtype)

@@ -10,10 +10,16 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from daaa_jax.errors import UserError
+from daaa_jax.experiment.workdir import (
+    Workdir,
+    folder_name,
+    identity_settings,
+    is_location_setting,
+    same_paths,
+)
 from daaa_jax.paper import tables
-from daaa_jax.runtime import markers
-from daaa_jax.settings import fit_to_devices
-from daaa_jax.workdir import check_same_config, is_where, name_of, read_config, says_where
+from daaa_jax.runtime import files
+from daaa_jax.validate import fit_to_devices
 
 # The data that tables are filled on: the config's file, and the word for each task of a table.
 _OFFICE_TASKS = {task: task.lower().replace("->", "2") for task in tables.OFFICE}
@@ -31,7 +37,6 @@ _OF_CELLS = dict.fromkeys(
 }
 # Of every cell that does not say otherwise, whatever a config's default is.
 _OF_THE_PAPER = {"em.posterior": "target", "adapt.recolour": "0.0"}
-DIVERGED = "diverged.json"  # in the folder of a run whose loss became infinite or NaN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +71,7 @@ class Plan:
     def told_settings(self) -> list[str]:
         """`adapt.rounds=8`, …: what the user changes, but for where data lies."""
         changes = (f"{name}={value}" for name, value in sorted(self.settings.items()))
-        return [change for change in changes if not says_where(change)]
+        return [change for change in changes if not is_location_setting(change)]
 
     def file_name(self, name: str, subject, tasks: Sequence[str]) -> str:
         """Of a table or figure, without its ending.
@@ -86,7 +91,7 @@ class Plan:
         )
         own = ["own_networks"] if self.own_networks else []
         words = [name, *data, *self.words, *some, *self.told_settings, *own]
-        return name_of(words, longest=200)  # an ending follows
+        return folder_name(words, longest=200)  # an ending follows
 
     def tasks(self, wanted: Sequence[str]) -> tuple[str, ...]:
         """Those of a table's tasks that the data has; where it has none of them, all of its own."""
@@ -124,14 +129,14 @@ class Run:
         except ValueError as error:
             raise UserError(str(error)) from error
 
-    def workdir(self, plan: Plan, folder: Path) -> Path:
+    def workdir(self, plan: Plan, folder: Path) -> Workdir:
         """Where it lies: a name for what it computes, whatever table asks for it.
 
         Runs lie beside each other, where each finds the stages that it shares with others.
         """
         file, _ = DATA[plan.data]
-        parts = [part for part in self.argument(plan).split(",") if not says_where(part)]
-        return folder / "runs" / name_of([file, *parts])
+        parts = [part for part in self.argument(plan).split(",") if not is_location_setting(part)]
+        return Workdir(folder / "runs" / folder_name([file, *parts]))
 
 
 def runs_of(table: tables.Table, tasks: Sequence[str], plan: Plan) -> list[Run]:
@@ -198,13 +203,17 @@ def result(run: Run, plan: Plan, folder: Path) -> dict[str, Any] | None:
       UserError: if what lies there was made with other settings.
     """
     workdir = run.workdir(plan, folder)
-    path = workdir / "result.json"
-    if not path.exists():
+    if (found := workdir.result()) is None:
         return None
-    config = run.config(plan)
-    fit_to_devices(config, 1, read_config(workdir))
-    check_same_config(workdir, config)
-    return markers.read_json(path)
+    config, made_with = run.config(plan), workdir.config()
+    fit_to_devices(config, 1, made_with)
+    differing = files.differing_settings(identity_settings(made_with), identity_settings(config))
+    if differing:
+        raise UserError(
+            f"{workdir} was made with other settings: {'; '.join(differing[:5])}. Choose another "
+            "--workdir, or the settings that it was made with"
+        )
+    return found
 
 
 def is_to_do(run: Run, plan: Plan, folder: Path) -> bool:
@@ -217,13 +226,13 @@ def is_to_do(run: Run, plan: Plan, folder: Path) -> bool:
     """
     if result(run, plan, folder) is None:
         return True
-    return not is_where(run.workdir(plan, folder), run.config(plan))
+    return not same_paths(run.workdir(plan, folder).config(), run.config(plan))
 
 
 def has_diverged(run: Run, plan: Plan, folder: Path) -> bool:
     """Whether a run ended because its loss became infinite or NaN, and was not finished since."""
     workdir = run.workdir(plan, folder)
-    return (workdir / DIVERGED).exists() and not (workdir / "result.json").exists()
+    return workdir.diverged_json.exists() and not workdir.result_json.exists()
 
 
 def accuracies(

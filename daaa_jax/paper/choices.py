@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from daaa_jax.evaluation.model_selection import VALIDATORS
-from daaa_jax.paper import cells
+from daaa_jax.paper import cells, summary
 from daaa_jax.runtime import metrics
 
 
@@ -62,7 +62,7 @@ def _last_round(task, change, plan, folder) -> Mapping[str, float] | None:
     each = []
     for seed in range(plan.seeds):
         run = cells.Run(task, change, seed)
-        rounds = metrics.rounds(metrics.read(run.workdir(plan, folder)))
+        rounds = metrics.rounds(metrics.read(run.workdir(plan, folder).metrics_jsonl))
         if cells.result(run, plan, folder) is None or not rounds:
             return None
         each.append(rounds[-1])
@@ -74,20 +74,16 @@ def _last_round(task, change, plan, folder) -> Mapping[str, float] | None:
     }
 
 
-def to_markdown(title: str, found: Sequence[Mapping[str, Any]]) -> str:
-    """A table for people; says so where there is nothing to choose from yet."""
-    head = "| task | setting | validator | its choice | accuracy there | best of all |"
-    lines = [f"## {title}: what validators without target labels choose", ""]
-    if not found:
-        return "\n".join([*lines, "Too few runs are finished.", ""])
-    lines += [head, "|" + " --- |" * 6]
+def sheet(title: str, found: Sequence[Mapping[str, Any]]) -> summary.Sheet:
+    """A table of `choices`, for people."""
+    columns = ["task", "setting", "validator", "its choice", "accuracy there", "best of all"]
+    rows = []
     for one in found:
         accuracy, best = (
             "no labels" if one[name] is None else f"{one[name]:.1f}"
             for name in ("accuracy", "best")
         )
-        lines.append(
-            f"| {one['task']} | {one['axis']} | {one['validator']} | {one['chosen']:g} "
-            f"| {accuracy} | {best} |"
-        )
-    return "\n".join([*lines, ""])
+        chosen = f"{one['chosen']:g}"
+        rows.append([one["task"], one["axis"], one["validator"], chosen, accuracy, best])
+    title = f"{title}: what validators without target labels choose"
+    return summary.Sheet(title, columns, rows, [] if rows else ["Too few runs are finished."])

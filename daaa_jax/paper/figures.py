@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from daaa_jax.paper import cells, choices, summary, tables
-from daaa_jax.runtime import markers, metrics
+from daaa_jax.runtime import files, metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,19 +65,18 @@ def write(name: str, tasks: Sequence[str], plan: cells.Plan, folder: Path) -> No
     )
     writer.writeheader()
     writer.writerows(points)
-    markers.write_bytes(Path(f"{path}.csv"), text.getvalue().encode())
+    files.write_bytes(Path(f"{path}.csv"), text.getvalue().encode())
     if name == "figA1":
         found = [
             choice
             for task in tasks
             for choice in choices.choices(task, _sweep(task, plan), plan, folder)
         ]
-        text = choices.to_markdown(f"{FIGURES[name].title}, on {plan.where}", found)
-        markers.write_bytes(Path(f"{path}.md"), text.encode())
+        choices.sheet(f"{FIGURES[name].title}, on {plan.where}", found).write(path)
     line = tables.BEST_EARLIER if name == "figA1" and plan.is_as(FIGURES[name].data) else None
     title = f"{FIGURES[name].title}, on {plan.where}"
     note = _note(runs_of(FIGURES[name], tasks, plan), plan, folder)
-    markers.write_bytes(Path(f"{path}.svg"), draw(title, points, line, note))
+    files.write_bytes(Path(f"{path}.svg"), draw(title, points, line, note))
 
 
 def _note(runs: Sequence[cells.Run], plan: cells.Plan, folder: Path) -> str:
@@ -92,7 +91,7 @@ def _note(runs: Sequence[cells.Run], plan: cells.Plan, folder: Path) -> str:
     if plan.told_settings:
         lines.append(f"with {', '.join(plan.told_settings)}")
     if "smoke" in plan.words:
-        lines.append("a trial in little: the figures say nothing")
+        lines.append("smoke run: metrics are not meaningful")
     return "\n".join(lines)
 
 
@@ -128,7 +127,7 @@ def _curve_points(task: str, plan: cells.Plan, folder: Path) -> list[dict[str, A
     points = []
     for curve, change in tables.CURVES.items():
         runs = [
-            metrics.rounds(metrics.read(run.workdir(plan, folder)))
+            metrics.rounds(metrics.read(run.workdir(plan, folder).metrics_jsonl))
             for run in (cells.Run(task, change, seed) for seed in range(plan.seeds))
             if cells.result(run, plan, folder) is not None
         ]

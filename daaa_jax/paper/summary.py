@@ -4,13 +4,16 @@ A cell without a finished run is shown as not run.
 """
 
 import csv
+import dataclasses
 import io
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from daaa_jax.paper import tables
 from daaa_jax.paper.tables import Figure, Table
+from daaa_jax.runtime import files
 
 NOT_RUN = "not run"
 DIVERGED = "diverged"
@@ -29,6 +32,30 @@ _COLUMNS = (
 )
 
 Accuracies = Mapping[tuple[int, str], Sequence[float | None]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sheet:
+    """A table of text with a heading and notes: Markdown, and JSON for the page of a sweep."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str]
+
+    def write(self, path: Path) -> None:
+        """Writes both; `path` has no ending."""
+        files.write_bytes(Path(f"{path}.md"), self.to_markdown().encode())
+        files.write_json(Path(f"{path}.json"), dataclasses.asdict(self))
+
+    def to_markdown(self) -> str:
+        """For people."""
+        text = [f"## {self.title}", ""]
+        if self.rows:
+            text += [f"| {' | '.join(self.columns)} |", "|" + " --- |" * len(self.columns)]
+            text += [f"| {' | '.join(row)} |" for row in self.rows]
+            text += [""]
+        return "\n".join([*text, *self.notes, ""])
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
@@ -117,7 +144,7 @@ def to_csv(cells: Sequence[Mapping]) -> str:
     return text.getvalue()
 
 
-def to_markdown(title: str, cells: Sequence[Mapping], notes: Sequence[str]) -> str:
+def sheet(title: str, cells: Sequence[Mapping], notes: Sequence[str]) -> Sheet:
     """A table for people: `74.7 ± 0.3 (73.9, +0.8)` is ours, the paper's and the difference.
 
     Args:
@@ -130,11 +157,8 @@ def to_markdown(title: str, cells: Sequence[Mapping], notes: Sequence[str]) -> s
     for cell in cells:
         key = (cell["method"], cell["train_data"])
         rows.setdefault(key, []).append(_shown(cell))
-    head = " | ".join(["method", "training data", *tasks])
-    text = [f"## {title}", "", f"| {head} |", "|" + " --- |" * (2 + len(tasks))]
-    text += [f"| {' | '.join([*key, *shown])} |" for key, shown in rows.items()]
-    text += ["", *notes, ""]
-    return "\n".join(text)
+    columns = ["method", "training data", *tasks]
+    return Sheet(title, columns, [[*key, *shown] for key, shown in rows.items()], notes)
 
 
 def _shown(cell: Mapping) -> str:

@@ -4,7 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from daaa_jax.report import page, sweep
+from daaa_jax.experiment.workdir import Workdir
+from daaa_jax.report import page
 from daaa_jax.runtime import exit_codes
 
 
@@ -21,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workdir", required=True, help="of the run, or of daaa_jax.reproduce")
     options = parser.parse_args(arguments)
     workdir = Path(options.workdir).expanduser()
-    print(sweep.write(workdir) if sweep.is_sweep(workdir) else page.write(workdir))
+    print(page.write_sweep(workdir) if page.is_sweep(workdir) else page.write(Workdir(workdir)))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,17 @@
-"""Charts as SVG to put into a page: text stays text, and takes the page's own colour.
+"""Charts as SVG and pictures as JPEG, to put into a page.
+
+Text of a chart stays text, and takes the page's own colour.
 
 Colours are those of Okabe and Ito, which colour-blind readers tell apart, on light and on dark.
 """
 
+import base64
 import io
 import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from PIL import Image
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 NUMBERED = 10  # classes that a scatter tells apart by their numbers
@@ -169,3 +173,22 @@ def _svg(canvas, name: str) -> str:
     text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
     style = f'style="width:100%;max-width:{float(width) * 4 / 3:.0f}px;height:auto"'
     return text.replace("<svg ", f'<svg role="img" {style} ', 1)
+
+
+def compressed(png: bytes) -> str:
+    """A PNG as a JPEG in base64, see `jpeg`."""
+    return jpeg(np.asarray(Image.open(io.BytesIO(png)).convert("RGB")))
+
+
+def jpeg(pixels: np.ndarray, least: int = 500, most: int = 1400) -> str:
+    """uint8 pixels `[H,W,3]` as a JPEG in base64, brought to a width that a page has room for."""
+    image = Image.fromarray(pixels)
+    if image.width < least:
+        factor = -(-least // image.width)
+        size = (factor * image.width, factor * image.height)
+        image = image.resize(size, Image.Resampling.NEAREST)
+    if image.width > most:
+        image = image.resize((most, round(image.height * most / image.width)))
+    content = io.BytesIO()
+    image.save(content, "jpeg", quality=82)
+    return base64.b64encode(content.getvalue()).decode()

@@ -1,8 +1,9 @@
-"""The page: what a working directory holds, finished or not, as one file without a network."""
+"""The report: a run's working directory, or a sweep's, as one HTML file that needs no network."""
 
+import base64
 import contextlib
 import dataclasses
-import html
+import urllib.parse
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,40 +11,29 @@ from typing import Any
 
 import numpy as np
 
-from daaa_jax.baselines import OURS
 from daaa_jax.errors import UserError
-from daaa_jax.evaluation import diagnostics
-from daaa_jax.report import (
-    attention_maps,
-    charts,
-    embedding,
-    parts,
-    posterior,
-    second_view,
-    selection,
-    translations,
-)
-from daaa_jax.runtime import markers, metrics
-from daaa_jax.training import rounds
+from daaa_jax.experiment.stages import OURS
+from daaa_jax.experiment.workdir import Workdir
+from daaa_jax.report import sections, templates
+from daaa_jax.runtime import files, metrics
 
-NAME = Path("report") / "index.html"
-_STAGES = ("pair", "source", "adapt")
+_RUNS = "runs"
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class RunArtifacts:
     """What a working directory holds of a run so far.
 
     Attributes:
       name: of the working directory.
       about: `config.json`: `config`, `command` and `versions`.
       result: `result.json`; None while the run goes on.
-      lines: of `metrics.jsonl`.
+      lines: of the metrics.
       pairs: the picture of the pairs, a PNG.
-      refreshes: of `posterior.json`, see `rounds.soft_labels`.
-      figures: of `audit.json`.
-      arrays: of `audit.npz`.
-      ceiling: the same of a run beside it that was trained on target labels, if there is one.
+      syncs: soft labels of each round, see `rounds.soft_labels`.
+      diagnostics: metrics of `diagnostics.write`.
+      arrays: of `diagnostics.write`.
+      upper_bound: the same of a run beside it that was trained on target labels, if there is one.
     """
 
     name: str
@@ -51,260 +41,167 @@ class Found:
     result: Mapping[str, Any] | None
     lines: Sequence[Mapping[str, Any]]
     pairs: bytes | None
-    refreshes: Sequence[Mapping[str, Any]]
-    figures: Mapping[str, Any]
+    syncs: Sequence[Mapping[str, Any]]
+    diagnostics: Mapping[str, Any]
     arrays: Mapping[str, np.ndarray]
-    ceiling: Mapping[str, np.ndarray]
+    upper_bound: Mapping[str, np.ndarray]
 
 
-def write(workdir: Path) -> Path:
+def write(workdir: Workdir) -> Path:
     """Writes the report of a working directory, of a run still going on too.
 
     Returns:
       The page's path.
 
     Raises:
-      UserError: if it is no working directory.
+      UserError: if it is not a working directory.
     """
-    path = workdir / markers.CONFIG_NAME
-    content = markers.read_json(path) if path.is_file() else None
-    if not isinstance(content, dict) or "config" not in content:
-        raise UserError(f"--workdir={workdir} is no working directory: it holds no {path.name}")
-    result = workdir / "result.json"
-    found = Found(
-        name=workdir.name,
-        about=content,
-        result=markers.read_json(result) if result.is_file() else None,
-        lines=metrics.read(workdir),
+    diagnostics, arrays = _json(workdir.diagnostics_json) or {}, _arrays(workdir)
+    artifacts = RunArtifacts(
+        name=workdir.path.name,
+        about=workdir.about(),
+        result=workdir.result(),
+        lines=metrics.read(workdir.metrics_jsonl),
         pairs=_pairs(workdir),
-        refreshes=_json(workdir / "adapt" / rounds.POSTERIOR) or [],
-        figures=_json(workdir / "adapt" / diagnostics.FIGURES) or {},
-        arrays=_arrays(workdir),
-        ceiling={},
+        syncs=_json(workdir.posterior_json) or [],
+        diagnostics=diagnostics,
+        arrays=arrays,
+        upper_bound=_upper_bound(workdir, diagnostics, arrays),
     )
-    found = dataclasses.replace(found, ceiling=_ceiling(workdir, found))
-    markers.write_bytes(workdir / NAME, render(found).encode())
-    return workdir / NAME
+    files.write_bytes(workdir.report, render(artifacts).encode())
+    return workdir.report
+
+
+def render(found: RunArtifacts) -> str:
+    """The page as HTML."""
+    result, about = found.result, found.about
+    config = about["config"]
+    class_names = list(result["per_class"]) if result else []
+    method = config.get("method", OURS)
+    seeds = (result or {}).get("seeds", [config.get("seed")])  # once one run could have several
+    return templates.render(
+        "run.html",
+        title=result["task"] if result else found.name,
+        name=found.name,
+        how=("" if method == OURS else f"method {method}, ") + f"seed {', '.join(map(str, seeds))}",
+        command=about.get("command", ""),
+        finished=result is not None,
+        smoke=config.get("smoke"),
+        ours=method == OURS,
+        upper_bound=(result or {}).get("method") == "upper_bound",
+        accuracies=sections.accuracies(result) if result else None,
+        rounds=sections.rounds(found.lines),
+        aligned=any("round_alignment" in line for line in found.lines),
+        soft_labels=sections.soft_labels(found.lines, found.syncs, class_names),
+        second_view=sections.second_view(
+            found.syncs, (result or {}).get("em"), config.get("em", {})
+        ),
+        validators=sections.validators(found.lines),
+        classes=sections.classes(result) if result else None,
+        translations=sections.translations(
+            found.pairs,
+            (result or {}).get("translation_colours", {}),
+            found.diagnostics,
+            found.arrays,
+            class_names,
+        ),
+        attention=sections.attention(
+            found.arrays, found.diagnostics.get("layers", []), found.upper_bound
+        ),
+        features=sections.features(found.arrays, class_names),
+        losses=sections.losses(found.lines),
+        time=sections.time(result) if result else None,
+        settings=sections.settings(config),
+        versions=list(about.get("versions", {}).items()),
+    )
 
 
 def _json(path: Path) -> Any:
-    return markers.read_json(path) if path.is_file() else None
+    return files.read_json(path) if path.is_file() else None
 
 
-def _arrays(workdir: Path) -> dict[str, np.ndarray]:
-    path = workdir / "adapt" / diagnostics.ARRAYS
-    if not path.is_file():
+def _arrays(workdir: Workdir) -> dict[str, np.ndarray]:
+    if not workdir.diagnostics_npz.is_file():
         return {}
-    with np.load(path) as arrays:
+    with np.load(workdir.diagnostics_npz) as arrays:
         return dict(arrays)
 
 
-def _ceiling(workdir: Path, found: Found) -> dict[str, np.ndarray]:
+def _upper_bound(
+    workdir: Workdir, diagnostics: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     """Of a run beside this one that was trained on target labels: same images, same layers."""
-    own = workdir.absolute()
-    try:
-        others = sorted(other for other in own.parent.iterdir() if other != own)
-    except OSError:
-        return {}
-    for other in others:
+    own = workdir.path.absolute()
+    others: list[Path] = []
+    with contextlib.suppress(OSError):
+        others = sorted(place for place in own.parent.iterdir() if place != own)
+    for other in map(Workdir, others):
         # What is wrong with a neighbour is not this run's concern.
         with contextlib.suppress(OSError, UserError, ValueError, KeyError, zipfile.BadZipFile):
-            config = (_json(other / markers.CONFIG_NAME) or {}).get("config", {})
-            layers = (_json(other / "adapt" / diagnostics.FIGURES) or {}).get("layers")
-            if config.get("method") == "upper_bound" and layers == found.figures.get("layers"):
-                arrays = _arrays(other)
-                if np.array_equal(arrays["examples"], found.arrays["examples"]):
-                    return arrays
+            layers = (_json(other.diagnostics_json) or {}).get("layers")
+            method = (_json(other.config_json) or {}).get("config", {}).get("method")
+            if method == "upper_bound" and layers == diagnostics.get("layers"):
+                found = _arrays(other)
+                if np.array_equal(found["examples"], arrays["examples"]):
+                    return found
     return {}
 
 
-def _pairs(workdir: Path) -> bytes | None:
+def _pairs(workdir: Workdir) -> bytes | None:
     """The four-tuples of the CycleGAN, of this run or of the one that it has taken them from."""
-    notes = workdir / "reused.json"
-    homes = [workdir]
-    if notes.is_file() and (note := markers.read_json(notes).get("pair")):
-        homes.append(Path(note["from"]))
-    found = [home / "pair" / "pairs.png" for home in homes]
+    places = [workdir]
+    if pair := (_json(workdir.reused_json) or {}).get("pair"):
+        places.append(Workdir(pair["from"]))
+    found = (place.pair_sheet for place in places)
     return next((path.read_bytes() for path in found if path.is_file()), None)
 
 
-def render(found: Found) -> str:
-    """The page as HTML."""
-    result, about = found.result, found.about
-    title = result["task"] if result else found.name
-    classes = list(result["per_class"]) if result else []
-    method = about["config"].get("method", OURS)
-    sections = [
-        _head(found.name, about, result),
-        _accuracies(result) if result else "",
-        _rounds(found.lines),
-        posterior.section(found.lines, found.refreshes, classes, method),
-        second_view.section(
-            found.refreshes,
-            (result or {}).get("em"),
-            about["config"].get("em", {}),
-        ),
-        selection.section(found.lines),
-        _classes(result) if result else "",
-        translations.section(
-            found.pairs,
-            (result or {}).get("translation_colours", {}),
-            found.figures,
-            found.arrays,
-            classes,
-        ),
-        attention_maps.section(found.arrays, found.figures.get("layers", []), found.ceiling),
-        embedding.section(found.arrays, classes),
-        _losses(found.lines),
-        _time(result) if result else "",
-        _settings(about),
-    ]
-    return parts.document(title, sections)
+def is_sweep(folder: Path) -> bool:
+    """Whether a folder is what `daaa_jax.reproduce` writes to."""
+    return (folder / _RUNS).is_dir() and not Workdir(folder).config_json.exists()
 
 
-def _head(name: str, about: Mapping, result: Mapping | None) -> str:
-    title = result["task"] if result else name
-    config = about["config"]
-    seeds = (result or {}).get("seeds", [config.get("seed")])  # once one run could have several
-    how = f"method {config['method']}, " if config.get("method", OURS) != OURS else ""
-    how = f"{name}, {how}seed {', '.join(map(str, seeds))}"
-    going = "" if result else "<p><strong>The run is not finished.</strong></p>"
-    if config.get("smoke"):
-        going += (
-            "<p><strong>A trial in little: its figures say nothing but that every stage runs."
-            "</strong></p>"
+def write_sweep(folder: Path) -> Path:
+    """Writes the page of a sweep, of one still going on too.
+
+    Args:
+      folder: as `daaa_jax.reproduce` writes it: `<table>.json`, `<figure>.svg`, and `runs/`.
+
+    Returns:
+      The page's path.
+    """
+    path = Workdir(folder).report
+    title = f"Tables and figures in {folder.absolute().name}"
+    names = sorted({path.stem for path in folder.glob("*") if path.suffix in (".json", ".svg")})
+    parts = []
+    for name in names:
+        svg, sheet = folder / f"{name}.svg", folder / f"{name}.json"
+        drawn = base64.b64encode(svg.read_bytes()).decode() if svg.is_file() else ""
+        parts.append({"name": name, "svg": drawn, "sheet": _json(sheet)})
+    page = templates.render("sweep.html", title=title, parts=parts, runs=_runs(folder))
+    files.write_bytes(path, page.encode())
+    return path
+
+
+def _runs(folder: Path) -> list[dict[str, Any]]:
+    """The finished runs of a sweep, each with a link to its report."""
+    rows = []
+    for place in sorted((folder / _RUNS).glob("*/result.json")):
+        workdir = Workdir(place.parent)
+        try:
+            result = workdir.result()
+            target = result["accuracy"]["target_test"]
+            minutes = sum(result["seconds"].values()) / 60
+        except (UserError, KeyError, TypeError, AttributeError):
+            continue  # damaged
+        name = workdir.path.name
+        page = workdir.report.relative_to(workdir.path)
+        shown = (sections.percent(target[which]) for which in ("last", "selected", "oracle"))
+        rows.append(
+            {
+                "name": name,
+                "link": urllib.parse.quote(f"../{_RUNS}/{name}/{page}", safe="/="),
+                "cells": [*shown, f"{minutes:.1f} min"],
+            }
         )
-    return (
-        f"<h1>{html.escape(title)}</h1>\n<p class=faint>{html.escape(how)}: "
-        f"<code>{html.escape(about.get('command', ''))}</code></p>{going}"
-    )
-
-
-def _accuracies(result: Mapping) -> str:
-    reached = result["accuracy"]
-    target = reached["target_test"]
-    items = [
-        (target["last"], "after the last round"),
-        (target["selected"], "chosen without labels"),
-        (target["oracle"], "best by target labels, for reference"),
-        (reached["source_only"], "source network alone"),
-    ]
-    if "paired_last" in target:
-        items[3:3] = [
-            (target[f"paired_{name}"], f"image and translation, {name}")
-            for name in ("last", "selected")
-        ]
-        items.append((reached["source_translated"], "source network on translations"))
-    shown = "".join(f"<li><b>{parts.percent(value)}</b>{text}</li>" for value, text in items)
-    if all(value is None for value, _ in items):
-        shown = "<li>The target has no labels to measure with.</li>"
-    images = result.get("images", {})
-    counts = (
-        f"{images['source_train']:,} labelled and {images['target_train']:,} unlabelled training "
-        "images. "
-        if images
-        else ""
-    )
-    own, where = ("source_test", "test images of")
-    if own not in reached:
-        own, where = "source_train", "the training images of"
-    labels = (
-        "The network was trained on the target's own labels: this is the ceiling for the others."
-        if result.get("method") == "upper_bound"
-        else "Target labels are read for these figures and for nothing that trains or selects."
-    )
-    return (
-        f"<h2>Accuracy on the target domain</h2><ul class=figures>{shown}</ul>"
-        f"<p class=faint>Measured on {html.escape(result['evaluated_on'])}. {counts}The source "
-        f"network has {parts.percent(reached[own])} on {where} its own domain. {labels}</p>"
-    )
-
-
-def _rounds(lines: Sequence[Mapping]) -> str:
-    rounds = metrics.rounds(lines)
-    if not rounds:
-        return ""
-    accuracy = {
-        "target": parts.curve(rounds, "target_test"),
-        "source, test images": parts.curve(rounds, "source_test"),
-        "source, training images": parts.curve(rounds, "source_train"),
-    }
-    shown = [
-        parts.chart(charts.lines, "accuracy", accuracy, "round", "accuracy", percent=True),
-        parts.chart(
-            charts.lines,
-            "alignment",
-            {"L_AT": parts.curve(rounds, "round_alignment")},
-            "round",
-            "L_AT",
-        ),
-    ]
-    falls = (
-        "<p class=faint>L_AT falls where the target network learns to attend as the source network "
-        "does.</p>"
-        if shown[1]
-        else ""
-    )
-    return f"<h2>Rounds</h2><div class=charts>{''.join(shown)}</div>{falls}"
-
-
-def _classes(result: Mapping) -> str:
-    names, confusion = list(result["per_class"]), np.array(result["confusion"])
-    if not confusion.sum():
-        return ""
-    bars = charts.bars("classes", result["per_class"], "accuracy, %")
-    matrix = charts.matrix("confusion", confusion, names, "true class", "predicted class")
-    worst = [
-        (confusion[row, column], names[row], names[column])
-        for row, column in np.ndindex(*confusion.shape)
-        if row != column and confusion[row, column]
-    ]
-    worst = sorted(worst, key=lambda item: (-item[0], *item[1:]))[:5]
-    told = "; ".join(f"{html.escape(a)} taken for {html.escape(b)} ({n})" for n, a, b in worst)
-    often = f"<p>Most frequent errors: {told}.</p>" if told else ""
-    return (
-        f"<h2>Classes</h2>{often}<div class=charts><figure>{bars}</figure>"
-        f"<figure>{matrix}</figure></div><p class=faint>The network after the last round, on the "
-        "target domain; shades are shares of each row.</p>"
-    )
-
-
-def _losses(lines: Sequence[Mapping]) -> str:
-    shown = []
-    for stage in _STAGES:
-        here = [line for line in lines if line["stage"] == stage and "loss" in line]
-        names = dict.fromkeys(k for line in here for k in line if k not in ("stage", "step"))
-        for name in names:
-            curves = {name: parts.curve(here, name, "step")}
-            shown.append(
-                parts.chart(charts.lines, f"{stage}-{name}", curves, f"{stage}, updates", name)
-            )
-    inside = "".join(shown)
-    return inside and (
-        f"<h2>Training</h2><details><summary>Every logged figure of every stage</summary>"
-        f"<div class=charts>{inside}</div></details>"
-    )
-
-
-def _time(result: Mapping) -> str:
-    seconds, sizes = result["seconds"], result.get("step_bytes", {})
-    rows = [
-        (
-            stage,
-            f"{value / 60:.1f} min"
-            + (f", an update takes {sizes[stage] / 2**20:,.0f} MiB" if sizes.get(stage) else ""),
-        )
-        for stage, value in seconds.items()
-    ]
-    rows.append(("all", f"{sum(seconds.values()) / 60:.1f} min"))
-    return (
-        f"<h2>Time and memory</h2>{parts.table(rows)}<p class=faint>Memory is of each device.</p>"
-    )
-
-
-def _settings(about: Mapping) -> str:
-    versions = about.get("versions", {})
-    return (
-        "<h2>Settings and versions</h2><details><summary>Show</summary>"
-        f"{parts.table(parts.flat(about['config']))}{parts.table(versions.items())}</details>"
-    )
+    return rows

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from daaa_jax.runtime import markers
+from daaa_jax.runtime import files
 
 
 def grid(images: np.ndarray, gap: int = 2) -> np.ndarray:
@@ -34,4 +34,4 @@ def write_png(path: Path, pixels: np.ndarray, scale: int = 2) -> None:
     content = io.BytesIO()
     enlarged = pixels.repeat(scale, axis=0).repeat(scale, axis=1)
     Image.fromarray(enlarged).save(content, format="png")
-    markers.write_bytes(path, content.getvalue())
+    files.write_bytes(path, content.getvalue())

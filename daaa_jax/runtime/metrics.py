@@ -1,4 +1,4 @@
-"""Every figure of a run goes to `metrics.jsonl` and to TensorBoard, through here."""
+"""Metrics of a run: JSON lines, and TensorBoard's events."""
 
 import contextlib
 import io
@@ -11,24 +11,24 @@ from typing import Any
 
 import numpy as np
 
-from daaa_jax.runtime import distributed, markers
+from daaa_jax.runtime import distributed, files
 
 
 class MetricWriter(contextlib.AbstractContextManager):
-    """Writes figures and pictures of a run; only process 0 does, the others pass in silence.
+    """Writes metrics and pictures of a run; only process 0 does, the others pass in silence.
 
-    `metrics.jsonl` has one JSON object a line: `stage`, `step`, and the figures. TensorBoard sees
+    `metrics.jsonl` has one JSON object a line: `stage`, `step`, and the metrics. TensorBoard sees
     each stage as a run of its own, under `tensorboard/<stage>/`.
     """
 
-    def __init__(self, workdir: str | Path):
-        """Opens the files of a working directory, made if need be, to append to them.
+    def __init__(self, path: Path, tensorboard: Path):
+        """Opens the files, made if need be, to append to them.
 
         Args:
-          workdir: the run's working directory.
+          path: of the JSON lines.
+          tensorboard: the folder of TensorBoard's events.
         """
-        self.path = Path(workdir) / "metrics.jsonl"
-        self._events_folder = Path(workdir) / "tensorboard"
+        self.path, self._events_folder = path, tensorboard
         self._events: dict[str, Any] = {}
         self._purge_steps: dict[str, int] = {}
         self._file: io.TextIOWrapper | None = None
@@ -37,20 +37,20 @@ class MetricWriter(contextlib.AbstractContextManager):
             _cut_torn_line(self.path)
             self._file = self._open()
 
-    def scalars(self, stage: str, step: int, figures: Mapping[str, Any]) -> None:
-        """Writes the figures of one step.
+    def scalars(self, stage: str, step: int, metrics: Mapping[str, Any]) -> None:
+        """Writes the metrics of one step.
 
         Args:
           stage: the stage's name.
           step: the number of updates made.
-          figures: name → number (a scalar array will do). One that is not finite becomes null.
+          metrics: name → number (a scalar array will do). One that is not finite becomes null.
         """
         if self._file is None:
             return
         line: dict[str, Any] = {"stage": stage, "step": int(step)}
         events = self._event_writer(stage)
-        for name, value in figures.items():
-            line[name] = _figure(value)
+        for name, value in metrics.items():
+            line[name] = _number(value)
             if line[name] is not None:
                 events.add_scalar(name, line[name], step)
         # The file is line-buffered: a run that is killed keeps what it has logged.
@@ -89,7 +89,7 @@ class MetricWriter(contextlib.AbstractContextManager):
         lines = self.path.read_text().splitlines(keepends=True)
         kept = [line for line in lines if not _is_past(line, stage, step)]
         if len(kept) < len(lines):
-            markers.write_bytes(self.path, "".join(kept).encode())
+            files.write_bytes(self.path, "".join(kept).encode())
         self._file = self._open()
         # Event files cannot be cut; TensorBoard hides what lies at or past a purge step.
         self._purge_steps[stage] = step + 1
@@ -129,17 +129,16 @@ class MetricWriter(contextlib.AbstractContextManager):
         return self._events[stage]
 
 
-def read(workdir: str | Path) -> list[dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl`, in the order they were written.
+def read(path: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics, in the order they were written.
 
     Args:
-      workdir: the run's working directory.
+      path: of the JSON lines.
 
     Returns:
-      One dict a line, with `stage`, `step` and the figures; empty if nothing was written yet. A
+      One dict a line, with `stage`, `step` and the metrics; empty if nothing was written yet. A
       last line that a killed run left unfinished is passed over.
     """
-    path = Path(workdir) / "metrics.jsonl"
     if not path.exists():
         return []
     parsed = map(_parse, path.read_text().splitlines())
@@ -151,7 +150,7 @@ def rounds(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [line for line in lines if line["stage"] == "adapt" and "round_loss" in line]
 
 
-def _figure(value: Any) -> int | float | None:
+def _number(value: Any) -> int | float | None:
     number = value.item() if hasattr(value, "item") else value
     if isinstance(number, bool | int):
         return number

@@ -1,31 +1,31 @@
-"""What every stage is handed beside its settings: where to write, on which devices, how often."""
+"""What every stage gets beside its settings: where to write, on which devices, how often."""
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.runtime.metrics import MetricWriter
 from daaa_jax.runtime.preemption import Notice
 
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """The surroundings of a run.
+    """Of a run: what all its stages share.
 
     Attributes:
       workdir: where the stages write.
       mesh: the devices.
-      writer: the sink of figures and pictures.
+      writer: of metrics and pictures.
       settings: `config.run`: how often to log and to save; nothing in it changes a result.
-      notice: whether the run has been told to end.
+      notice: whether the run is preempted.
       profiled: whether some updates of each stage are traced, see `profiling`.
-      later: by stage, what those after it cost in units of its own, see `costs.later`.
+      later: by stage, what those after it cost in units of its own, see `time_left.later`.
     """
 
-    workdir: Path
+    workdir: Workdir
     mesh: Mesh
     writer: MetricWriter
     settings: ConfigDict

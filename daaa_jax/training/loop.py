@@ -11,7 +11,8 @@ from clu.metrics import Average
 from jax.sharding import Mesh
 
 from daaa_jax.errors import Diverged, UserError
-from daaa_jax.runtime import device_memory, markers
+from daaa_jax.experiment.workdir import Workdir
+from daaa_jax.runtime import device_memory, files
 from daaa_jax.runtime import mesh as meshes
 from daaa_jax.runtime.checkpoints import Checkpoints
 from daaa_jax.runtime.preemption import Preempted
@@ -91,9 +92,9 @@ def run(
       Preempted: if the run is preempted; all is saved.
     """
     settings, writer = context.settings, context.writer
-    with Checkpoints(context.workdir / name / "checkpoints") as checkpoints:
+    with Checkpoints(context.workdir.checkpoints(name)) as checkpoints:
         start = checkpoints.latest_step() or 0
-        _check_not_lost(context.workdir / name, start, steps)
+        _check_not_lost(context.workdir, name, start, steps)
         shapes = jax.eval_shape(create_state)
         places = shardings(shapes, context.mesh)
         with device_memory.enough_memory(f"stage {name}", reduce):
@@ -108,7 +109,7 @@ def run(
         )
         sums = _MetricSums(loop_state)
         writer.drop_after(name, start)
-        profiled = context.workdir / "profile" / name if context.profiled else None
+        profiled = context.workdir.profile(name) if context.profiled else None
         with (
             device_memory.enough_memory(f"stage {name}", reduce),
             Progress(name, steps, start, later=context.later.get(name, 0.0)) as progress,
@@ -124,7 +125,7 @@ def run(
                     loop_state["step_bytes"] = device_memory.step_bytes(update)
                 profile.before(step, state)
                 state, metrics = update(state, *arguments)
-                profile.after(step, state, update)
+                profile.after(step, state)
                 sums.add(metrics)
                 ends_round = step % round_steps == 0 or step == steps
                 preempted = context.notice.after_update()
@@ -148,7 +149,7 @@ def run(
                 if preempted:
                     checkpoints.wait()
                     raise Preempted(f"stage {name} is saved after step {step} of {steps}")
-    return state, {**loop_state, "sha256": markers.checksum(state)}
+    return state, {**loop_state, "sha256": files.checksum(state)}
 
 
 class _MetricSums:
@@ -184,12 +185,12 @@ def _merge(left: Metrics, right: Metrics) -> Metrics:
     return jax.tree.map(jax.numpy.add, left, right)
 
 
-def _check_not_lost(folder, start: int, steps: int) -> None:
+def _check_not_lost(workdir: Workdir, name: str, start: int, steps: int) -> None:
     """Makes sure that a stage that is finished still has its last checkpoint."""
-    if start < steps and markers.read_marker(folder) is not None:
+    if start < steps and workdir.marker(name) is not None:
         raise UserError(
-            f"{folder} says that stage {folder.name} is finished, and its last checkpoint is "
-            f"missing: restore {folder / 'checkpoints'}, or remove {folder} to run the stage again"
+            f"stage {name} is finished in {workdir}, and its last checkpoint is missing: restore "
+            f"{workdir.checkpoints(name)}, or remove {workdir.stage(name)} to run the stage again"
         )
 
 

@@ -5,6 +5,9 @@ import optax
 from ml_collections import ConfigDict
 
 from daaa_jax import schedules
+from daaa_jax.errors import check_choice
+
+NAMES = ("adam", "sgd")
 
 
 def make(
@@ -16,7 +19,7 @@ def make(
     """The optimiser of a stage.
 
     Args:
-      settings: `name` (`adam` or `sgd`), `learning_rate`, `schedule` (see `schedules.make`),
+      settings: `name`, one of `NAMES`, `learning_rate`, `schedule` (see `schedules.make`),
         `decay_fraction` (for the `linear` schedule), `b1` and `b2` (adam), `momentum` (sgd),
         `weight_decay` (added to the gradient before the momentum, as JAN's solver does),
         `classifier_factor` (the learning rate of parameters under `classifier`, which pretrained
@@ -34,12 +37,11 @@ def make(
         restart_every=restart_every,
         decay_fraction=settings.decay_fraction,
     )
+    check_choice("optimizer.name", settings.name, NAMES)
     if settings.name == "adam":
         rule = optax.adam(learning_rate, b1=settings.b1, b2=settings.b2)
-    elif settings.name == "sgd":
-        rule = optax.sgd(learning_rate, momentum=settings.momentum)
     else:
-        raise ValueError(f"optimiser {settings.name!r}: choose adam or sgd")
+        rule = optax.sgd(learning_rate, momentum=settings.momentum)
     if settings.weight_decay:
         rule = optax.chain(optax.add_decayed_weights(settings.weight_decay), rule)
     if settings.classifier_factor != 1:

@@ -14,13 +14,12 @@ from daaa_jax.data.types import LabelledImages, MeasuredData
 from daaa_jax.evaluation import Evaluation, Evaluator, Outputs, model_selection, spread
 from daaa_jax.evaluation.second_view import SecondView, measure_once
 from daaa_jax.models import Variables
-from daaa_jax.runtime import markers
+from daaa_jax.runtime import files
 from daaa_jax.training import loop
 from daaa_jax.training.context import Context
 from daaa_jax.training.feed import Feed
 
 NAME = "adapt"
-POSTERIOR = "posterior.json"
 _REDUCE = "adapt.batch_size or augment.crop, or set model.remat=True"
 # Logged for a report, and too many for a line.
 _QUIET = (
@@ -100,7 +99,7 @@ def run(
     if training.second_view is not None:
         view = training.second_view(originals=measured.target_train, evaluate=evaluate)
     end = RoundEnd(
-        evaluate, measured, config.evaluate, keep, context.workdir / NAME, training, view
+        evaluate, measured, config.evaluate, keep, context.workdir.posterior_json, training, view
     )
 
     def measure_second_view(step, state, loop_state):
@@ -135,7 +134,7 @@ class RoundEnd:
       measured: the images; of the target domain's, none with a label reaches a validator.
       settings: `config.evaluate`; `validator` and `validation_images` are read.
       keep: called with the step and the network where it is the best so far.
-      folder: of the stage; `posterior.json`, what `soft_labels` says of each round, lies there.
+      posterior_json: where `soft_labels` of every round is written.
       training: of the method.
       view: reads the translations of the target images, where the method has them.
     """
@@ -144,7 +143,7 @@ class RoundEnd:
     measured: MeasuredData
     settings: ConfigDict
     keep: Callable[[int, Variables], None]
-    folder: Path
+    posterior_json: Path
     training: TargetTraining
     view: SecondView | None = None
 
@@ -180,8 +179,8 @@ class RoundEnd:
         entry = soft_labels(step, used) | {
             "views": {name: _shares(of) for name, of in views.items()}
         }
-        loop_state["posterior"] = [*loop_state.get("posterior", []), markers.plain(entry)]
-        markers.write_json(self.folder / POSTERIOR, loop_state["posterior"])
+        loop_state["posterior"] = [*loop_state.get("posterior", []), files.plain(entry)]
+        files.write_json(self.posterior_json, loop_state["posterior"])
         logged = {
             f"round_{name}": float(metrics[name].compute()) for name in self.training.round_metrics
         }

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from daaa_jax import adaptation, baselines, models
-from daaa_jax.adaptation import group_sizes
+from daaa_jax import models
 from daaa_jax.data.augment import evaluation_views
-from daaa_jax.data.pairs import GROUPS
+from daaa_jax.data.pairs import GROUPS, group_sizes
 from daaa_jax.data.types import Task
+from daaa_jax.experiment.stages import OURS, trains_cyclegan
 from daaa_jax.models import layers
 
 _TRAINED = 3  # forward passes that a forward and a backward pass cost
@@ -54,14 +54,14 @@ def _units(config: ConfigDict, task: Task) -> dict[str, tuple[int, float]]:
     sizes = len(task.source_train.images), len(task.target_train.images)
     pair, source, adapt = config.pair, config.source, config.adapt
     epoch = -(-max(sizes) // pair.batch_size)
-    if config.method == baselines.OURS:
+    if config.method == OURS:
         groups = group_sizes(adapt.batch_size, [adapt.mix[group] for group in GROUPS])
         # The target network is trained, the source network sees the whole batch, M^post T alone.
         update = (_TRAINED + 1) * sum(groups) + sum(groups[2:])
     else:
         update = _TRAINED * adapt.batch_size
     translate = discriminate = 1.0
-    if adaptation.trains_cyclegan(config):
+    if trains_cyclegan(config):
         translate = _operations(generator, image)
         discriminate = _operations(discriminator, image)
     # Both translations, both ways back, and with an identity term two more. The discriminators see

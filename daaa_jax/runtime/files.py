@@ -1,11 +1,12 @@
-"""Small files that must be whole or absent, above all the marker that a stage is finished."""
+"""Files that are written whole or not at all: bytes, JSON, and checksums of what they hold."""
 
+import contextlib
 import hashlib
 import json
 import math
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +17,20 @@ from daaa_jax.errors import UserError
 from daaa_jax.runtime import distributed
 from daaa_jax.runtime import mesh as meshes
 
-MARKER_NAME = "finished.json"
-CONFIG_NAME = "config.json"  # of a working directory
 
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path`, which takes its place when the block ends without an error.
 
-def write_bytes(path: str | Path, content: bytes) -> None:
-    """Writes a file atomically: readers, and a run that is killed, see the old or the new whole.
-
-    Of several processes the first one writes, as all would write the same.
-
-    Args:
-      path: the file; its folder is made if need be.
-      content: what it shall hold.
+    Readers, and a run that is killed, see the old file or the new one, whole. The folder is made if
+    need be.
     """
-    if not distributed.is_first():
-        return
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Processes of several containers can have the same number.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
+        yield temporary
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:  # of a full disk, for one, says no name
@@ -49,12 +41,19 @@ def write_bytes(path: str | Path, content: bytes) -> None:
     _sync_folder(path.parent)
 
 
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Writes a file atomically, on the first of several processes, as all would write the same."""
+    if distributed.is_first():
+        with replacing(Path(path)) as temporary:
+            temporary.write_bytes(content)
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Writes a value as readable JSON, atomically.
 
     Args:
       path: the file; its folder is made if need be.
-      value: anything that `plain` understands. Figures that are not finite become null.
+      value: anything that `plain` understands. Numbers that are not finite become null.
     """
     text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
     write_bytes(path, (text + "\n").encode())
@@ -104,8 +103,8 @@ def plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
-def fingerprint(settings: Mapping[str, Any]) -> str:
-    """A short name for settings: the same for equal ones, in whatever order and on any machine.
+def settings_hash(settings: Mapping[str, Any]) -> str:
+    """Hash of settings: the same for equal ones, in whatever order and on any machine.
 
     Args:
       settings: as `plain` understands them.
@@ -134,50 +133,6 @@ def checksum(tree: Any) -> str:
     return digest.hexdigest()
 
 
-def write_marker(
-    directory: str | Path, stage: str, settings: Mapping[str, Any], extra: Mapping[str, Any]
-) -> None:
-    """Says that a stage is finished, and under which settings.
-
-    Args:
-      directory: the stage's folder.
-      stage: its name.
-      settings: everything that its outcome depends on: settings, seed, inputs.
-      extra: what later stages and the result want to know, such as seconds.
-    """
-    marker = {
-        "stage": stage,
-        "fingerprint": fingerprint(settings),
-        "settings": settings,
-        "extra": extra,
-    }
-    write_json(Path(directory) / MARKER_NAME, marker)
-
-
-def read_marker(directory: str | Path) -> dict[str, Any] | None:
-    """The marker of a stage, or None if it is not finished.
-
-    Args:
-      directory: the stage's folder.
-
-    Returns:
-      A dict with `stage`, `fingerprint`, `settings` and `extra`.
-
-    Raises:
-      UserError: if the file has been damaged.
-    """
-    path = Path(directory) / MARKER_NAME
-    try:
-        marker = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: delete it to run the stage again") from error
-    if not isinstance(marker, dict) or not {"stage", "fingerprint", "settings"} <= marker.keys():
-        raise UserError(f"{path} is not a stage's marker: delete it to run the stage again")
-    return marker
-
-
 def differing_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Lists what is not the same in two nested settings.
 
@@ -187,7 +142,7 @@ def differing_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[s
 
     Returns:
       Lines such as `adapt.beta (was 0.1, is 0.3)`, in the order of the names; empty exactly if
-      the fingerprints are equal.
+      the hashes are equal.
     """
     before, now = _flat(plain(old)), _flat(plain(new))
     return [

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from daaa_jax import colours
 from daaa_jax.data.images import Images
+from daaa_jax.evaluation import diagnostics
 
 DRAWS = np.random.default_rng(0)
 
@@ -16,7 +16,9 @@ def images_of(colour, count=40, spread=20):
 
 
 def distance(images, others):
-    return colours.distance(colours.mean_colours(images), colours.mean_colours(others))
+    return diagnostics.energy_distance(
+        diagnostics.mean_colours(images), diagnostics.mean_colours(others)
+    )
 
 
 def plain_distance(x, y):
@@ -48,7 +50,7 @@ def test_few_colours_are_farther_than_all_of_them():
 def test_both_directions_are_measured_against_the_domain_whose_style_they_shall_have():
     dark, light = images_of((40, 40, 40)), images_of((200, 200, 200))
     made = {"day_to_night": dark[::2], "night_to_day": light[::2]}
-    found = colours.of_translations({"day": light, "night": dark}, made)
+    found = diagnostics.translation_colours({"day": light, "night": dark}, made)
     assert set(found) == set(made)
     for direction in made:
         assert found[direction]["translations"] < 0.05 < 1 < found[direction]["originals"]
@@ -63,4 +65,4 @@ def test_no_more_than_2000_images_are_read():
             return super().__getitem__(rows)
 
     images = Counting(images_of((90, 120, 40), count=5000))
-    assert colours.mean_colours(images).shape == (2000, 3) and images.read == 2000
+    assert diagnostics.mean_colours(images).shape == (2000, 3) and images.read == 2000

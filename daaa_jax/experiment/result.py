@@ -1,0 +1,126 @@
+"""What a run leaves: its networks with all that their use needs, and `result.json`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from daaa_jax.data.types import Task
+from daaa_jax.experiment.workdir import Workdir, versions
+from daaa_jax.models import Variables, network_file
+from daaa_jax.runtime import distributed
+
+
+def write_network(
+    path: Path,
+    variables: Variables,
+    which: str,
+    config: ConfigDict,
+    task: Task,
+    em: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a classifier with all that its use needs to know.
+
+    `em` is what `second_view.SecondView.measure` found, for an adapted one.
+    """
+    about = {
+        "network": which,
+        "source": task.source_name,
+        "target": task.target_name,
+        "classes": task.class_names,
+        "image_size": task.source_train.images.shape[1],
+        "augment": config.augment,
+        "crops": config.evaluate.crops,
+        "model": config.model,
+        "attention": config.adapt.attention,
+        "layers": config.adapt.layers,
+        **({} if em is None else {"em": em}),
+    }
+    network_file.write(path, variables, about)
+
+
+class Candidates:
+    """Networks that label-free selection has preferred so far, as files."""
+
+    def __init__(self, workdir: Workdir, config: ConfigDict, task: Task):
+        """Writes nothing yet."""
+        self._workdir, self._config, self._task = workdir, config, task
+
+    def keep(self, step: int, variables: Variables) -> None:
+        """Writes a network that may be the selected one.
+
+        Earlier ones stay for a while: a run that is killed before its next checkpoint goes back.
+        """
+        path = self._workdir.candidate(step)
+        write_network(path, variables, "selected", self._config, self._task)
+        if distributed.is_first():
+            for old in [p for p in self._workdir.candidates() if p <= path][:-3]:
+                old.unlink()
+
+    def select(self, step: int, em: Mapping[str, Any] | None) -> None:
+        """Makes the candidate of a step the selected network, and removes the others.
+
+        Args:
+          step: of the candidate.
+          em: see `write_network`; the candidate may be older than the measurement.
+        """
+        if distributed.is_first():
+            path = self._workdir.candidate(step)
+            if path.exists():  # else renamed before, by a run that was killed right after
+                about = network_file.read_about(path) | ({} if em is None else {"em": em})
+                tensors = network_file.read_tensors(path)
+                network_file.write(self._workdir.selected_network, tensors, about)
+            for other in self._workdir.candidates():
+                other.unlink()
+        distributed.barrier("selected network written")
+
+
+def result(
+    config: ConfigDict, task: Task, outputs: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The result of a run whose stages are all finished.
+
+    Args:
+      config: the whole config.
+      task: both domains.
+      outputs: by stage, what it has left in its marker.
+    """
+    adapt, measured = outputs["adapt"], task.evaluation
+    on_source, trained_on = measured.source_figure, ""
+    if config.method == "upper_bound" and measured.target_test is measured.target_train:
+        trained_on = ", whose labels it was trained on"
+    return {
+        "task": f"{task.source_name} -> {task.target_name}",
+        "method": config.method,
+        "data": config.data.name,
+        "images": {
+            "source_train": len(task.source_train.images),
+            "target_train": len(task.target_train.images),
+            "left_out": task.left_out,
+        },
+        "made_from_photos": bool(config.data.get("photos_dir", "")),
+        "seed": config.seed,
+        "evaluated_on": measured.target_images + trained_on,
+        "accuracy": {
+            on_source: adapt["source_network"][on_source],
+            "source_only": adapt["source_network"]["target_test"],
+            # The source network on G_TS(x), and both images of a pair: where there is a G_TS.
+            **({"source_translated": adapt["source_translated"]} if "paired" in adapt else {}),
+            "target_test": {
+                name: adapt[name]["target_test"] for name in ("last", "selected", "oracle")
+            }
+            | adapt.get("paired", {}),
+        },
+        **({"em": adapt["em"]} if "em" in adapt else {}),
+        "per_class": dict(zip(task.class_names, adapt["per_class"], strict=True)),
+        "translation_colours": outputs.get("translate", {}).get("colours", {}),
+        "confusion": adapt["confusion"],
+        "seconds": {stage: outputs[stage]["seconds"] for stage in outputs},
+        "step_bytes": {
+            stage: known["step_bytes"]
+            for stage, known in outputs.items()
+            if known.get("step_bytes")
+        },
+        "versions": versions(),
+    }

@@ -1,0 +1,264 @@
+"""The stages of a run: which there are, what each is made of, whether and where it is finished.
+
+One rule: a stage is valid if the hash stored with it equals the hash of its inputs now.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from daaa_jax import models
+from daaa_jax.data.images import Images
+from daaa_jax.data.types import Task
+from daaa_jax.errors import UserError
+from daaa_jax.experiment.workdir import Workdir, identity_settings
+from daaa_jax.models import pretrained
+from daaa_jax.runtime import files
+
+OURS = "daaa"  # `config.method` where no baseline is meant
+STAGES = ("pair", "translate", "source", "adapt")
+NEEDS = {"translate": ("pair",), "adapt": ("pair", "translate", "source")}
+NO_REUSE = "none"  # as `run.reuse`: every stage is run here
+# Raised when a change of the code changes what a stage gives, so that what an older version has
+# finished is not taken for the same.
+VERSIONS = {"pair": 3, "translate": 3, "source": 3, "adapt": 3}
+# Settings that came later, by dotted name, with the value that means what was done before: they
+# are no part of a stage's inputs while they have it.
+ADDED_LATER: dict[str, Any] = {}
+_SHOWN = 5  # settings that differ
+
+
+def needs_translations(config: ConfigDict) -> bool:
+    """Whether any loss of the method reads a translation."""
+    adapt = config.adapt
+    synthetic = adapt.mix.t_f or adapt.mix.s_f
+    return config.method == OURS and bool(
+        synthetic or adapt.beta or config.em.posterior == "paired"
+    )
+
+
+def trains_cyclegan(config: ConfigDict) -> bool:
+    """Whether a run has the stages `pair` and `translate`."""
+    return needs_translations(config) and not config.pair.translations
+
+
+def stages_of(config: ConfigDict) -> tuple[str, ...]:
+    """The stages that a run has; external translations and source networks replace some."""
+    absent = set() if trains_cyclegan(config) else {"pair", "translate"}
+    absent |= {"source"} if config.source.checkpoint else set()
+    return tuple(stage for stage in STAGES if stage not in absent)
+
+
+def why_no_generators(config: ConfigDict) -> str:
+    """Why a run trains no CycleGAN."""
+    if config.method != OURS:
+        return f"method={config.method} has no generators"
+    if needs_translations(config):
+        return "pair.translations has no generators"
+    return (
+        "no loss looks at translations (adapt.mix.t_f, adapt.mix.s_f and adapt.beta are 0, and "
+        "em.posterior is target)"
+    )
+
+
+def inputs(
+    config: ConfigDict,
+    task: Task,
+    external_translations: Mapping[str, Images],
+    external_source: models.Variables | None,
+) -> dict[str, dict[str, Any]]:
+    """All that determines each stage's output.
+
+    Args:
+      config: the whole config.
+      task: the two domains.
+      external_translations: by direction, those of `pair.translations`; empty if none.
+      external_source: the source network of `source.checkpoint`, if any.
+
+    Returns:
+      By stage: settings, seeds, checksums of data and of external files, the stage's version.
+    """
+    settings = identity_settings(config)
+    images = {
+        task.source_name: files.checksum(task.source_train.images),
+        task.target_name: files.checksum(task.target_train.images),
+    }
+    model = settings["model"]
+    if "dtype" in model:
+        model["dtype"] = models.computation_type(config.model)
+    if external_source is None or config.adapt.init == "scratch":
+        model["weights"] = pretrained.identity(config.model.weights)
+    pair = {"images": images, "pair": settings["pair"]}
+    translate = pair | {"translate": settings["translate"]}
+    source = {
+        "augment": settings["augment"],
+        "source": settings["source"],
+        "model": model,
+        "images": {task.source_name: images[task.source_name]},
+        "labels": files.checksum(task.source_train.labels),
+    }
+    adapt = source | {name: settings[name] for name in ("seed", "adapt", "em", "evaluate")}
+    if needs_translations(config):
+        adapt |= translate
+    if config.method != OURS:
+        adapt["method"] = {config.method: settings["baselines"].get(config.method)}
+    adapt |= {
+        "images": images,
+        "classes": task.class_names,
+        "measured": {
+            name: files.checksum(vars(getattr(task.evaluation, name)))
+            for name in ("source_test", "target_test", "target_train", "source_held_out")
+            if getattr(task.evaluation, name) is not None
+        },
+    }
+    if config.adapt.init == "scratch" and config.model.weights:
+        adapt["start"] = "pretrained"  # once it was random
+    if external_translations:
+        adapt["pair"] = {
+            name: [files.checksum(part) for part in images.parts]
+            for name, images in external_translations.items()
+        }
+    if external_source is not None:
+        adapt["source"] = files.checksum(external_source)
+    stages = {"pair": pair, "translate": translate, "source": source, "adapt": adapt}
+    return {
+        name: _without_later_defaults(needs) | {"version": VERSIONS[name]}
+        for name, needs in stages.items()
+    }
+
+
+def _without_later_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    kept = dict(settings)
+    for name, default in ADDED_LATER.items():
+        group, setting = name.split(".")
+        if isinstance(kept.get(group), Mapping) and kept[group].get(setting) == default:
+            kept[group] = {key: value for key, value in kept[group].items() if key != setting}
+    return kept
+
+
+class Stages:
+    """The stages of a run, each with its inputs and the working directory where it is finished."""
+
+    def __init__(
+        self,
+        workdir: Workdir,
+        reuse: str,
+        stage_inputs: Mapping[str, Mapping[str, Any]],
+        is_complete: Mapping[str, Callable[[Workdir], bool]],
+    ):
+        """Looks at nothing yet.
+
+        Args:
+          workdir: of the run.
+          reuse: `run.reuse`: another working directory, empty, or `none`.
+          stage_inputs: see `inputs`.
+          is_complete: of the stages that may be taken from another working directory, whether all
+            that such a stage has made is still there.
+        """
+        self.workdir, self.inputs, self._is_complete = workdir, stage_inputs, is_complete
+        self._given = Workdir(reuse) if reuse not in ("", NO_REUSE) else None
+        self._looks_beside = reuse != NO_REUSE
+
+    def workdir_of(self, stage: str) -> Workdir:
+        """The working directory where the stage is finished, or else this one."""
+        places = self._places(stage)
+        return next((place for place in places if self._marker(stage, place)), self.workdir)
+
+    def finished(self, stage: str) -> dict[str, Any] | None:
+        """The marker of a finished stage."""
+        return self._marker(stage, self.workdir_of(stage))
+
+    def check_started(self, stage: str) -> None:
+        """Makes sure that a stage that was started here has the same inputs now.
+
+        Raises:
+          UserError: if it was started with others; names them.
+        """
+        path = self.workdir.started_json(stage)
+        started = files.read_json(path) if path.exists() else self.inputs[stage]
+        if differing := files.differing_settings(started, self.inputs[stage]):
+            raise UserError(
+                f"stage {stage} in {self.workdir} was started with other settings or data: "
+                f"{'; '.join(differing[:_SHOWN])}. Restore them, choose another --workdir, or "
+                f"remove {path.parent}"
+            )
+
+    def start(self, stage: str) -> None:
+        """Records the inputs that a stage is started with."""
+        files.write_json(self.workdir.started_json(stage), self.inputs[stage])
+
+    def record_reuse(self, stage: str) -> None:
+        """Keeps what the result needs of a stage that another working directory has finished.
+
+        The other directory may be gone when this run ends.
+        """
+        other = self.workdir_of(stage)
+        if other != self.workdir:
+            reused = self._reused()
+            reused[stage] = {
+                "from": other.path.absolute(),
+                "extra": self.finished(stage)["extra"],
+            }
+            files.write_json(self.workdir.reused_json, reused)
+
+    def outputs(self, stage: str) -> dict[str, Any]:
+        """What a finished stage, here or elsewhere, has left for the result."""
+        if marker := self._marker(stage, self.workdir):
+            return marker["extra"]
+        return self._reused()[stage]["extra"]
+
+    def finish(self, stage: str, outputs: Mapping[str, Any]) -> None:
+        """Writes a stage's marker."""
+        marker = {
+            "stage": stage,
+            "fingerprint": files.settings_hash(self.inputs[stage]),
+            "settings": self.inputs[stage],
+            "extra": outputs,
+        }
+        files.write_json(self.workdir.finished_json(stage), marker)
+
+    def why_not_reused(self, stage: str) -> str:
+        """Why the working directory of `run.reuse` does not serve; empty if it was not asked to."""
+        if self._given is None or stage not in self._is_complete:
+            return ""
+        marker = self._given.marker(stage)
+        if marker is None:
+            return f"not finished in {self._given}"
+        differing = files.differing_settings(marker["settings"], self.inputs[stage])
+        return "; ".join(differing[:_SHOWN])
+
+    def _places(self, stage: str) -> list[Workdir]:
+        if stage not in self._is_complete:
+            return [self.workdir]
+        own = self.workdir.path.absolute()
+        siblings: list[Path] = []
+        if self._looks_beside and own.parent.is_dir():
+            siblings = sorted(place for place in own.parent.iterdir() if place != own)
+        others = [place for place in map(Workdir, siblings) if self._has_all(stage, place)]
+        # What a run has started with it resumes with, whatever has been finished beside it since.
+        recorded = self._reused().get(stage, {}).get("from", "")
+        others.sort(key=lambda place: str(place) != recorded)
+        return [self.workdir, *([self._given] if self._given else []), *others]
+
+    def _reused(self) -> dict[str, Any]:
+        path = self.workdir.reused_json
+        return files.read_json(path) if path.exists() else {}
+
+    def _has_all(self, stage: str, place: Workdir) -> bool:
+        """Whether a sibling, which somebody may have tidied up, still has what a stage made."""
+        try:
+            return place.config_json.is_file() and self._is_complete[stage](place)
+        except (OSError, UserError):
+            return False
+
+    def _marker(self, stage: str, place: Workdir) -> dict[str, Any] | None:
+        try:
+            marker = place.marker(stage)
+        except (OSError, UserError):
+            if place in (self.workdir, self._given):
+                raise
+            return None  # a sibling's damage is not this run's concern
+        same = marker and marker["fingerprint"] == files.settings_hash(self.inputs[stage])
+        return marker if same else None

@@ -1,0 +1,288 @@
+"""A run's working directory: every path in it, its config, its lock."""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import platform
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import filelock
+import jax
+from ml_collections import ConfigDict
+
+from daaa_jax.errors import UserError
+from daaa_jax.runtime import distributed, files
+
+# Settings of where data lies and of how a run is carried out: they change no result.
+_LOCATIONS = re.compile(r"run\.|data\.(dir|tfds_dir|photos_dir)(=|$)")
+_FOLDERS = ("data.dir", "data.tfds_dir", "data.photos_dir")
+# External files and folders: of their paths only the name counts, and their content is hashed.
+_EXTERNAL = (
+    "data.source",
+    "data.target",
+    "data.target_test",
+    "pair.translations",
+    "source.checkpoint",
+    "model.weights",
+)
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections", "clu", "numpy")
+
+
+class Busy(UserError):
+    """Another run is writing to a working directory."""
+
+
+class Workdir:
+    """Where everything of a run lies."""
+
+    def __init__(self, path: str | Path):
+        """Looks at nothing yet; `~` is the home folder."""
+        self.path = Path(path).expanduser()
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Workdir) and self.path.absolute() == other.path.absolute()
+
+    def __hash__(self) -> int:
+        return hash(self.path.absolute())
+
+    config_json = property(lambda self: self.path / "config.json")
+    result_json = property(lambda self: self.path / "result.json")
+    reused_json = property(lambda self: self.path / "reused.json")
+    diverged_json = property(lambda self: self.path / "diverged.json")
+    metrics_jsonl = property(lambda self: self.path / "metrics.jsonl")
+    tensorboard = property(lambda self: self.path / "tensorboard")
+    networks_txt = property(lambda self: self.path / "networks.txt")
+    report = property(lambda self: self.path / "report" / "index.html")
+    predictions = property(lambda self: self.path / "predictions.csv")
+    pair_sheet = property(lambda self: self.path / "pair" / "pairs.png")
+    generators = property(lambda self: self.path / "pair" / "generators.safetensors")
+    source_network = property(lambda self: self.path / "source" / "network.safetensors")
+    last_network = property(lambda self: self.path / "adapt" / "last.safetensors")
+    selected_network = property(lambda self: self.path / "adapt" / "selected.safetensors")
+    posterior_json = property(lambda self: self.path / "adapt" / "posterior.json")
+    diagnostics_json = property(lambda self: self.path / "adapt" / "audit.json")
+    diagnostics_npz = property(lambda self: self.path / "adapt" / "audit.npz")
+
+    def stage(self, stage: str) -> Path:
+        """The folder of a stage."""
+        return self.path / stage
+
+    def checkpoints(self, stage: str) -> Path:
+        """The folder of a stage's checkpoints."""
+        return self.path / stage / "checkpoints"
+
+    def started_json(self, stage: str) -> Path:
+        """The inputs that a stage was started with."""
+        return self.path / stage / "started.json"
+
+    def finished_json(self, stage: str) -> Path:
+        """The marker of a finished stage."""
+        return self.path / stage / "finished.json"
+
+    def profile(self, stage: str) -> Path:
+        """The folder of a stage's trace."""
+        return self.path / "profile" / stage
+
+    def translations(self, direction: str) -> Path:
+        """The folder of translated images, for instance of `mnist_to_mnist_m`."""
+        return self.path / "translate" / direction
+
+    def network(self, which: str) -> Path:
+        """The file of a network: `selected`, `last` or `source`."""
+        return {
+            "selected": self.selected_network,
+            "last": self.last_network,
+            "source": self.source_network,
+        }[which]
+
+    def candidate(self, step: int) -> Path:
+        """A network that may become the selected one."""
+        return self.path / "adapt" / f"selected-{step:09d}.safetensors"
+
+    def candidates(self) -> list[Path]:
+        """Those that there are, the oldest first."""
+        return sorted((self.path / "adapt").glob("selected-*.safetensors"))
+
+    def marker(self, stage: str) -> dict[str, Any] | None:
+        """What a finished stage has left: `stage`, `fingerprint`, `settings`, `extra`; else None.
+
+        Raises:
+          UserError: if the file is damaged.
+        """
+        path = self.finished_json(stage)
+        if not path.exists():
+            return None
+        marker = files.read_json(path)
+        if not isinstance(marker, dict) or not {"fingerprint", "settings"} <= marker.keys():
+            raise UserError(f"{path} is not a stage's marker: delete it to run the stage again")
+        return marker
+
+    def result(self) -> dict[str, Any] | None:
+        """The result of a finished run; else None."""
+        return files.read_json(self.result_json) if self.result_json.is_file() else None
+
+    def about(self) -> dict[str, Any]:
+        """What a run says of itself: `config`, `command`, `versions`.
+
+        Raises:
+          UserError: if it is no working directory.
+        """
+        path = self.config_json
+        content = files.read_json(path) if path.exists() else None
+        if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
+            raise UserError(f"{self} is not a working directory: {path.name} is missing or damaged")
+        return content
+
+    def config(self) -> ConfigDict:
+        """The config that it was made with.
+
+        Raises:
+          UserError: if it is no working directory.
+        """
+        return ConfigDict(self.about()["config"])
+
+    def write_config(self, config: ConfigDict) -> None:
+        """Writes the config, the command and the versions.
+
+        Raises:
+          UserError: if it cannot be written.
+        """
+        content = {"config": config.to_dict(), "command": command(sys.argv), "versions": versions()}
+        try:
+            files.write_json(self.config_json, content)
+        except OSError as error:
+            raise UserError(f"--workdir={self} cannot be written: {error.strerror}") from error
+
+    def update_paths(self, config: ConfigDict) -> None:
+        """Records where the data of a finished run lies now, if that can be written."""
+        with contextlib.suppress(OSError):
+            files.write_json(self.config_json, self.about() | {"config": config.to_dict()})
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps the directory for this process until the block ends or it does; makes it too.
+
+        Not of several processes: their launcher starts a run once, and a host that is lost may seem
+        to hold its lock for a while. A file system without locks has none.
+
+        Raises:
+          Busy: if another process holds it.
+          UserError: if it cannot be written.
+        """
+        if distributed.started():
+            yield
+            return
+        lock = filelock.FileLock(self.path / ".lock", timeout=0)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except filelock.Timeout as error:
+            raise Busy(
+                f"another run is writing to {self}: wait for its end, or choose another folder"
+            ) from error
+        except NotImplementedError:  # no locks here
+            pass
+        except OSError as error:
+            raise UserError(f"--workdir={self} cannot be written: {error.strerror}") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def is_location_setting(setting: str) -> bool:
+    """Whether a setting says where data lies or how a run is carried out, not what it computes.
+
+    Args:
+      setting: its name, or `name=value`.
+    """
+    return bool(_LOCATIONS.match(setting))
+
+
+def same_paths(one: ConfigDict, other: ConfigDict) -> bool:
+    """Whether two configs read data and external files from the same paths."""
+    return all(_get(one, name) == _get(other, name) for name in (*_FOLDERS, *_EXTERNAL))
+
+
+def identity_settings(config: ConfigDict) -> dict[str, Any]:
+    """The settings that decide what is computed, of external files only their names."""
+    settings = files.plain(config.to_dict())
+    settings.pop("run", None)
+    if settings.get("adapt", {}).get("measure", "jmmd") != "jmmd":
+        settings["adapt"]["jmmd_layers"] = ".*"  # which nothing else reads
+    data = settings.setdefault("data", {})
+    data["made_from_photos"] = bool(data.get("photos_dir"))
+    for group, name in (setting.split(".") for setting in _FOLDERS):
+        settings[group].pop(name, None)
+    for group, name in (setting.split(".") for setting in _EXTERNAL):
+        if name in settings.get(group, {}):
+            settings[group][name] = Path(settings[group][name]).name
+    return settings
+
+
+def _get(config: ConfigDict, name: str) -> Any:
+    group, name = name.split(".")
+    return config.get(group, {}).get(name)
+
+
+def command(arguments: Sequence[str]) -> str:
+    """What a person would type: `python -m daaa_jax.main …` for a module of ours."""
+    program, *rest = arguments
+    path = Path(program)
+    if path.suffix == ".py" and path.parent.name == "daaa_jax":
+        return shlex.join(["python", "-m", f"daaa_jax.{path.stem}", *rest])
+    return shlex.join(arguments)
+
+
+def default_workdir(config: str, changed: Mapping[str, Any] | None = None) -> Path:
+    """`configs/digits.py:mnist2mnistm,smoke` → `runs/digits-mnist2mnistm-smoke`.
+
+    Args:
+      config: the file and its argument.
+      changed: settings of the command line; those of locations, and external folders, whose paths
+        would make long names, are left out: a run of other data is refused there.
+    """
+    path, _, argument = config.partition(":")
+    words = [Path(path).stem, *filter(None, argument.split(","))]
+    words += [
+        f"{name}={value}"
+        for name, value in sorted((changed or {}).items())
+        if not is_location_setting(name) and name not in _EXTERNAL[:3]
+    ]
+    return Path("runs") / folder_name(words)
+
+
+def folder_name(words: Sequence[str], longest: int = 255) -> str:
+    """Words as the name of a folder or file.
+
+    Args:
+      words: what tells it from others.
+      longest: bytes that it may have; a longer one is cut and ends in a checksum.
+    """
+    name = re.sub(r"[^\w.=-]", "_", "-".join(words))
+    if len(name.encode()) <= longest:
+        return name
+    end = f"-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return name.encode()[: longest - len(end)].decode(errors="ignore") + end
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of the packages that compute, and the kind of device."""
+    packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    device = jax.devices()[0]
+    return {
+        "python": platform.python_version(),
+        **packages,
+        "devices": f"{jax.device_count()} x {device.device_kind}",
+    }

@@ -1,0 +1,299 @@
+"""Checks of settings, files and networks before anything starts: a mistake costs no hours."""
+
+import functools
+import math
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from daaa_jax import attention, baselines, em, losses, models, schedules
+from daaa_jax.baselines import training as baseline_training
+from daaa_jax.data import augment
+from daaa_jax.data.types import Task
+from daaa_jax.errors import UserError, check_choice
+from daaa_jax.evaluation import model_selection, second_view
+from daaa_jax.experiment.stages import NO_REUSE, OURS, trains_cyclegan
+from daaa_jax.experiment.workdir import Workdir
+from daaa_jax.models import Variables, pretrained, resnet
+from daaa_jax.runtime import mesh as meshes
+from daaa_jax.training import optimizers
+
+_TRAINED = ("pair", "source", "adapt")
+_CHOICES = {
+    "method": (OURS, *baselines.METHODS),
+    "pair.adversarial": losses.ADVERSARIAL,
+    "adapt.init": ("source", "scratch"),
+    "adapt.batch_norm": ("batch", "frozen"),
+    "adapt.attention": attention.KINDS,
+    "adapt.measure": attention.MEASURES,
+    "em.normalize": em.NORMALIZERS,
+    "em.posterior": em.POSTERIORS,
+    "em.second_view": em.SECOND_VIEWS,
+    "evaluate.crops": augment.CROPS,
+    "evaluate.validator": tuple(model_selection.VALIDATORS),
+    "data.on_error": ("raise", "skip"),
+    "model.name": tuple(models.CLASSIFIERS),
+    "model.dtype": models.DTYPES,
+    "model.version": resnet.VERSIONS,
+    "model.inputs": resnet.INPUTS,
+    **{f"{stage}.optimizer.name": optimizers.NAMES for stage in _TRAINED},
+    **{f"{stage}.optimizer.schedule": schedules.KINDS for stage in _TRAINED},
+}
+# Numbers that must be at least 1; all others must be at least 0.
+_POSITIVE = {
+    "pair.epochs",
+    "pair.pools",
+    "pair.filters",
+    "pair.discriminator_filters",
+    "pair.discriminator_layers",
+    "translate.part_size",
+    "source.epochs",
+    "source.round_epochs",
+    "adapt.rounds",
+    "adapt.round_steps",
+    "em.refresh_every",
+    "data.image_size",
+    "run.log_every",
+    "run.checkpoint_every",
+    "evaluate.validation_images",
+    "evaluate.audit_images",
+    "baselines.jan_a.width",
+    "baselines.pixelda.noise",
+}
+_MAY_BE_NEGATIVE = {"run.resident_mib"}
+_LARGEST_SEED = 2**32 - 1  # beyond it JAX takes some for the same, and scikit-learn refuses
+_BATCHES = ("pair", "translate", "source", "adapt", "evaluate")
+
+
+def fit_to_devices(config: ConfigDict, devices: int, started: ConfigDict | None = None) -> None:
+    """Sets what the number of devices decides.
+
+    A CycleGAN batch of 0 is an image on each of them, and 0 pools are one for each image; of those
+    that a run was started with, on however many devices it is resumed.
+
+    Args:
+      config: the whole config, which is changed.
+      devices: how many there are.
+      started: the config of the run that is resumed.
+    """
+    pair = config.pair
+    if pair.batch_size == 0:
+        pair.batch_size = devices if started is None else started.pair.batch_size
+    if pair.pools == 0:
+        pair.pools = pair.batch_size if started is None else started.pair.pools
+
+
+def check_settings(config: ConfigDict, mesh: Mesh) -> None:
+    """Makes sure that the settings are ones that the stages can run with.
+
+    Args:
+      config: the whole config.
+      mesh: the devices that batches are split over.
+
+    Raises:
+      UserError: names the first setting that is not, and what it can be.
+    """
+    for name, choices in _CHOICES.items():
+        if (value := _get(config, name)) is not None:
+            check_choice(name, value, choices, UserError)
+    _check_numbers(config)
+    _check_patterns(config)
+    if config.method == OURS:
+        _check_em(config)
+    validator = config.evaluate.validator
+    if validator in model_selection.NEED_HELD_OUT and not config.data.source_holdout:
+        raise UserError(
+            f"evaluate.validator={validator} needs labelled source images that are not trained on: "
+            "set data.source_holdout, for instance to 0.1"
+        )
+    _check_batches(config, mesh)
+
+
+def _check_numbers(config: ConfigDict) -> None:
+    for name, value in _numbers(config):
+        if not math.isfinite(value):
+            raise UserError(f"{name}={value} is not a valid number")
+        least = 1 if name in _POSITIVE else 0
+        if value < least and name not in _MAY_BE_NEGATIVE:
+            raise UserError(f"{name}={value} must be at least {least}")
+        if name.endswith("seed") and value > _LARGEST_SEED:
+            raise UserError(f"{name}={value} is too large: at most {_LARGEST_SEED}")
+        if name.endswith("decay_fraction") and value > 1:
+            raise UserError(f"{name}={value} must be between 0 and 1")
+    for name in ("em.tolerance", "baselines.ada.temperature"):
+        if (value := _get(config, name)) <= 0:
+            raise UserError(f"{name}={value} must be more than 0")
+    for name in ("model.widths", "baselines.dann.widths", "baselines.dsn.widths"):
+        if any(width < 1 for width in _get(config, name) or ()):
+            raise UserError(f"{name}={_get(config, name)}: each must be at least 1")
+    if not sum(config.adapt.mix.values()):
+        raise UserError("adapt.mix: at least one of s, t_f, t and s_f must be more than 0")
+    if config.em.threshold > 2:
+        raise UserError(
+            f"em.threshold={config.em.threshold} is compared with a probability: expected 0 to 1, "
+            "or more than 1 to keep nothing"
+        )
+
+
+def _check_patterns(config: ConfigDict) -> None:
+    for name in ("adapt.layers", "adapt.jmmd_layers"):
+        try:
+            re.compile(_get(config, name))
+        except re.error as error:
+            value = _get(config, name)
+            raise UserError(f"{name}={value} is not a regular expression: {error}") from error
+
+
+def _check_em(config: ConfigDict) -> None:
+    """Of the method itself: the E-step starts after the first sync, and that comes."""
+    start, every = config.em.start_step, config.em.refresh_every
+    if 0 < start < every:
+        raise UserError(
+            f"em.start_step={start} lies before the first sync of the posterior network "
+            f"(em.refresh_every={every}), which till then is the unadapted one: set it to {every}, "
+            "or to 0 where the target network starts good enough"
+        )
+    uses_targets = config.adapt.mix.t or config.adapt.mix.s_f
+    if uses_targets and config.adapt.init == "scratch" and start < every:
+        raise UserError(
+            f"em.start_step={start}: a target network that starts from scratch gives no posteriors "
+            f"before the first sync; set it to {every} (em.refresh_every) or more"
+        )
+    if config.em.posterior == "paired" and second_view.measured_at(config) is None:
+        raise UserError(
+            f"em.posterior=paired: em.refresh_every={every} is more than all "
+            f"{config.adapt.rounds * config.adapt.round_steps} updates, so the posterior network "
+            "never changes and the second view's weight cannot be measured; lower it, or set "
+            "em.posterior=target"
+        )
+
+
+def _check_batches(config: ConfigDict, mesh: Mesh) -> None:
+    pairs = trains_cyclegan(config)
+    if pairs and config.pair.batch_size % config.pair.pools:
+        raise UserError(
+            f"pair.pools={config.pair.pools} does not divide pair.batch_size="
+            f"{config.pair.batch_size}: each pool takes the same number of images"
+        )
+    if config.method != OURS:
+        half, odd = divmod(config.adapt.batch_size, 2)
+        if odd:
+            raise UserError(
+                f"adapt.batch_size={config.adapt.batch_size}: half of a batch is of each domain "
+                f"with method={config.method}, so it must be even"
+            )
+        meshes.check_batch_size("half of adapt.batch_size", half, mesh)
+    for stage in _BATCHES if pairs else _BATCHES[2:]:
+        meshes.check_batch_size(f"{stage}.batch_size", config[stage].batch_size, mesh)
+
+
+def check_workdir(path: Path) -> None:
+    """Makes sure that a working directory can be written, without making it.
+
+    Raises:
+      UserError: if it cannot.
+    """
+    if re.match(r"[a-z0-9]+:/", str(path)):
+        raise UserError(
+            f"--workdir={path} is an address, and results are written to a folder: mount the "
+            "bucket as one, or choose another"
+        )
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not existing.is_dir():
+        raise UserError(f"--workdir={path}: {existing} is a file, not a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"--workdir={path}: {existing} may not be written")
+
+
+def check_external(config: ConfigDict) -> None:
+    """Makes sure that external files are there, before images are decoded for minutes.
+
+    Raises:
+      UserError: if `run.reuse` is not a working directory, or the file of weights is missing.
+    """
+    other = config.run.reuse
+    if other not in ("", NO_REUSE) and not Workdir(other).config_json.exists():
+        raise UserError(f"run.reuse={other} is not a working directory: it has no config.json")
+    if _reads_weights(config):
+        pretrained.identity(config.model.weights)
+
+
+def _reads_weights(config: ConfigDict) -> bool:
+    """Whether a network starts from pretrained weights: the source network, or one from scratch."""
+    return not config.source.checkpoint or config.adapt.init == "scratch"
+
+
+def network_shapes(config: ConfigDict, task: Task) -> dict[str, Variables]:
+    """Shapes of the variables of every network of a run, by name; checks that they suit.
+
+    Raises:
+      UserError: if networks, weights or aligned layers do not suit the images.
+    """
+    size = task.source_train.images.shape[1]
+    pairs = trains_cyclegan(config)
+    for name, value, suits in (
+        ("augment.crop", config.augment.crop, config.augment.crop <= size),
+        ("pair.enlarge", config.pair.enlarge, not (pairs and 0 < config.pair.enlarge < size)),
+    ):
+        if not suits:
+            raise UserError(f"{name}={value} does not suit images of {size}x{size}")
+    if config.method == "upper_bound" and (task.evaluation.target_train.labels < 0).any():
+        raise UserError(
+            "method=upper_bound is trained on target labels, and some target images have none"
+        )
+    try:
+        shapes = _shapes(config, task, pairs)
+    except ValueError as error:
+        raise UserError(f"the networks do not suit images of {size}x{size}: {error}") from error
+    classifier = shapes["classifier"]
+    if _reads_weights(config):
+        models.pretrained_variables(
+            config.model, {name: classifier[name] for name in ("params", "batch_stats")}
+        )
+    try:
+        aligned = attention.collect(classifier["intermediates"], config.adapt.layers)
+        if config.adapt.measure == "jmmd":
+            attention.collect({k: (v,) for k, v in aligned.items()}, config.adapt.jmmd_layers)
+    except ValueError as error:
+        raise UserError(f"adapt.layers and adapt.jmmd_layers: {error}") from error
+    return shapes
+
+
+def _shapes(config: ConfigDict, task: Task, pairs: bool) -> dict[str, Variables]:
+    key, image = jax.random.key(0), jnp.zeros((1, *task.source_train.images.shape[1:]))
+    view = augment.evaluation_views(image, config.augment, 1)[0]
+    model = models.create_classifier(config.model, len(task.class_names), config.adapt.attention)
+    init = functools.partial(model.init, train=False, mutable=True)  # with what it sows
+    shapes = {"classifier": jax.eval_shape(init, key, view)}
+    if pairs:
+        gan = zip(("generator", "discriminator"), models.create_gan(config.pair), strict=True)
+        shapes |= {name: jax.eval_shape(network.init, key, image) for name, network in gan}
+    if config.method != OURS:
+        create = functools.partial(baseline_training.create_auxiliary, config, model, view)
+        auxiliary = jax.eval_shape(create, key)
+        shapes |= {f"{name} of {config.method}": {"params": p} for name, p in auxiliary.items()}
+    return shapes
+
+
+def _numbers(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Every setting that is a number, with its dotted name."""
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from _numbers(value, f"{prefix}{key}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield prefix + key, value
+
+
+def _get(config: ConfigDict, name: str) -> Any:
+    """A setting by its dotted name; None where the config of a task has none of that name."""
+    value = config
+    for part in name.split("."):
+        value = value.get(part) if value is not None else None
+    return value

@@ -1,0 +1,75 @@
+"""A stage is valid by the hash of its inputs; where it is finished it is found, and found again."""
+
+import json
+
+import pytest
+from ml_collections import ConfigDict
+
+from daaa_jax.errors import UserError
+from daaa_jax.experiment import stages as rules
+from daaa_jax.experiment.stages import Stages
+from daaa_jax.experiment.workdir import Workdir
+from daaa_jax.runtime import files
+
+INPUTS = {"pair": {"epochs": 3}}
+
+
+def stages(path, reuse="", inputs=INPUTS):
+    return Stages(Workdir(path), reuse, inputs, {"pair": lambda place: True})
+
+
+def finish(path):
+    files.write_json(path / "config.json", {})
+    stages(path, "none").finish("pair", {"seconds": 1})
+
+
+def test_run_resumes_with_the_sibling_that_it_was_started_with(tmp_path):
+    finish(tmp_path / "m")
+    ours = stages(tmp_path / "run")
+    ours.record_reuse("pair")
+    finish(tmp_path / "a")  # meanwhile, and before it by name
+    assert ours.workdir_of("pair") == Workdir(tmp_path / "m")
+    assert stages(tmp_path / "other").workdir_of("pair") == Workdir(tmp_path / "a")
+    (tmp_path / "m" / "config.json").unlink()  # tidied up
+    assert ours.workdir_of("pair") == Workdir(tmp_path / "a")
+
+
+def test_given_place_is_recorded_for_readers_in_any_folder(tmp_path, monkeypatch):
+    finish(tmp_path / "given")
+    monkeypatch.chdir(tmp_path)
+    stages(tmp_path / "runs" / "run", "given").record_reuse("pair")
+    reused = files.read_json(tmp_path / "runs" / "run" / "reused.json")
+    assert reused["pair"]["from"] == str(tmp_path / "given")
+
+
+def test_marker_comes_back_as_written(tmp_path):
+    assert Workdir(tmp_path).marker("pair") is None
+    stages(tmp_path, inputs={"pair": ConfigDict(INPUTS["pair"])}).finish("pair", {"seconds": 1.5})
+    marker = Workdir(tmp_path).marker("pair")
+    assert marker["fingerprint"] == files.settings_hash(INPUTS["pair"])
+    assert (marker["settings"], marker["extra"]) == (INPUTS["pair"], {"seconds": 1.5})
+    assert [path.name for path in (tmp_path / "pair").iterdir()] == ["finished.json"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"stage": "pair"}', ""])
+def test_damaged_marker_is_named(tmp_path, content):
+    (tmp_path / "pair").mkdir()
+    (tmp_path / "pair" / "finished.json").write_text(content)
+    with pytest.raises(UserError, match=r"finished\.json") as caught:
+        stages(tmp_path).finished("pair")
+    assert "\n" not in str(caught.value)
+
+
+def test_stage_started_with_other_inputs_is_refused_by_their_names(tmp_path):
+    stages(tmp_path).start("pair")
+    stages(tmp_path).check_started("pair")
+    with pytest.raises(UserError, match=r"epochs \(was 3, is 4\)"):
+        stages(tmp_path, inputs={"pair": {"epochs": 4}}).check_started("pair")
+    assert json.loads((tmp_path / "pair" / "started.json").read_text()) == INPUTS["pair"]
+
+
+def test_setting_added_later_is_no_input_while_it_has_its_default(monkeypatch):
+    monkeypatch.setitem(rules.ADDED_LATER, "pair.warmth", 0.0)
+    assert rules._without_later_defaults({"pair": {"epochs": 3, "warmth": 0.0}}) == INPUTS
+    warmer = {"pair": {"epochs": 3, "warmth": 0.5}}
+    assert rules._without_later_defaults(warmer) == warmer
