@@ -1,13 +1,12 @@
 """The doctor: looks at folders of images before anything is trained on them.
 
-    python -m daaa_jax.check SOURCE [TARGET…]
+    daaa check SOURCE [TARGET…]
 
 Each folder is a domain, of photos or of records, the source first. Tells counts, classes that one
 has and the other lacks, and files that cannot be read, are tiny, or are the same in two domains.
 Ends with 1 where training would refuse a folder.
 """
 
-import argparse
 import collections
 import hashlib
 import sys
@@ -15,6 +14,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
+from daaa_jax.command_line import Parser
 from daaa_jax.data import folders, photos, record_sets
 from daaa_jax.errors import UserError
 from daaa_jax.runtime import exit_codes
@@ -25,9 +25,7 @@ _SHOWN = 10
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints what was found; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m daaa_jax.check", description=__doc__.splitlines()[0]
-    )
+    parser = Parser("check", __doc__.splitlines()[0])
     parser.add_argument("folders", nargs="+", metavar="DIR", help="a domain, the source first")
     sick, sick_source, listings = False, False, []
     for number, folder in enumerate(parser.parse_args(arguments).folders):
@@ -123,5 +121,10 @@ def _show(lines: Sequence[str], indent: str = "  ") -> None:
         print(f"{indent}and {len(lines) - _SHOWN} more")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The command; see `exit_codes.run` for how it ends."""
     exit_codes.run(lambda: sys.exit(main()))
+
+
+if __name__ == "__main__":
+    command()

@@ -1,13 +1,12 @@
 """Makes records of a folder of photos, for sets that do not fit in memory.
 
-    python -m daaa_jax.convert FOLDER --out=DIR [--size=256]
+    daaa convert FOLDER --out=DIR [--size=256]
 
 `DIR` then stands wherever a folder of photos does: `--config.data.source=DIR`. It may be copied to
 object storage as it is, and read from there: `--config.data.source=gs://…`. The same command again
 goes on with what is missing.
 """
 
-import argparse
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from daaa_jax.command_line import Parser
 from daaa_jax.data import folders, photos, record_sets, records
 from daaa_jax.errors import UserError
 from daaa_jax.runtime import exit_codes
@@ -31,9 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
       UserError: if the folder is no domain, images cannot be read, or the files not be written.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m daaa_jax.convert", description=__doc__.splitlines()[0]
-    )
+    parser = Parser("convert", __doc__.splitlines()[0])
     parser.add_argument("folder", help="of photos: FOLDER/<class>/*.jpg, or *.jpg")
     parser.add_argument("--out", required=True, help="a folder for the records")
     parser.add_argument("--size", type=int, default=256, help="pixels: images become such squares")
@@ -150,5 +148,10 @@ def _decoded(
             yield from zip(some, pool.map(one, some), strict=True)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The command; see `exit_codes.run` for how it ends."""
     exit_codes.run(main)
+
+
+if __name__ == "__main__":
+    command()

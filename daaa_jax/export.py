@@ -1,6 +1,6 @@
 """The adapted network as a program of its own, with its preprocessing and a model card.
 
-    python -m daaa_jax.export --workdir=runs/office-w2a --out=DIR
+    daaa export --workdir=runs/office-w2a --out=DIR
 
 Writes `model.stablehlo`, a program that `jax.export` has serialised, and with `--onnx` the same as
 `model.onnx`: from uint8 images `[B,H,W,3]`, any B, to probabilities `[B,K]`; `classes.txt`, their
@@ -8,7 +8,6 @@ names; and `README.md`, the model card. `--paired` puts G_TS before it, for infe
 of a pair; `--generators` writes the translators alone, from uint8 images to uint8 images.
 """
 
-import argparse
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from jax import Array
 from jax import export as jax_export
 
 from daaa_jax import inference, model_card
+from daaa_jax.command_line import Parser
 from daaa_jax.errors import UserError
 from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.models import layers
@@ -43,9 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
       UserError: for anything that the user can mend.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m daaa_jax.export", description=__doc__.splitlines()[0]
-    )
+    parser = Parser("export", __doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True, help="the working directory of a finished run")
     parser.add_argument(
         "--network",
@@ -158,5 +156,10 @@ def _write(out: Path, files: dict[str, bytes]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The command; see `exit_codes.run` for how it ends."""
     exit_codes.run(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -1,12 +1,11 @@
 """The classes of images, by the network that a run has adapted.
 
-    python -m daaa_jax.predict --workdir=runs/office-w2a IMAGE_OR_FOLDER…
+    daaa predict --workdir=runs/office-w2a IMAGE_OR_FOLDER…
 
 Writes a CSV: file, class, the probability of each class, and, where an image could not be read, the
 reason. `--overlays=DIR` also writes each image with the network's attention over it.
 """
 
-import argparse
 import csv
 import os
 import sys
@@ -17,6 +16,7 @@ from typing import TextIO
 import numpy as np
 
 from daaa_jax import inference
+from daaa_jax.command_line import Parser
 from daaa_jax.errors import UserError
 from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.runtime import compilation, exit_codes
@@ -30,9 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
       UserError: for anything that the user can mend.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m daaa_jax.predict", description=__doc__.splitlines()[0]
-    )
+    parser = Parser("predict", __doc__.splitlines()[0])
     parser.add_argument("images", nargs="+", help="image files, or folders of them")
     parser.add_argument("--workdir", required=True, help="the working directory of a finished run")
     parser.add_argument(
@@ -126,8 +124,13 @@ def _write(rows: Iterable[Row], classes: Sequence[str], file: TextIO) -> int:
     return unreadable
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The command; see `exit_codes.run` for how it ends."""
     try:
         exit_codes.run(main)
     except BrokenPipeError:  # --out=- | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    command()

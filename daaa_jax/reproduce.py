@@ -1,7 +1,7 @@
 """The paper's tables and figures, by our own runs.
 
-    python -m daaa_jax.reproduce table2 --workdir=runs/table2 --config.data.dir=DIR
-    python -m daaa_jax.reproduce table3 --workdir=runs/table3 --data=embedded
+    daaa reproduce table2 --workdir=runs/table2 --config.data.dir=DIR
+    daaa reproduce table3 --workdir=runs/table3 --data=embedded
 
 Trains what is not trained yet, one run after another, and writes after each what there is so far to
 the working directory: a table as Markdown and CSV, mean and standard deviation over seeds, the
@@ -9,7 +9,6 @@ paper's figure and the difference; a figure (`figA1`, `fig4`) as SVG and CSV. Th
 goes on.
 """
 
-import argparse
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from daaa_jax import validate
+from daaa_jax.command_line import Parser, settings_of
 from daaa_jax.errors import Diverged, UserError
 from daaa_jax.experiment.workdir import Busy, Workdir
 from daaa_jax.paper import cells, figures, summary, tables
@@ -105,11 +105,10 @@ def _train(train: Trainer, missing: Sequence[cells.Run], options, plan, folder: 
 
 
 def _parse(arguments: Sequence[str] | None):
-    parser = argparse.ArgumentParser(
-        prog="python -m daaa_jax.reproduce",
-        description=__doc__.splitlines()[0],
+    parser = Parser(
+        "reproduce",
+        __doc__.splitlines()[0],
         epilog="--config.NAME=VALUE changes a setting of all runs, such as --config.adapt.beta=0.3",
-        allow_abbrev=False,
     )
     parser.add_argument("name", choices=NAMES, metavar="|".join(NAMES))
     parser.add_argument("--workdir", required=True, help="where runs and tables are written")
@@ -149,7 +148,7 @@ def _parse(arguments: Sequence[str] | None):
     plan = cells.Plan(
         data,
         words + (("smoke",) if options.smoke else ()),
-        cells.parse_settings(others),
+        cells.settings_for_all(settings_of(others)),
         options.seeds,
         options.own_networks,
     )
@@ -241,5 +240,10 @@ def _trainer(config: ConfigDict, together: bool) -> Trainer:
     return train
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The command; see `exit_codes.run` for how it ends."""
     exit_codes.run(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -241,8 +241,8 @@ def command(arguments: Sequence[str]) -> str:
     program, *rest = arguments
     path = Path(program)
     if path.suffix == ".py" and path.parent.name == "daaa_jax":
-        return shlex.join(["python", "-m", f"daaa_jax.{path.stem}", *rest])
-    return shlex.join(arguments)
+        program = f"python -m daaa_jax.{path.stem}"
+    return shlex.join([*program.split(), *rest])
 
 
 def default_workdir(config: str, changed: Mapping[str, Any] | None = None) -> Path:

@@ -1,7 +1,6 @@
 """A cell of a table is some runs, one for each seed: their configs, folders and results."""
 
 import dataclasses
-import importlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from daaa_jax import config_files
 from daaa_jax.errors import UserError
 from daaa_jax.experiment.workdir import (
     Workdir,
@@ -124,10 +124,7 @@ class Run:
           UserError: if a word or a setting is unknown.
         """
         file, _ = DATA[plan.data]
-        try:
-            return importlib.import_module(f"configs.{file}").get_config(self.argument(plan))
-        except ValueError as error:
-            raise UserError(str(error)) from error
+        return config_files.load(f"{file}:{self.argument(plan)}")
 
     def workdir(self, plan: Plan, folder: Path) -> Workdir:
         """Where it lies: a name for what it computes, whatever table asks for it.
@@ -291,22 +288,17 @@ def chosen_tasks(plan: Plan, known_tasks: Sequence[str], wanted: Sequence[str]) 
     return tuple(task for task in tasks if task in chosen)
 
 
-def parse_settings(arguments: Sequence[str]) -> dict[str, str]:
-    """`--config.adapt.beta=0.3` → `{"adapt.beta": "0.3"}`.
+def settings_for_all(settings: Mapping[str, str]) -> Mapping[str, str]:
+    """Settings that a user changes for all cells.
 
     Raises:
-      UserError: if an argument is something else.
+      UserError: if one cannot be the same in all cells.
     """
-    settings = {}
-    for argument in arguments:
-        name, equals, value = argument.removeprefix("--config.").partition("=")
-        if not argument.startswith("--config.") or not equals:
-            raise UserError(f"{argument} is unknown: settings look like --config.adapt.beta=0.3")
+    for name, value in settings.items():
         if "," in value:
-            raise UserError(f"{argument}: a value with a comma cannot be set for all cells")
+            raise UserError(f"--config.{name}={value}: values with commas cannot be set for cells")
         if name in _OF_CELLS:
-            raise UserError(f"{argument}: {_OF_CELLS[name]}")
-        settings[name] = value
+            raise UserError(f"--config.{name}={value}: {_OF_CELLS[name]}")
     return settings
 
 

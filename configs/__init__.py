@@ -1,0 +1,1 @@
+"""Settings of each task: a file each, on top of `base` and, for photos, `photos`."""

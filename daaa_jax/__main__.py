@@ -1,0 +1,32 @@
+"""The command `daaa`, also `python -m daaa_jax`: train, predict, export and the others."""
+
+import importlib
+import sys
+
+_COMMANDS = {
+    "train": ("main", "adapt a classifier to unlabelled images"),
+    "predict": ("predict", "classify images"),
+    "export": ("export", "write a network with its preprocessing, and its model card"),
+    "check": ("check", "look at folders of images before training"),
+    "convert": ("convert", "make records of a folder of images"),
+    "reproduce": ("reproduce", "the paper's tables and figures"),
+    "report": ("report.__main__", "the report of a run or of a sweep"),
+}
+
+
+def main() -> None:
+    """Runs the command that is named first."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        print("usage: daaa COMMAND …; daaa COMMAND --help says more\n")
+        print("\n".join(f"  {name:10} {what}" for name, (_, what) in _COMMANDS.items()))
+        return
+    if name not in _COMMANDS:
+        sys.exit(f"error: {name} is not a command: expected one of {', '.join(_COMMANDS)}")
+    module, _ = _COMMANDS[name]
+    sys.argv = [f"daaa {name}", *sys.argv[2:]]
+    importlib.import_module(f"daaa_jax.{module}").command()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""What the commands share: flags whose mistakes are one line, and `--config.NAME=VALUE`."""
+
+import argparse
+from collections.abc import Sequence
+from typing import NoReturn
+
+from daaa_jax.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """Flags of a command, spelt out; a mistake is a `UserError`, which ends with exit code 1."""
+
+    def __init__(self, command: str, description: str, **options):
+        """Of the command `daaa <command>`."""
+        super().__init__(
+            prog=f"daaa {command}", description=description, allow_abbrev=False, **options
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Ends with the message alone."""
+        raise UserError(message)
+
+
+def settings_of(arguments: Sequence[str]) -> dict[str, str]:
+    """`--config.adapt.beta=0.3` → `{"adapt.beta": "0.3"}`.
+
+    Raises:
+      UserError: if an argument is something else.
+    """
+    settings = {}
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
+        name, equals, value = word.removeprefix("--config.").partition("=")
+        if not word.startswith("--config.") or not name:
+            raise UserError(
+                f"{word} is not a known flag; settings look like --config.adapt.beta=0.3"
+            )
+        if not equals:
+            if not words:
+                raise UserError(f"{word} has no value: give {word}=VALUE")
+            value = words.pop(0)
+        settings[name] = value
+    return settings

@@ -1,0 +1,98 @@
+"""What is installed: the packages, their requirements, the commands, and who imports whom."""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import commands
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "daaa_jax"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+COMMANDS = ("train", "predict", "export", "check", "convert", "reproduce", "report")
+# Each imports from those before it alone.
+LAYERS = (
+    ("errors",),
+    ("command_line", "config_files"),
+    ("losses", "em", "schedules"),
+    ("attention",),
+    ("runtime",),
+    ("data",),
+    ("models",),
+    ("experiment",),
+    ("evaluation",),
+    ("training",),
+    ("cyclegan", "translation", "source", "adaptation", "baselines"),
+    ("inference",),
+    ("validate",),
+    ("report",),
+    ("model_card",),
+    ("pipeline",),
+    ("paper",),
+    ("main", "predict", "export", "check", "convert", "reproduce"),
+    ("__main__",),
+)
+
+
+def requirements(path: str) -> list[str]:
+    lines = (line.partition("#")[0].strip() for line in (ROOT / path).read_text().splitlines())
+    return [line for line in lines if line]
+
+
+def imports(path: Path) -> set[str]:
+    """The parts of this package that a module imports, also inside its functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "daaa_jax":
+            parts = node.module.split(".")[1:]
+            found |= {parts[0]} if parts else {alias.name for alias in node.names}
+    return found
+
+
+def test_every_part_has_a_layer():
+    parts = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert parts - {"__init__", "__pycache__"} == {name for layer in LAYERS for name in layer}
+
+
+def test_imports_point_one_way():
+    level = {name: number for number, layer in enumerate(LAYERS) for name in layer}
+    for path in PACKAGE.rglob("*.py"):
+        own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if own == "__init__":
+            continue
+        for name in imports(path) - {own}:
+            assert level[name] < level[own], f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_stages_do_not_import_each_other():
+    stages = ("cyclegan", "translation", "source", "adaptation")
+    for stage in stages:
+        assert not imports(PACKAGE / f"{stage}.py") & set(stages)
+
+
+def test_every_folder_of_the_package_is_installed():
+    folders = {path.parent for path in PACKAGE.rglob("*.py")}
+    names = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == names | {"daaa_jax.configs"}
+
+
+def test_requirements_and_extras_agree():
+    extras = PROJECT["project"]["optional-dependencies"]
+    assert extras["test"] == requirements("tests/requirements.txt")
+    (jax,) = (line for line in requirements("requirements.txt") if line.startswith("jax>"))
+    for name in ("cuda12", "tpu"):
+        assert extras[name] == [jax.replace("jax", f"jax[{name}]", 1)]
+    optional = requirements("tests/requirements-optional.txt")
+    for line in extras["onnx"]:
+        name = re.match(r"[\w-]+", line)[0]
+        assert any(other.startswith(name) for other in optional)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_refuses_what_it_does_not_know_with_exit_code_1(command):
+    module = {"train": "main"}.get(command, command)
+    done = commands.call(module, "--nonsense")
+    assert done.returncode == 1 and done.stderr.startswith("error: ")
+    assert commands.call(module, "--help").returncode == 0
