@@ -259,17 +259,39 @@ def posterior(network: network_file.Trained, variables, images: Array) -> Array:
     return read(network.model, variables, images, augment, about["crops"]).posteriors
 
 
+def attention_observer(network: network_file.Trained) -> Callable[[Array], dict[str, Array]]:
+    """A function from uint8 images `[B,H,W,3]` to the maps of the aligned layers, `[B,h,w]`."""
+    about, variables = network.about, network.variables
+    # Whatever the network was aligned by, its features are no picture.
+    watched = network.model.clone(attention="sum_squares")
+    alone = variables if network.generator is None else variables["classifier"]
+
+    @jax.jit
+    def observe(images: Array) -> dict[str, Array]:
+        (view,) = evaluation_views(decode(images), ConfigDict(about["augment"]), 1)
+        _, observed = watched.apply(alone, view, train=False, mutable=["intermediates"])
+        maps = attention.collect(observed["intermediates"], about["layers"])
+        return {name: normalised_maps(flat) for name, flat in maps.items()}
+
+    return observe
+
+
+def normalised_maps(flat: Array) -> Array:
+    """Attention maps `[B,h*w]` of square images as `[B,h,w]`, each of L2 norm 1, as in Eq. 5."""
+    side = round(flat.shape[1] ** 0.5)
+    norms = jnp.linalg.norm(flat, axis=1, keepdims=True)
+    return (flat / jnp.maximum(norms, 1e-20)).reshape(-1, side, side)
+
+
 def heat(maps: dict[str, Array], size: int) -> Array:
     """Attention maps of several layers as one, `[B,size,size]` in [0, 1].
 
     Each map is divided by its norm, as in Eq. 5, brought to the size, and their mean to [0, 1].
     """
     total = 0.0
-    for flat in maps.values():
-        side = round(flat.shape[1] ** 0.5)
-        normalised = flat / jnp.maximum(jnp.linalg.norm(flat, axis=1, keepdims=True), 1e-20)
-        square = normalised.reshape(-1, side, side) * side  # mean square 1 at any size
-        total += jax.image.resize(square, (len(square), size, size), "bilinear")
+    for square in map(normalised_maps, maps.values()):
+        scaled = square * square.shape[1]  # mean square 1 at any size
+        total += jax.image.resize(scaled, (len(square), size, size), "bilinear")
     low, high = total.min((1, 2), keepdims=True), total.max((1, 2), keepdims=True)
     return (total - low) / jnp.maximum(high - low, 1e-20)
 

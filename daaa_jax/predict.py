@@ -9,9 +9,10 @@ reason. `--overlays=DIR` also writes each image with the network's attention ove
 import csv
 import os
 import sys
+import types
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -122,6 +123,18 @@ def _write(rows: Iterable[Row], classes: Sequence[str], file: TextIO) -> int:
             best = classes[int(probabilities.argmax())]
             writer.writerow([path, best, *(f"{p:.6f}" for p in probabilities), ""])
     return unreadable
+
+
+class _Callable(types.ModuleType):
+    """This module, which stands where `daaa_jax.predict` is looked for, is `api.predict` too."""
+
+    def __call__(self, *arguments: Any) -> np.ndarray:
+        from daaa_jax import api
+
+        return api.predict(*arguments)
+
+
+sys.modules[__name__].__class__ = _Callable
 
 
 def command() -> None:

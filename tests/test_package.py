@@ -30,6 +30,7 @@ LAYERS = (
     ("report",),
     ("model_card",),
     ("pipeline",),
+    ("api",),
     ("paper",),
     ("main", "predict", "export", "check", "convert", "reproduce"),
     ("__main__",),

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 import commands
+import numpy as np
 import pytest
 from commands import call, refused
 
@@ -93,6 +95,25 @@ def test_both_networks_know_the_weight_of_the_second_view(finished):
     em = json.loads((finished[0] / "result.json").read_text())["em"]
     for name in ("last", "selected"):
         assert network_file.read_about(finished[0] / f"adapt/{name}.safetensors")["em"] == em
+
+
+def test_examples_of_the_python_interface_run(finished, tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "digits-smoke").symlink_to(finished[0])
+    monkeypatch.chdir(tmp_path)
+    text = (commands.ROOT / "docs" / "python.md").read_text()
+    found = {}
+    for example in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(example, found)
+    assert (
+        found["result"].accuracy
+        == json.loads((finished[0] / "result.json").read_text())["accuracy"]
+    )
+    assert found["probabilities"].shape == (3, 10)
+    np.testing.assert_allclose(found["probabilities"].sum(axis=1), 1, rtol=1e-5)
+    assert {each.shape[0] for each in found["maps"].values()} == {3} and len(found["maps"]) == 3
+    assert found["translations"].shape == (3, 32, 32, 3)
+    assert found["translations"].dtype == np.uint8
 
 
 def test_second_run_of_the_same_command_only_prints_the_result(finished):
