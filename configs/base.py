@@ -12,12 +12,24 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0  # everything that is trained; data.seed fixes splits and generated domains
 
-    config.smoke = False  # a trial in little, whose figures say nothing; set by the word smoke
+    config.smoke = False  # metrics are not meaningful; set by the word smoke
 
-    # How the target network is trained: daaa; or a compared method, each a file in
-    # daaa_jax/baselines: dann, jan, jan_a, dsn, ada, pixelda; upper_bound reads target labels.
+    # How the target network is trained: daaa; or a baseline, each a file in daaa_jax/baselines:
+    # dann, jan, jan_a, dsn, ada, pixelda; upper_bound reads target labels.
     config.method = "daaa"
+    _data(config)
+    _pair(config)
+    _source(config)
+    _adapt(config)
+    _em(config)
+    _baselines(config)
+    _evaluate(config)
+    _run(config)
+    return config
 
+
+def _data(config: ConfigDict) -> None:
+    """Images and how training varies them, and the classifier."""
     config.data = ConfigDict()
     config.data.seed = 0
     config.data.dir = ""
@@ -35,7 +47,9 @@ def get_config() -> ConfigDict:
     config.model.name = "digits"
     config.model.weights = ""  # pretrained: a file, or a name in models/pretrained.py
 
-    # Section 3.1: CycleGAN (Eq. 1-3).
+
+def _pair(config: ConfigDict) -> None:
+    """Section 3.1: CycleGAN (Eq. 1-3), and translating."""
     pair = config.pair = ConfigDict()
     # A folder of translations made elsewhere, A_to_B/ and B_to_A/, each image under its original's
     # name: instead of the stages pair and translate.
@@ -66,6 +80,9 @@ def get_config() -> ConfigDict:
     config.translate.batch_size = 256
     config.translate.part_size = 4096  # images in a file
 
+
+def _source(config: ConfigDict) -> None:
+    """The source network."""
     source = config.source = ConfigDict()
     # A source network trained elsewhere, instead of the stage: a workdir, or a file of weights with
     # the classifier's too.
@@ -76,7 +93,9 @@ def get_config() -> ConfigDict:
     source.round_epochs = 5  # evaluated this often
     source.optimizer = _optimizer(learning_rate=1e-3, schedule="linear")
 
-    # Sections 3.2 and 3.4 (Eq. 4, 5, 12).
+
+def _adapt(config: ConfigDict) -> None:
+    """Sections 3.2 and 3.4: the target network (Eq. 4, 5, 12)."""
     adapt = config.adapt = ConfigDict()
     adapt.batch_size = 128
     adapt.rounds = 20
@@ -98,11 +117,15 @@ def get_config() -> ConfigDict:
     adapt.restart = True
     adapt.optimizer = _optimizer(learning_rate=1e-3, schedule="progress")
 
-    # Section 3.3: EM (Eq. 7-11).
+
+def _em(config: ConfigDict) -> None:
+    """Section 3.3: EM (Eq. 7-11)."""
     config.em = ConfigDict()
-    config.em.refresh_every = adapt.get_oneway_ref("round_steps")  # N; 1 is EM-A of Table 3
+    config.em.refresh_every = config.adapt.get_oneway_ref("round_steps")  # N; 1 is EM-A of Table 3
     config.em.threshold = 0.95  # p_t; 0 is EM-B of Table 3
-    config.em.start_step = adapt.get_oneway_ref("round_steps")  # the EM part has no weight before
+    config.em.start_step = config.adapt.get_oneway_ref(
+        "round_steps"
+    )  # the EM part has no weight before
     config.em.normalize = "batch"  # or kept: divide L_EM by the number of kept samples
     # target: the posterior of x^T, as the paper. paired, which is ours: the product of those of x^T
     # and of its translation G_TS(x^T), whose weight gamma is measured once, without labels, see
@@ -113,7 +136,9 @@ def get_config() -> ConfigDict:
     config.em.second_view = "source"  # the network that reads G_TS(x^T); or posterior, M^post
     config.em.class_prior = False  # divide the product by the source classes' frequencies
 
-    # Weights of the compared methods' losses, and widths of what they have beside the classifier.
+
+def _baselines(config: ConfigDict) -> None:
+    """Weights of the baselines' losses, and widths of their auxiliary networks."""
     config.baselines = ConfigDict(
         {
             "dann": {"weight": 1.0, "widths": (1024, 1024)},
@@ -130,6 +155,9 @@ def get_config() -> ConfigDict:
         }
     )
 
+
+def _evaluate(config: ConfigDict) -> None:
+    """What networks are measured by, and what chooses among the rounds."""
     config.evaluate = ConfigDict()
     config.evaluate.batch_size = 512
     # Chooses `selected` among the rounds without labels: information, entropy,
@@ -139,7 +167,9 @@ def get_config() -> ConfigDict:
     config.evaluate.audit_images = 300  # of each domain in the report's t-SNE
     config.evaluate.crops = 1  # the centre; or 10, the corners too, and all flipped
 
-    # How a run is carried out. Nothing here changes a result, nor marks a workdir as another's.
+
+def _run(config: ConfigDict) -> None:
+    """How a run is carried out: nothing here changes a result, nor marks a workdir as another's."""
     config.run = ConfigDict()
     # MiB of images that may lie on each device, -1 for a share of its memory; more are streamed.
     config.run.resident_mib = -1
@@ -152,7 +182,6 @@ def get_config() -> ConfigDict:
     config.run.reuse = ""
     config.run.compilation_cache = True
     config.run.deterministic = False  # on a GPU: the same bits each time, more slowly
-    return config
 
 
 def _optimizer(**changes) -> ConfigDict:

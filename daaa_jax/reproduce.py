@@ -104,7 +104,7 @@ def _train(train: Trainer, missing: Sequence[cells.Run], options, plan, folder: 
                 raise Preempted(f"{number} of {len(missing)} runs are finished")
 
 
-def _parse(arguments: Sequence[str] | None):
+def _parser() -> Parser:
     parser = Parser(
         "reproduce",
         __doc__.splitlines()[0],
@@ -120,7 +120,7 @@ def _parse(arguments: Sequence[str] | None):
         "the paper's, mnist2mnistm for table1 and office for the others",
     )
     parser.add_argument("--methods", default="", help="some of its rows, such as RevGrad,Ours")
-    parser.add_argument("--smoke", action="store_true", help="every run in little")
+    parser.add_argument("--smoke", action="store_true", help="smoke runs, for a test")
     parser.add_argument("--cells", default="1/1", help="i/n: a share of the runs, for n hosts")
     parser.add_argument(
         "--own_networks",
@@ -128,12 +128,16 @@ def _parse(arguments: Sequence[str] | None):
         help="each seed trains its own CycleGAN and source network",
     )
     parser.add_argument("--only_show", action="store_true", help="train nothing, write the table")
-    options, others = parser.parse_known_args(arguments)
+    return parser
+
+
+def _parse(arguments: Sequence[str] | None):
+    options, others = _parser().parse_known_args(arguments)
     if options.seeds < 1:
         raise UserError(f"--seeds={options.seeds} must be at least 1")
     part = re.fullmatch(r"(\d+)/(\d+)", options.cells)
     if not part or not 1 <= int(part[1]) <= int(part[2]):
-        raise UserError(f"--cells={options.cells} is no share: 2/3 is the second of three")
+        raise UserError(f"--cells={options.cells} is not a valid share: 2/3 is the second of three")
     options.cells = int(part[1]), int(part[2])
     if not options.workdir:
         raise UserError("--workdir= is empty: give a folder, such as --workdir=runs/tables")

@@ -53,32 +53,7 @@ def run(
       Preempted: if the run is preempted; what is finished is kept.
     """
     folder = context.workdir.translations(direction)
-    parts = [
-        {
-            "file": f"part-{number:05d}{records.SUFFIX}",
-            "first": first,
-            "count": min(settings.part_size, len(images) - first),
-        }
-        for number, first in enumerate(range(0, len(images), settings.part_size))
-    ]
-    manifest = {
-        "direction": direction,
-        "count": len(images),
-        "shape": list(images.shape[1:]),
-        "order": "row i is the translation of original i",
-        "originals_sha256": files.checksum(images),
-        "generator_sha256": files.checksum(params),
-        "parts": parts,
-    }
-    if distributed.is_first():
-        if not _is_same(folder, manifest):
-            folder.mkdir(parents=True, exist_ok=True)
-            for stale in folder.glob("part-*"):
-                stale.unlink()
-            files.write_json(folder / MANIFEST, manifest | {"complete": False})
-        records.drop_halves(folder)
-    distributed.barrier(f"{direction} begun")
-
+    manifest = _begin(folder, settings.part_size, direction, images, params)
     mesh = meshes.data_mesh(context.mesh.local_devices)
     translate = jax.jit(
         lambda params, batch: encode(generator.apply({"params": params}, decode(batch))),
@@ -88,15 +63,14 @@ def run(
     batch_size = settings.batch_size * mesh.size // context.mesh.size
     # By number, and none looks for another's: a file system that hosts share may go on saying for
     # a minute that a file is missing.
-    mine = parts[jax.process_index() :: jax.process_count()]
+    mine = manifest["parts"][jax.process_index() :: jax.process_count()]
     missing = [part for part in mine if not (folder / part["file"]).exists()]
     others = len(images) / max(sum(part["count"] for part in mine), 1)  # go on meanwhile
     done = len(images) - others * sum(part["count"] for part in missing)
+    later = context.later.get("translate", 0.0)
     with (
         device_memory.enough_memory("stage translate", "translate.batch_size"),
-        Progress(
-            f"translate {direction}", len(images), done, later=context.later.get("translate", 0.0)
-        ) as progress,
+        Progress(f"translate {direction}", len(images), done, later=later) as progress,
     ):
         for part in missing:
             if context.notice.heard():
@@ -109,14 +83,50 @@ def run(
             done += others * part["count"]
             progress.update(min(round(done), len(images)), {})
     distributed.barrier(f"{direction} translated")
+    _finish(folder, manifest)
+
+
+def _begin(
+    folder: Path, part_size: int, direction: str, images: Any, params: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The manifest of a direction; parts of other images or generators are removed."""
+    manifest = {
+        "direction": direction,
+        "count": len(images),
+        "shape": list(images.shape[1:]),
+        "order": "row i is the translation of original i",
+        "originals_sha256": files.checksum(images),
+        "generator_sha256": files.checksum(params),
+        "parts": [
+            {
+                "file": f"part-{number:05d}{records.SUFFIX}",
+                "first": first,
+                "count": min(part_size, len(images) - first),
+            }
+            for number, first in enumerate(range(0, len(images), part_size))
+        ],
+    }
     if distributed.is_first():
-        absent = [part["file"] for part in parts if not (folder / part["file"]).exists()]
+        if not _is_same(folder, manifest):
+            folder.mkdir(parents=True, exist_ok=True)
+            for stale in folder.glob("part-*"):
+                stale.unlink()
+            files.write_json(folder / MANIFEST, manifest | {"complete": False})
+        records.drop_halves(folder)
+    distributed.barrier(f"{direction} begun")
+    return manifest
+
+
+def _finish(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Declares a direction complete, if all parts are there."""
+    if distributed.is_first():
+        absent = [p["file"] for p in manifest["parts"] if not (folder / p["file"]).exists()]
         if absent:
             raise UserError(
                 f"{folder} lacks {absent[0]}, which another host has written: make sure that all "
-                "hosts share it; the same command goes on"
+                "hosts share it, and rerun the same command to resume"
             )
-    files.write_json(folder / MANIFEST, manifest | {"complete": True})
+    files.write_json(folder / MANIFEST, {**manifest, "complete": True})
 
 
 def read(folder: Path) -> Records:

@@ -22,6 +22,7 @@ from daaa_jax.training.context import Context
 
 State = TypeVar("State")
 Metrics = Mapping[str, Average]
+_REDUCE = "evaluate.batch_size or evaluate.crops"
 LoopState = MutableMapping[str, Any]
 
 
@@ -95,13 +96,9 @@ def run(
     with Checkpoints(context.workdir.checkpoints(name)) as checkpoints:
         start = checkpoints.latest_step() or 0
         _check_not_lost(context.workdir, name, start, steps)
-        shapes = jax.eval_shape(create_state)
-        places = shardings(shapes, context.mesh)
+        places = shardings(jax.eval_shape(create_state), context.mesh)
         with device_memory.enough_memory(f"stage {name}", reduce):
-            if start:
-                state, loop_state = checkpoints.restore(_with_shardings(shapes, places))
-            else:
-                state, loop_state = meshes.place(create_state(), places), {"seconds": 0.0}
+            state, loop_state = _first_state(create_state, places, start, checkpoints)
         update = jax.jit(
             train_step,
             donate_argnums=0,
@@ -137,9 +134,7 @@ def run(
                 writer.scalars(name, step, averages)
                 progress.update(step, averages)
                 if ends_round:
-                    with device_memory.enough_memory(
-                        f"evaluation in stage {name}", "evaluate.batch_size or evaluate.crops"
-                    ):
+                    with device_memory.enough_memory(f"evaluation in stage {name}", _REDUCE):
                         state = _placed(between_rounds(step, state, loop_state), places)
                         results = end_of_round(step, state, sums.end_round(), loop_state)
                     writer.scalars(name, step, results)
@@ -194,12 +189,18 @@ def _check_not_lost(workdir: Workdir, name: str, start: int, steps: int) -> None
         )
 
 
-def _with_shardings(shapes: Any, places: Any) -> Any:
-    return jax.tree.map(
+def _first_state(
+    create_state: Callable[[], State], places: Any, start: int, checkpoints: Checkpoints
+) -> tuple[State, LoopState]:
+    """A fresh state, or the one saved after `start` updates, and what is kept beside it."""
+    if not start:
+        return meshes.place(create_state(), places), {"seconds": 0.0}
+    expected = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        shapes,
+        jax.eval_shape(create_state),
         places,
     )
+    return checkpoints.restore(expected)
 
 
 def _save(checkpoints, step, state, loop_state, clock: float, writer) -> float:
