@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -32,3 +33,7 @@ class Context:
     notice: Notice = dataclasses.field(default_factory=Notice)
     profiled: bool = False
     later: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def profile(self, stage: str) -> Path | None:
+        """The folder for a stage's trace, if one is wanted."""
+        return self.workdir.profile(stage) if self.profiled else None

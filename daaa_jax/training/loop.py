@@ -22,7 +22,6 @@ from daaa_jax.training.context import Context
 
 State = TypeVar("State")
 Metrics = Mapping[str, Average]
-_REDUCE = "evaluate.batch_size or evaluate.crops"
 LoopState = MutableMapping[str, Any]
 
 
@@ -46,9 +45,7 @@ def run(
     round_steps: int,
     end_of_round: Callable[[int, State, Metrics, LoopState], Mapping[str, float]],
     context: Context,
-    between_rounds: Callable[[int, State, LoopState], State] = lambda step, state, loop_state: (
-        state
-    ),
+    between_rounds: Callable[[int, State, LoopState], State] = lambda step, state, kept: state,
     shardings: Callable[[Any, Mesh], Any] = meshes.state_shardings,
     reduce: str = "the batch size",
     quiet: Collection[str] = (),
@@ -92,25 +89,19 @@ def run(
       UserError: if the devices run out of memory, or a finished stage has lost its last checkpoint.
       Preempted: if the run is preempted; all is saved.
     """
-    settings, writer = context.settings, context.writer
+    writer = context.writer
     with Checkpoints(context.workdir.checkpoints(name)) as checkpoints:
-        start = checkpoints.latest_step() or 0
-        _check_not_lost(context.workdir, name, start, steps)
+        start = _last_saved(checkpoints, context.workdir, name, steps)
         places = shardings(jax.eval_shape(create_state), context.mesh)
         with device_memory.enough_memory(f"stage {name}", reduce):
             state, loop_state = _first_state(create_state, places, start, checkpoints)
-        update = jax.jit(
-            train_step,
-            donate_argnums=0,
-            out_shardings=(places, meshes.replicated(context.mesh)),
-        )
+        update = _jitted(train_step, (places, meshes.replicated(context.mesh)))
         sums = _MetricSums(loop_state)
         writer.drop_after(name, start)
-        profiled = context.workdir.profile(name) if context.profiled else None
         with (
             device_memory.enough_memory(f"stage {name}", reduce),
             Progress(name, steps, start, later=context.later.get(name, 0.0)) as progress,
-            Profile(profiled, start, steps, round_steps, progress.line) as profile,
+            Profile(context.profile(name), start, steps, round_steps, progress.line) as profile,
         ):
             if 0 < start < steps:
                 progress.line(f"{name}: resumed after step {start} of {steps}")
@@ -126,17 +117,15 @@ def run(
                 sums.add(metrics)
                 ends_round = step % round_steps == 0 or step == steps
                 preempted = context.notice.after_update()
-                saves = ends_round or preempted or step % settings.checkpoint_every == 0
-                if not (saves or step % settings.log_every == 0):
+                saves = ends_round or preempted or step % context.settings.checkpoint_every == 0
+                if not (saves or step % context.settings.log_every == 0):
                     continue
-                averages = sums.end_interval()
-                _check_finite(name, step, averages, checkpoints)
+                averages = _finite(name, step, sums.end_interval(), checkpoints)
                 writer.scalars(name, step, averages)
                 progress.update(step, averages)
                 if ends_round:
-                    with device_memory.enough_memory(f"evaluation in stage {name}", _REDUCE):
-                        state = _placed(between_rounds(step, state, loop_state), places)
-                        results = end_of_round(step, state, sums.end_round(), loop_state)
+                    state = _placed(between_rounds(step, state, loop_state), places)
+                    results = end_of_round(step, state, sums.end_round(), loop_state)
                     writer.scalars(name, step, results)
                     progress.line(_round_line(name, step, round_steps, steps, results, quiet))
                 if saves:
@@ -180,13 +169,19 @@ def _merge(left: Metrics, right: Metrics) -> Metrics:
     return jax.tree.map(jax.numpy.add, left, right)
 
 
-def _check_not_lost(workdir: Workdir, name: str, start: int, steps: int) -> None:
-    """Makes sure that a stage that is finished still has its last checkpoint."""
+def _jitted(train_step: Callable, out_shardings: Any) -> Callable:
+    return jax.jit(train_step, donate_argnums=0, out_shardings=out_shardings)
+
+
+def _last_saved(checkpoints: Checkpoints, workdir: Workdir, name: str, steps: int) -> int:
+    """Updates made by the last checkpoint; a stage that is finished must still have it."""
+    start = checkpoints.latest_step() or 0
     if start < steps and workdir.marker(name) is not None:
         raise UserError(
             f"stage {name} is finished in {workdir}, and its last checkpoint is missing: restore "
             f"{workdir.checkpoints(name)}, or remove {workdir.stage(name)} to run the stage again"
         )
+    return start
 
 
 def _first_state(
@@ -221,12 +216,13 @@ def _placed(state: State, places: Any) -> State:
     )
 
 
-def _check_finite(
+def _finite(
     name: str, step: int, averages: Mapping[str, float], checkpoints: Checkpoints
-) -> None:
+) -> Mapping[str, float]:
+    """The averages, if all of them are finite; else the stage ends as diverged."""
     bad = [key for key, value in averages.items() if not math.isfinite(value)]
     if not bad:
-        return
+        return averages
     checkpoints.wait()
     good = checkpoints.latest_step()
     kept = f"the checkpoint after step {good} is kept" if good else "no checkpoint was written yet"
