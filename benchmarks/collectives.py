@@ -1,4 +1,4 @@
-"""What devices send each other in a step, read from its compiled program."""
+"""Communication between devices in a step, read from its compiled program."""
 
 import collections
 import math
@@ -17,20 +17,21 @@ _BYTES |= {"s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8}
 
 
 def bytes_by_kind(program: str) -> Mapping[str, int]:
-    """Bytes of what the collective operations of a program give each device, scalars apart.
+    """Bytes of the results of a program's collective operations, per device, without scalars.
 
     Args:
       program: optimised HLO of one device, `jax.stages.Compiled.as_text()`.
 
     Returns:
-      By kind, such as `all-reduce`. An all-reduce of n bytes over d devices sends 2 n (d-1)/d from
-      each, which hardly grows with d; an all-gather whose result has n bytes sends n (d-1)/d.
+      Bytes by kind, such as `all-reduce`. Over d devices, an all-reduce of n bytes sends
+      2 n (d-1)/d from each, which hardly grows with d; an all-gather with a result of n bytes
+      sends n (d-1)/d.
     """
     found: dict[str, int] = collections.Counter()
     for match in _OPERATION.finditer(_COMMENT.sub("", program)):
         sizes = [_bytes(shape) for shape in _SHAPE.finditer(match["shapes"]) if shape["sides"]]
         if match["start"] and match["kind"] != "all-reduce":
-            # What is waited for later names what it is given, then what it gives.
+            # Asynchronous operations list their operands, then their results.
             sizes = sizes[len(sizes) // 2 :]
         found[match["kind"]] += sum(sizes)
     return dict(found)

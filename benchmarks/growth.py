@@ -1,10 +1,10 @@
-"""How the cost of a step and of a run grows, as curves with fitted exponents.
+"""Scaling of the cost of a step and of a run, with fitted exponents.
 
     python -m benchmarks.growth [--rounds=5] [--counts=1000,10000,100000]
 
-A step's time against the batch, the side of an image, the aligned layers and the classes; then
-the time and the memory of passing once over so many generated images as each stage streams them,
-with ten updates after it, in a process of its own. An exponent of 1 is linear growth.
+Measures the time of a step against the batch size, the side of an image, the aligned layers and the
+classes; then, in a separate process, the time and memory of streaming generated images once through
+each stage's input, followed by ten updates. An exponent of 1 is linear growth.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def pixels(count: int, size: int) -> np.ndarray:
 
 
 def adaptation_step(config, classes: int = 10):
-    """An adaptation step with fresh networks."""
+    """An adaptation step with new networks."""
     batch_size = config.adapt.batch_size
     images = pixels(4 * batch_size, config.augment.crop or config.data.image_size)
     batch = our_steps.adaptation_batch(config, batch_size, classes)
@@ -51,7 +51,7 @@ def adaptation_step(config, classes: int = 10):
 
 
 def digits_step(batch: int = 128, classes: int = 10):
-    """Of the digit network."""
+    """An adaptation step of the digit network."""
     config = digits.get_config()
     config.data.image_size = _SIZE
     config.adapt.batch_size = batch
@@ -59,7 +59,7 @@ def digits_step(batch: int = 128, classes: int = 10):
 
 
 def photos_step(layers: int):
-    """Of EfficientNet-Lite0 at a small size; the first `layers` of its 48 maps are aligned."""
+    """An adaptation step of EfficientNet-Lite0 at 64 pixels, aligning the first of 48 layers."""
     config = photos.get_config()
     config.model.update(name="efficientnet_lite0", weights="")
     config.data.image_size = 64
@@ -84,7 +84,7 @@ def _aligned(config) -> list[str]:
 
 
 def cyclegan_step(size: int):
-    """Of the CycleGAN of digits, on images of another size."""
+    """A step of the digits' CycleGAN on images of `size` pixels."""
     settings = digits.get_config().pair
     settings.batch_size = 4
     return our_steps.cyclegan_update(settings, (pixels(4, size), pixels(4, size)))
@@ -99,12 +99,12 @@ CURVES: dict[str, tuple[Callable, Sequence[int]]] = {
 
 
 def exponent(values: Sequence[float], costs: Sequence[float]) -> float:
-    """b of cost = a value^b, by least squares of logarithms."""
+    """The exponent b of cost = a value^b, by least squares on logarithms."""
     return float(np.polyfit(np.log(values), np.log(costs), 1)[0])
 
 
 def step_seconds(step: Callable[[], float], rounds: int) -> float:
-    """Median of several updates, after two."""
+    """Median seconds of `rounds` updates, after two warm-up updates."""
     times = []
     for number in range(rounds + 2):
         start = time.perf_counter()
@@ -125,7 +125,7 @@ def _write_records(folder: Path, name: str, count: int) -> Records:
 
 
 def stages(folder: Path, count: int) -> Iterator[tuple[str, Feed, Callable, object, int]]:
-    """Of pair, source and adapt: the streamed input, the step, its state, updates in a pass."""
+    """Yields name, streamed input, step, state and updates per pass of pair, source and adapt."""
     config = digits.get_config()
     config.run.resident_mib = 0
     sets = [_write_records(folder, name, count) for name in ("s", "t_f", "t", "s_f")]
@@ -184,7 +184,7 @@ def stages(folder: Path, count: int) -> Iterator[tuple[str, Feed, Callable, obje
 
 
 def passes(folder: Path, count: int) -> dict[str, float]:
-    """Seconds of one pass of each stage's input, after which it makes ten updates."""
+    """Seconds of one pass over each stage's input, before ten updates; and peak memory in MiB."""
     seconds = {}
     for name, feed, step, state, updates in stages(folder, count):
         start = time.perf_counter()
@@ -201,7 +201,7 @@ def passes(folder: Path, count: int) -> dict[str, float]:
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, help="measured updates of each point")
+    parser.add_argument("--rounds", type=int, default=5, help="measured updates per point")
     parser.add_argument("--counts", default="1000,10000,100000", help="numbers of images")
     options = parser.parse_args()
     allocator.keep_freed_memory()  # as daaa_jax.main does

@@ -5,9 +5,9 @@
         --workdir=runs/one
     python -m benchmarks.measures --workdir=runs/one
 
-The gradient by the target network's parameters after the first round, all four groups of a batch,
-mean norm of 16 batches. The factor by which beta has to grow for a gradient as large as that of the
-paper's L2 of summed squares is what `daaa_jax/paper/tables.py` holds.
+Gradients are with respect to the target network's parameters after the first round, over all four
+groups of a batch; norms are means of 16 batches. `daaa_jax/paper/tables.py` stores the factor on
+beta that makes each gradient as large as that of the paper's L2 of summed squares.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from daaa_jax.data.pairs import all_images
 from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.runtime import allocator, compilation
 
-# By name: the measure, and the kind of attention map.
+# Measure and kind of attention map, by name.
 VARIANTS = {
     "l2": ("l2", "sum_squares"),
     "l1": ("l1", "sum_squares"),
@@ -40,11 +40,7 @@ _BATCHES = 16
 
 
 def gradient_norms(workdir: Workdir) -> dict[str, float]:
-    """By name of `VARIANTS`, the mean norm of the gradient of L_AT.
-
-    Args:
-      workdir: of a finished run.
-    """
+    """Mean gradient norm of L_AT, by name of `VARIANTS`, for a finished run."""
     config = workdir.config()
     task = load_task(config.data)
     source, target = (inference.load_network(workdir, name) for name in ("source", "last"))
@@ -59,7 +55,7 @@ def gradient_norms(workdir: Workdir) -> dict[str, float]:
     batches = adaptation.target_training(
         config, source.model, source.variables, images, task.source_train.labels, 1
     ).batch_at
-    # A step of plain gradient descent with rate 1: what L_AT changes is minus its gradient.
+    # With gradient descent of rate 1, the change of the parameters is minus the gradient.
     descent = optax.sgd(1.0)
     state = adaptation.create_state(jax.random.key(0), source.variables, target.variables, descent)
 
@@ -90,9 +86,9 @@ def gradient_norms(workdir: Workdir) -> dict[str, float]:
 
 
 def main() -> None:
-    """Prints a line for each measure."""
+    """Prints a table with a row per variant."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", required=True, help="of a finished run")
+    parser.add_argument("--workdir", required=True, help="working directory of a finished run")
     options = parser.parse_args()
     allocator.keep_freed_memory()
     compilation.enable_cache()

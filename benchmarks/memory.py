@@ -1,11 +1,10 @@
-"""Peak memory of converting and of reading more images than one would hold in memory.
+"""Peak memory of converting and reading large datasets.
 
     python -m benchmarks.memory [--counts=10000,100000] [--size=96]
 
-For each count a folder of that many photos (names of 500 different ones) is converted to records
-in a process of its own, then another draws batches of them at random, as a stage does that streams.
-What both take should not grow with the count but for its lists of names: pixels never lie in memory
-but for the batches on their way.
+For each count, one process converts a folder of that many photos (hard links to 500 different ones)
+to records, and another draws random batches from them, as a streaming stage does. Apart from lists
+of file names, memory should not grow with the count: only pixels of current batches are in memory.
 """
 
 import argparse
@@ -21,7 +20,7 @@ _BATCH = 64
 
 
 def make_folder(folder: Path, count: int, size: int) -> None:
-    """Photos of noise under coarse patches, in ten classes; most are names of the same file."""
+    """Writes photos of coarse random patches in ten classes; most are hard links."""
     from PIL import Image
 
     generator = np.random.default_rng(0)
@@ -38,7 +37,7 @@ def make_folder(folder: Path, count: int, size: int) -> None:
 
 
 def convert(folder: Path, out: Path, size: int) -> None:
-    """What `python -m daaa_jax.convert` does."""
+    """Runs `python -m daaa_jax.convert`."""
     from daaa_jax.convert import main
 
     main([str(folder), f"--out={out}", f"--size={size}"])
@@ -80,12 +79,12 @@ class _Rows:
 
 
 def peak(function, *arguments) -> float:
-    """MiB that a process of its own takes at most to call a function."""
+    """Peak memory in MiB of a new process that calls a function."""
     return returned(_measured, function, *arguments)
 
 
 def returned(function, *arguments):
-    """What a function returns in a process of its own."""
+    """Calls a function in a new process and returns its result."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(theirs, function, *arguments))
@@ -105,9 +104,9 @@ def _answer(answer, function, *arguments) -> None:
 
 
 def own_peak() -> float:
-    """MiB that this process has taken at most.
+    """Peak memory of this process in MiB.
 
-    Not of `getrusage`, which on Linux goes on from what the process was forked from.
+    Not from `getrusage`, which on Linux includes the process that it was forked from.
     """
     lines = Path("/proc/self/status").read_text().splitlines()
     (kib,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
@@ -123,7 +122,7 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--counts", default="10000,100000", help="numbers of images")
-    parser.add_argument("--size", type=int, default=96, help="pixels")
+    parser.add_argument("--size", type=int, default=96, help="side of the images, pixels")
     parser.add_argument("--steps", type=int, default=500, help=f"batches of {_BATCH} to read")
     options = parser.parse_args()
     print("| images | pixels, MiB | converting, MiB | reading, MiB |\n|" + " --- |" * 4)

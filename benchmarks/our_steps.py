@@ -1,4 +1,4 @@
-"""Our steps, compiled as the stages compile them, and what the compiler says of them."""
+"""Our training steps, compiled as in the stages, with the compiler's cost analysis."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ from daaa_jax.models import efficientnet, pretrained, resnet
 from daaa_jax.runtime import mesh as meshes
 from daaa_jax.training import optimizers
 
-# Of PyTorch's layers in `torch_networks.py`, and ours.
+# Layer names in `torch_networks.py`, and ours.
 DIGITS_NAMES = (
     (r"convolution(\d)\.weight", r"convolution\1/kernel"),
     (r"norm(\d)\.(\w+)", r"norm\1/\2"),
@@ -39,20 +39,20 @@ NAMES = {
     "resnet50": resnet.WEIGHT_NAMES,
     "efficientnet_lite0": efficientnet.WEIGHT_NAMES,
 }
-_STEPS = 10**6  # of a schedule, none of which comes near its end
+_STEPS = 10**6  # length of the schedules, which no benchmark comes near
 
 
 @dataclasses.dataclass
 class Cost:
-    """What the compiler says of a program that is called `calls` times.
+    """The compiler's cost analysis of a program that is called `calls` times.
 
     Attributes:
-      compiled_in: seconds.
-      flops: floating-point operations before XLA optimises them: it replaces some by calls of
-        libraries that it cannot count.
-      bytes: read and written by the optimised program, of which caches may serve some; None on a
-        GPU, whose libraries' calls it cannot count.
-      memory: bytes of its arguments, results and temporary arrays.
+      compiled_in: seconds of compilation.
+      flops: floating-point operations before optimisation, as XLA cannot count those in library
+        calls.
+      bytes: bytes read and written by the optimised program, caches ignored; None on a GPU, where
+        XLA cannot count those in library calls.
+      memory: bytes of arguments, results and temporary arrays.
     """
 
     compiled_in: float
@@ -62,7 +62,7 @@ class Cost:
 
 
 def compile_program(function: Callable, arguments, donate=(), calls: int = 1):
-    """Compiles a function for its arguments; the program and its `Cost`."""
+    """Compiles a function for its arguments; returns the program and its `Cost`."""
     lowered = jax.jit(function, donate_argnums=donate).lower(*arguments)
     start = time.perf_counter()
     compiled = lowered.compile()
@@ -81,10 +81,10 @@ def compile_program(function: Callable, arguments, donate=(), calls: int = 1):
 
 
 class TrainingStep:
-    """An update that keeps its state, and waits for its loss as PyTorch's `.item()` does."""
+    """A compiled update that keeps its state and waits for the loss, like PyTorch's `.item()`."""
 
     def __init__(self, step: Callable, state: Any, batch: tuple):
-        """Compiles it; the batch goes to the device."""
+        """Compiles the step and puts the batch on the device."""
         self.program, self.cost = compile_program(step, (state, *batch), donate=0)
         self.state, self.batch = jax.device_put(state), jax.device_put(batch)
 
@@ -98,8 +98,8 @@ def cyclegan_update(settings, images: tuple[np.ndarray, np.ndarray], weights=Non
 
     Args:
       settings: `config.pair`.
-      images: of both domains, uint8 `[B,H,W,3]`, the batch.
-      weights: of `a_to_b`, `b_to_a`, `a` and `b`, as PyTorch has them; fresh ones without.
+      images: the batch of each domain, uint8 `[B,H,W,3]`.
+      weights: PyTorch weights of `a_to_b`, `b_to_a`, `a` and `b`; by default new ones.
     """
     optimizer = optimizers.make(settings.optimizer, total_steps=_STEPS)
     image = decode(images[0][:1])
@@ -116,19 +116,19 @@ def cyclegan_update(settings, images: tuple[np.ndarray, np.ndarray], weights=Non
 
 
 def adaptation_stream(config, count: int, classes: int) -> BatchStream:
-    """The batches of stage `adapt` from `count` images in each domain."""
+    """The batches of stage `adapt` for `count` images per domain."""
     labels = np.arange(count, dtype=np.int32) % classes
     sizes = group_sizes(config.adapt.batch_size, [config.adapt.mix[group] for group in GROUPS])
     return BatchStream(labels, count, sizes, seed=0)
 
 
 def adaptation_batch(config, count: int, classes: int) -> AdaptationBatch:
-    """The first of them."""
+    """The first batch of `adaptation_stream`."""
     return adaptation_stream(config, count, classes).at(0)
 
 
 def classifier(config, classes: int, weights: Mapping[str, np.ndarray] | None = None):
-    """A network and its variables: fresh ones, or those that PyTorch has."""
+    """A classifier and its variables: new ones, or PyTorch's `weights`."""
     model = models.create_classifier(config.model, classes, config.adapt.attention)
     size = config.augment.crop or config.data.image_size
     image = jnp.zeros((1, size, size, 3))
@@ -139,12 +139,12 @@ def classifier(config, classes: int, weights: Mapping[str, np.ndarray] | None = 
 
 
 def gathering(train_step):
-    """The step on all images, on the device, and the batch's `Rows` of them, as `Feed.bind`."""
+    """Makes a step gather the batch's `Rows` from images on the device, as `Feed.bind` does."""
     return lambda state, images, batch: train_step(state, gather([images], batch))
 
 
 def adaptation_step(config, model, variables, *arguments, bind=gathering):
-    """The step of stage `adapt`; EM is under way."""
+    """The step of stage `adapt`, with EM active."""
     config.em.start_step = 0
     optimizer = optimizers.make(config.adapt.optimizer, total_steps=_STEPS, restart_every=_STEPS)
     state = adaptation.create_state(jax.random.key(1), variables, variables, optimizer)
@@ -153,10 +153,10 @@ def adaptation_step(config, model, variables, *arguments, bind=gathering):
 
 
 class Translation:
-    """All images through a generator, batch by batch, as uint8 on the host."""
+    """Translates all images in batches, to uint8 arrays on the host."""
 
     def __init__(self, settings, images: np.ndarray, batch_size: int, weights):
-        """Compiles it."""
+        """Compiles the program."""
         generator, _ = models.create_gan(settings)
         shapes = jax.eval_shape(generator.init, jax.random.key(0), decode(images[:1]))
         self.params = jax.device_put(_fit(weights, GAN_NAMES, {"params": shapes["params"]}))
@@ -176,10 +176,10 @@ class Translation:
 
 
 class Evaluation:
-    """Mean confidence on all images, as rounds end."""
+    """Mean confidence on all images, as evaluated after a round."""
 
     def __init__(self, config, model, variables, images: np.ndarray):
-        """Compiles it."""
+        """Compiles the program."""
         size = config.evaluate.batch_size
         _, self.cost = compile_program(
             lambda variables, batch: (

@@ -1,14 +1,14 @@
-"""What an adaptation step spends on attention alignment, and on its input.
+"""Cost of attention alignment and of the input in an adaptation step.
 
     python -m benchmarks.overheads [--rounds=10] [--network=resnet50] [--cpu]
 
-For the digits and for a network of photos, in turn in one process:
+For the digits and for a network for photos, alternating in one process, compares
 
-- the step, and the same without maps, whose source network still runs to its last convolution;
-- blocks of steps fed with other images each time, which lie on the device or are streamed from a
-  file, and with the same batch again and again, dispatched as the training loop does it.
+- a step with and without attention maps; the source network runs to its last convolution in both;
+- blocks of steps, dispatched as in the training loop, on new images on the device, on images
+  streamed from a file, and on the same batch each time.
 
-`--cpu` makes the photos, their batch and their network small.
+`--cpu` uses small photos, batches and networks.
 """
 
 import argparse
@@ -32,12 +32,12 @@ from daaa_jax.runtime import mesh as meshes
 from daaa_jax.training.feed import Feed
 
 CLASSES = 31
-BLOCK = 30  # steps that are dispatched before they are waited for
-WARM_UP = 2  # rounds that are not counted
+BLOCK = 30  # steps dispatched before waiting for them
+WARM_UP = 2  # rounds not counted
 
 
 def without_maps() -> contextlib.AbstractContextManager:
-    """Networks traced within it sow one number for an image instead of a map."""
+    """Context in which traced networks sow one number per image instead of a map."""
 
     def last(features, kind="sum_squares"):
         return features[:, -1, -1, -1:].astype(np.float32)
@@ -46,14 +46,14 @@ def without_maps() -> contextlib.AbstractContextManager:
 
 
 def images_of(config, count: int) -> np.ndarray:
-    """Random images of all four groups."""
+    """Random images for all four groups, uint8 `[4 * count,H,W,3]`."""
     size = config.data.image_size
     draws = np.random.default_rng(0)
     return draws.integers(0, 256, (4 * count, size, size, 3)).astype(np.uint8)
 
 
 def compare_maps(config, rounds: int) -> dict[str, list[float]]:
-    """Seconds of the step with maps and without, measured in turn."""
+    """Seconds of the step with and without maps, measured alternately."""
     count = config.adapt.batch_size
     images, batch = images_of(config, count), our_steps.adaptation_batch(config, count, CLASSES)
     model, variables = our_steps.classifier(config, CLASSES)
@@ -73,7 +73,7 @@ def _alone(step: our_steps.TrainingStep) -> Callable[[int], float]:
 
 
 def compare_inputs(config, count: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds of a step with each kind of input, means over blocks of `BLOCK`, in turn."""
+    """Seconds per step with each kind of input, means over blocks, measured alternately."""
     batch = our_steps.adaptation_batch(config, count, CLASSES)
     model, variables = our_steps.classifier(config, CLASSES)
     mesh = meshes.data_mesh(jax.devices()[:1])
@@ -101,7 +101,7 @@ def compare_inputs(config, count: int, rounds: int) -> dict[str, list[float]]:
 
 
 def _block(step: our_steps.TrainingStep, at: Callable[[int], tuple], number: int) -> float:
-    """Seconds an update of a block of them, which is waited for at its end."""
+    """Seconds per update of block `number`, waiting only at its end."""
     start = time.perf_counter()
     for update in range(BLOCK * number, BLOCK * (number + 1)):
         step.state, _ = step.program(step.state, *at(update))
@@ -110,7 +110,7 @@ def _block(step: our_steps.TrainingStep, at: Callable[[int], tuple], number: int
 
 
 def in_turn(sides: Mapping[str, Callable[[int], float]], rounds: int) -> dict[str, list[float]]:
-    """Seconds that each side says, which is told the number of the round; the first warm up."""
+    """Calls each side with the number of the round; returns their seconds after the warm-up."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds + WARM_UP):
         for name, side in sides.items():
@@ -121,7 +121,7 @@ def in_turn(sides: Mapping[str, Callable[[int], float]], rounds: int) -> dict[st
 
 
 def table(title: str, seconds: Mapping[str, list[float]], against: str) -> None:
-    """Prints medians, and medians of the ratios of neighbouring measurements."""
+    """Prints medians, and medians of the ratios within each round."""
     print(f"\n| {title} | ms | over {against} |\n| --- | --- | --- |")
     for name, times in seconds.items():
         ratio = statistics.median(a / b for a, b in zip(times, seconds[against], strict=True))
@@ -131,9 +131,9 @@ def table(title: str, seconds: Mapping[str, list[float]], against: str) -> None:
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=10, help="measurements of each")
-    parser.add_argument("--network", default="resnet50", help="model.name of the photos")
-    parser.add_argument("--cpu", action="store_true", help="small sizes of the photos")
+    parser.add_argument("--rounds", type=int, default=10, help="measurements per variant")
+    parser.add_argument("--network", default="resnet50", help="model.name for photos")
+    parser.add_argument("--cpu", action="store_true", help="small photos, batches and network")
     options = parser.parse_args()
     allocator.keep_freed_memory()  # as daaa_jax.main does
     print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}")

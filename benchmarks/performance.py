@@ -1,16 +1,16 @@
-"""Times our steps against the same in PyTorch and against what this device can do.
+"""Times our steps against PyTorch and against the peaks of this device.
 
     python -m pip install -r benchmarks/requirements.txt
-    python -m benchmarks.performance                       all that suits this device
-    python -m benchmarks.performance --cases=cyclegan32    those whose names begin so
+    python -m benchmarks.performance                       all cases for this device
+    python -m benchmarks.performance --cases=cyclegan32    cases whose names start with this
 
-In turn, in one process, on one device, from the same weights: ours, PyTorch as it is ("eager"), and
-with its loss compiled by `torch.compile`. Both frameworks compute in the same precision: float32 on
-a CPU; on a GPU, TF32 in CycleGANs and bfloat16 in the classifiers of photos. The first loss and how
-far an update takes it must agree. Where they do not fit beside each other on a CPU, each has a
-process of its own.
+Alternates, in one process, on one device and from the same weights, between our step, PyTorch's
+("eager"), and PyTorch's with the loss compiled by `torch.compile`. Both frameworks use the same
+precision: float32 on a CPU; on a GPU, TF32 for CycleGANs and bfloat16 for classifiers of photos.
+The first loss and its change in an update must agree. If both do not fit in a CPU's memory, each
+runs in its own process.
 
-Prints tables, and keeps all that it measures in docs/performance.json, by device.
+Prints tables, and stores all measurements in docs/performance.json, by device.
 """
 
 import argparse
@@ -39,26 +39,26 @@ from daaa_jax.runtime import allocator
 
 RESULTS = Path(__file__).parent.parent / "docs" / "performance.json"
 ROUNDS = 10  # measured calls
-FEW, LONG = 3, 10.0  # of those that take longer than so many seconds
+FEW, LONG = 3, 10.0  # measured calls if one takes longer than LONG seconds
 VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}  # widest first
-# So small that rounding is not amplified from step to step; a step's time does not depend on it.
+# Small, so that rounding errors are not amplified; a step's time does not depend on it.
 LEARNING_RATE = 1e-5
-# Of a first loss, and of what an update changes it by, relative.
+# Relative tolerances of the first loss and of its change in an update.
 TOLERANCE = {"float32": (1e-3, 0.1), "tf32": (1e-2, 0.3), "bfloat16": (5e-2, 0.5)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """Something that is timed.
+    """A benchmark case.
 
     Attributes:
-      title: in the table.
-      make: gives a function that makes ours, and PyTorch's side, whose weights ours has too.
-      images: that one call is about, real ones.
-      on_cpu: whether two cores carry it.
-      half: whether it is in bfloat16 on a GPU.
-      apart: whether on a CPU each side is timed in a process of its own, as both do not fit beside
-        each other; then their calls are not neighbours.
+      title: title in the table.
+      make: returns a function that creates our side, and PyTorch's side with the same weights.
+      images: number of real images per call.
+      on_cpu: whether to run it on a CPU.
+      half: whether it uses bfloat16 on a GPU.
+      apart: whether on a CPU each side runs in its own process, as both do not fit in memory; then
+        their calls do not alternate.
     """
 
     title: str
@@ -81,7 +81,7 @@ def pixels(count: int, size: int, seed: int = 0) -> np.ndarray:
 
 
 def cyclegan(size: int, batch: int):
-    """A CycleGAN's step, without variation of the images."""
+    """A CycleGAN step, without augmentation."""
     settings = (digits if size == 32 else photos).get_config().pair
     settings.update(batch_size=batch, pools=1, enlarge=0, flip=False)
     settings.optimizer.learning_rate = LEARNING_RATE
@@ -94,7 +94,7 @@ def cyclegan(size: int, batch: int):
 
 
 def classifier_config(name: str, batch: int, size: int):
-    """Of a network's adaptation, without variation of the images."""
+    """The config of a classifier's adaptation, without augmentation."""
     config = digits.get_config() if name == "digits" else photos.get_config()
     config.model.name = name
     if "image_size" in config.data:
@@ -105,7 +105,7 @@ def classifier_config(name: str, batch: int, size: int):
     config.augment.update(crop=0, shift=0, flip=False)
     config.adapt.batch_size = batch
     config.adapt.optimizer.learning_rate = LEARNING_RATE
-    config.em.threshold = 0.0  # or fresh networks would keep nothing
+    config.em.threshold = 0.0  # or untrained networks would keep no posterior
     return config
 
 
@@ -126,7 +126,7 @@ def adaptation(name: str, batch: int, size: int = 32, classes: int = 10):
 
 
 def translation(count: int, size: int, batch: int):
-    """A domain through its generator."""
+    """Translation of a domain."""
     settings = (digits if size == 32 else photos).get_config().pair
     images = pixels(count, size)
     theirs = torch_steps.Translation(settings, images, batch)
@@ -135,7 +135,7 @@ def translation(count: int, size: int, batch: int):
 
 
 def evaluation(count: int):
-    """Digits through their classifier."""
+    """Evaluation on digits."""
     config = classifier_config("digits", 128, 32)
     images = pixels(count, 32)
     theirs = torch_steps.Evaluation(config, 10, images)
@@ -181,11 +181,11 @@ CASES = {
 
 
 def measure(name: str, compiled: bool, rounds: int) -> dict:
-    """Times the case of that name, after some calls of each side that are not counted.
+    """Times a case of `CASES`, after warm-up calls of each side.
 
     Raises:
       ValueError: if the losses do not agree.
-      RuntimeError: if a side fails, or the system ends its process.
+      RuntimeError: if a side fails, or the system kills its process.
     """
     case = CASES[name]
     apart = case.apart and not on_gpu()
@@ -195,7 +195,7 @@ def measure(name: str, compiled: bool, rounds: int) -> dict:
 
 
 def in_turn(name: str, compiled: bool, rounds: int) -> dict:
-    """Both sides, one call after the other's, in this process."""
+    """Times both sides alternately in this process."""
     make_ours, eager = CASES[name].make()
     ours = make_ours()
     sides = {"ours": ours, "eager": eager}
@@ -213,13 +213,13 @@ def in_turn(name: str, compiled: bool, rounds: int) -> dict:
 
 @dataclasses.dataclass(frozen=True)
 class Alone:
-    """One side by itself.
+    """Measurements of one side in its own process.
 
     Attributes:
-      losses: the first two.
+      losses: the first two losses.
       first: seconds of the first call.
-      seconds: of those that count.
-      cost: of ours.
+      seconds: seconds of the measured calls.
+      cost: `our_steps.Cost` as a dict; None for PyTorch.
     """
 
     losses: list[float]
@@ -229,28 +229,28 @@ class Alone:
 
 
 def in_own_processes(name: str, compiled: bool, rounds: int) -> dict:
-    """Each side in a process that ends, with all its memory, before the next one's begins."""
+    """Times each side in its own process, one after the other, so that memory is freed."""
     give_memory_back()
     found = {"losses": {}, "seconds": {}}
     sides = ["ours", "eager"] + (["compiled"] if compiled else [])
     for side in sides:
-        told = in_own_process(name, side, rounds)
-        found["losses"][side], found["seconds"][side] = told.losses, told.seconds
+        measured = in_own_process(name, side, rounds)
+        found["losses"][side], found["seconds"][side] = measured.losses, measured.seconds
         if side == "ours":
-            found["cost"] = told.cost
+            found["cost"] = measured.cost
         else:
-            check(CASES[name], found["losses"]["ours"], told.losses)
+            check(CASES[name], found["losses"]["ours"], measured.losses)
         if side == "compiled":
-            found["torch_compiled_in"] = told.first
+            found["torch_compiled_in"] = measured.first
             found["seconds"]["ours with compiled"] = found["seconds"]["ours"]
     return found
 
 
 def in_own_process(name: str, side: str, rounds: int) -> Alone:
-    """What `alone` gives, in a fresh process.
+    """Calls `alone` in a new process.
 
     Raises:
-      RuntimeError: if it fails, or the system ends it.
+      RuntimeError: if it fails, or the system kills it.
     """
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as process:
@@ -261,9 +261,9 @@ def in_own_process(name: str, side: str, rounds: int) -> Alone:
 
 
 def alone(name: str, side: str, rounds: int) -> Alone:
-    """One side, `ours`, `eager` or `compiled`, in a process that has done nothing before."""
+    """Times one side, `ours`, `eager` or `compiled`, in a new process."""
     allocator.keep_freed_memory()
-    torch.manual_seed(0)  # weights are those of the other processes
+    torch.manual_seed(0)  # the same weights in every process
     make_ours, theirs = CASES[name].make()
     if side == "compiled":
         theirs.compile()
@@ -276,7 +276,7 @@ def alone(name: str, side: str, rounds: int) -> Alone:
 
 
 def check(case: Case, mine, theirs) -> None:
-    """Refuses two first losses of ours and of PyTorch's that do not agree.
+    """Checks that the first two losses of both frameworks agree.
 
     Raises:
       ValueError: if they do not.
@@ -284,20 +284,20 @@ def check(case: Case, mine, theirs) -> None:
     of_loss, of_change = TOLERANCE[precision(case)]
     changes = [after - before for before, after in (mine, theirs)]
     same = abs(mine[0] - theirs[0]) <= of_loss * abs(theirs[0])
-    moved = abs(changes[0] - changes[1]) <= of_change * abs(changes[1]) + 1e-5 * abs(theirs[0])
-    if not (same and moved):  # NaN is not either
+    changed = abs(changes[0] - changes[1]) <= of_change * abs(changes[1]) + 1e-5 * abs(theirs[0])
+    if not (same and changed):  # also refuses NaN
         raise ValueError(f"{case.title}: our losses are {mine}, PyTorch's {theirs}")
 
 
 def precision(case: Case) -> str:
-    """Of a case on this device."""
+    """The precision of a case on this device."""
     if not on_gpu():
         return "float32"
     return "bfloat16" if case.half else "tf32"
 
 
 def seconds(call: Callable) -> float:
-    """That a call takes."""
+    """Seconds that a call takes."""
     torch_steps.synchronize()
     start = time.perf_counter()
     call()
@@ -306,9 +306,9 @@ def seconds(call: Callable) -> float:
 
 
 def alternate(sides: dict[str, Callable], rounds: int, warm=False) -> dict[str, list[float]]:
-    """Seconds of each side, called in turn, after one round that is not counted unless `warm`.
+    """Seconds of each side, called alternately, after a warm-up round unless `warm`.
 
-    In that round the heap grows to what both need: a call took up to three times as long.
+    In the warm-up round the heap grows, and a call took up to three times as long.
     """
     for side in [] if warm else sides.values():
         side()
@@ -322,29 +322,29 @@ def alternate(sides: dict[str, Callable], rounds: int, warm=False) -> dict[str, 
 
 
 def give_memory_back() -> None:
-    """Returns to the system what the C library keeps of freed memory, where it is glibc."""
+    """Returns freed memory that glibc keeps to the system."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def ratio(found: dict, mine: str, theirs: str) -> float:
-    """Median of ours over theirs of neighbouring measurements, which drift does not touch."""
+    """Median ratio of neighbouring measurements of both sides, robust to drift."""
     times = found["seconds"]
-    if found.get("apart"):  # none are neighbours
+    if found.get("apart"):  # no measurements are neighbours
         return statistics.median(times[mine]) / statistics.median(times[theirs])
     return statistics.median(a / b for a, b in zip(times[mine], times[theirs], strict=True))
 
 
 def short(value: float) -> str:
-    """Four digits, or all before the point."""
+    """Formats a number with four significant digits, or without decimals from 1000."""
     return f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def row(found: dict, most: dict) -> str:
-    """A line of the table."""
+    """A row of the Markdown table."""
     times, cost = found["seconds"], found["cost"]
 
-    def told(name):
+    def timing(name):
         if name not in times:
             return "–"
         low, middle, high = (1e3 * f(times[name]) for f in (min, statistics.median, max))
@@ -354,11 +354,11 @@ def row(found: dict, most: dict) -> str:
     compiled = "compiled" in times
     cells = [
         found["title"],
-        told("ours"),
-        told("eager"),
+        timing("ours"),
+        timing("eager"),
         f"{ratio(found, 'ours', 'eager'):.2f}",
-        told("ours with compiled"),
-        told("compiled"),
+        timing("ours with compiled"),
+        timing("compiled"),
         f"{ratio(found, 'ours with compiled', 'compiled'):.2f}" if compiled else "–",
         f"{found['images'] / median:.4g}",
         f"{cost['compiled_in']:.0f}",
@@ -379,7 +379,7 @@ HEAD = (
 
 
 def about() -> dict:
-    """The device and the versions."""
+    """Date, cores, threads and versions."""
     names = ("jax", "jaxlib", "flax", "torch", "numpy")
     return {
         "date": datetime.date.today().isoformat(),
@@ -391,7 +391,7 @@ def about() -> dict:
 
 
 def device_name() -> str:
-    """A GPU's, or the processor's."""
+    """Name of the GPU, or of the processor with its number of cores."""
     if on_gpu():
         return jax.devices()[0].device_kind
     path = Path("/proc/cpuinfo")
@@ -399,28 +399,28 @@ def device_name() -> str:
 
 
 def processor(cpuinfo: str) -> str:
-    """Its model, and on x86 the widest vectors it has, which steps' times depend on."""
+    """The processor's model and, on x86, its widest vector extension, which affects timings."""
     lines = (line.replace("\t", "") for line in cpuinfo.splitlines())
     fields = dict(line.split(": ", 1) for line in lines if ": " in line)
-    flags = fields.get("flags", "").split()  # an ARM has none
+    flags = fields.get("flags", "").split()  # absent on ARM
     vectors = [name for flag, name in VECTORS.items() if flag in flags][:1]
     return " with ".join([fields.get("model name", "CPU"), *vectors])
 
 
 def main() -> None:
-    """Measures, keeps and prints."""
+    """Measures, stores and prints the chosen cases."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", default="", help="beginnings of names, such as digits,cyclegan")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="measured calls of each")
-    parser.add_argument("--no_compile", action="store_true", help="leave torch.compile out")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="where all measurements are kept")
+    parser.add_argument("--cases", default="", help="prefixes of names, such as digits,cyclegan")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="measured calls per side")
+    parser.add_argument("--no_compile", action="store_true", help="skip torch.compile")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="file for the measurements")
     options = parser.parse_args()
-    allocator.keep_freed_memory()  # as daaa_jax.main does; PyTorch has it too here
-    # Read when JAX first looks for devices: it would take most of the memory at its start.
+    allocator.keep_freed_memory()  # as in daaa_jax.main; also affects PyTorch
+    # Read when JAX first lists devices; otherwise JAX reserves most of the memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if on_gpu():
-        torch.set_float32_matmul_precision("high")  # TF32, as JAX has it
-        torch.backends.cudnn.benchmark = True  # as XLA tries several ways
+        torch.set_float32_matmul_precision("high")  # TF32, as in JAX
+        torch.backends.cudnn.benchmark = True  # autotuning, as in XLA
     begins = tuple(options.cases.split(","))
     chosen = {
         name: case
@@ -428,7 +428,7 @@ def main() -> None:
         if name.startswith(begins) and (case.on_cpu or on_gpu())
     }
     if not chosen:
-        parser.error(f"--cases={options.cases}: none of {', '.join(CASES)} begins so")
+        parser.error(f"--cases={options.cases}: expected prefixes of {', '.join(CASES)}")
     most = {"copying": peaks.copying(), "float32": peaks.matmul("float32")}
     if on_gpu():
         most |= {"tf32": most["float32"], "bfloat16": peaks.matmul("bfloat16")}
@@ -440,7 +440,7 @@ def main() -> None:
     for name, case in chosen.items():
         try:
             found = measure(name, not options.no_compile, options.rounds)
-        except (RuntimeError, ValueError) as error:  # the others may do
+        except (RuntimeError, ValueError) as error:  # go on with the other cases
             print(f"| {case.title} | failed: {str(error).splitlines()[0]} |", flush=True)
             continue
         finally:

@@ -1,13 +1,13 @@
-"""Trainings with other soft labels than those a config can choose: does the paired posterior pay?
+"""Control experiments for the paired posterior, with soft labels that no config offers.
 
     python -m daaa_jax.main --config=configs/digits.py --config.data.development_size=500 \
         --config.run.reuse=none --workdir=runs/dev
     python -m benchmarks.posterior_controls --workdir=runs/dev
 
-Trains the target network anew, once for each control, on the translations and the source network of
-a finished run, into `WORKDIR-CONTROL-SEED`, and prints a line for each: the weight gamma, the
-accuracy after the last round, and that of both images together. The config kept there does not tell
-a control's formula or gate; its folder's name does.
+For each control, trains a new target network on the translations and the source network of a
+finished run, into `WORKDIR-CONTROL-SEED`, and prints a line: the weight gamma, the accuracy after
+the last round, and that of inference on both images. The formula and gate of a control are not in
+the config stored there, only in the name of the folder.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from daaa_jax.runtime import allocator, compilation
 
 @dataclasses.dataclass(frozen=True)
 class Control:
-    """How a training differs: its settings, the formula of the soft labels, and the gate."""
+    """What a control changes: settings, the formula of the soft labels, the formula of gamma."""
 
     settings: Mapping[str, Any]
     posterior: Callable | None = None
@@ -42,12 +42,12 @@ def geometric_mean(own, other, weight=1.0, log_prior=0.0):
 
 
 def second_alone(own, other, weight=1.0, log_prior=0.0):
-    """The posterior of the second image, once its weight is measured; until then of the first."""
+    """Posterior of the second image alone; of the first until the weight is measured."""
     return jax.numpy.where(weight > 0, em.posterior(other), em.posterior(own))
 
 
 def ungated(counts: em.ViewCounts, tolerance: float) -> float:
-    """Weight 1, whatever was counted."""
+    """Weight 1 for any counts."""
     return 1.0
 
 
@@ -66,7 +66,7 @@ CONTROLS = {
 
 @contextlib.contextmanager
 def replaced(control: Control) -> Iterator[None]:
-    """Has what is traced and measured within it use a control's formula and gate."""
+    """Context in which a control's formula and gate replace those of `em`."""
     with contextlib.ExitStack() as stack:
         if control.posterior:
             stack.enter_context(mock.patch.object(em, "paired_posterior", control.posterior))
@@ -76,7 +76,7 @@ def replaced(control: Control) -> Iterator[None]:
 
 
 def train(base: Path, name: str, seed: int) -> dict[str, Any]:
-    """The result of a control, trained on what the run in `base` paired."""
+    """Trains a control on the translations of the run in `base`; returns its result."""
     config, control = Workdir(base).config(), CONTROLS[name]
     shared = {"pair.seed": config.pair.seed, "source.seed": config.source.seed}
     settings = {"seed": seed, "run.reuse": ""} | shared | control.settings
@@ -86,11 +86,11 @@ def train(base: Path, name: str, seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Trains what is asked for and prints a row for each."""
+    """Trains the requested controls and prints a line for each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", required=True, help="of a finished run")
-    parser.add_argument("--controls", default=",".join(CONTROLS), help="names, with commas")
-    parser.add_argument("--seed", type=int, default=0, help="of the target network")
+    parser.add_argument("--workdir", required=True, help="working directory of a finished run")
+    parser.add_argument("--controls", default=",".join(CONTROLS), help="names, separated by commas")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the target network")
     options = parser.parse_args()
     allocator.keep_freed_memory()
     compilation.enable_cache()

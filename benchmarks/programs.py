@@ -1,4 +1,4 @@
-"""Every stage's step for any number of devices, compiled, and what the compiler says of it."""
+"""The compiled step of every stage for any number of devices, with its cost analysis."""
 
 import functools
 import time
@@ -18,18 +18,18 @@ from daaa_jax.models import layers
 from daaa_jax.runtime import mesh as meshes
 from daaa_jax.training import optimizers
 
-CLASSES = 345  # DomainNet's; with fewer a step takes less by a thousandth
+CLASSES = 345  # DomainNet's; fewer classes shorten a step by a thousandth
 
 
 def config_of(family: str, devices: int) -> ConfigDict:
-    """The config of a family, with batches for so many devices."""
+    """The config of a family, with batch sizes for `devices` devices."""
     if family == "digits":
         config = digits.get_config("mnist2mnistm")
         config.data.image_size = config.augment.crop = 32
         config.model.dtype = "float32"
         sizes = {"pair": max(16, devices), "source": 128, "adapt": 128}
     else:
-        # Beyond eight devices as many images on each as `,pod` gives each of 32.
+        # With more than eight devices, as many images per device as with `,pod` on 32.
         config = folder.get_config()
         config.model.update(name="resnet50", weights="", dtype="bfloat16")
         whole = 64 if devices <= 8 else 8 * devices
@@ -41,7 +41,7 @@ def config_of(family: str, devices: int) -> ConfigDict:
 
 
 def programs(config: ConfigDict, mesh: Mesh) -> Iterator[tuple[str, tuple]]:
-    """For each stage, its step and the shapes of the state and of a streamed batch."""
+    """Yields for each stage its name and step, state shapes, state shardings and batch shapes."""
     size, crop = config.data.image_size, config.augment.crop
     shape = functools.partial(jax.ShapeDtypeStruct, dtype=np.uint8)
     one = functools.partial(jnp.zeros, (1, crop, crop, 3))
@@ -103,7 +103,7 @@ def programs(config: ConfigDict, mesh: Mesh) -> Iterator[tuple[str, tuple]]:
 
 
 def count(step, state, shardings, batch, mesh: Mesh) -> dict:
-    """Compiles a step for a mesh; what it does and takes on each device."""
+    """Compiles a step for a mesh; returns its cost per device."""
     places = shardings(state, mesh)
     update = jax.jit(
         step,

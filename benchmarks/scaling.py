@@ -1,17 +1,16 @@
-"""What training takes on machines that are not here: time, memory, communication and money.
+"""Estimates time, memory, communication and price of training on other machines.
 
     python -m benchmarks.scaling              compiles what docs/scaling.json lacks, prints tables
-    python -m benchmarks.scaling --check      the same model against measured steps of this device
+    python -m benchmarks.scaling --check      compares the model with measured steps of this device
 
-The step of every stage is compiled for TPU slices by `libtpu` (0.0.42 for jax 0.10.2), which needs
-no TPU for it; it takes an hour or two on two cores. The compiler tells a step's floating-point
-operations, the bytes it moves and the memory it takes; `collectives.py` reads what devices send
-each other. GPUs are planned with the program of as many TPU chips: the operations and what is sent
-are the same, the memory is close.
+The step of every stage is compiled for TPU slices by `libtpu` (0.0.42 for jax 0.10.2), without a
+TPU; this takes an hour or two on two cores. The compiler reports a step's floating-point
+operations, bytes moved and memory; `collectives.py` reads the communication. For GPUs the program
+of as many TPU chips is used: operations and communication are the same, memory is close.
 
-A step cannot take less time than its operations at the device's peak, nor than its bytes at the
-memory's bandwidth. Plans divide the larger of the two by `REACHED`, and add what is sent at the
-interconnect's bandwidth, as if nothing of it were hidden behind computation.
+Lower bounds of a step's time are its operations at the device's peak and its bytes at the memory's
+bandwidth. Estimates divide the larger of the two by `REACHED`, and add the communication at the
+interconnect's bandwidth, as if it did not overlap with computation.
 """
 
 import argparse
@@ -36,19 +35,19 @@ from daaa_jax.runtime import allocator
 from daaa_jax.runtime import mesh as meshes
 
 RESULTS = Path(__file__).parent.parent / "docs" / "scaling.json"
-# Share of what the device could do that a step is planned to reach.
+# Assumed share of the device's peak that a step reaches.
 REACHED = 0.4
 
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """An accelerator, by its maker's data sheet.
+    """An accelerator, from its data sheet.
 
     Attributes:
-      peak: FLOP/s by precision, dense.
-      bandwidth: of its memory, bytes a second.
+      peak: dense FLOP/s by precision.
+      bandwidth: memory bandwidth, bytes/s.
       memory: bytes.
-      price: US dollars an hour, on demand; an assumption, prices differ by region and change.
+      price: US dollars per hour, on demand; an assumption, prices differ by region and change.
     """
 
     peak: Mapping[str, float]
@@ -57,7 +56,7 @@ class Device:
     price: float
 
 
-# JAX multiplies float32 in bfloat16 on a TPU, in TF32 on a GPU, where nothing else is asked for.
+# By default JAX multiplies float32 in bfloat16 on a TPU, and in TF32 on a GPU.
 DEVICES = {
     "H100": Device({"float32": 494.7e12, "bfloat16": 989.4e12}, 3.35e12, 80e9, 4.0),
     "v5e": Device({"float32": 197e12, "bfloat16": 197e12}, 819e9, 16 * 2**30, 1.2),
@@ -70,10 +69,10 @@ class Machine:
     """Devices that train together.
 
     Attributes:
-      device: of `DEVICES`.
-      count: how many.
+      device: a key of `DEVICES`.
+      count: number of devices.
       topology: the TPU slice that programs are compiled for.
-      link: bytes a second of an all-reduce over all devices, each way.
+      link: bytes/s of an all-reduce over all devices, in each direction.
     """
 
     device: str
@@ -84,9 +83,9 @@ class Machine:
 
 MACHINES = {
     "1 H100": Machine("H100", 1, "v5p:2x2x1", math.inf),
-    # Two axes of 90 GB/s both ways; so short a torus is not closed, which halves them.
+    # Two axes of 90 GB/s in both directions, halved, as so short a torus is not closed.
     "v5e-8": Machine("v5e", 8, "v5e:2x4", 90e9),
-    # Three axes of 180 GB/s both ways, of which the one of two chips is not closed. v5p-64 has 64
+    # Three axes of 180 GB/s in both directions; the one of two chips is not closed. v5p-64 has 64
     # cores, 32 chips.
     "v5p-64": Machine("v5p", 32, "v5p:2x4x4", 450e9),
     # An eighth of each gradient over 400 Gb/s between hosts, all of it over NVLink within one.
@@ -96,13 +95,15 @@ MACHINES = {
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A data set and how long each stage trains on it.
+    """A dataset and the length of each stage on it.
 
     Attributes:
-      family: `digits` or `photos`, which networks and sizes.
-      images: in each domain; the first two are of the smallest task, source and target.
-      cyclegan_images: images of the larger domain that a CycleGAN sees in all, by epochs.
-      pairs, sources, tasks: CycleGANs, source networks and adaptations in the whole benchmark.
+      family: `digits` or `photos`; determines networks and sizes.
+      images: numbers of images by domain; the first two are source and target of the smallest task.
+      cyclegan_epochs: epochs over the larger domain of a pair.
+      source_epochs: epochs of a source network.
+      adaptation_steps: updates of an adaptation.
+      pairs, sources, tasks: numbers of CycleGANs, source networks and adaptations in the benchmark.
     """
 
     family: str
@@ -118,7 +119,7 @@ class Task:
 TASKS = {
     "MNIST to MNIST-M": Task("digits", (60000, 59001), 8, 10, 20000),
     "Office-31, six tasks": Task("photos", (2817, 795, 498), 100, 30, 4000, 3, 3, 6),
-    # Of more images, fewer epochs.
+    # Fewer epochs, as there are more images.
     "VisDA-2017": Task("photos", (152397, 55388), 5, 5, 20000),
     "DomainNet, thirty tasks": Task(
         "photos", (172947, 172500, 72266, 69128, 51605, 48129), 4, 5, 20000, 15, 6, 30
@@ -127,7 +128,7 @@ TASKS = {
 
 
 def complete(path: Path) -> dict:
-    """Reads what is known, and compiles and adds what is not."""
+    """Reads the costs in a file, and compiles and adds the missing ones."""
     known = json.loads(path.read_text()) if path.exists() else {}
     for family in ("digits", "photos"):
         for name, machine in MACHINES.items():
@@ -139,26 +140,26 @@ def complete(path: Path) -> dict:
             for stage, program in programs(config_of(family, machine.count), mesh):
                 if stage not in missing:
                     continue
-                figures = count(*program, mesh)
-                print(f"{family}, {name}, {stage}: {figures}", flush=True)
-                known.setdefault(family, {}).setdefault(name, {})[stage] = figures
+                costs = count(*program, mesh)
+                print(f"{family}, {name}, {stage}: {costs}", flush=True)
+                known.setdefault(family, {}).setdefault(name, {})[stage] = costs
                 path.parent.mkdir(exist_ok=True)
                 path.write_text(json.dumps(known, indent=1) + "\n")
     return known
 
 
 def step_seconds(figures: Mapping, machine: Machine, precision: str) -> tuple[float, float]:
-    """Of one step: computation as planned, and communication."""
+    """Estimated seconds of one step: computation and communication."""
     device = DEVICES[machine.device]
     bound = max(figures["flops"] / device.peak[precision], figures["bytes"] / device.bandwidth)
-    # An all-reduce is a reduce-scatter and an all-gather; the others go once.
+    # An all-reduce is a reduce-scatter and an all-gather, and counts twice.
     once = sum(figures["sent"].values()) + figures["sent"].get("all-reduce", 0)
     sent = once * (machine.count - 1) / machine.count
     return bound / REACHED, sent / machine.link
 
 
 def steps_of(task: Task, config: ConfigDict) -> dict[str, float]:
-    """Steps of each stage in the whole benchmark."""
+    """Number of steps of each stage in the whole benchmark."""
     domains = task.images
     larger = [
         max(a, b) for place, a in enumerate(domains) for b in domains[place + 1 :]
@@ -172,19 +173,19 @@ def steps_of(task: Task, config: ConfigDict) -> dict[str, float]:
 
 
 def print_tables(known: Mapping) -> None:
-    """Markdown: one step of each stage on each machine, then whole benchmarks."""
-    # All but the batch are of each device.
+    """Prints Markdown tables: one step of each stage on each machine, then whole benchmarks."""
+    # All values but the batch are per device.
     head = "step | machine | batch | GFLOP | GB moved | GB of memory | MB sent | ms, computing"
     print(f"| {head} | ms, sending |\n|" + " --- |" * 9)
     for family, by_machine in known.items():
         for stage in ("pair", "source", "adapt"):
             for name, machine in MACHINES.items():
-                figures, config = by_machine[name][stage], config_of(family, machine.count)
-                computing, sending = step_seconds(figures, machine, _precision(family, stage))
+                costs, config = by_machine[name][stage], config_of(family, machine.count)
+                computing, sending = step_seconds(costs, machine, _precision(family, stage))
                 print(
                     f"| {family}, {stage} | {name} | {config[stage].batch_size} "
-                    f"| {_short(figures['flops'] / 1e9)} | {figures['bytes'] / 1e9:.2f} "
-                    f"| {figures['memory'] / 1e9:.2f} | {sum(figures['sent'].values()) / 1e6:.1f} "
+                    f"| {_short(costs['flops'] / 1e9)} | {costs['bytes'] / 1e9:.2f} "
+                    f"| {costs['memory'] / 1e9:.2f} | {sum(costs['sent'].values()) / 1e6:.1f} "
                     f"| {1e3 * computing:.2f} | {1e3 * sending:.2f} |"
                 )
     print("\n| benchmark | machine | CycleGAN, h | source, h | adaptation, h | all, h | US$ |")
@@ -194,7 +195,7 @@ def print_tables(known: Mapping) -> None:
             config = config_of(task.family, machine.count)
             hours = {}
             for stage, number in steps_of(task, config).items():
-                # Fewer updates of a larger batch, on the same number of images.
+                # With a larger batch, fewer updates on the same number of images.
                 if stage == "adapt":
                     number *= config_of(task.family, 1).adapt.batch_size / config.adapt.batch_size
                 seconds = step_seconds(
@@ -208,7 +209,7 @@ def print_tables(known: Mapping) -> None:
 
 
 def _short(value: float) -> str:
-    """Two digits at least, whatever the size."""
+    """Formats a number with two significant digits below 10, else without decimals."""
     return f"{value:.2g}" if value < 10 else f"{value:,.0f}"
 
 
@@ -217,7 +218,7 @@ def _precision(family: str, stage: str) -> str:
 
 
 def check(rounds: int) -> None:
-    """Prints measured steps of this device against the model, with its own measured peaks."""
+    """Prints measured steps of this device against the model with its measured peaks."""
     allocator.keep_freed_memory()  # as daaa_jax.main does
     kind = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     flops, bandwidth = peaks.matmul(kind), peaks.copying()
@@ -268,15 +269,15 @@ def _seconds(compiled, state, batch, rounds: int) -> float:
 
 
 def main() -> None:
-    """Prints the tables, or the check."""
+    """Prints the tables, or with `--check` the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="against measured steps")
-    parser.add_argument("--rounds", type=int, default=10, help="measured steps of each")
+    parser.add_argument("--check", action="store_true", help="compare with measured steps")
+    parser.add_argument("--rounds", type=int, default=10, help="measured steps per stage")
     options = parser.parse_args()
     if options.check:
         check(options.rounds)
         return
-    # Compiling for TPUs needs none: without these, libtpu asks for this machine's and waits for it.
+    # Compiling needs no TPU, but without these settings libtpu waits for one of this machine.
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
     jax.config.update("jax_platforms", "cpu")
     print_tables(complete(RESULTS))

@@ -1,11 +1,11 @@
-"""Accuracy of the soft labels that a finished run could take, of each image of a pair and of both.
+"""Accuracy of soft labels from each image of a pair and from both, for a finished run.
 
     python -m daaa_jax.main --config=configs/digits.py --config.data.development_size=500 \
         --config.run.reuse=none --workdir=runs/dev
     python -m benchmarks.soft_labels --workdir=runs/dev
 
-Of the target's test or development images after the last round: the accuracy, the share kept by
-p_t = 0.95 and the accuracy of the kept. Target labels are read for these numbers alone.
+Prints, for the target's test or development images after the last round, the accuracy, the share
+kept by p_t = 0.95 and the accuracy of the kept. Target labels are used for these metrics only.
 """
 
 import argparse
@@ -24,11 +24,7 @@ _THRESHOLD = 0.95
 
 
 def variants(workdir: Workdir) -> Mapping[str, Evaluation]:
-    """By name, what each kind of soft label gives.
-
-    Args:
-      workdir: of a finished run.
-    """
+    """Evaluates each kind of soft label, by name, on a finished run."""
     config, devices = workdir.config(), mesh.data_mesh()
     task = load_task(config.data)
     measured, direction = task.evaluation.target_test, f"{task.target_name}_to_{task.source_name}"
@@ -59,9 +55,9 @@ def variants(workdir: Workdir) -> Mapping[str, Evaluation]:
 
 
 def main() -> None:
-    """Prints a line for each kind of soft label."""
+    """Prints a table with a row per kind of soft label."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", required=True, help="of a finished run")
+    parser.add_argument("--workdir", required=True, help="working directory of a finished run")
     options = parser.parse_args()
     allocator.keep_freed_memory()
     compilation.enable_cache()

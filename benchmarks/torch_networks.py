@@ -1,7 +1,7 @@
-"""The networks as PyTorch users write them; classifiers give their attention maps on demand.
+"""Idiomatic PyTorch versions of our networks; classifiers optionally return attention maps.
 
-Layers have the names of ours, or of the published weights, so that `fit` of
-`daaa_jax/models/pretrained.py` carries weights over.
+Layers are named as ours or as in the published weights, so that `fit` of
+`daaa_jax/models/pretrained.py` can convert the weights.
 """
 
 from collections import OrderedDict
@@ -18,7 +18,7 @@ def sow(maps, features):
 
 
 class DigitNetwork(nn.Module):
-    """`daaa_jax/models/digits.py`."""
+    """The digit network of `daaa_jax/models/digits.py`."""
 
     def __init__(self, classes=10, widths=(32, 64, 128)):
         super().__init__()
@@ -44,7 +44,7 @@ class DigitNetwork(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Of ResNet-50, torchvision's."""
+    """A block of torchvision's ResNet-50."""
 
     def __init__(self, inputs, width, stride, shortcut):
         super().__init__()
@@ -79,7 +79,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet50(nn.Module):
-    """`daaa_jax/models/resnet.py`, version v1.5, which is torchvision's."""
+    """ResNet-50 of `daaa_jax/models/resnet.py`, version v1.5 (torchvision's)."""
 
     def __init__(self, classes, blocks=(3, 4, 6, 3), width=64):
         super().__init__()
@@ -110,7 +110,7 @@ class ResNet50(nn.Module):
 
 
 class SameConv2d(nn.Conv2d):
-    """Pads as TensorFlow does, whose weights EfficientNet-Lite0's are."""
+    """A convolution with TensorFlow's padding, which EfficientNet-Lite0's weights expect."""
 
     def forward(self, x):
         """Features."""
@@ -123,18 +123,18 @@ class SameConv2d(nn.Conv2d):
 
 
 def same(inputs, outputs, size=1, stride=1, groups=1):
-    """A convolution of EfficientNet."""
+    """A convolution of EfficientNet-Lite0."""
     padding = size // 2 if stride == 1 else 0
     return SameConv2d(inputs, outputs, size, stride, padding, groups=groups, bias=False)
 
 
 def efficient_norm(width):
-    """A normalisation of EfficientNet."""
+    """A batch normalisation of EfficientNet-Lite0."""
     return nn.BatchNorm2d(width, eps=1e-3, momentum=0.01)
 
 
 class InvertedResidual(nn.Module):
-    """Of EfficientNet-Lite0."""
+    """A block of EfficientNet-Lite0."""
 
     def __init__(self, inputs, channels, size, stride, expansion):
         super().__init__()
@@ -160,7 +160,7 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """`daaa_jax/models/efficientnet.py`."""
+    """EfficientNet-Lite0 of `daaa_jax/models/efficientnet.py`."""
 
     # Repeats, kernel size, stride of the first repeat, expansion, output channels.
     stages = (
@@ -204,7 +204,7 @@ CLASSIFIERS = {
 
 
 class Residual(nn.Module):
-    """Two reflection-padded 3x3 convolutions around a sum."""
+    """A residual block of two reflection-padded 3x3 convolutions."""
 
     def __init__(self, channels):
         super().__init__()
@@ -218,7 +218,7 @@ class Residual(nn.Module):
 
 
 def generator(settings) -> nn.Module:
-    """`daaa_jax/models/generator.py`, of the sizes in `config.pair`."""
+    """The generator of `daaa_jax/models/generator.py`; `settings` are `config.pair`."""
     channels = settings.filters
     layers = OrderedDict(enter_pad=nn.ReflectionPad2d(3))
 
@@ -244,7 +244,7 @@ def generator(settings) -> nn.Module:
 
 
 class Discriminator(nn.Module):
-    """`daaa_jax/models/discriminator.py`, of the sizes in `config.pair`."""
+    """The discriminator of `daaa_jax/models/discriminator.py`; `settings` are `config.pair`."""
 
     def __init__(self, settings):
         super().__init__()

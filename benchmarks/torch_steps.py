@@ -1,7 +1,7 @@
-"""The compared steps as PyTorch users write them, with fused optimisers.
+"""Idiomatic PyTorch versions of our steps, with fused optimisers.
 
-Classifiers are channels last. The CycleGAN is not, as the released one: instance normalisation and
-the pool give images back in the other order.
+Classifiers are channels last. The CycleGAN is channels first, like the released one: instance
+normalisation and the pool return images in that order.
 """
 
 import gc
@@ -18,25 +18,25 @@ from benchmarks import torch_networks
 
 
 def device() -> torch.device:
-    """The one that JAX computes on.
+    """The device that JAX uses.
 
     Raises:
-      SystemExit: if PyTorch cannot.
+      SystemExit: if PyTorch does not support it.
     """
     kind = {"cpu": "cpu", "gpu": "cuda"}.get(jax.default_backend(), "")
     if not kind or (kind == "cuda" and not torch.cuda.is_available()):
-        sys.exit(f"JAX computes on a {jax.default_backend()}, where this PyTorch cannot")
+        sys.exit(f"JAX uses a {jax.default_backend()}, which this PyTorch does not support")
     return torch.device(kind)
 
 
 def to_torch(images: np.ndarray, order=torch.channels_last) -> torch.Tensor:
-    """uint8 `[B,H,W,3]` as float32 `[B,3,H,W]` in [-1,1], made on the device."""
+    """uint8 `[B,H,W,3]` as float32 `[B,3,H,W]` in [-1,1], on the device."""
     tensor = torch.from_numpy(images).to(device()).permute(0, 3, 1, 2)
     return (tensor.float() / 127.5 - 1).contiguous(memory_format=order)
 
 
 def weights(network: torch.nn.Module) -> dict[str, np.ndarray]:
-    """A copy, as `pretrained.fit` takes them."""
+    """A copy of the weights for `pretrained.fit`."""
     return {name: value.numpy(force=True).copy() for name, value in network.state_dict().items()}
 
 
@@ -47,7 +47,7 @@ def synchronize() -> None:
 
 
 def free() -> None:
-    """Gives memory back that PyTorch keeps for later."""
+    """Frees memory that PyTorch caches."""
     gc.collect()
     if device().type == "cuda":
         torch.cuda.empty_cache()
@@ -58,7 +58,7 @@ def _place(network):
 
 
 def _compiled(function):
-    """By `torch.compile`, for the shapes that it is called with."""
+    """Compiles with `torch.compile` for static shapes."""
     return torch.compile(function, dynamic=False)
 
 
@@ -67,54 +67,54 @@ def _batches(images, size):
 
 
 class ImagePool:
-    """The pool of past translations, as the released CycleGAN keeps it."""
+    """The pool of past translations of the released CycleGAN."""
 
     def __init__(self, size):
         self.size, self.images = size, []
 
     def draw(self, batch):
-        """What the discriminator is shown."""
-        shown = []
+        """Replaces about half of a batch by past translations once the pool is full."""
+        replayed = []
         for image in batch:
             if len(self.images) < self.size:
                 self.images.append(image.clone())
-                shown.append(image)
+                replayed.append(image)
             elif random.random() < 0.5:
                 slot = random.randrange(self.size)
-                shown.append(self.images[slot])
+                replayed.append(self.images[slot])
                 self.images[slot] = image.clone()
             else:
-                shown.append(image)
-        return torch.stack(shown)
+                replayed.append(image)
+        return torch.stack(replayed)
 
 
 class CycleGanStep:
     """One step of CycleGAN: both generators, then both discriminators (LSGAN, a pool)."""
 
     def __init__(self, settings, a: np.ndarray, b: np.ndarray):
-        """Draws the weights; the batch is `a` and `b`, uint8 `[B,H,W,3]`."""
+        """Initialises the networks; the batch is `a` and `b`, uint8 `[B,H,W,3]`."""
         self.settings = settings
         self.a, self.b = (to_torch(each, torch.contiguous_format) for each in (a, b))
         self.to_b, self.to_a = (torch_networks.generator(settings).to(device()) for _ in range(2))
         self.judge_a, self.judge_b = (
             torch_networks.Discriminator(settings).to(device()) for _ in range(2)
         )
-        made = itertools.chain(self.to_b.parameters(), self.to_a.parameters())
-        judged = itertools.chain(self.judge_a.parameters(), self.judge_b.parameters())
+        g_params = itertools.chain(self.to_b.parameters(), self.to_a.parameters())
+        d_params = itertools.chain(self.judge_a.parameters(), self.judge_b.parameters())
         self.generators, self.judges = (
             torch.optim.Adam(of, settings.optimizer.learning_rate, (0.5, 0.999), fused=True)
-            for of in (made, judged)
+            for of in (g_params, d_params)
         )
         size = max(settings.pool_size, settings.batch_size)
         self.pool_a, self.pool_b = ImagePool(size), ImagePool(size)
 
     def compile(self) -> None:
-        """Has `torch.compile` compile both losses."""
+        """Compiles both losses with `torch.compile`."""
         self.generator_loss = _compiled(self.generator_loss)
         self.judge_loss = _compiled(self.judge_loss)
 
     def generator_loss(self):
-        """What the generators minimise, and the translations."""
+        """The loss of the generators, and the translations."""
         a, b, settings = self.a, self.b, self.settings
         fake_b, fake_a = self.to_b(a), self.to_a(b)
         score_b, score_a = self.judge_b(fake_b), self.judge_a(fake_a)
@@ -128,37 +128,37 @@ class CycleGanStep:
         return loss, fake_a, fake_b
 
     def judge_loss(self, shown_a, shown_b):
-        """What the discriminators minimise."""
+        """The loss of the discriminators."""
         loss = 0.0
-        for judge, real, shown in (
+        for discriminator, real, replayed in (
             (self.judge_a, self.a, shown_a),
             (self.judge_b, self.b, shown_b),
         ):
-            on_real, on_fake = judge(real), judge(shown)
+            on_real, on_fake = discriminator(real), discriminator(replayed)
             loss = loss + 0.5 * F.mse_loss(on_real, torch.ones_like(on_real))
             loss = loss + 0.5 * F.mse_loss(on_fake, torch.zeros_like(on_fake))
         return loss
 
     def __call__(self) -> float:
-        judges = (self.judge_a, self.judge_b)
-        for judge in judges:
-            judge.requires_grad_(False)
+        discriminators = (self.judge_a, self.judge_b)
+        for discriminator in discriminators:
+            discriminator.requires_grad_(False)
         self.generators.zero_grad(set_to_none=True)
         loss, fake_a, fake_b = self.generator_loss()
         loss.backward()
         self.generators.step()
-        for judge in judges:
-            judge.requires_grad_(True)
+        for discriminator in discriminators:
+            discriminator.requires_grad_(True)
         self.judges.zero_grad(set_to_none=True)
-        shown = self.pool_a.draw(fake_a.detach()), self.pool_b.draw(fake_b.detach())
-        self.judge_loss(*shown).backward()
+        replayed = self.pool_a.draw(fake_a.detach()), self.pool_b.draw(fake_b.detach())
+        self.judge_loss(*replayed).backward()
         self.judges.step()
         return loss.item()
 
 
 @torch.no_grad()
 def _learn_statistics(network, images):
-    """Gives fresh weights the statistics of a batch, or activations would fade layer by layer."""
+    """Sets batch statistics for new weights, or activations would vanish with depth."""
     norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -169,16 +169,16 @@ def _learn_statistics(network, images):
 
 
 class AdaptationStep:
-    """One step of the adaptation (Eq. 12), EM under way, without variation of the images."""
+    """One step of the adaptation (Eq. 12), with EM active and without augmentation."""
 
     def __init__(self, config, classes: int, images: np.ndarray, batch, half: bool):
-        """Draws the weights of the source network, which the target starts from.
+        """Initialises the source network, and copies it to the other two.
 
         Args:
           config: the whole config.
-          classes: their number.
-          images: all of them, uint8 `[N,H,W,3]`.
-          batch: rows of them, an `AdaptationBatch`.
+          classes: number of classes.
+          images: all images, uint8 `[N,H,W,3]`.
+          batch: an `AdaptationBatch` of rows of `images`.
           half: whether networks run in bfloat16.
         """
         self.config, self.half = config, half
@@ -220,7 +220,7 @@ class AdaptationStep:
         )
 
     def compile(self) -> None:
-        """Has `torch.compile` compile the loss."""
+        """Compiles the loss with `torch.compile`."""
         self.loss = _compiled(self.loss)
 
     def loss(self):
@@ -257,15 +257,15 @@ class AdaptationStep:
 
 
 class Translation:
-    """All images through a generator, batch by batch, as uint8 on the host."""
+    """Translates all images in batches, to uint8 on the host."""
 
     def __init__(self, settings, images: np.ndarray, batch_size: int):
-        """Draws the weights."""
+        """Initialises the network."""
         self.network = torch_networks.generator(settings).to(device()).eval()
         self.images, self.batch_size = images, batch_size
 
     def compile(self) -> None:
-        """Has `torch.compile` compile the network."""
+        """Compiles the network with `torch.compile`."""
         self.network.compile()
 
     @torch.no_grad()
@@ -284,15 +284,15 @@ class Translation:
 
 
 class Evaluation:
-    """Mean confidence on all images, batch by batch."""
+    """Mean confidence on all images, computed in batches."""
 
     def __init__(self, config, classes: int, images: np.ndarray):
-        """Draws the weights."""
+        """Initialises the network."""
         self.network = _place(torch_networks.CLASSIFIERS[config.model.name](classes)).eval()
         self.images, self.batch_size = images, config.evaluate.batch_size
 
     def compile(self) -> None:
-        """Has `torch.compile` compile the network."""
+        """Compiles the network with `torch.compile`."""
         self.network.compile()
 
     @torch.no_grad()

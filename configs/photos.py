@@ -1,11 +1,11 @@
-"""What the tasks made of photos share: Office-31, its ten shared classes, and own folders."""
+"""Settings shared by the photo tasks: Office-31, its ten shared classes, and user folders."""
 
 from ml_collections import ConfigDict
 
 from configs import base
 
-# The last convolution at each of four sizes, of ResNet-50 and of EfficientNet-Lite0: the joint
-# kernel, a product over layers, tells nothing of many.
+# The last convolution at each of four resolutions of ResNet-50 and EfficientNet-Lite0. The joint
+# kernel is a product over layers, and uninformative over many.
 JMMD_LAYERS = (
     r"stage1_block2/conv3|stage2_block3/conv3|stage3_block5/conv3|stage4_block2/conv3"
     r"|block(2|4|10|15)/conv_project"
@@ -13,14 +13,14 @@ JMMD_LAYERS = (
 
 
 def get_config() -> ConfigDict:
-    """The paper's settings for Office-31 where it gives them, JAN's where it refers to JAN."""
+    """The paper's settings for Office-31, and JAN's where the paper refers to JAN."""
     config = base.get_config()
     config.data.update(
         source="",
         target="",
-        target_test="",  # a labelled folder to measure on, instead of the target's own labels
-        image_size=256,  # images are resized to this square, translated, then cropped
-        on_error="raise",  # or skip: leave out images that cannot be read
+        target_test="",  # labelled folder for evaluation, instead of the target's own labels
+        image_size=256,  # pixels: images are resized to this square, translated, then cropped
+        on_error="raise",  # or skip: ignore unreadable images
         limit=0,  # use only this many images of each domain
         expected_classes=0,  # 0: any number
         expected_counts=ConfigDict(),
@@ -30,13 +30,13 @@ def get_config() -> ConfigDict:
     config.model.update(
         name="resnet50",  # or efficientnet_lite0
         weights="resnet50",  # a name in models/pretrained.py, a file, or "" for random ones
-        version="v1.5",  # of ResNet-50: torchvision's; or v1, Caffe's, which the paper used
-        inputs="imagenet",  # or caffe: what ResNet-50's weights expect of an image
-        dtype="auto",  # float32 on a CPU, else bfloat16; or either. Variables are float32
-        remat=False,  # less memory and a third more time
+        version="v1.5",  # of ResNet-50: torchvision's; or v1, Caffe's, used by the paper
+        inputs="imagenet",  # input normalisation of ResNet-50's weights; or caffe
+        dtype="auto",  # float32 on a CPU, else bfloat16; or one of these. Variables are float32
+        remat=False,  # True: less memory, a third more time
     )
 
-    # CycleGAN as released, at 256.
+    # The released CycleGAN at 256 pixels.
     config.pair.update(
         filters=64,
         downsamplings=2,
@@ -44,16 +44,16 @@ def get_config() -> ConfigDict:
         discriminator_filters=64,
         discriminator_layers=3,
         identity_weight=0.5,
-        batch_size=0,  # an image on each device
+        batch_size=0,  # one image per device
         pools=0,
         epochs=100,
-        enlarge=286,  # pixels: images are resized to this, and a random part of the old size seen
+        enlarge=286,  # pixels: images are resized to this, then cropped at random to their size
         flip=True,
     )
     config.translate.update(batch_size=16, part_size=256)
 
-    # The solver of JAN's text, and of CAN (Kang et al., CVPR 2019): SGD, 0.01 for the new layer and
-    # a tenth of it for pretrained ones.
+    # The solver of the JAN paper, and of CAN (Kang et al., CVPR 2019): SGD, rate 0.01 for the new
+    # layer and a tenth of it for pretrained layers.
     solver = dict(
         name="sgd",
         learning_rate=1e-3,
@@ -68,42 +68,42 @@ def get_config() -> ConfigDict:
         batch_size=64,
         rounds=20,
         round_steps=200,
-        # Frozen statistics make both networks agree at step 0, but leave the information score
-        # lower on D->A and W->A of office10.
+        # With frozen statistics both networks agree at step 0, but the information score is lower
+        # on D->A and W->A of office10.
         batch_norm="batch",
         beta=0.02,  # 52 layers, not three
         layers="(?!conv1$|conv_stem$).*",  # all but the first convolution
         jmmd_layers=JMMD_LAYERS,
     )
     config.adapt.optimizer.update(solver)
-    # The source network is good enough on the target to begin with.
+    # EM starts at once: the source network is good enough on the target.
     config.em.start_step = 0
     config.evaluate.batch_size = 64
     return config
 
 
 def on_cpu(config: ConfigDict) -> None:
-    """Sizes, and a network, that two CPU cores carry in an hour or two; figures are lower."""
+    """Sizes and a network for an hour or two on two CPU cores; accuracies are lower."""
     config.data.image_size = 112
     config.augment.crop = 96
     config.model.update(name="efficientnet_lite0", weights="efficientnet_lite0")
     config.pair.update(filters=32, blocks=6, discriminator_filters=32, enlarge=124, epochs=4)
     config.source.update(batch_size=16, epochs=10)
     config.adapt.update(batch_size=16, rounds=6, round_steps=100)
-    # Ours, not JAN's, and chosen on office10 D->A with its labels: few updates want a higher rate.
-    # The source network (seed 0) has 51.0 % of the target's images right with it, 40.6 without,
-    # 46.4 without and three times the epochs (all three with a batch-norm momentum of 0.9).
+    # Higher than JAN's rate, for fewer updates; chosen on office10 D->A using its labels. The
+    # accuracy of the source network (seed 0) on the target is 51.0 % with it, 40.6 without, 46.4
+    # without and three times the epochs (all three with a batch-norm momentum of 0.9).
     for stage in (config.source, config.adapt):
         stage.optimizer.learning_rate = 3e-3
 
 
 def on_pod(config: ConfigDict) -> None:
-    """Batches for 32 chips: each a multiple of them. Figures with these sizes are not known yet.
+    """Batch sizes for 32 chips, multiples of 32. Accuracies have not been measured yet.
 
-    Learning rates grow with the square root of the batch, CycleGAN's (Adam) and JAN's (SGD) alike;
-    rounds are as many updates, each of four times the images.
+    Learning rates of CycleGAN (Adam) and JAN (SGD) are scaled by the square root of the batch size.
+    Rounds have as many updates as before, each on four times the images.
     """
-    # An image on each chip, which the released CycleGAN had one of: as many epochs as there.
+    # One image per chip. The released CycleGAN had one device; the number of epochs is the same.
     config.pair.update(batch_size=32, pools=32)
     config.pair.optimizer.learning_rate *= 32**0.5
     config.translate.batch_size = 256
@@ -115,7 +115,7 @@ def on_pod(config: ConfigDict) -> None:
 
 
 def smoke(config: ConfigDict) -> None:
-    """Every stage and every file, at sizes that show nothing but that they work."""
+    """A smoke run: every stage and file, at sizes whose metrics are not meaningful."""
     config.smoke = True
     config.data.update(image_size=40, limit=24)
     config.augment.crop = 32
@@ -139,7 +139,7 @@ def smoke(config: ConfigDict) -> None:
 
 
 def words(config: ConfigDict, chosen: list[str]) -> None:
-    """Applies the words that all of these tasks know: `cpu`, `pod` and `smoke`."""
+    """Applies the words that all photo tasks support: `cpu`, `pod` and `smoke`."""
     for name, change in WORDS.items():
         if name in chosen:
             change(config)

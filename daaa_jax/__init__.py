@@ -22,8 +22,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when asked for: it takes seconds that a misspelt flag need not wait for.
-    if name == "predict":  # a command's module, which may be called
+    # Lazy: importing JAX takes seconds, which a misspelt flag should not have to wait for.
+    if name == "predict":  # the command's module, which is callable
         return importlib.import_module("daaa_jax.predict")
     if name in __all__:
         return getattr(importlib.import_module("daaa_jax.api"), name)

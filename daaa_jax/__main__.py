@@ -1,4 +1,4 @@
-"""The command `daaa`, also `python -m daaa_jax`: train, predict, export and the others."""
+"""The command `daaa` (or `python -m daaa_jax`) and its subcommands."""
 
 import importlib
 import sys
@@ -7,18 +7,18 @@ _COMMANDS = {
     "train": ("main", "adapt a classifier to unlabelled images"),
     "predict": ("predict", "classify images"),
     "export": ("export", "write a network with its preprocessing, and its model card"),
-    "check": ("check", "look at folders of images before training"),
-    "convert": ("convert", "make records of a folder of images"),
-    "reproduce": ("reproduce", "the paper's tables and figures"),
-    "report": ("report.__main__", "the report of a run or of a sweep"),
+    "check": ("check", "check folders of images before training"),
+    "convert": ("convert", "convert a folder of images to records"),
+    "reproduce": ("reproduce", "reproduce the paper's tables and figures"),
+    "report": ("report.__main__", "write the report of a run or a sweep"),
 }
 
 
 def main() -> None:
-    """Runs the command that is named first."""
+    """Runs the subcommand given by the first argument."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
-        print("usage: daaa COMMAND …; daaa COMMAND --help says more\n")
+        print("usage: daaa COMMAND …; see daaa COMMAND --help\n")
         print("\n".join(f"  {name:10} {what}" for name, (_, what) in _COMMANDS.items()))
         return
     if name not in _COMMANDS:

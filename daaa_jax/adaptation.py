@@ -40,8 +40,8 @@ class AdaptationState:
       key: the root of the stage's randomness.
       target: the target network's parameters and batch statistics, trained.
       opt_state: their optimiser.
-      source: the source network's, fixed.
-      posterior: M^post, a copy of the target network's, refreshed every N updates.
+      source: the source network's variables, fixed.
+      posterior: M^post, a copy of the target network, synchronised every N updates.
       gamma: weight of the second view in the paired posterior, float32; 0 until it is measured.
     """
 
@@ -74,7 +74,7 @@ def objective(
       posterior: p_post of the last B_T rows' real originals, `[B_T,K]`.
       kept: the filter of section 3.3, B, `[B_T]`.
       alignment: L_AT, scalar.
-      beta: its weight.
+      beta: weight of `alignment`.
       em_weight: 0 before EM starts, then 1.
       normalize: `batch` divides the EM part by B, `kept` by the number of kept samples, at least 1.
 
@@ -115,12 +115,12 @@ def create_state(
 
 @struct.dataclass
 class Seen:
-    """What the networks see of a batch, float32 in [-1, 1]; those of a pair are cropped alike.
+    """The networks' inputs of a batch, float32 in [-1, 1]; images of a pair are cropped alike.
 
     Attributes:
-      source: by the source network, `[B,h,w,3]`.
-      target: by the target network, `[B,h,w,3]`.
-      posterior: x^T of the last two groups, by M^post, `[B_T',h,w,3]`.
+      source: of the source network, `[B,h,w,3]`.
+      target: of the target network, `[B,h,w,3]`.
+      posterior: of M^post, x^T of the last two groups, `[B_T',h,w,3]`.
     """
 
     source: Array
@@ -140,10 +140,9 @@ def train_step(
     """One update of the target network, then the sync of M^post when it is due (section 3).
 
     Args:
-      state: before the update.
       batch: uint8 images, see `data.pairs`.
       model: the classifier of all three networks.
-      optimizer: as `create_state` was given.
+      optimizer: the same as for `create_state`.
       config: `adapt`, `em` and `augment` are read.
       log_prior: see `em.paired_posterior`.
     """
@@ -213,7 +212,7 @@ def draw_views_of_pairs(
     """Random views of a batch: the same crop and flip for all images of a pair.
 
     Args:
-      state: gives the key of the step.
+      state: `key` and `step` are read.
       batch: uint8 images.
       sizes: of the groups.
       config: `augment` and `adapt.recolour` are read.
@@ -250,14 +249,13 @@ def soft_labels(
     config: ConfigDict,
     log_prior: np.ndarray | float,
 ) -> Array:
-    """The posteriors that the last two groups are taught, `[B_T,K]` (Eq. 8).
+    """Soft labels of the last two groups, `[B_T,K]` (Eq. 8).
 
     Args:
-      state: M^post, the source network and gamma are read.
-      seen: of the batch.
+      state: M^post and gamma are read.
+      seen: the networks' inputs.
       source_logits: of the source network, `[B,K]`.
       sizes: of the groups.
-      model: the classifier.
       config: `em` is read; with `em.posterior=paired` the posterior is of both images of a pair.
       log_prior: see `em.paired_posterior`.
     """
@@ -299,10 +297,10 @@ def target_training(
       config: the whole config.
       model: the classifier of all three networks.
       source: the source network's variables.
-      images: all training images, as `pairs.all_images` lays them out; where no translations are
-        needed, the images themselves stand in their place.
+      images: all training images, in the order of `pairs.all_images`; if no translations are
+        needed, the images themselves take their place.
       labels: classes of the source training images, int32 `[N_S]`.
-      devices: that a batch is split over.
+      devices: number of devices that a batch is split over.
     """
     settings = config.adapt
     sizes = group_sizes(settings.batch_size, [settings.mix[group] for group in GROUPS])
@@ -318,7 +316,7 @@ def target_training(
         target = starting_variables(config.model, init_key, model, image)
     targets = (len(images) - 2 * len(labels)) // 2
     stream = BatchStream(labels, targets, sizes, config.seed, devices)
-    # At the end of a round M^post has just become the target network, or has not.
+    # Whether M^post equals the target network at the end of every round.
     refreshed = settings.round_steps % config.em.refresh_every == 0
     log_prior = second_view.log_prior(labels, model.num_classes) if config.em.class_prior else 0.0
     translations = chosen(images, np.arange(len(images) - targets, len(images)))
@@ -333,7 +331,7 @@ def target_training(
         ),
         image_sets=(images,),
         batch_at=stream.at,
-        # Without translations L_AT is between the networks on one and the same image.
+        # Without translations L_AT compares the networks on the same image.
         round_metrics=("loss", "alignment") if translated else ("loss",),
         posterior=lambda state: None if refreshed else state.posterior,
         second_view=view if translated else None,
@@ -344,8 +342,8 @@ def restart_every(config: ConfigDict) -> int | None:
     """Updates between two restarts of the learning rate (section 3.3, C), or None for none.
 
     It restarts with each sync of M^post. EM-A syncs after each update and restarts with each round,
-    so that it differs from the method in A alone. Where no posterior is learnt from, nothing is
-    new after a sync, and nothing restarts.
+    so that it differs from the method in A alone. If no soft labels are used, a sync changes
+    nothing and there are no restarts.
     """
     settings = config.adapt
     if not settings.restart or not (settings.mix.t or settings.mix.s_f):

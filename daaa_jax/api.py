@@ -1,4 +1,4 @@
-"""The Python interface: run, load a network, predict, see where it attends, translate."""
+"""The Python interface: train, load a network, predict, attention maps, translate."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -20,11 +20,11 @@ _BATCH = 64
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a finished run has reached.
+    """The result of a finished run.
 
     Attributes:
-      workdir: of the run.
-      content: as `result.json` has it.
+      workdir: working directory of the run.
+      content: content of `result.json`.
     """
 
     workdir: Path
@@ -32,43 +32,48 @@ class Result:
 
     @property
     def accuracy(self) -> Mapping[str, Any]:
-        """`source_test`, `source_only` and `target_test`, in [0, 1]; None without labels.
+        """Accuracies `source_test`, `source_only` and `target_test`, in [0, 1]; None if unlabelled.
 
-        `target_test` has `last`, `selected` (chosen without labels), `oracle` (by target labels,
-        for reference), and `paired_last`, `paired_selected` where the run has a CycleGAN.
+        `target_test` contains `last`, `selected` (chosen without labels), `oracle` (chosen by
+        target labels, for reference), and, if the run has a CycleGAN, `paired_last` and
+        `paired_selected`.
         """
         return self.content["accuracy"]
 
     @property
     def report(self) -> Path:
-        """The HTML page."""
+        """Path of the HTML report."""
         return Workdir(self.workdir).report
 
 
 def load_config(config: str, settings: Mapping[str, Any] | None = None) -> ConfigDict:
-    """A config by file or name, as `--config` takes it.
+    """Loads a config by name or file.
 
     Args:
-      config: such as `"digits:smoke"` or `"configs/office.py:w2a"`.
-      settings: by dotted name, such as `{"adapt.beta": 0.3}`.
+      config: as for `--config`, such as `"digits:smoke"` or `"configs/office.py:w2a"`.
+      settings: values to override, by dotted name: `{"adapt.beta": 0.3}`.
 
     Raises:
-      UserError: if there is no such config, word or setting, or a value has another type.
+      UserError: if the config, a word of its argument or a setting is unknown, or a value has the
+        wrong type.
     """
     texts = {name: str(value) for name, value in (settings or {}).items()}
     return config_files.load(config, texts)
 
 
 def run(config: ConfigDict | str, workdir: str | Path) -> Result:
-    """Trains, or resumes a run; on the first of several processes alone there is a result.
+    """Trains, or resumes a run.
 
     Args:
-      config: as `load_config` gives it, or what that takes.
-      workdir: the folder for everything that the run writes.
+      config: a config, or the name or file of one, as for `load_config`.
+      workdir: output folder.
+
+    Returns:
+      The result; empty on all processes but the first.
 
     Raises:
-      UserError: for anything that the user can fix.
-      Preempted: if SIGTERM has ended the run; the same call resumes it.
+      UserError: for any error that the user can fix.
+      Preempted: if SIGTERM ended the run; call again to resume.
     """
     config = (
         load_config(config) if isinstance(config, str) else config.copy_and_resolve_references()
@@ -77,19 +82,19 @@ def run(config: ConfigDict | str, workdir: str | Path) -> Result:
 
 
 def load_network(workdir: str | Path, which: str = "selected", *, paired: bool = False) -> Trained:
-    """A network of a run.
+    """Loads a network of a run.
 
     Args:
-      workdir: of the run.
-      which: `selected` (by a validator without labels), `last` or `source`.
-      paired: for inference on both images of a pair, each image and its translation.
+      workdir: working directory of the run.
+      which: `selected` (chosen by a validator, without labels), `last` or `source`.
+      paired: whether to average the posteriors of each image and its translation.
 
     Returns:
-      The network; `about["classes"]` are its classes' names, `about["image_size"]` the height and
-      width of its images.
+      The network; `about["classes"]` are the class names, `about["image_size"]` the height and
+      width of the images.
 
     Raises:
-      UserError: if it is not there, or damaged.
+      UserError: if the network is missing or damaged.
     """
     place = Workdir(workdir)
     network = inference.load_network(place, which)
@@ -101,14 +106,14 @@ def load_network(workdir: str | Path, which: str = "selected", *, paired: bool =
 
 
 def predict(network: Trained, images: np.ndarray | Sequence[str | Path]) -> np.ndarray:
-    """Probabilities of the classes, float32 `[N,K]`.
+    """Class probabilities of images, float32 `[N,K]`.
 
     Args:
-      network: as `load_network` gives it.
-      images: uint8 `[N,size,size,3]`, `size` as the network has it; or image files of any size.
+      network: as returned by `load_network`.
+      images: uint8 `[N,size,size,3]` with the network's `image_size`; or image files of any size.
 
     Raises:
-      UserError: if images have another size, or a file cannot be read.
+      UserError: if images have another shape or type, or a file cannot be read.
     """
     pixels, variables = _pixels(network, images), jax.device_put(network.variables)
     classify = jax.jit(lambda variables, batch: inference.posterior(network, variables, batch))
@@ -118,29 +123,30 @@ def predict(network: Trained, images: np.ndarray | Sequence[str | Path]) -> np.n
 def attention_maps(
     network: Trained, images: np.ndarray | Sequence[str | Path]
 ) -> dict[str, np.ndarray]:
-    """Where a network attends: by aligned layer, float32 `[N,h,w]`, each map of L2 norm 1 (Eq. 4).
+    """Attention maps (Eq. 4) by aligned layer, float32 `[N,h,w]`, each with L2 norm 1.
 
     Args:
-      network: as `load_network` gives it.
+      network: as returned by `load_network`.
       images: as for `predict`.
 
     Raises:
-      UserError: as `predict`.
+      UserError: as for `predict`.
     """
     pixels, observe = _pixels(network, images), inference.attention_observer(network)
     return _batched(observe, pixels)
 
 
 def translate(workdir: str | Path, images: np.ndarray, direction: str) -> np.ndarray:
-    """Images in the other domain's style, uint8 `[N,size,size,3]`.
+    """Translates images into the other domain's style, uint8 `[N,size,size,3]`.
 
     Args:
-      workdir: of a run with a CycleGAN.
-      images: uint8 `[N,size,size,3]`, of the CycleGAN's size.
+      workdir: working directory of a run with a CycleGAN.
+      images: uint8 `[N,size,size,3]` with the CycleGAN's image size.
       direction: such as `mnist_to_mnist_m`.
 
     Raises:
-      UserError: if the run has no generators, or none of that direction, or images do not suit.
+      UserError: if the run has no generator for this direction, or images have another shape or
+        type.
     """
     generators = inference.load_generators(Workdir(workdir))
     functions = generators.functions()
@@ -172,7 +178,7 @@ def _check_shape(images: np.ndarray, size: int) -> None:
 
 
 def _batched(function: Callable[[np.ndarray], Any], images: np.ndarray) -> Any:
-    """A function of images, batch by batch of one size, on the host."""
+    """Applies a function in batches of `_BATCH` images; returns host arrays."""
     padding = [(0, -len(images) % _BATCH), *[(0, 0)] * 3]
     padded = np.pad(images, padding)
     parts = [

@@ -14,14 +14,14 @@ from daaa_jax import losses
 from daaa_jax.errors import check_choice
 
 KINDS = ("sum_squares", "sum_abs", "max_abs", "features")  # of attention maps
-MEASURES = ("l2", "l1", "mmd", "jmmd")  # of how far maps differ
+MEASURES = ("l2", "l1", "mmd", "jmmd")  # of the distance between maps
 
 # Below this, an attention map counts as all zero: dividing by it would only amplify rounding.
 _ZERO_MAP = 1e-20
 # Smooths the norm of Eq. 5 where two maps agree. Maps of norm 1 differ by about 1e-7 from rounding
 # alone; the smoothing brings the gradient of that noise down to 0.1 % of a real one. In bfloat16
-# they differ by up to 5e-4, and it does not: in a small ResNet with frozen batch statistics, equal
-# networks have a quarter of the gradient of ones whose parameters differ by 5 %. With the batch's
+# they differ by up to 5e-4, where it does not: in a small ResNet with frozen batch statistics,
+# equal networks have a quarter of the gradient of ones whose parameters differ by 5 %. With batch
 # statistics, the default, the two networks' maps differ from the start.
 _SMOOTHING = 1e-4
 

@@ -1,4 +1,4 @@
-"""What the commands share: flags whose mistakes are one line, and `--config.NAME=VALUE`."""
+"""Command-line parsing shared by the commands: flags and `--config.NAME=VALUE` settings."""
 
 import argparse
 from collections.abc import Sequence
@@ -8,24 +8,24 @@ from daaa_jax.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """Flags of a command, spelt out; a mistake is a `UserError`, which ends with exit code 1."""
+    """A parser without abbreviations that raises `UserError`, for exit code 1, on mistakes."""
 
     def __init__(self, command: str, description: str, **options):
-        """Of the command `daaa <command>`."""
+        """Creates the parser of `daaa <command>`."""
         super().__init__(
             prog=f"daaa {command}", description=description, allow_abbrev=False, **options
         )
 
     def error(self, message: str) -> NoReturn:
-        """Ends with the message alone."""
+        """Raises a `UserError` instead of printing the usage."""
         raise UserError(message)
 
 
 def settings_of(arguments: Sequence[str]) -> dict[str, str]:
-    """`--config.adapt.beta=0.3` → `{"adapt.beta": "0.3"}`.
+    """Parses settings: `--config.adapt.beta=0.3` → `{"adapt.beta": "0.3"}`.
 
     Raises:
-      UserError: if an argument is something else.
+      UserError: if an argument is not a setting.
     """
     settings = {}
     words = list(arguments)

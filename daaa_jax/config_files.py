@@ -1,4 +1,4 @@
-"""Configs by path or by name: `configs/office.py:w2a`, or `office:w2a` from any folder."""
+"""Loads configs by path, `configs/office.py:w2a`, or by name from any folder, `office:w2a`."""
 
 import importlib.machinery
 import importlib.util
@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from daaa_jax.errors import UserError
 
-# Inside the package where it is installed, beside it in a checkout.
+# Inside the package if installed, beside it in a checkout.
 _PACKAGE = Path(__file__).parent
 FOLDER = next(
     (place for place in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if place.is_dir()),
@@ -20,14 +20,15 @@ FOLDER = next(
 
 
 def load(config: str, settings: Mapping[str, str] | None = None) -> ConfigDict:
-    """The config that `--config=` names, with the settings of `--config.NAME=VALUE`.
+    """Loads the config of `--config=` with the settings of `--config.NAME=VALUE`.
 
     Args:
-      config: a file, or the name of one of this project's, and after a colon its argument.
-      settings: by dotted name, the text of the value.
+      config: a file or the name of a config of this project, with its argument after a colon.
+      settings: values to override as text, by dotted name.
 
     Raises:
-      UserError: if there is no such config, word or setting, or a value has another type.
+      UserError: if the config, a word of its argument or a setting is unknown, or a value has the
+        wrong type.
     """
     name, _, argument = config.partition(":")
     module = _module(name)
@@ -47,7 +48,7 @@ def _module(name: str) -> ModuleType:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.py") if _is_config(p)))
         raise UserError(
-            f"--config={name}: there is no such config; there are {known}, or give a file"
+            f"--config={name}: there is no such config; expected one of {known}, or a file"
         )
     if path.resolve().parent == FOLDER.resolve():
         module = importlib.import_module(f"configs.{path.stem}")
@@ -68,7 +69,7 @@ def _is_config(path: Path) -> bool:
 
 
 def _register() -> None:
-    """Makes `import configs` find this project's, whatever lies in the current folder."""
+    """Makes `import configs` find those of this project, whatever the current folder."""
     if "configs" not in sys.modules:
         spec = importlib.machinery.ModuleSpec("configs", None, is_package=True)
         spec.submodule_search_locations = [str(FOLDER)]

@@ -1,10 +1,9 @@
-"""Makes records of a folder of photos, for sets that do not fit in memory.
+"""Converts a folder of photos to records, for datasets that do not fit in memory.
 
     daaa convert FOLDER --out=DIR [--size=256]
 
-`DIR` then stands wherever a folder of photos does: `--config.data.source=DIR`. It may be copied to
-object storage as it is, and read from there: `--config.data.source=gs://…`. The same command again
-goes on with what is missing.
+Use `DIR` in place of a folder of photos: `--config.data.source=DIR`. It can be copied unchanged to
+object storage and read from there: `--config.data.source=gs://…`. Rerun the same command to resume.
 """
 
 import hashlib
@@ -22,20 +21,20 @@ from daaa_jax.runtime import exit_codes
 from daaa_jax.runtime.files import read_json, write_json
 from daaa_jax.runtime.progress import Progress
 
-_AHEAD = 4  # images that each thread may have decoded before they are written
+_AHEAD = 4  # images decoded ahead of writing, per thread
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Converts one folder.
 
     Raises:
-      UserError: if the folder is no domain, images cannot be read, or the files not be written.
+      UserError: if the folder is not a domain, or a file cannot be read or written.
     """
     parser = Parser("convert", __doc__.splitlines()[0])
-    parser.add_argument("folder", help="of photos: FOLDER/<class>/*.jpg, or *.jpg")
-    parser.add_argument("--out", required=True, help="a folder for the records")
-    parser.add_argument("--size", type=int, default=256, help="pixels: images become such squares")
-    parser.add_argument("--shard", type=int, default=1024, help="images in a file")
+    parser.add_argument("folder", help="folder of photos: FOLDER/<class>/*.jpg, or FOLDER/*.jpg")
+    parser.add_argument("--out", required=True, help="folder for the records")
+    parser.add_argument("--size", type=int, default=256, help="side of the square images, pixels")
+    parser.add_argument("--shard", type=int, default=1024, help="images per file")
     parser.add_argument("--on_error", choices=("raise", "skip"), default="raise")
     options = parser.parse_args(arguments)
     for name in ("size", "shard"):
@@ -49,33 +48,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def convert(folder: str | Path, out: Path, size: int, shard: int, on_error: str) -> None:
-    """Writes a folder of photos as records, file by file; what is there already is kept.
+    """Writes a folder of photos as records; files that are already written are kept.
 
-    At no time are more than some images of a thread's in memory.
+    At most a few images per thread are in memory at a time.
 
     Args:
-      folder: see `folders.find`.
+      folder: as for `folders.find`.
       out: the folder for the records.
-      size: height and width that images are resized to.
-      shard: number of images in a file.
-      on_error: `raise` refuses images that cannot be read, naming all; `skip` leaves them out.
+      size: height and width to resize images to, pixels.
+      shard: number of images per file.
+      on_error: for unreadable images: `raise` an error that lists them all, or `skip` them.
 
     Raises:
-      UserError: if `out` holds records of something else, or images cannot be read.
+      UserError: if `out` holds anything else, or images cannot be read.
     """
     listing = folders.find(folder)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out={out} is a file, not a folder")
     what = {"images": folders.identity(listing, size), "size": size, "shard": shard}
-    begun = out / record_sets.BEGUN
-    if begun.exists() and read_json(begun) != what:
+    started = out / record_sets.BEGUN
+    if started.exists() and read_json(started) != what:
         raise UserError(
-            f"{out} holds records of other images, or of another --size or --shard: choose another "
-            "--out, or remove it"
+            f"--out={out} holds records of other images, or of another --size or --shard: give "
+            "another folder, or remove it"
         )
-    if not begun.exists() and out.is_dir() and any(out.iterdir()):
-        raise UserError(f"--out={out} is not empty: choose a new folder")
-    write_json(begun, what)
+    if not started.exists() and out.is_dir() and any(out.iterdir()):
+        raise UserError(f"--out={out} is not empty: give a new folder")
+    write_json(started, what)
     records.drop_halves(out)
     starts = range(0, len(listing.paths), shard)
     shards = [record_sets.shard_name(number) for number in range(len(starts))]
@@ -89,8 +88,8 @@ def convert(folder: str | Path, out: Path, size: int, shard: int, on_error: str)
     if bad and on_error != "skip":
         lines = "\n".join(f"  {listing.folder / file}: {reason}" for file, reason in bad)
         raise UserError(
-            f"{len(bad)} images cannot be read; mend them and convert again to a new folder, or "
-            f"leave them out by --on_error=skip, which goes on from here\n{lines}"
+            f"{len(bad)} images cannot be read: fix them and convert to a new folder, or rerun "
+            f"with --on_error=skip to skip them\n{lines}"
         )
     if len(bad) == len(listing.paths):
         raise UserError(
@@ -102,7 +101,7 @@ def convert(folder: str | Path, out: Path, size: int, shard: int, on_error: str)
 
 
 def _write_shard(out: Path, name: str, listing: folders.Listing, rows: range, size: int) -> None:
-    """Writes one file of records, then the file beside it that says what is in it."""
+    """Writes one file of records, then a JSON file that describes its content."""
     files, labels, unreadable = [], [], []
     digest = hashlib.sha256()
 
@@ -133,7 +132,7 @@ def _write_shard(out: Path, name: str, listing: folders.Listing, rows: range, si
 def _decoded(
     paths: Sequence[Path], rows: range, size: int
 ) -> Iterator[tuple[int, np.ndarray | str]]:
-    """Rows in order, each with its image or why there is none; a few are decoded ahead."""
+    """Yields each row with its image, or the reason if unreadable; decodes a few ahead."""
 
     def one(row: int) -> np.ndarray | str:
         try:
@@ -149,7 +148,7 @@ def _decoded(
 
 
 def command() -> None:
-    """The command; see `exit_codes.run` for how it ends."""
+    """Entry point; `exit_codes.run` sets the exit code."""
     exit_codes.run(main)
 
 

@@ -33,18 +33,18 @@ Params = Mapping[str, Any]
 
 @struct.dataclass
 class ImagePools:
-    """Past translations: `images` `[k,P,H,W,3]`, of which the first `filled` of each hold one."""
+    """Past translations: `images` `[k,P,H,W,3]`; of each pool, the first `filled` are in use."""
 
     images: Array
     filled: Array
 
 
 def empty_pools(count: int, size: int, image_shape: Sequence[int]) -> ImagePools:
-    """Pools that hold nothing yet.
+    """Empty pools.
 
     Args:
-      count: how many, k.
-      size: of all together at least.
+      count: number of pools, k.
+      size: minimum of their total size.
       image_shape: `(H, W, 3)`.
     """
     each = math.ceil(size / count)
@@ -52,20 +52,19 @@ def empty_pools(count: int, size: int, image_shape: Sequence[int]) -> ImagePools
 
 
 def replay(pools: ImagePools, images: Array, key: Array) -> tuple[ImagePools, Array]:
-    """Shows the discriminator past translations as well as present ones (Shrivastava et al., 2017).
+    """Mixes past translations into those for the discriminator (Shrivastava et al., 2017).
 
-    One image after another: while its pool is not full, the image enters it and is shown;
-    then, with probability a half, a random one of the pool is shown, and the image replaces it.
-    Each of the k pools takes B / k neighbouring images of the batch. The original has one pool,
-    for which every device needs the images of all others.
+    For one image after another: while its pool is not full, the image is stored and returned;
+    afterwards, with probability 1/2, a random image of the pool is returned and the image replaces
+    it. Each of the k pools takes B / k neighbouring images of the batch. The original has one pool,
+    for which every device would need the images of all others.
 
     Args:
       pools: the pools before.
-      images: the present translations, `[B,H,W,3]`; k divides B.
-      key: a PRNG key.
+      images: the current translations, `[B,H,W,3]`; k must divide B.
 
     Returns:
-      The pools after, and the images to show, `[B,H,W,3]`.
+      The pools after, and the replayed images, `[B,H,W,3]`.
     """
     count, size = pools.images.shape[:2]
 
@@ -84,13 +83,13 @@ def replay(pools: ImagePools, images: Array, key: Array) -> tuple[ImagePools, Ar
         return batch.reshape(count, -1, *batch.shape[1:])
 
     items = divide(images), divide(jax.random.split(key, len(images)))
-    pools, shown = jax.vmap(functools.partial(jax.lax.scan, visit))(pools, items)
-    return pools, shown.reshape(images.shape)
+    pools, replayed = jax.vmap(functools.partial(jax.lax.scan, visit))(pools, items)
+    return pools, replayed.reshape(images.shape)
 
 
 @struct.dataclass
 class UnpairedBatch:
-    """Images of both domains, uint8 `[B,H,W,3]`; or their `Rows`, until they are gathered."""
+    """Images of both domains, uint8 `[B,H,W,3]`, or their `Rows` until they are gathered."""
 
     a: Array | Rows
     b: Array | Rows
@@ -129,7 +128,7 @@ def create_state(
     optimizer: optax.GradientTransformation,
     image: Array,
 ) -> CycleGanState:
-    """A fresh state; `image` is float32 `[1,H,W,3]` and gives the images' shape alone."""
+    """The initial state; `image`, float32 `[1,H,W,3]`, is used for its shape alone."""
     generator, discriminator = models.create_gan(settings)
     keys = jax.random.split(key, 5)
     generators = {
@@ -157,11 +156,11 @@ def generator_loss(
     b: Array,
     settings: ConfigDict,
 ) -> tuple[Array, tuple[Array, Array, Array, Array]]:
-    """What both generators minimise (Eq. 3, with the identity term of the released CycleGAN).
+    """The loss of both generators (Eq. 3, with the identity term of the released CycleGAN).
 
     Args:
-      params: of `a_to_b` and `b_to_a`.
-      discriminators: parameters of those of `a` and `b`.
+      params: of the generators `a_to_b` and `b_to_a`.
+      discriminators: parameters of the discriminators of `a` and `b`.
       a: images of domain a, float32 `[B,H,W,3]` in [-1, 1].
       b: images of domain b.
       settings: `config.pair`.
@@ -198,7 +197,7 @@ def discriminator_loss(
     replayed: Mapping[str, Array],
     settings: ConfigDict,
 ) -> Array:
-    """What both discriminators minimise (Eq. 1), halved as in the released CycleGAN.
+    """The loss of both discriminators (Eq. 1), halved as in the released CycleGAN.
 
     Args:
       params: of the discriminators of `a` and `b`.
@@ -229,10 +228,9 @@ def train_step(
     """One update of both generators, then one of both discriminators (Eq. 3).
 
     Args:
-      state: before the update.
       batch: uint8 images of both domains.
       settings: `config.pair`.
-      optimizer: as `create_state` was given.
+      optimizer: the same as for `create_state`.
     """
     key_a, key_b, pool_key_a, pool_key_b = jax.random.split(
         jax.random.fold_in(state.key, state.step), 4
@@ -270,7 +268,7 @@ def train_step(
 
 
 def _augmented(key: Array, images: Array, settings: ConfigDict) -> Array:
-    """CycleGAN's own augmentation: enlarged, a random part of the old size, perhaps flipped."""
+    """CycleGAN's augmentation: enlarging, a random crop of the original size, a random flip."""
     size = images.shape[1]
     if settings.enlarge:
         shape = (len(images), settings.enlarge, settings.enlarge, images.shape[-1])
@@ -296,13 +294,12 @@ def run(
       settings: `config.pair`.
       images_a: the training images of the domain whose name sorts first, uint8 `[N_a,H,W,3]`.
       images_b: those of the other domain, uint8 `[N_b,H,W,3]`.
-      context: of the run.
 
     Returns:
       The generators' parameters, `a_to_b` and `b_to_a`, and the loop state.
 
     Raises:
-      UserError: if the batch size does not suit the devices, or the images do not suit the network.
+      UserError: if the images cannot be halved `pair.downsamplings` times.
     """
     _check_size(settings, images_a.shape[1:3])
     epoch = math.ceil(max(len(images_a), len(images_b)) / settings.batch_size)
@@ -340,8 +337,8 @@ def run(
 def _check_size(settings: ConfigDict, size: Sequence[int]) -> None:
     if any(side % 2**settings.downsamplings for side in size):
         raise UserError(
-            f"pair.downsamplings={settings.downsamplings} halves {size[0]}x{size[1]} images into "
-            f"uneven sizes; use fewer, or images whose sides {2**settings.downsamplings} divides"
+            f"pair.downsamplings={settings.downsamplings} cannot halve {size[0]}x{size[1]} images "
+            f"evenly: use fewer, or images with sides divisible by {2**settings.downsamplings}"
         )
 
 
@@ -350,9 +347,9 @@ def _batch_at(streams: Sequence[IndexStream], step: int) -> UnpairedBatch:
 
 
 def state_shardings(shapes: CycleGanState, mesh: Mesh) -> CycleGanState:
-    """As `mesh.state_shardings`, but pools lie where their images come from, if it divides them.
+    """Like `mesh.state_shardings`, but pools are split like batches if the mesh divides them.
 
-    Others lie whole on every device: split by rows of pixels over the axis `shards`, XLA's
+    Otherwise they are replicated: with pools split by rows of pixels over the axis `shards`, XLA's
     partitioner gave the discriminators other images than those drawn.
     """
     shardings = meshes.state_shardings(shapes, mesh)
@@ -385,19 +382,19 @@ class _PairSheet:
 
 
 def _spread(images, count: int) -> np.ndarray:
-    """Rows from the first to the last: photos lie by class, and a picture shows several."""
+    """Row numbers spread evenly over the images, as these may be sorted by class."""
     return np.linspace(0, len(images) - 1, count).round().astype(int)
 
 
 def four_tuples(params: Mapping[str, Params], a: Array, b: Array, *, settings: ConfigDict) -> Array:
-    """Each image, its translation and the way back, for both domains: `[6,B,H,W,3]` in [-1,1].
+    """Images, translations and reconstructions of both domains, `[6,B,H,W,3]` in [-1,1].
 
     Rows: a, a→b, a→b→a, then b, b→a, b→a→b.
     """
     generator, _ = models.create_gan(settings)
-    there, back = (
+    a_to_b, b_to_a = (
         functools.partial(generator.apply, {"params": params[name]})
         for name in ("a_to_b", "b_to_a")
     )
-    fake_b, fake_a = there(a), back(b)
-    return jnp.stack([a, fake_b, back(fake_b), b, fake_a, there(fake_a)])
+    fake_b, fake_a = a_to_b(a), b_to_a(b)
+    return jnp.stack([a, fake_b, b_to_a(fake_b), b, fake_a, a_to_b(fake_a)])

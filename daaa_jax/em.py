@@ -1,4 +1,4 @@
-"""The EM of section 3.3: posterior, filter (B), sync (A); and ours, the paired posterior."""
+"""The EM of section 3.3: posterior, filter (B), sync (A); and the paired posterior (ours)."""
 
 import dataclasses
 from typing import Any
@@ -14,7 +14,7 @@ POSTERIORS, SECOND_VIEWS, NORMALIZERS = (
     ("source", "posterior"),
     ("batch", "kept"),
 )
-CONFIDENT = 0.95  # from this largest posterior on, an image counts in `ViewCounts`
+CONFIDENT = 0.95  # least value of the largest posterior of an image that `ViewCounts` counts
 
 
 def posterior(logits: Array) -> Array:
@@ -41,7 +41,7 @@ def paired_posterior(
     its translation x' = G_TS(x). The paper reads x alone, and uses that posterior for both images.
 
     Args:
-      logits: of M^post on x, `[B, K]`; log probabilities do as well.
+      logits: of M^post on x, or log probabilities, `[B, K]`.
       other_logits: of the network that reads x', `[B, K]`.
       weight: of the second image, in [0, 1]; 0 gives `posterior(logits)` bit for bit, 1 is
         symmetric in both.
@@ -59,14 +59,14 @@ def paired_posterior(
 
 @dataclasses.dataclass(frozen=True)
 class ViewCounts:
-    """How far a second view can be trusted, counted without labels; ours, not the paper's.
+    """Counts of agreement that set the weight of a second view, without labels; not the paper's.
 
-    Only images x^T count on which M^post is confident, see `CONFIDENT`.
+    Only images x^T on which M^post is confident are counted, see `CONFIDENT`.
 
     Attributes:
-      confident: how many there are.
-      contradictions: those of them where the source network on G_TS(x^T) names another class.
-      own: those where the source network on x^T itself does.
+      confident: number of these images.
+      contradictions: those where the source network predicts another class on G_TS(x^T).
+      own: those where it predicts another class on x^T itself.
       others: those outside M^post's most frequent class.
     """
 
@@ -77,16 +77,16 @@ class ViewCounts:
 
     @property
     def errors(self) -> dict[str, float]:
-        """Shares of the confident images, smoothed: `e`, `e0` without a translation, and `e1` of a
-        second view that always names one class."""
+        """Smoothed error rates against M^post of the source network on translations (`e`) and on
+        the images themselves (`e0`), and of a constant prediction (`e1`)."""
         counts = {"e": self.contradictions, "e0": self.own, "e1": self.others}
         return {name: (count + 1) / (self.confident + 1) for name, count in counts.items()}
 
     def weight(self, tolerance: float) -> float:
         """gamma of `paired_posterior`: `1 - e / min(tolerance, e0, e1)`, in [0, 1], a float32.
 
-        A second view counts only as far as it contradicts M^post less than no translation would,
-        and less than one that always names one class.
+        A second view has weight only if it contradicts M^post less than the untranslated image
+        does, and less than a constant prediction does.
 
         Args:
           tolerance: share of contradictions from which a second view is not used, positive.
@@ -133,10 +133,10 @@ def refresh(posterior_variables: Any, target_variables: Any, step: Array | int, 
     """The variables of M^post after an update: `theta_post(t) = theta(floor(t / N) N)` (A).
 
     Args:
-      posterior_variables: those that M^post has, parameters and batch statistics.
+      posterior_variables: parameters and batch statistics of M^post before.
       target_variables: those of the target network after `step` updates, same structure.
       step: number `t` of updates made, from 1.
-      every: number `N` of updates between refreshes; 1 is EM without the asynchronous update.
+      every: number `N` of updates between syncs; 1 is EM without the asynchronous update.
 
     Returns:
       `target_variables` where `every` divides `step`, else `posterior_variables`.
@@ -145,5 +145,5 @@ def refresh(posterior_variables: Any, target_variables: Any, step: Array | int, 
       ValueError: if `every` is less than 1.
     """
     if every < 1:
-        raise ValueError(f"the posterior network is refreshed every 1 or more steps, not {every}")
+        raise ValueError(f"em.refresh_every must be at least 1, not {every}")
     return optax.periodic_update(target_variables, posterior_variables, jnp.asarray(step), every)

@@ -1,4 +1,4 @@
-"""Errors that the user can fix: one line says what is wrong, where, and what to do."""
+"""Errors that the user can fix; one line says what is wrong, where, and what to do."""
 
 from collections.abc import Collection
 from typing import Any
@@ -7,15 +7,15 @@ from typing import Any
 class UserError(Exception):
     """A mistake in settings, files or data.
 
-    Its message is a single line. Commands print it and exit with code 1, without a traceback.
+    Its message is a single line, followed by the files where several are named. Commands print it and exit with code 1, without a traceback.
     """
 
 
 class Diverged(UserError):
-    """Training became infinite or NaN, and with these settings does so each time.
+    """A metric became infinite or NaN in training; the same settings would diverge again.
 
     Attributes:
-      stage: that did, where it is known.
+      stage: that diverged; empty if not known.
     """
 
     stage = ""
@@ -24,10 +24,10 @@ class Diverged(UserError):
 def check_choice(
     name: str, value: Any, choices: Collection[Any], error: type[Exception] = ValueError
 ) -> None:
-    """Makes sure that a setting or argument has one of its values.
+    """Checks that a setting or argument has one of its valid values.
 
     Raises:
-      error: names the values.
+      error: if not; names the valid values.
     """
     if value not in choices:
         expected = ", ".join(map(str, choices))

@@ -1,11 +1,11 @@
-"""The adapted network as a program of its own, with its preprocessing and a model card.
+"""Exports a trained network with its preprocessing and a model card.
 
     daaa export --workdir=runs/office-w2a --out=DIR
 
-Writes `model.stablehlo`, a program that `jax.export` has serialised, and with `--onnx` the same as
-`model.onnx`: from uint8 images `[B,H,W,3]`, any B, to probabilities `[B,K]`; `classes.txt`, their
-names; and `README.md`, the model card. `--paired` puts G_TS before it, for inference on both images
-of a pair; `--generators` writes the translators alone, from uint8 images to uint8 images.
+Writes `model.stablehlo`, a program serialised by `jax.export` that maps uint8 images `[B,H,W,3]`,
+for any B, to probabilities `[B,K]`; with `--onnx` also `model.onnx`; `classes.txt`, the class
+names; and `README.md`, the model card. `--paired` includes G_TS, for inference on both images of a
+pair; `--generators` exports only the generators, which map uint8 images to uint8 images.
 """
 
 import os
@@ -31,7 +31,7 @@ Program = Callable[[Array], Array]
 _TOLERANCE = 1e-4
 _TOLERANCE_OF_PAIRS = 1e-2
 _UNFAITHFUL = (
-    "the converter to ONNX does not do this network justice; leave out --onnx, or try another "
+    "--onnx: jax2onnx did not convert this network correctly; leave out --onnx, or try another "
     "version of jax2onnx"
 )
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -41,31 +41,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Exports the network of a working directory.
 
     Raises:
-      UserError: for anything that the user can mend.
+      UserError: for any error that the user can fix.
     """
     parser = Parser("export", __doc__.splitlines()[0])
-    parser.add_argument("--workdir", required=True, help="the working directory of a finished run")
+    parser.add_argument("--workdir", required=True, help="working directory of a finished run")
     parser.add_argument(
         "--network",
         choices=inference.NETWORKS,
-        help="the adapted network chosen without labels (selected, the default), the last, or the "
-        "source network",
+        help="the adapted network selected without labels (default), the last one, or the source "
+        "network",
     )
-    parser.add_argument("--out", required=True, help="the folder to make")
-    parser.add_argument("--onnx", action="store_true", help="ONNX too, by jax2onnx")
+    parser.add_argument("--out", required=True, help="folder to create")
+    parser.add_argument("--onnx", action="store_true", help="also write ONNX, by jax2onnx")
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
         "--paired",
         action="store_true",
-        help="with the translation into the source's style, and the mean of both posteriors",
+        help="average the posteriors of each image and its translation to the source's style",
     )
     what.add_argument(
-        "--generators", action="store_true", help="the two translators alone, no classifier"
+        "--generators", action="store_true", help="export only the two generators, no classifier"
     )
     options = parser.parse_args(arguments)
     workdir, out = Workdir(options.workdir), Path(options.out).expanduser()
     if out.exists():
-        raise UserError(f"--out={options.out} exists: remove it, or choose another folder")
+        raise UserError(f"--out={options.out} exists: remove it, or give another folder")
     if options.generators and options.network:
         raise UserError("--generators exports no classifier: leave out --network")
     chosen = options.network or "selected"
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "classes.txt": "".join(f"{name}\n" for name in network.about["classes"]).encode(),
             "README.md": model_card.write(network, workdir, chosen).encode(),
         }
-    # What a program rounds to uint8 on its way may be rounded otherwise where it was half way.
+    # Generators round to uint8, where a value halfway between two may be rounded differently.
     tolerance = 1 if options.generators else _TOLERANCE_OF_PAIRS if options.paired else _TOLERANCE
     for name, program in programs.items():
         files[f"{name}.stablehlo"] = stablehlo(program, side)
@@ -94,11 +94,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def stablehlo(program: Program, side: int) -> bytes:
-    """A function as a serialised `jax.export` program, for every platform.
+    """Serialises a function with `jax.export`, for all of `PLATFORMS`.
 
     Args:
-      program: of uint8 images `[B,H,W,3]`.
-      side: their height and width.
+      program: a function of uint8 images `[B,side,side,3]`.
+      side: height and width of the images.
     """
     (batch,) = jax_export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, side, side, 3), jnp.uint8)
@@ -108,15 +108,15 @@ def stablehlo(program: Program, side: int) -> bytes:
 
 
 def onnx(program: Program, side: int, tolerance: float) -> bytes:
-    """A function as an ONNX model, which has been run and has given the same outputs.
+    """Converts a function to ONNX, and checks that the model gives the same outputs.
 
     Args:
-      program: of uint8 images `[B,H,W,3]`.
-      side: their height and width.
-      tolerance: largest difference of an output.
+      program: a function of uint8 images `[B,side,side,3]`.
+      side: height and width of the images.
+      tolerance: largest absolute difference allowed in an output.
 
     Raises:
-      UserError: if the converter is not installed, or does not do the network justice.
+      UserError: if jax2onnx is not installed, fails, or exceeds the tolerance.
     """
     try:
         import onnxruntime
@@ -134,7 +134,7 @@ def onnx(program: Program, side: int, tolerance: float) -> bytes:
             content = to_onnx(program, [shape]).SerializeToString()
         session = onnxruntime.InferenceSession(content)
         (found,) = session.run(None, {session.get_inputs()[0].name: images})
-    except Exception as error:  # both raise many kinds, of their own
+    except Exception as error:  # both packages raise many types of their own
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"{_UNFAITHFUL}: {reason[0][:200]}") from error
     if (difference := float(np.abs(found.astype(np.float32) - wanted).max())) > tolerance:
@@ -143,7 +143,7 @@ def onnx(program: Program, side: int, tolerance: float) -> bytes:
 
 
 def _write(out: Path, files: dict[str, bytes]) -> None:
-    """Makes the folder with all of its files, or nothing."""
+    """Writes the folder with all files, atomically."""
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
@@ -157,7 +157,7 @@ def _write(out: Path, files: dict[str, bytes]) -> None:
 
 
 def command() -> None:
-    """The command; see `exit_codes.run` for how it ends."""
+    """Entry point; `exit_codes.run` sets the exit code."""
     exit_codes.run(main)
 
 

@@ -1,4 +1,4 @@
-"""Using a trained network: from image files to posteriors, and where it attends."""
+"""Inference with a trained network: posteriors and attention maps of images."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ from daaa_jax import attention, evaluation, models, translation
 from daaa_jax.data import folders, photos
 from daaa_jax.data.augment import crop_size, decode, encode, evaluation_views
 from daaa_jax.errors import UserError
-from daaa_jax.experiment.stages import OURS
+from daaa_jax.experiment import stages
 from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.models import network_file
 from daaa_jax.runtime import image_grid
@@ -28,19 +28,19 @@ from daaa_jax.runtime.progress import Progress
 
 NETWORKS = ("selected", "last", "source")
 
-_LONGEST_STEM = 150  # bytes of an overlay's name, of the 255 that a file's may have
-_LEAST_WIDTH = 200  # pixels of an overlay; a smaller one is enlarged
+_LONGEST_STEM = 150  # bytes of an overlay's file name, which may have 255
+_LEAST_WIDTH = 200  # pixels; smaller overlays are enlarged
 
 
 def load_network(workdir: Workdir, which: str) -> network_file.Trained:
-    """A network of a working directory, which computes in float32 wherever it was trained.
+    """Loads a network of a finished run, to compute in float32 whatever it was trained in.
 
     Args:
-      workdir: of a finished run.
+      workdir: working directory of the run.
       which: one of `NETWORKS`.
 
     Raises:
-      UserError: if it is not there, or damaged.
+      UserError: if the network is missing or damaged.
     """
     path = workdir.network(which)
     if not workdir.path.is_dir():
@@ -57,19 +57,20 @@ def _why_missing(workdir: Workdir, which: str) -> str:
     stage = workdir.network(which).parent.name
     reused = read_json(workdir.reused_json).get(stage) if workdir.reused_json.is_file() else None
     if reused:
-        return f"this run has its {stage} network from {reused['from']}, give that one's --workdir"
+        place = f"{reused['from']}: give --workdir={reused['from']}"
+        return f"this run has its {stage} network from {place}"
     if not workdir.config_json.is_file():
         return f"{workdir} is not the working directory of a run"
     config = workdir.config()
     if config.get("seeds", 1) > 1 and stage == "adapt":  # of an older version
         return f"each seed has its own, give --workdir={workdir.path / 'seeds' / str(config.seed)}"
     if stage == "source" and (file := config.get("source", {}).get("checkpoint")):
-        return f"this run has its source network from source.checkpoint={file}"
+        return f"this run took its source network from source.checkpoint={file}"
     if workdir.marker(stage) is None:
         command = workdir.about().get("command", "")
-        other = ", or take another --network" if which != "source" else ""
+        other = ", or give another --network" if which != "source" else ""
         return f"stage {stage} is not finished; resume it: {command}{other}"
-    return "it was removed; choose another --network or --workdir"
+    return "it was removed; give another --network or --workdir"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,9 +78,9 @@ class Generators:
     """The two generators of a run.
 
     Attributes:
-      module: the network of both.
+      module: architecture of both generators.
       params: parameters of `a_to_b` and `b_to_a`.
-      domains: names of a and b.
+      domains: names of domains a and b.
       image_size: height and width of the images.
     """
 
@@ -89,11 +90,11 @@ class Generators:
     image_size: int
 
     def params_from(self, origin: str) -> Mapping[str, Any]:
-        """Of the generator that translates images of a domain."""
+        """Parameters of the generator that translates images of domain `origin`."""
         return self.params[translation.direction(origin, self.domains)]
 
     def functions(self) -> dict[str, Callable[[Array], Array]]:
-        """By direction, such as `mnist_to_mnist_m`, from uint8 images to uint8 images."""
+        """Functions from uint8 to uint8 images, by direction, such as `mnist_to_mnist_m`."""
 
         def translate(params, images: Array) -> Array:
             return encode(self.module.apply({"params": params}, decode(images)))
@@ -105,27 +106,19 @@ class Generators:
 
 
 def load_generators(workdir: Workdir) -> Generators:
-    """The generators of a run.
+    """Loads the generators of a run.
 
     Raises:
-      UserError: if it has none, or the file is missing or damaged.
+      UserError: if the run has none, or the file is missing or damaged.
     """
     path, config = workdir.generators, workdir.config()
-    if config.method != OURS:
-        raise UserError(f"{workdir} has no generators: method={config.method} translates no images")
-    if config.pair.get("translations"):
-        raise UserError(
-            f"{workdir} has no generators: pair.translations={config.pair.translations} took the "
-            "CycleGAN's place"
-        )
+    if not stages.trains_cyclegan(config):
+        raise UserError(f"{workdir} has no generators: {stages.why_no_generators(config)}")
     if not path.is_file():
-        raise UserError(
-            f"{path} is missing: the stage pair is not finished there, or was left out, as no loss "
-            "looks at translations"
-        )
+        raise UserError(f"{path} is missing: stage pair is not finished there")
     if not (about := network_file.read_about(path)):
         raise UserError(
-            f"{path} does not name its domains: it is of an older version, run pair anew"
+            f"{path} does not name its domains: it is of an older version, run stage pair again"
         )
     module, _ = models.create_gan(ConfigDict(about["pair"]))
     return Generators(
@@ -136,14 +129,14 @@ def load_generators(workdir: Workdir) -> Generators:
 def with_second_image(
     network: network_file.Trained, generators: Generators
 ) -> network_file.Trained:
-    """The network with G_TS beside it, for inference on both images of a pair (`--paired`).
+    """Adds G_TS to a network, for inference on both images of a pair (`--paired`).
 
     Args:
-      network: as `load_network` gives it.
-      generators: of the same run.
+      network: as returned by `load_network`.
+      generators: those of the same run.
 
     Raises:
-      UserError: if the network has no weight for the second image.
+      UserError: if the network stores no weight gamma for the second image.
     """
     about = network.about
     if "em" not in about:
@@ -160,10 +153,10 @@ def with_second_image(
 
 
 def find_images(places: Sequence[str]) -> list[Path]:
-    """The files that are named, and the images in folders that are named, sorted.
+    """Lists image files: the given files, and the images in the given folders, sorted.
 
     Raises:
-      UserError: if a place does not exist or cannot be read, or there is no image at all.
+      UserError: if a path does not exist or cannot be read, or there is no image.
     """
     found = []
     for place in map(Path, places):
@@ -174,7 +167,7 @@ def find_images(places: Sequence[str]) -> list[Path]:
         found += folders.images_in(place) if place.is_dir() else [place]
     if not found:
         endings = ", ".join(sorted(photos.SUFFIXES))
-        raise UserError(f"no image in {', '.join(places)}; known endings are {endings}")
+        raise UserError(f"no image in {', '.join(places)}; known suffixes are {endings}")
     return found
 
 
@@ -186,17 +179,17 @@ def predict(
     overlays: Path | None = None,
     overlay_layers: str = ".*",
 ) -> Iterator[tuple[Path, np.ndarray | None, str]]:
-    """Classifies images, a batch at a time.
+    """Classifies image files in batches.
 
     Args:
-      network: as `load_network` gives it.
-      files: the images.
-      batch_size: how many at a time.
-      overlays: a folder for the images with the network's attention over them.
-      overlay_layers: the layers whose attention is shown, a regular expression.
+      network: as returned by `load_network`.
+      files: image files of any size.
+      batch_size: images per batch.
+      overlays: folder to write the images with attention overlays to; None writes none.
+      overlay_layers: regular expression of the layers whose attention is shown.
 
     Yields:
-      File, posterior `[K]` and an empty string; or file, None and why it could not be read.
+      File, posterior `[K]` and an empty string; or file, None and the reason if unreadable.
 
     Raises:
       UserError: if no layer matches `overlay_layers`.
@@ -204,7 +197,7 @@ def predict(
     about = network.about
     augment, size = ConfigDict(about["augment"]), about["image_size"]
     batch_size = min(batch_size, len(files))
-    # Whatever the network was aligned by, its features are no picture.
+    # Summed squares whatever `adapt.attention` is: features cannot be drawn as one map.
     watched = network.model.clone(attention="sum_squares")
 
     @jax.jit
@@ -251,7 +244,7 @@ def _write_overlay(path: Path, pixels: np.ndarray) -> None:
 
 
 def posterior(network: network_file.Trained, variables, images: Array) -> Array:
-    """p(z given x) of uint8 images `[B,H,W,3]` of the network's `image_size`: `[B,K]`, float32."""
+    """Posterior p(z | x), float32 `[B,K]`, of uint8 images `[B,H,W,3]` of `image_size`."""
     about, read = network.about, evaluation.outputs
     if network.generator is not None:
         read = functools.partial(evaluation.paired_outputs, generator=network.generator)
@@ -260,9 +253,9 @@ def posterior(network: network_file.Trained, variables, images: Array) -> Array:
 
 
 def attention_observer(network: network_file.Trained) -> Callable[[Array], dict[str, Array]]:
-    """A function from uint8 images `[B,H,W,3]` to the maps of the aligned layers, `[B,h,w]`."""
+    """A function from uint8 images `[B,H,W,3]` to maps `[B,h,w]`, by aligned layer."""
     about, variables = network.about, network.variables
-    # Whatever the network was aligned by, its features are no picture.
+    # Summed squares whatever `adapt.attention` is: features cannot be drawn as one map.
     watched = network.model.clone(attention="sum_squares")
     alone = variables if network.generator is None else variables["classifier"]
 
@@ -277,16 +270,16 @@ def attention_observer(network: network_file.Trained) -> Callable[[Array], dict[
 
 
 def normalised_maps(flat: Array) -> Array:
-    """Attention maps `[B,h*w]` of square images as `[B,h,w]`, each of L2 norm 1, as in Eq. 5."""
+    """Attention maps `[B,h*w]` of square images as `[B,h,w]`, each with L2 norm 1 (Eq. 5)."""
     side = round(flat.shape[1] ** 0.5)
     norms = jnp.linalg.norm(flat, axis=1, keepdims=True)
     return (flat / jnp.maximum(norms, 1e-20)).reshape(-1, side, side)
 
 
 def heat(maps: dict[str, Array], size: int) -> Array:
-    """Attention maps of several layers as one, `[B,size,size]` in [0, 1].
+    """Averages the attention maps of several layers: `[B,size,size]` in [0, 1].
 
-    Each map is divided by its norm, as in Eq. 5, brought to the size, and their mean to [0, 1].
+    Each map is normalised as in Eq. 5 and resized; the sum over layers is scaled to [0, 1].
     """
     total = 0.0
     for square in map(normalised_maps, maps.values()):
@@ -297,7 +290,7 @@ def heat(maps: dict[str, Array], size: int) -> Array:
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """An image `[H,W,3]` in [-1,1], dimmed where attention is low, reddened where high: uint8."""
+    """An image `[H,W,3]` in [-1,1] as uint8, dimmed where attention is low, red where high."""
     weight = heat[..., None]
     grey = (image.mean(-1, keepdims=True) + 1) / 2
     colour = (1 - weight) * 0.5 * grey + weight * (0.6 * (image + 1) / 2 + [0.4, 0, 0])

@@ -15,18 +15,18 @@ from daaa_jax.errors import check_choice
 # apart, as in the released DAN and JAN.
 _BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 ADVERSARIAL = ("lsgan", "vanilla")
-# A smaller mean squared distance counts as none: all samples are the same.
+# A smaller mean squared distance counts as zero: all samples are equal.
 _ZERO_DISTANCE = 1e-20
 
 
 def adversarial_loss(logits: Array, is_real: bool, kind: str = "lsgan") -> Array:
-    """How far a discriminator is from calling its input real, or fake (Eq. 1).
+    """Adversarial loss of a discriminator's logits, for inputs labelled real or fake (Eq. 1).
 
-    Serves both players: a generator minimises it on its own images with `is_real=True`.
+    Used for both networks: a generator minimises it on its own images with `is_real=True`.
 
     Args:
       logits: patch logits of the discriminator, any shape.
-      is_real: what the discriminator should say.
+      is_real: the label.
       kind: `"lsgan"` (least squares to 1 or 0) or `"vanilla"` (negative log-likelihood).
 
     Returns:
@@ -120,11 +120,11 @@ def jmmd(xs: Sequence[Array], ys: Sequence[Array]) -> Array:
     A layer's kernel is the mean of five Gaussians `exp(-d^2 / b)`, `b` from a quarter to four times
     the mean squared distance within the two samples taken together; the joint kernel is the product
     over the layers. Both are at most 1. The mean distance carries no gradient, as in the released
-    DAN and JAN. Those sum the Gaussians, which scales the result; JAN's has one alone, of a fixed
-    width, for the softmax.
+    DAN and JAN. These sum the Gaussians, which scales the result; for the softmax, JAN uses a
+    single one of fixed width.
 
     Args:
-      xs: features of one domain, a layer each, `[B, ...]`; all but the first axis are flattened.
+      xs: features of one domain by layer, `[B, ...]`; all but the first axis are flattened.
       ys: the same layers of the other domain, `[B', ...]`.
 
     Returns:
@@ -138,7 +138,9 @@ def jmmd(xs: Sequence[Array], ys: Sequence[Array]) -> Array:
     """
     xs, ys = list(xs), list(ys)
     if len(xs) != len(ys) or not xs:
-        raise ValueError(f"needs one or more layers of each domain, got {len(xs)} and {len(ys)}")
+        raise ValueError(
+            f"both domains need the same number of layers, at least 1, got {len(xs)} and {len(ys)}"
+        )
     if len({len(x) for x in xs}) > 1 or len({len(y) for y in ys}) > 1:
         raise ValueError("all layers of a domain must have the same batch size")
     kernel = functools.reduce(operator.mul, (_kernel(x, y) for x, y in zip(xs, ys, strict=True)))
@@ -158,7 +160,7 @@ def _kernel(x: Array, y: Array) -> Array:
         [features.reshape(len(features), -1).astype(jnp.float32) for features in (x, y)]
     )
     # Distances do not change with the origin. With one of the points as origin, the products below
-    # cancel only to rounding of the spread, and to exactly 0 where all points are the same.
+    # cancel only to rounding of the spread, and to exactly 0 if all points are equal.
     points -= jax.lax.stop_gradient(points[:1])
     # Full precision: the default of an accelerator (TF32, bfloat16) is lost in the cancellation.
     products = jnp.matmul(points, points.T, precision=jax.lax.Precision.HIGHEST)

@@ -1,4 +1,4 @@
-"""Trains: `daaa train --config=digits`, or `python -m daaa_jax.main --config=configs/digits.py`."""
+"""The command `daaa train --config=digits`, or `python -m daaa_jax.main --config=digits`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,15 +13,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the pipeline and prints the result.
 
     Raises:
-      UserError: for anything that the user can fix.
-      Preempted: if SIGTERM has ended the run; the same command resumes it.
+      UserError: for any error that the user can fix.
+      Preempted: if SIGTERM ended the run; rerun the same command to resume.
     """
     options, others = _parser().parse_known_args(arguments)
     settings = settings_of(others)
     if not options.config:
-        raise UserError("--config is missing: for instance --config=configs/digits.py")
+        raise UserError("--config is missing: give one, such as --config=configs/digits.py")
     config = config_files.load(options.config, settings)
-    # Imported here, so that a misspelt flag is answered at once.
+    # Imported here, so that a misspelt flag is reported at once.
     from absl import logging
 
     from daaa_jax.runtime import accelerators, allocator
@@ -49,33 +49,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> Parser:
     parser = Parser(
         "train",
-        "Trains a classifier of unlabelled images; rerun the same command to resume.",
-        epilog="--config.NAME=VALUE changes a setting, such as --config.adapt.beta=0.3",
+        "Adapts a classifier to unlabelled images; rerun the same command to resume.",
+        epilog="--config.NAME=VALUE overrides a setting, such as --config.adapt.beta=0.3",
     )
     parser.add_argument(
-        "--config", help="a file or a name, and after a colon its argument: office:w2a"
+        "--config", help="a config file or name, with its argument after a colon: office:w2a"
     )
     parser.add_argument(
-        "--workdir", help="where everything is written; by default runs/<config and its settings>"
+        "--workdir", help="output folder; by default runs/<config and overridden settings>"
     )
     parser.add_argument(
-        "--stage", default="all", help="one of pair, translate, source, adapt; by default all"
+        "--stage", default="all", help="pair, translate, source, adapt or all (default)"
     )
     parser.add_argument(
         "--profile",
         action="store_true",
-        help="trace 20 updates of each stage that trains, into profile/ of the workdir",
+        help="profile 20 updates of each training stage, into profile/ in the workdir",
     )
     parser.add_argument(
-        "--coordinator", help="of several processes without a launcher: HOST:PORT of the first"
+        "--coordinator", help="HOST:PORT of process 0, for several processes without a launcher"
     )
-    parser.add_argument("--num_processes", type=int, help="how many there are")
-    parser.add_argument("--process_id", type=int, help="which this one is, counted from 0")
+    parser.add_argument("--num_processes", type=int, help="number of processes")
+    parser.add_argument("--process_id", type=int, help="number of this process, from 0")
     return parser
 
 
 def _lines(result: Mapping[str, Any], method: str, smoke: bool, workdir: Any) -> list[str]:
-    """The result for people."""
+    """The result as lines for the terminal."""
     from daaa_jax.experiment.stages import OURS
 
     accuracy = result["accuracy"]
@@ -94,13 +94,13 @@ def _lines(result: Mapping[str, Any], method: str, smoke: bool, workdir: Any) ->
     lines = [f"{result['task']}, {baseline}seed {result['seed']}, {result['evaluated_on']}:"]
     lines += [_row(*row) for row in rows]
     if "paired_last" in reached:
-        lines.append("beyond the paper, with translations into the source's style:")
+        lines.append("beyond the paper, using translations into the source's style:")
         for name in ("last", "selected"):
             value = reached[f"paired_{name}"]
             lines.append(_row(f"adapted, both images, {name}", value, f"  (paired_{name})"))
         lines.append(_row("source network on translations", accuracy["source_translated"], ""))
     minutes = sum(result["seconds"].values()) / 60
-    lines.append(f"  {minutes:.1f} minutes in the stages; all of it in {workdir}")
+    lines.append(f"  {minutes:.1f} minutes in the stages; outputs in {workdir}")
     return lines + (["  smoke run: metrics are not meaningful"] if smoke else [])
 
 
@@ -110,7 +110,7 @@ def _row(meaning: str, accuracy: float | None, name: str) -> str:
 
 
 def command() -> None:
-    """The command; see `exit_codes.run` for how it ends."""
+    """Entry point; `exit_codes.run` sets the exit code."""
     exit_codes.run(main)
 
 

@@ -16,13 +16,13 @@ _MEANINGS = {
 
 
 def write(network: network_file.Trained, workdir: Workdir, which: str) -> str:
-    """The card of a network of a working directory, in Markdown."""
+    """The model card of a network in a working directory, in Markdown."""
     about, config, result = network.about, workdir.config(), workdir.result() or {}
     side, crop, crops = about["image_size"], about["augment"]["crop"], about["crops"]
     seen = f"its central {crop}x{crop} pixels" if crop else "all of it"
     seen = f"{crops} crops of {crop or side}x{crop or side} pixels" if crops > 1 else seen
     accuracies = _accuracies(result, which)
-    # The weights that the source network, or that of `adapt.init=scratch`, started from.
+    # Initial weights of the source network, or of the target network with `adapt.init=scratch`.
     start = f"pretrained weights: {config.model.weights or 'none'}"
     if config.source.checkpoint and config.adapt.init == "source":
         start = f"source network: {config.source.checkpoint}"
@@ -47,7 +47,7 @@ def write(network: network_file.Trained, workdir: Workdir, which: str) -> str:
 
 
 def of_generators(side: int, directions: Collection[str]) -> str:
-    """The card of a run's translators of images of `side` pixels, in Markdown."""
+    """The model card of a run's generators, for images of `side` pixels, in Markdown."""
     return templates.render("generators_card.md", side=side, directions=sorted(directions))
 
 

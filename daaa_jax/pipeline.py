@@ -1,4 +1,4 @@
-"""The stages in order: pair, translate, source, adapt; each resumed, or skipped if finished."""
+"""Runs the stages pair, translate, source and adapt; resumes them, and skips finished ones."""
 
 import time
 from collections.abc import Mapping
@@ -34,21 +34,21 @@ from daaa_jax.training.context import Context
 def run(
     config: ConfigDict, workdir: str | Path, stage: str = "all", profiled: bool = False
 ) -> dict[str, Any]:
-    """Runs the stages, or one of them, in a working directory.
+    """Runs all stages, or one of them, in a working directory.
 
     Args:
       config: the whole config.
-      workdir: where everything is written; an earlier run of the same config is resumed.
-      stage: `all`, or one of `STAGES`, which then needs the finished ones before it.
-      profiled: whether some updates of each stage that trains are traced, in `workdir/profile`.
+      workdir: output folder; an earlier run of the same config in it is resumed.
+      stage: `all`, or one of `STAGES`; the stages that it needs must be finished.
+      profiled: whether to profile some updates of each training stage, into `workdir/profile`.
 
     Returns:
-      The result, as `result.json` holds it, on the first process; empty on others, and unless all
-      stages are finished.
+      On the first process, the content of `result.json`; empty on other processes, or if `stage`
+      is not `all` or `adapt`.
 
     Raises:
-      UserError: for anything that the user can fix.
-      Preempted: if SIGTERM has ended the run; the same call resumes it.
+      UserError: for any error that the user can fix.
+      Preempted: if SIGTERM ended the run; call again to resume.
     """
     if stage not in ("all", *STAGES):
         expected = ", ".join(STAGES)
@@ -58,7 +58,7 @@ def run(
     place = Workdir(workdir)
     started = place.config() if place.config_json.exists() else None
     validate.fit_to_devices(config, mesh.size, started)
-    # Before anything is written: a run with bad settings, or without its data, leaves nothing.
+    # Check before writing: a run with bad settings or missing data leaves no files.
     validate.check_settings(config, mesh)
     validate.check_workdir(place.path)
     validate.check_external(config)
@@ -84,12 +84,12 @@ def run(
         files.write_json(place.result_json, result)
         if distributed.is_first():
             page.write(place)
-    distributed.barrier("result written")  # at their end the others wait for a minute only
+    distributed.barrier("result written")  # processes that exit wait only a minute for others
     return result
 
 
 def _finished_before(workdir: Workdir, config: ConfigDict, profiled: bool) -> dict[str, Any]:
-    """The result of a finished run, and its report if it was killed before it could write it."""
+    """Returns the result of a finished run; writes its report if that is missing."""
     if distributed.is_first():
         left = " and has no updates left to profile" if profiled else ""
         print(f"{workdir} is finished{left}; other images need another --workdir", flush=True)
@@ -101,7 +101,7 @@ def _finished_before(workdir: Workdir, config: ConfigDict, profiled: bool) -> di
 
 
 class _Run:
-    """One run: a task, its settings, and the stages on them."""
+    """One run: its task, settings and stages."""
 
     def __init__(self, config: ConfigDict, task: Task, workdir: Workdir, mesh: Mesh):
         self.config, self.task, self.workdir = config, task, workdir
@@ -114,7 +114,7 @@ class _Run:
             task.source_name: task.source_train.images,
             task.target_name: task.target_train.images,
         }
-        # The CycleGAN knows its domains by the order of their names: one serves both directions.
+        # Domains sorted by name, so that one CycleGAN serves both directions of a task.
         self.domains = dict(sorted(originals.items()))
         self.forth = f"{task.source_name}_to_{task.target_name}"
         self.back = f"{task.target_name}_to_{task.source_name}"
@@ -148,8 +148,8 @@ class _Run:
         task, size = self.task, self.task.source_train.images.shape[1]
         if not task.source_files:
             raise UserError(
-                f"pair.translations={folder}: the images of {self.config.data.name} are not files, "
-                "so none can be found by its name"
+                f"pair.translations={folder} needs image files to match by name, and data.name="
+                f"{self.config.data.name} has none: leave it out"
             )
         return {
             direction: Images(external_translations.read(folder, direction, originals, size))
@@ -167,7 +167,7 @@ class _Run:
         return network_file.read_source_network(place, self.config.model, shapes, names)
 
     def check_needs(self, wanted: str) -> None:
-        """Makes sure that a stage that shall run alone can, and has what it builds upon."""
+        """Checks that a stage that runs alone exists, and that those it needs are finished."""
         if wanted != "all" and wanted not in self.steps:
             replaced = "source.checkpoint takes its place"
             why = replaced if wanted == "source" else stage_rules.why_no_generators(self.config)
@@ -180,12 +180,12 @@ class _Run:
                 )
 
     def check_started(self) -> None:
-        """Makes sure that no stage was started here with other inputs; writes nothing."""
+        """Checks that no stage was started here with other inputs; writes nothing."""
         for name in self.steps:
             self.stages.check_started(name)
 
     def stages_to_run(self, wanted: str) -> list[str]:
-        """The stages that are not finished, in order."""
+        """The unfinished stages, in order."""
         return [
             name
             for name in self.steps
@@ -197,7 +197,7 @@ class _Run:
         return Workdir(distributed.of_first(lambda: str(self.stages.workdir_of(stage))))
 
     def run(self, wanted: str, context: Context) -> None:
-        """Runs one stage, or all of them, unless they are finished, and writes their markers."""
+        """Runs the unfinished stages, or one of them, and writes their markers."""
         for name, step in self.steps.items():
             if wanted not in ("all", name):
                 continue
@@ -208,7 +208,7 @@ class _Run:
                 continue
             if reason := self.stages.why_not_reused(name):
                 print(f"{name}: not reused, {reason}", flush=True)
-            for needed in NEEDS.get(name, ()):  # used above unless this stage runs alone
+            for needed in NEEDS.get(name, ()):  # already used above unless one stage runs alone
                 if wanted == name and needed in self.steps:
                     self._use(needed)
             self.stages.start(name)
@@ -218,10 +218,10 @@ class _Run:
                 error.stage = name
                 raise
             self.stages.finish(name, outputs)
-            distributed.barrier(f"{name} finished")  # before others look for what it has made
+            distributed.barrier(f"{name} finished")  # before other processes read its outputs
 
     def _use(self, name: str) -> None:
-        """Takes a stage as it was finished before, here or elsewhere."""
+        """Uses a finished stage of this or of another working directory."""
         if distributed.is_first():
             self.stages.record_reuse(name)
             place = self.stages.workdir_of(name)
@@ -248,7 +248,7 @@ class _Run:
             translation.run(
                 self.config.translate, self.generator, params[name], images, direction, context
             )
-        # The manifests, which the first process writes last, are its own.
+        # First process only: it writes the manifests last, and others may not see them yet.
         distances = {}
         if distributed.is_first():
             distances = diagnostics.translation_colours(
@@ -269,7 +269,7 @@ class _Run:
     def _accuracies(self, variables: models.Variables) -> dict[str, float]:
         measured = self.task.evaluation
         return {
-            measured.source_figure: self.evaluate(variables, measured.source_test).accuracy,
+            measured.source_metric: self.evaluate(variables, measured.source_test).accuracy,
             "target_test": self.evaluate(variables, measured.target_test).accuracy,
         }
 
@@ -278,7 +278,7 @@ class _Run:
         if variables is None:
             path = self.workdir_of("source").source_network
             variables = network_file.read(path).variables
-        # Here and not in stage `source`, which may be one that another target domain shares.
+        # Not in stage `source`, which runs with other target domains may share.
         outputs = {"source_network": self._accuracies(variables)}
         translations = self._translations()
         self._keep_generators()
@@ -341,9 +341,9 @@ class _Run:
             )
 
     def _keep_generators(self) -> None:
-        """Copies the generators to the networks that need them, whoever trained them.
+        """Copies the generators into this working directory, for inference with its networks.
 
-        Before the training: the working directory that they are from may be gone at its end.
+        Before training, as the working directory that they come from may be removed meanwhile.
         """
         if "pair" not in self.steps:
             return
@@ -369,7 +369,7 @@ class _Run:
         measured = self.task.evaluation
         translated = translations[self.back]
         if measured.target_test is not measured.target_train:
-            # By the copy of the generators: the directory that they are from may be gone by now.
+            # Use the copy: the working directory that trained the generators may be removed by now.
             params = network_file.read_tensors(self.workdir.generators)
             params = params[translation.direction(self.task.target_name, self.domains)]
             images, name = measured.target_test.images, f"{self.back}_test"
@@ -387,7 +387,7 @@ class _Run:
         )
 
     def _translations(self) -> Mapping[str, Images | Records]:
-        """By direction; empty where none are needed."""
+        """Translations by direction; empty if none are needed."""
         if not stage_rules.trains_cyclegan(self.config):
             return self.external_translations
         return self._translated(self.workdir_of("translate"))

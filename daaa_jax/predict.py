@@ -1,9 +1,9 @@
-"""The classes of images, by the network that a run has adapted.
+"""Classifies images with the network of a finished run.
 
     daaa predict --workdir=runs/office-w2a IMAGE_OR_FOLDER…
 
-Writes a CSV: file, class, the probability of each class, and, where an image could not be read, the
-reason. `--overlays=DIR` also writes each image with the network's attention over it.
+Writes a CSV with one row per image: file, class, the probability of each class, and an error if
+the image could not be read. `--overlays=DIR` also writes each image with an attention overlay.
 """
 
 import csv
@@ -26,33 +26,34 @@ Row = tuple[Path, np.ndarray | None, str]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Classifies the images that are named.
+    """Classifies the images given on the command line.
 
     Raises:
-      UserError: for anything that the user can mend.
+      UserError: for any error that the user can fix.
     """
     parser = Parser("predict", __doc__.splitlines()[0])
-    parser.add_argument("images", nargs="+", help="image files, or folders of them")
-    parser.add_argument("--workdir", required=True, help="the working directory of a finished run")
+    parser.add_argument("images", nargs="+", help="image files or folders of images")
+    parser.add_argument("--workdir", required=True, help="working directory of a finished run")
     parser.add_argument(
         "--network",
         choices=inference.NETWORKS,
         default="selected",
-        help="the adapted network chosen without labels, the last, or the source network",
+        help="the adapted network selected without labels (default), the last one, or the source "
+        "network",
     )
     parser.add_argument(
-        "--out", help="the table; by default predictions.csv in --workdir; - for standard output"
+        "--out", help="CSV file; by default predictions.csv in --workdir; - for standard output"
     )
-    parser.add_argument("--overlays", help="a folder for the images with attention over them")
+    parser.add_argument("--overlays", help="folder for the images with attention overlays")
     parser.add_argument(
-        "--overlay_layers", help="the layers shown, a regular expression; else the aligned ones"
+        "--overlay_layers", help="regular expression of the layers shown; default: the aligned ones"
     )
     parser.add_argument(
         "--paired",
         action="store_true",
-        help="average the posteriors of each image and of its translation into the source's style",
+        help="average the posteriors of each image and its translation to the source's style",
     )
-    parser.add_argument("--batch_size", type=int, default=64, help="images at a time")
+    parser.add_argument("--batch_size", type=int, default=64, help="images per batch")
     options = parser.parse_args(arguments)
     if options.batch_size < 1:
         raise UserError(f"--batch_size={options.batch_size} must be at least 1")
@@ -73,20 +74,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         overlay_layers=options.overlay_layers or network.about["layers"],
     )
     unreadable = write_csv(rows, network.about["classes"], options.out)
-    told = f", {unreadable} of them unreadable, as their rows say" if unreadable else ""
-    print(f"{len(files)} images{told}: {options.out}", file=sys.stderr)
+    failed = f", {unreadable} unreadable (see column error)" if unreadable else ""
+    print(f"{len(files)} images{failed}: {options.out}", file=sys.stderr)
 
 
 def write_csv(rows: Iterable[Row], classes: Sequence[str], out: str) -> int:
-    """Writes a table of predictions, whole or not at all.
+    """Writes predictions as CSV, atomically.
 
     Args:
-      rows: as `inference.predict` yields them.
-      classes: names, in the order of the posteriors.
-      out: the file; `-` for the standard output.
+      rows: as yielded by `inference.predict`.
+      classes: class names, in the order of the posteriors.
+      out: the file; `-` for standard output.
 
     Returns:
-      How many images were unreadable.
+      Number of unreadable images.
 
     Raises:
       UserError: if the file cannot be written.
@@ -94,8 +95,8 @@ def write_csv(rows: Iterable[Row], classes: Sequence[str], out: str) -> int:
     if out == "-":
         return _write(rows, classes, sys.stdout)
     path = Path(out).expanduser()
-    is_device = path.exists() and not path.is_file()  # /dev/null, a pipe: not to be replaced
-    path = path if is_device else path.resolve()  # a link stays one
+    is_device = path.exists() and not path.is_file()  # /dev/null or a pipe: not replaced
+    path = path if is_device else path.resolve()  # keeps symbolic links
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +127,7 @@ def _write(rows: Iterable[Row], classes: Sequence[str], file: TextIO) -> int:
 
 
 class _Callable(types.ModuleType):
-    """This module, which stands where `daaa_jax.predict` is looked for, is `api.predict` too."""
+    """Makes this module callable: `daaa_jax.predict(...)` is `api.predict(...)`."""
 
     def __call__(self, *arguments: Any) -> np.ndarray:
         from daaa_jax import api
@@ -138,7 +139,7 @@ sys.modules[__name__].__class__ = _Callable
 
 
 def command() -> None:
-    """The command; see `exit_codes.run` for how it ends."""
+    """Entry point; `exit_codes.run` sets the exit code."""
     try:
         exit_codes.run(main)
     except BrokenPipeError:  # --out=- | head

@@ -1,12 +1,12 @@
-"""The paper's tables and figures, by our own runs.
+"""Reproduces the paper's tables and figures.
 
     daaa reproduce table2 --workdir=runs/table2 --config.data.dir=DIR
     daaa reproduce table3 --workdir=runs/table3 --data=embedded
 
-Trains what is not trained yet, one run after another, and writes after each what there is so far to
-the working directory: a table as Markdown and CSV, mean and standard deviation over seeds, the
-paper's figure and the difference; a figure (`figA1`, `fig4`) as SVG and CSV. The same command again
-goes on.
+Trains the missing runs one after another. After each, writes the results so far to the working
+directory: a table as Markdown and CSV with mean and standard deviation over seeds, the paper's
+number and the difference; a figure (`figA1`, `fig4`) as SVG and CSV. Rerun the same command to
+resume.
 """
 
 import re
@@ -29,27 +29,27 @@ NAMES = (*tables.TABLES, *figures.FIGURES)
 Trainer = Callable[[ConfigDict, Workdir], None]
 
 _MORE_HOSTS = (
-    "--cells={part}/{of}: there are fewer pairs of domains than hosts, each of which trains the "
-    "CycleGANs and source networks that it finds unfinished; to share them, let one host run alone "
-    "until they are finished"
+    "--cells={part}/{of}: there are fewer pairs of domains than hosts, and each host trains the "
+    "CycleGANs and source networks that are not finished; to share them, run one host alone until "
+    "they are finished"
 )
 
 
 def main(arguments: Sequence[str] | None = None, train: Trainer | None = None) -> None:
-    """Runs a table's cells and writes it.
+    """Runs the cells of a table or figure, and writes it.
 
     Args:
-      arguments: of the command line.
+      arguments: command-line arguments; by default those of the process.
       train: runs a config in a working directory; by default `pipeline.run`.
 
     Raises:
-      UserError: for anything that the user can mend.
-      Preempted: if SIGTERM has told the run to end; the same command goes on.
+      UserError: for any error that the user can fix.
+      Preempted: if SIGTERM ended the run; rerun the same command to resume.
     """
     options, plan, runs = _parse(arguments)
     folder = Path(options.workdir).expanduser()
     mine = cells.share(runs, *options.cells)
-    # A misspelt setting, and what was made with others, are told before hours of training.
+    # Report misspelt settings, and runs made with other settings, before hours of training.
     for run in mine:
         run.config(plan)
     for run in options.all_runs:
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None, train: Trainer | None = None) -
     if diverged:
         place = diverged[0].workdir(plan, folder)
         print(
-            f"{len(diverged)} diverged: remove {place.diverged_json} and the like to try again",
+            f"{len(diverged)} runs diverged: remove {place.diverged_json} and the like to retry",
             flush=True,
         )
     part, of = options.cells
@@ -73,29 +73,29 @@ def main(arguments: Sequence[str] | None = None, train: Trainer | None = None) -
         _train(train, missing, options, plan, folder)
     name = plan.file_name(options.name, options.subject, options.tasks)
     kind = "md" if options.name in tables.TABLES else "svg"
-    print(f"{folder / name}.{kind}, and all in {page.write_sweep(folder)}", flush=True)
+    print(f"{folder / name}.{kind}, and all results in {page.write_sweep(folder)}", flush=True)
 
 
 def _train(train: Trainer, missing: Sequence[cells.Run], options, plan, folder: Path) -> None:
-    """One run after another, each followed by what there is then."""
-    # Imported here, so that a misspelt argument is answered at once.
+    """Trains the runs in order, and writes the results so far after each."""
+    # Imported here, so that a misspelt argument is reported at once.
     from daaa_jax.runtime.preemption import Notice, Preempted
 
-    begun = time.monotonic()
+    start = time.monotonic()
     with Notice().listening() as notice:
         for number, run in enumerate(missing, start=1):
             place, left = run.workdir(plan, folder), ""
             if number > 1:
-                each = (time.monotonic() - begun) / (number - 1) / 60
-                left = f", some {each * (len(missing) - number + 1):.0f} min left"
+                each = (time.monotonic() - start) / (number - 1) / 60
+                left = f", ~{each * (len(missing) - number + 1):.0f} min left"
             of = f"{number} of {len(missing)}{left}"
             print(f"{options.name}: run {of}: {place.path.name}", flush=True)
             try:
                 train(run.config(plan), place)
-            except Busy as error:  # of another command that fills tables here
-                print(f"{options.name}: passed over, {error}", flush=True)
+            except Busy as error:  # another command is running it
+                print(f"{options.name}: skipped, {error}", flush=True)
             except Diverged as error:
-                if error.stage != "adapt":  # the others share what has diverged
+                if error.stage != "adapt":  # other runs share the diverged stage
                     raise UserError(f"{place}: {error}") from error
                 print(f"{options.name}: {error}", flush=True)
                 files.write_json(place.diverged_json, {"message": str(error)})
@@ -108,26 +108,26 @@ def _parser() -> Parser:
     parser = Parser(
         "reproduce",
         __doc__.splitlines()[0],
-        epilog="--config.NAME=VALUE changes a setting of all runs, such as --config.adapt.beta=0.3",
+        epilog="--config.NAME=VALUE changes a setting of all runs: --config.adapt.beta=0.3",
     )
     parser.add_argument("name", choices=NAMES, metavar="|".join(NAMES))
-    parser.add_argument("--workdir", required=True, help="where runs and tables are written")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each cell, 3 unless given")
-    parser.add_argument("--tasks", default="", help="some of its tasks, such as d2a,w2a")
+    parser.add_argument("--workdir", required=True, help="folder for the runs and tables")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds per cell, 3 by default")
+    parser.add_argument("--tasks", default="", help="subset of the tasks, such as d2a,w2a")
     parser.add_argument(
         "--data",
         help=f"one of {', '.join(cells.DATA)}, then words of its config: office10,cpu; by default "
-        "the paper's, mnist2mnistm for table1 and office for the others",
+        "the paper's: mnist2mnistm for table1, office for the others",
     )
-    parser.add_argument("--methods", default="", help="some of its rows, such as RevGrad,Ours")
-    parser.add_argument("--smoke", action="store_true", help="smoke runs, for a test")
-    parser.add_argument("--cells", default="1/1", help="i/n: a share of the runs, for n hosts")
+    parser.add_argument("--methods", default="", help="subset of the rows, such as RevGrad,Ours")
+    parser.add_argument("--smoke", action="store_true", help="smoke runs for a test")
+    parser.add_argument("--cells", default="1/1", help="i/n: part i of n of the runs")
     parser.add_argument(
         "--own_networks",
         action="store_true",
-        help="each seed trains its own CycleGAN and source network",
+        help="train a CycleGAN and a source network for each seed",
     )
-    parser.add_argument("--only_show", action="store_true", help="train nothing, write the table")
+    parser.add_argument("--only_show", action="store_true", help="write the table without training")
     return parser
 
 
@@ -137,7 +137,7 @@ def _parse(arguments: Sequence[str] | None):
         raise UserError(f"--seeds={options.seeds} must be at least 1")
     part = re.fullmatch(r"(\d+)/(\d+)", options.cells)
     if not part or not 1 <= int(part[1]) <= int(part[2]):
-        raise UserError(f"--cells={options.cells} is not a valid share: 2/3 is the second of three")
+        raise UserError(f"--cells={options.cells} is not a valid share: expected i/n, such as 2/3")
     options.cells = int(part[1]), int(part[2])
     if not options.workdir:
         raise UserError("--workdir= is empty: give a folder, such as --workdir=runs/tables")
@@ -145,7 +145,7 @@ def _parse(arguments: Sequence[str] | None):
     validate.check_workdir(folder)
     if Workdir(folder).config_json.exists():
         raise UserError(
-            f"--workdir={options.workdir} is a run's own: choose a folder for the tables"
+            f"--workdir={options.workdir} is the working directory of a run: give another folder"
         )
     subject = options.subject = tables.TABLES.get(options.name) or figures.FIGURES[options.name]
     data, words = cells.words_of(options.data or subject.data)
@@ -165,7 +165,7 @@ def _parse(arguments: Sequence[str] | None):
         options.all_runs = cells.runs_of(options.table, options.tasks, plan)
         runs = cells.runs_of(cells.some_rows(options.table, methods), options.tasks, plan)
     elif methods:
-        raise UserError(f"--methods={options.methods}: a figure has no rows")
+        raise UserError(f"--methods={options.methods}: a figure has no rows; leave it out")
     else:
         runs = options.all_runs = figures.runs_of(subject, options.tasks, plan)
     return options, plan, runs
@@ -192,32 +192,32 @@ def _notes(options, plan: cells.Plan) -> list[str]:
         else "All seeds share the CycleGAN and the source network of seed 0."
     )
     fitted = (
-        " The ceiling is measured on the very images whose labels it was trained on."
+        " The upper bound is measured on the images that it was trained on."
         if plan.data in ("office", "office10")
         and "data.target_test" not in plan.settings
-        and any(row.method == tables.CEILING for row in options.table.rows)
+        and any(row.method == tables.UPPER_BOUND for row in options.table.rows)
         else ""
     )
-    settings = " ".join(f"`{change}`" for change in plan.told_settings)
+    settings = " ".join(f"`{change}`" for change in plan.changed_settings)
     what = (
         f"mean ± standard deviation over {plan.seeds} seeds. {same}"
         if plan.seeds > 1
         else "one seed."
     )
     paper = (
-        " In brackets the paper's figure and the difference."
+        " In brackets: the paper's accuracy and the difference."
         if plan.is_as(options.table.data)
         else ""
     )
-    little = " A trial in little: the figures say nothing." if "smoke" in plan.words else ""
+    smoke = " Smoke run: metrics are not meaningful." if "smoke" in plan.words else ""
     return [
         f"On {plan.where}, accuracy on the target domain after the last round, in per cent: {what}"
-        f"{paper}{little}" + (f" With {settings}." if settings else "") + fitted
+        f"{paper}{smoke}" + (f" With {settings}." if settings else "") + fitted
     ]
 
 
 def _trainer(config: ConfigDict, together: bool) -> Trainer:
-    # Imported here, so that a misspelt argument is answered at once.
+    # Imported here, so that a misspelt argument is reported at once.
     import jax
 
     from daaa_jax import pipeline
@@ -226,7 +226,7 @@ def _trainer(config: ConfigDict, together: bool) -> Trainer:
     allocator.keep_freed_memory()
     if config.run.deterministic:
         compilation.be_deterministic()
-    if together:  # with others that run the same; a share of the runs is for one host alone
+    if together:  # several processes of one run; with --cells each host trains alone
         distributed.start()
     if config.run.compilation_cache:
         compilation.enable_cache()
@@ -239,13 +239,13 @@ def _trainer(config: ConfigDict, together: bool) -> Trainer:
         except UserError as error:
             raise UserError(f"{workdir}: {error}") from error
         finally:
-            jax.clear_caches()  # programs of this run; the next one's are others
+            jax.clear_caches()  # the next run compiles other programs
 
     return train
 
 
 def command() -> None:
-    """The command; see `exit_codes.run` for how it ends."""
+    """Entry point; `exit_codes.run` sets the exit code."""
     exit_codes.run(main)
 
 

@@ -1,4 +1,4 @@
-"""Learning rates: functions of the step, restarted at each sync of M^post or not (C)."""
+"""Learning rate schedules, with or without restarts at each sync of M^post (C)."""
 
 import jax.numpy as jnp
 import optax
@@ -17,20 +17,20 @@ def make(
     restart_every: int | None = None,
     decay_fraction: float = 0.5,
 ) -> optax.Schedule:
-    """The learning rate for the update that follows so many updates.
+    """The learning rate, float32, as a function of the number of updates made.
 
-    With restarts the rate depends on `step % restart_every` alone; an optimiser's moments go on.
-    Let `s` be the steps since the last restart (without restarts: since the start) and `p` in
-    [0, 1) their share of `restart_every` (of `total_steps`).
+    With restarts the rate depends on `step % restart_every` alone; the optimiser's moments are not
+    reset. Let `s` be the steps since the last restart (without restarts: since the start) and `p`
+    in [0, 1) their share of `restart_every` (of `total_steps`).
 
     Args:
-      kind: `"constant"`; `"progress"`, `base (1 + 10 p)^-0.75`, the text of JAN; `"iteration"`,
-        `base (1 + 0.001 s)^-0.75`, its released solver; `"linear"`, constant, then linear to 0,
-        as CycleGAN.
+      kind: `"constant"`; `"progress"`, `base (1 + 10 p)^-0.75`, as in the paper of JAN;
+        `"iteration"`, `base (1 + 0.001 s)^-0.75`, as in its release; `"linear"`, constant, then
+        linear to 0, as in CycleGAN.
       base: initial learning rate.
-      total_steps: length of the run, after which the rate stays.
+      total_steps: number of updates in the stage; then the rate stays, except for `"iteration"`.
       restart_every: updates between two restarts; None for none, which is EM-C.
-      decay_fraction: the part of the length over which `"linear"` decays, at its end, in [0, 1].
+      decay_fraction: share of the length, at its end, over which `"linear"` decays, in [0, 1].
 
     Raises:
       ValueError: if `kind` is unknown, or a length or fraction is out of range.
@@ -40,7 +40,7 @@ def make(
         raise ValueError(f"decay_fraction must be in [0, 1], not {decay_fraction}")
     length = total_steps if restart_every is None else restart_every
     if length < 1:
-        raise ValueError(f"a schedule needs a length of 1 or more steps, not {length}")
+        raise ValueError(f"the length of a schedule must be at least 1 step, not {length}")
 
     def jan(step: Array | int) -> Array:
         return base * (1 + 10 * jnp.minimum(jnp.asarray(step) / length, 1.0)) ** -0.75
@@ -55,4 +55,9 @@ def make(
         "iteration": jan_release,
         "linear": optax.linear_schedule(base, 0.0, decay, transition_begin=length - decay),
     }[kind]
-    return schedule if restart_every is None else lambda step: schedule(step % restart_every)
+
+    def rate(step: Array | int) -> Array:
+        since_restart = step if restart_every is None else step % restart_every
+        return jnp.asarray(schedule(since_restart), jnp.float32)
+
+    return rate

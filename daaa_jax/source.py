@@ -25,7 +25,7 @@ from daaa_jax.training.feed import Feed
 
 @struct.dataclass
 class LabelledBatch:
-    """Source images, uint8 `[B,H,W,3]`, or their `Rows` until they are gathered; int32 `[B]`."""
+    """Source images, uint8 `[B,H,W,3]`, or their `Rows` until gathered; labels, int32 `[B]`."""
 
     images: Array | Rows
     labels: Array
@@ -33,7 +33,7 @@ class LabelledBatch:
 
 @struct.dataclass
 class SourceState:
-    """The state of stage `source`: `step` updates made, variables and optimiser."""
+    """The state of stage `source` after `step` updates: variables and optimiser."""
 
     step: Array
     key: Array
@@ -51,11 +51,9 @@ def create_state(
     """The state before the first update.
 
     Args:
-      key: of the stage.
-      model: the classifier.
       optimizer: trains all of its parameters.
       image: float32 `[1,H,W,3]`, for the input's shape alone.
-      begin: makes the variables of a key, the classifier and an image.
+      begin: `(key, model, image) -> variables`, the initial ones.
     """
     init_key, step_key = jax.random.split(key)
     variables = begin(init_key, model, image)
@@ -78,11 +76,9 @@ def train_step(
     """One update on the cross-entropy of Eq. 6.
 
     Args:
-      state: before the update.
       batch: images and their classes.
-      model: the classifier.
-      optimizer: as `create_state` was given.
-      augment: `config.augment`, how images are varied.
+      optimizer: the same as for `create_state`.
+      augment: `config.augment`.
     """
     key = jax.random.fold_in(state.key, state.step)
     inputs = random_view(key, decode(batch.images), augment)
@@ -118,10 +114,8 @@ def run(
 
     Args:
       config: the whole config; `source`, `augment` and `seed` are read.
-      model: the classifier.
       data: the labelled source training images.
-      evaluate: accuracies, logged every `source.round_epochs` epochs and at the end.
-      context: of the run.
+      evaluate: gives accuracies, logged every `source.round_epochs` epochs and at the end.
 
     Returns:
       The variables after the last update, and the loop state.
@@ -141,7 +135,7 @@ def run(
     step = functools.partial(train_step, model=model, optimizer=optimizer, augment=config.augment)
 
     def end_of_round(step, state, metrics, loop_state):
-        # Of a domain without labels nothing is known.
+        # The accuracy on a domain without labels is NaN.
         found = evaluate(state.variables)
         return {name: value for name, value in found.items() if not math.isnan(value)}
 

@@ -1,4 +1,4 @@
-"""Stage `translate`: every image through its generator, once, to files of records."""
+"""Stage `translate`: translates every image once with its generator, into files of records."""
 
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -24,7 +24,7 @@ MANIFEST = "manifest.json"
 
 
 def direction(origin: str, domains: Collection[str]) -> str:
-    """What the generator is called that translates images of the domain `origin` of two."""
+    """The name of the generator, of two, that translates images of the domain `origin`."""
     return "a_to_b" if origin == min(domains) else "b_to_a"
 
 
@@ -36,24 +36,22 @@ def run(
     direction: str,
     context: Context,
 ) -> None:
-    """Translates the images of one domain, or resumes it, part by part.
+    """Translates the images of one domain part by part, or resumes it.
 
-    Of several processes each makes its share of the parts, on its own devices; the manifest says
-    that the direction is complete when all are done.
+    Each of several processes translates some of the parts on its own devices. When all are done,
+    the manifest marks the direction as complete.
 
     Args:
       settings: `config.translate`.
-      generator: the network.
       params: its parameters for this direction.
       images: the originals, uint8 `[N,H,W,3]`.
       direction: names the folder, for instance `mnist_to_mnist_m`.
-      context: of the run.
 
     Raises:
-      Preempted: if the run is preempted; what is finished is kept.
+      Preempted: if the run is preempted; finished parts are kept.
     """
     folder = context.workdir.translations(direction)
-    manifest = _begin(folder, settings.part_size, direction, images, params)
+    manifest = _start(folder, settings.part_size, direction, images, params)
     mesh = meshes.data_mesh(context.mesh.local_devices)
     translate = jax.jit(
         lambda params, batch: encode(generator.apply({"params": params}, decode(batch))),
@@ -61,11 +59,12 @@ def run(
     )
     params = meshes.replicate(params, mesh)
     batch_size = settings.batch_size * mesh.size // context.mesh.size
-    # By number, and none looks for another's: a file system that hosts share may go on saying for
-    # a minute that a file is missing.
+    # By number, so that no process looks for the files of another: on a shared file system a new
+    # file may seem to be missing for a minute.
     mine = manifest["parts"][jax.process_index() :: jax.process_count()]
     missing = [part for part in mine if not (folder / part["file"]).exists()]
-    others = len(images) / max(sum(part["count"] for part in mine), 1)  # go on meanwhile
+    # All processes go on at the same time: images translated by all for each of this process.
+    others = len(images) / max(sum(part["count"] for part in mine), 1)
     done = len(images) - others * sum(part["count"] for part in missing)
     later = context.later.get("translate", 0.0)
     with (
@@ -86,10 +85,10 @@ def run(
     _finish(folder, manifest)
 
 
-def _begin(
+def _start(
     folder: Path, part_size: int, direction: str, images: Any, params: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The manifest of a direction; parts of other images or generators are removed."""
+    """Writes the manifest of a direction, and removes parts of other images or generators."""
     manifest = {
         "direction": direction,
         "count": len(images),
@@ -113,12 +112,12 @@ def _begin(
                 stale.unlink()
             files.write_json(folder / MANIFEST, manifest | {"complete": False})
         records.drop_halves(folder)
-    distributed.barrier(f"{direction} begun")
+    distributed.barrier(f"{direction} started")
     return manifest
 
 
 def _finish(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Declares a direction complete, if all parts are there."""
+    """Marks a direction as complete, if all parts are there."""
     if distributed.is_first():
         absent = [p["file"] for p in manifest["parts"] if not (folder / p["file"]).exists()]
         if absent:
@@ -130,7 +129,7 @@ def _finish(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def read(folder: Path) -> Records:
-    """The translations of a finished direction, in the originals' order; they stay on the disk.
+    """The translations of a finished direction, in the order of the originals, read on demand.
 
     Raises:
       UserError: if the manifest says that the direction is not complete, or a part is missing.
@@ -141,7 +140,7 @@ def read(folder: Path) -> Records:
             f"{folder} holds no complete translation: remove {folder.parent} and run the stage "
             "translate again"
         )
-    # The generator and the originals say what the translations are.
+    # The generator and the originals determine the translations.
     identity = files.settings_hash(manifest)
     parts = [(folder / part["file"], part["count"]) for part in manifest["parts"]]
     made = Records(parts, manifest["shape"], identity)
@@ -180,6 +179,6 @@ def _is_same(folder: Path, manifest: Mapping[str, Any]) -> bool:
 def _translated(translate, params, images, rows, batch_size, mesh) -> Iterator[np.ndarray]:
     for first in range(0, len(rows), batch_size):
         chosen = rows[first : first + batch_size]
-        filled = np.pad(chosen, (0, batch_size - len(chosen)), mode="edge")
-        batch = meshes.shard_batch(images[filled], mesh)
+        padded = np.pad(chosen, (0, batch_size - len(chosen)), mode="edge")
+        batch = meshes.shard_batch(images[padded], mesh)
         yield from jax.device_get(translate(params, batch))[: len(chosen)]

@@ -1,4 +1,4 @@
-"""Checks of settings, files and networks before anything starts: a mistake costs no hours."""
+"""Checks settings, files and networks before a run starts, so that mistakes fail early."""
 
 import functools
 import math
@@ -68,20 +68,20 @@ _POSITIVE = {
     "baselines.pixelda.noise",
 }
 _MAY_BE_NEGATIVE = {"run.resident_mib"}
-_LARGEST_SEED = 2**32 - 1  # beyond it JAX takes some for the same, and scikit-learn refuses
+_LARGEST_SEED = 2**32 - 1  # JAX maps some larger seeds to the same key; scikit-learn refuses them
 _BATCHES = ("pair", "translate", "source", "adapt", "evaluate")
 
 
 def fit_to_devices(config: ConfigDict, devices: int, started: ConfigDict | None = None) -> None:
-    """Sets what the number of devices decides.
+    """Sets the settings that depend on the number of devices, in place.
 
-    A CycleGAN batch of 0 is an image on each of them, and 0 pools are one for each image; of those
-    that a run was started with, on however many devices it is resumed.
+    `pair.batch_size=0` becomes one image per device, and `pair.pools=0` one pool per image of a
+    batch. A resumed run keeps the values that it was started with.
 
     Args:
-      config: the whole config, which is changed.
-      devices: how many there are.
-      started: the config of the run that is resumed.
+      config: the whole config; modified.
+      devices: number of devices.
+      started: the config of the run to resume, if any.
     """
     pair = config.pair
     if pair.batch_size == 0:
@@ -91,14 +91,14 @@ def fit_to_devices(config: ConfigDict, devices: int, started: ConfigDict | None 
 
 
 def check_settings(config: ConfigDict, mesh: Mesh) -> None:
-    """Makes sure that the settings are ones that the stages can run with.
+    """Checks that all settings are valid.
 
     Args:
       config: the whole config.
       mesh: the devices that batches are split over.
 
     Raises:
-      UserError: names the first setting that is not, and what it can be.
+      UserError: names the first invalid setting and its valid values.
     """
     for name, choices in _CHOICES.items():
         if (value := _get(config, name)) is not None:
@@ -129,16 +129,16 @@ def _check_numbers(config: ConfigDict) -> None:
             raise UserError(f"{name}={value} must be between 0 and 1")
     for name in ("em.tolerance", "baselines.ada.temperature"):
         if (value := _get(config, name)) <= 0:
-            raise UserError(f"{name}={value} must be more than 0")
+            raise UserError(f"{name}={value} must be greater than 0")
     for name in ("model.widths", "baselines.dann.widths", "baselines.dsn.widths"):
         if any(width < 1 for width in _get(config, name) or ()):
             raise UserError(f"{name}={_get(config, name)}: each must be at least 1")
     if not sum(config.adapt.mix.values()):
-        raise UserError("adapt.mix: at least one of s, t_f, t and s_f must be more than 0")
+        raise UserError("adapt.mix: at least one of s, t_f, t and s_f must be greater than 0")
     if config.em.threshold > 2:
         raise UserError(
-            f"em.threshold={config.em.threshold} is compared with a probability: expected 0 to 1, "
-            "or more than 1 to keep nothing"
+            f"em.threshold={config.em.threshold} is compared with probabilities: expected 0 to 1, "
+            "or a value above 1, up to 2, to keep no sample"
         )
 
 
@@ -152,26 +152,26 @@ def _check_patterns(config: ConfigDict) -> None:
 
 
 def _check_em(config: ConfigDict) -> None:
-    """Of the method itself: the E-step starts after the first sync, and that comes."""
+    """Checks when EM starts, and that the second view's weight can be measured."""
     start, every = config.em.start_step, config.em.refresh_every
     if 0 < start < every:
         raise UserError(
             f"em.start_step={start} lies before the first sync of the posterior network "
-            f"(em.refresh_every={every}), which till then is the unadapted one: set it to {every}, "
-            "or to 0 where the target network starts good enough"
+            f"(em.refresh_every={every}), which is not adapted until then: set it to {every}, or "
+            "to 0 if the initial network is good enough"
         )
     uses_targets = config.adapt.mix.t or config.adapt.mix.s_f
     if uses_targets and config.adapt.init == "scratch" and start < every:
         raise UserError(
-            f"em.start_step={start}: a target network that starts from scratch gives no posteriors "
-            f"before the first sync; set it to {every} (em.refresh_every) or more"
+            f"em.start_step={start}: with adapt.init=scratch there are no useful posteriors before "
+            f"the first sync; set it to em.refresh_every={every} or more"
         )
     if config.em.posterior == "paired" and second_view.measured_at(config) is None:
         raise UserError(
-            f"em.posterior=paired: em.refresh_every={every} is more than all "
-            f"{config.adapt.rounds * config.adapt.round_steps} updates, so the posterior network "
-            "never changes and the second view's weight cannot be measured; lower it, or set "
-            "em.posterior=target"
+            f"em.posterior=paired: em.refresh_every={every} exceeds the "
+            f"{config.adapt.rounds * config.adapt.round_steps} updates of the run, so the "
+            "posterior network never changes and the second view's weight cannot be measured; "
+            "lower it, or set em.posterior=target"
         )
 
 
@@ -180,7 +180,7 @@ def _check_batches(config: ConfigDict, mesh: Mesh) -> None:
     if pairs and config.pair.batch_size % config.pair.pools:
         raise UserError(
             f"pair.pools={config.pair.pools} does not divide pair.batch_size="
-            f"{config.pair.batch_size}: each pool takes the same number of images"
+            f"{config.pair.batch_size}: each pool needs the same number of images"
         )
     if config.method != OURS:
         half, odd = divmod(config.adapt.batch_size, 2)
@@ -195,28 +195,28 @@ def _check_batches(config: ConfigDict, mesh: Mesh) -> None:
 
 
 def check_workdir(path: Path) -> None:
-    """Makes sure that a working directory can be written, without making it.
+    """Checks that a working directory is writable, without creating it.
 
     Raises:
-      UserError: if it cannot.
+      UserError: if it is not.
     """
     if re.match(r"[a-z0-9]+:/", str(path)):
         raise UserError(
-            f"--workdir={path} is an address, and results are written to a folder: mount the "
-            "bucket as one, or choose another"
+            f"--workdir={path} is an address, but results are written to a folder: mount the "
+            "bucket, or give another"
         )
     existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     if not existing.is_dir():
         raise UserError(f"--workdir={path}: {existing} is a file, not a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"--workdir={path}: {existing} may not be written")
+        raise UserError(f"--workdir={path}: no permission to write to {existing}")
 
 
 def check_external(config: ConfigDict) -> None:
-    """Makes sure that external files are there, before images are decoded for minutes.
+    """Checks that external files exist, before images are decoded for minutes.
 
     Raises:
-      UserError: if `run.reuse` is not a working directory, or the file of weights is missing.
+      UserError: if `run.reuse` is not a working directory, or the weights file is missing.
     """
     other = config.run.reuse
     if other not in ("", NO_REUSE) and not Workdir(other).config_json.exists():
@@ -226,43 +226,45 @@ def check_external(config: ConfigDict) -> None:
 
 
 def _reads_weights(config: ConfigDict) -> bool:
-    """Whether a network starts from pretrained weights: the source network, or one from scratch."""
+    """Whether any network of the run starts from `model.weights`."""
     return not config.source.checkpoint or config.adapt.init == "scratch"
 
 
 def network_shapes(config: ConfigDict, task: Task) -> dict[str, Variables]:
-    """Shapes of the variables of every network of a run, by name; checks that they suit.
+    """Shapes of the variables of every network of a run, by name.
 
     Raises:
-      UserError: if networks, weights or aligned layers do not suit the images.
+      UserError: if networks, weights or aligned layers do not fit the images or each other.
     """
     size = task.source_train.images.shape[1]
     pairs = trains_cyclegan(config)
-    for name, value, suits in (
+    for name, value, fits in (
         ("augment.crop", config.augment.crop, config.augment.crop <= size),
         ("pair.enlarge", config.pair.enlarge, not (pairs and 0 < config.pair.enlarge < size)),
     ):
-        if not suits:
-            raise UserError(f"{name}={value} does not suit images of {size}x{size}")
+        if not fits:
+            raise UserError(f"{name}={value} does not fit images of {size}x{size}")
     if config.method == "upper_bound" and (task.evaluation.target_train.labels < 0).any():
         raise UserError(
-            "method=upper_bound is trained on target labels, and some target images have none"
+            "method=upper_bound trains on target labels, and some target images have none"
         )
     try:
         shapes = _shapes(config, task, pairs)
     except ValueError as error:
-        raise UserError(f"the networks do not suit images of {size}x{size}: {error}") from error
+        raise UserError(f"the networks do not fit images of {size}x{size}: {error}") from error
     classifier = shapes["classifier"]
     if _reads_weights(config):
         models.pretrained_variables(
             config.model, {name: classifier[name] for name in ("params", "batch_stats")}
         )
+    setting = "adapt.layers"
     try:
         aligned = attention.collect(classifier["intermediates"], config.adapt.layers)
+        setting = "adapt.jmmd_layers"
         if config.adapt.measure == "jmmd":
             attention.collect({k: (v,) for k, v in aligned.items()}, config.adapt.jmmd_layers)
     except ValueError as error:
-        raise UserError(f"adapt.layers and adapt.jmmd_layers: {error}") from error
+        raise UserError(f"{setting}: {error}") from error
     return shapes
 
 
@@ -270,7 +272,7 @@ def _shapes(config: ConfigDict, task: Task, pairs: bool) -> dict[str, Variables]
     key, image = jax.random.key(0), jnp.zeros((1, *task.source_train.images.shape[1:]))
     view = augment.evaluation_views(image, config.augment, 1)[0]
     model = models.create_classifier(config.model, len(task.class_names), config.adapt.attention)
-    init = functools.partial(model.init, train=False, mutable=True)  # with what it sows
+    init = functools.partial(model.init, train=False, mutable=True)  # including sown maps
     shapes = {"classifier": jax.eval_shape(init, key, view)}
     if pairs:
         gan = zip(("generator", "discriminator"), models.create_gan(config.pair), strict=True)
@@ -283,7 +285,7 @@ def _shapes(config: ConfigDict, task: Task, pairs: bool) -> dict[str, Variables]
 
 
 def _numbers(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Every setting that is a number, with its dotted name."""
+    """Yields the numeric settings with their dotted names."""
     for key, value in config.items():
         if isinstance(value, ConfigDict):
             yield from _numbers(value, f"{prefix}{key}.")
@@ -292,7 +294,7 @@ def _numbers(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, float]
 
 
 def _get(config: ConfigDict, name: str) -> Any:
-    """A setting by its dotted name; None where the config of a task has none of that name."""
+    """A setting by its dotted name; None if the task's config has no such setting."""
     value = config
     for part in name.split("."):
         value = value.get(part) if value is not None else None

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# One machine. A single process uses all GPUs or TPU chips by itself; several processes are for
-# trying out, on a laptop, what a cluster does.
+# One machine. A single process uses all GPUs or TPU chips; several processes simulate a cluster on a
+# laptop.
 #
 #   launch/local.sh --config=configs/digits.py:smoke --workdir=runs/smoke
 #   PROCESSES=2 DEVICES=2 launch/local.sh --config=configs/digits.py:smoke --workdir=runs/two
 #
-# Logs: of process 0 on the terminal; of process I, and what stands in its way, in $LOGS/I.log.
-# Stop:  Ctrl-C, or `kill` this script: the run saves, and the same command goes on.
+# Logs: process 0 on the terminal; process I, with its errors, in $LOGS/I.log.
+# Stop:  Ctrl-C, or `kill` this script. The run saves; rerun the same command to resume.
 #
-# PROCESSES  how many (1)        DEVICES   simulated CPU devices in each (1; several processes only)
+# PROCESSES  how many (1)        DEVICES   simulated CPU devices per process (1; several processes only)
 # PYTHON     (.venv/bin/python)  PORT      of process 0 (29500)
-# RESTARTS   how often a run that was preempted or lost a process is started again (10)
-# LOGS       folder of the other processes' logs (a new one under /tmp)
+# RESTARTS   restarts after a preemption or a lost process (10)
+# LOGS       folder for logs of the other processes (a new one under /tmp)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -39,7 +39,7 @@ forward() {
 }
 trap forward TERM INT
 
-# Starts all processes, waits for all, and ends with 1 if one did, else with a code that is not 0.
+# Starts all processes and waits. Returns 1 if any process did, else the last code that is not 0.
 run_all() {
   local code=0 each
   pids=()
@@ -59,7 +59,7 @@ run_all() {
   fi
   for pid in "${pids[@]}"; do
     each=0
-    # A signal that is trapped ends `wait` early: wait until the process has really gone.
+    # A trapped signal ends `wait` early: wait until the process has ended.
     while kill -0 "$pid" 2>/dev/null; do
       wait "$pid" || true
     done
@@ -72,7 +72,7 @@ run_all() {
 for ((attempt = 0; ; attempt++)); do
   code=0
   run_all "$@" || code=$?
-  # 0 is finished, 1 is for a person to mend; anything else goes on from the last checkpoint.
+  # 0: finished; 1: an error that the user must fix; others resume from the last checkpoint.
   if [ "$code" -le 1 ] || [ "$stopped" -eq 1 ] || [ "$attempt" -ge "$restarts" ]; then
     exit "$code"
   fi

@@ -1,29 +1,28 @@
 #!/usr/bin/env bash
-# A Cloud TPU slice, from one host to a pod, by queued resources, spot or not.
+# A Cloud TPU slice, from one host to a pod, by queued resources, on demand or spot.
 #
 #   export PROJECT=… ZONE=… NAME=daaa ACCELERATOR=v5litepod-32 RUNTIME=v2-alpha-tpuv5-lite
 #   export REPOSITORY=https://…/daaa_jax.git SHARE=… WORKDIR=/mnt/share/runs/w2a
 #   launch/tpu_vm.sh create                     # queues the request; billing starts when it is ACTIVE
 #   launch/tpu_vm.sh run --config=configs/office.py:w2a,pod --config.data.dir=/mnt/share/office31
 #
-# `run` waits until the slice is there, sets all hosts up, runs the command on all of them, and when
-# the slice is preempted or a host is lost, asks for it again and goes on. Leave it in tmux.
+# `run` waits until the slice is active, sets up all hosts and runs the command on them. If the slice
+# is preempted or a host is lost, it requests the slice again and resumes. Run it in tmux.
 #
 # Logs:  launch/tpu_vm.sh logs            State: launch/tpu_vm.sh state
-# Stop:  launch/tpu_vm.sh stop            saves, and ends the run on all hosts and `run` itself; the
+# Stop:  launch/tpu_vm.sh stop            saves and ends the run on all hosts, and ends `run`; the
 #                                         slice is STILL BILLED
-#        launch/tpu_vm.sh delete          deletes the slice: nothing costs money any more, and `run`
-#                                         ends, as it never makes a slice that somebody has deleted
+#        launch/tpu_vm.sh delete          deletes the slice, which ends billing; `run` ends too, as
+#                                         it does not recreate a slice that somebody deleted
 #
 # PROJECT ZONE NAME ACCELERATOR RUNTIME  of the slice; they cost money, and have no default
-# SPOT=true       a spot slice (cheaper, may be taken away)   RESERVED=true  of your reservation
+# SPOT=true       a spot slice (cheaper, may be preempted)    RESERVED=true  from your reservation
 # REPOSITORY      a git URL that the hosts can clone; REF=    a branch or commit (main)
-# SHARE           HOST:/EXPORT, an NFS share (Filestore) that is mounted at /mnt/share on all hosts:
-#                 the working directory must be the same folder for all of them
-# WORKDIR         a folder on it
-# RESTARTS        how often it goes on by itself (50)
+# SHARE           HOST:/EXPORT, an NFS share (Filestore), mounted at /mnt/share on all hosts
+# WORKDIR         a folder on it, shared by all hosts
+# RESTARTS        number of automatic restarts (50)
 #
-# The hosts need the internet: they get Python 3.12 by uv, as their images have an older one.
+# The hosts need internet access: they install Python 3.12 with uv, as their images have an older one.
 set -euo pipefail
 
 : "${PROJECT:?}" "${ZONE:?}" "${NAME:?}"
@@ -35,7 +34,7 @@ on_all() {
   gcloud compute tpus tpu-vm ssh "$NAME" "${where[@]}" --worker=all --command="$1"
 }
 
-# ABSENT if there is no such slice; UNKNOWN if it cannot be asked.
+# Prints the slice's state; ABSENT if there is no such slice, UNKNOWN if the request fails.
 state() {
   local said
   if said=$(gcloud compute tpus queued-resources describe "$NAME" "${where[@]}" \
@@ -61,8 +60,8 @@ delete() {
   gcloud compute tpus queued-resources delete "$NAME" "${where[@]}" --force --quiet
 }
 
-# Returns when the slice is there; asks for it again where it was taken away. Fails where somebody
-# has deleted it, or it cannot be had.
+# Waits until the slice is active; requests it again if it was preempted. Fails if it was deleted or
+# cannot be allocated.
 wait_active() {
   while true; do
     case "$(state)" in
@@ -106,10 +105,10 @@ setup() {
     .venv/bin/pip install -q -r requirements.txt 'jax[tpu]'"
 }
 
-# The command line of the run itself, and not of a shell around it.
+# Matches the command line of the run itself, not of a shell around it.
 process='^[^ ]*python -m daaa_jax[.]main'
 
-# How the run ended: 0 finished on all hosts, 1 for a person to mend, 2 by `stop`, 75 to go on.
+# Returns how the run ended: 0 finished on all hosts, 1 an error to fix, 2 by `stop`, 75 to resume.
 ended() {
   local codes code result=0
   codes=$(on_all 'cat ~/daaa_jax.code; if [ -e ~/daaa_jax.stop ]; then echo stop; fi' \
@@ -126,7 +125,7 @@ ended() {
   return "$result"
 }
 
-# Tells the run to save and end on all hosts, and waits until it is gone: the next one needs the TPU.
+# Ends the run on all hosts by SIGTERM, and waits until it is gone, as the next one needs the TPU.
 end_all() {
   on_all "$1
     pkill -TERM -f '$process'
@@ -144,7 +143,7 @@ run() {
     code=0
     if setup; then
       failed=0
-      # What stopped an earlier run does not stop this one; what comes from now on does.
+      # Ignore a `stop` for an earlier run, but not one from now on.
       on_all "if [ $attempt -eq 0 ]; then rm -f ~/daaa_jax.stop; fi
         echo 75 > ~/daaa_jax.code
         if [ -e ~/daaa_jax.stop ]; then exit; fi
@@ -154,7 +153,7 @@ run() {
       ended || code=$?
     else
       code=75 failed=$((failed + 1))
-      # Once, the slice may have been taken away meanwhile.
+      # The first time, the slice may have been preempted meanwhile.
       if [ "$failed" -gt 1 ]; then
         note "the hosts cannot be set up, see above; the slice is STILL BILLED"
         return 1

@@ -15,9 +15,9 @@ from tiny import (
     assert_same_bits,
     fast_jit,
     make_config,
+    make_context,
     make_images,
     make_labelled,
-    surroundings,
 )
 
 from daaa_jax import adaptation, em, evaluation, source
@@ -88,8 +88,8 @@ def differ(tree, other):
 
 
 @pytest.mark.parametrize("every", [1, 2])
-def test_posterior_network_is_the_target_network_of_the_last_refresh(every):
-    """EM-A is a refresh after every step; parameters and batch statistics both."""
+def test_posterior_network_is_the_target_network_of_the_last_sync(every):
+    """EM-A is a sync after every step; parameters and batch statistics both."""
     states, _ = train(4, settings={"em.refresh_every": every})
     for step, state in enumerate(states):
         assert_same_bits(state.posterior, states[step // every * every].target)
@@ -175,7 +175,7 @@ def test_weight_is_measured_after_the_first_round_with_another_posterior_network
 
 
 def given_weight(monkeypatch, weight=0.625):
-    """So small networks are never confident; returns the measured steps."""
+    """Fixes the weight, as small networks are never confident; returns the steps of measurement."""
     measured = []
     real = second_view.measure_once
 
@@ -192,22 +192,22 @@ def given_weight(monkeypatch, weight=0.625):
 def test_weight_acts_from_the_round_after_its_measurement(tmp_path, monkeypatch):
     measured = given_weight(monkeypatch)
     every = {"em.posterior": "paired", "adapt.rounds": 3, "em.start_step": 3}
-    paired, memory = adapt(tmp_path / "paired", every)
-    assert measured == [3] and memory["em"]["gamma"] == 0.625
-    papers, other_memory = adapt(tmp_path / "papers", every | {"em.posterior": "target"})
+    paired, loop_state = adapt(tmp_path / "paired", every)
+    assert measured == [3] and loop_state["em"]["gamma"] == 0.625
+    papers, other_loop_state = adapt(tmp_path / "papers", every | {"em.posterior": "target"})
     # It is measured there too, for inference on both images, and weighs nothing.
-    assert other_memory["em"] == memory["em"]
+    assert other_loop_state["em"] == loop_state["em"]
     assert differ(paired["params"], papers["params"])
-    views = memory["posterior"][-1]["views"]
+    views = loop_state["posterior"][-1]["views"]
     assert set(views) == {"used", "own", "second_view"} and views["used"] != views["own"]
-    views = other_memory["posterior"][-1]["views"]
+    views = other_loop_state["posterior"][-1]["views"]
     assert views["used"] == views["own"]
 
 
 def test_without_a_new_posterior_network_there_is_no_weight(tmp_path, monkeypatch):
     measured = given_weight(monkeypatch)
-    _, memory = adapt(tmp_path, {"em.refresh_every": 7, "em.start_step": 7})
-    assert measured == [] and memory["em"] == {"gamma": 0.0}
+    _, loop_state = adapt(tmp_path, {"em.refresh_every": 7, "em.start_step": 7})
+    assert measured == [] and loop_state["em"] == {"gamma": 0.0}
 
 
 @pytest.mark.parametrize("where", ["before", "during", "after", "a round later"])
@@ -233,9 +233,9 @@ def test_killed_run_has_the_same_weight(tmp_path, monkeypatch, where):
         patch.setattr(place, name, killed)
         adapt(tmp_path / "killed", settings)
     measured.clear()
-    _, memory = adapt(tmp_path / "killed", settings)
+    _, loop_state = adapt(tmp_path / "killed", settings)
     assert measured == ([] if where == "a round later" else [3])
-    assert memory["em"] == whole["em"] and memory["sha256"] == whole["sha256"]
+    assert loop_state["em"] == whole["em"] and loop_state["sha256"] == whole["sha256"]
 
 
 # Alignment
@@ -286,7 +286,7 @@ def test_mix_of_a_table_is_a_setting(name):
 
 
 @pytest.mark.parametrize("name", ["S", "T_f", "S+T_f"])
-def test_without_target_groups_no_posterior_is_asked_for(name):
+def test_without_target_groups_no_posterior_is_computed(name):
     step, stream = compiled(tuple(sorted(mix(name).items())))
     state = make_state()
     broken = state.replace(posterior=jax.tree.map(lambda x: x * jnp.nan, state.posterior))
@@ -303,7 +303,7 @@ def adapt(workdir, settings=(), target_labels=TARGET.labels):
     config = make_config(dict(settings))
     target = dataclasses.replace(TARGET, labels=target_labels)
     measured = MeasuredData(source_test=SOURCE, target_test=target, target_train=target)
-    with surroundings(workdir, config) as context:
+    with make_context(workdir, config) as context:
         evaluate = evaluation.make_evaluator(
             MODEL, context.mesh, make_config({"evaluate.batch_size": 8, "em.threshold": 0.5})
         )
@@ -314,40 +314,42 @@ def adapt(workdir, settings=(), target_labels=TARGET.labels):
 
 
 @dataclasses.dataclass
-class Beginning:
+class Start:
     """What a stage sets up before its first step: the state, and the optimiser."""
 
     state: Any = None
     optimizer: optax.GradientTransformation | None = None
 
 
-def begin(monkeypatch, run_stage):
-    begun = Beginning()
+def start(monkeypatch, run_stage):
+    started = Start()
     make = optimizers.make
 
     def noted(*args, **kwargs):
-        begun.optimizer = make(*args, **kwargs)
-        return begun.optimizer
+        started.optimizer = make(*args, **kwargs)
+        return started.optimizer
 
     def loop_of_no_steps(name, create_state, *args, **kwargs):
-        begun.state = create_state()
-        return begun.state, {}
+        started.state = create_state()
+        return started.state, {}
 
     with monkeypatch.context() as patch:
         patch.setattr(optimizers, "make", noted)
         patch.setattr(loop, "run", loop_of_no_steps)
         run_stage()
-    return begun
+    return started
 
 
-def test_target_labels_touch_nothing_but_the_figures(tmp_path):
-    variables, memory = adapt(tmp_path / "right")
-    others, other_memory = adapt(tmp_path / "wrong", target_labels=(TARGET.labels + 1) % CLASSES)
+def test_target_labels_affect_only_the_metrics(tmp_path):
+    variables, loop_state = adapt(tmp_path / "right")
+    others, other_loop_state = adapt(
+        tmp_path / "wrong", target_labels=(TARGET.labels + 1) % CLASSES
+    )
     assert_same_bits(variables, others)
-    assert memory["sha256"] == other_memory["sha256"]
+    assert loop_state["sha256"] == other_loop_state["sha256"]
     for name in ("step", "information", "source_test"):
-        assert memory["selected"][name] == other_memory["selected"][name]
-    assert memory["last"]["target_test"] != other_memory["last"]["target_test"]
+        assert loop_state["selected"][name] == other_loop_state["selected"][name]
+    assert loop_state["last"]["target_test"] != other_loop_state["last"]["target_test"]
 
 
 @pytest.mark.parametrize(
@@ -356,7 +358,7 @@ def test_target_labels_touch_nothing_but_the_figures(tmp_path):
         ({}, 3),  # N is a round
         ({"em.refresh_every": 2, "em.start_step": 2}, 2),  # with each sync of M^post
         ({"em.refresh_every": 1}, 3),  # EM-A differs in A alone
-        ({"adapt.restart": False}, 6),  # EM-C goes on
+        ({"adapt.restart": False}, 6),  # EM-C does not restart
         ({"adapt.mix.t": 0.0, "adapt.mix.s_f": 0.0}, 6),  # no posterior is learnt from
         ({"adapt.mix.t": 0.0}, 3),
     ],
@@ -364,7 +366,7 @@ def test_target_labels_touch_nothing_but_the_figures(tmp_path):
 def test_learning_rate_restarts_with_each_sync_of_the_posterior_network(
     tmp_path, monkeypatch, changes, every
 ):
-    optimizer = begin(monkeypatch, lambda: adapt(tmp_path, changes)).optimizer
+    optimizer = start(monkeypatch, lambda: adapt(tmp_path, changes)).optimizer
     state, rates = optimizer.init(jnp.zeros(())), []
     for _ in range(6):
         # Under a constant gradient of 1 a step of Adam is as long as the learning rate.
@@ -376,7 +378,7 @@ def test_learning_rate_restarts_with_each_sync_of_the_posterior_network(
 
 
 def test_target_starts_from_the_source_network_and_shares_no_buffer_with_it(tmp_path, monkeypatch):
-    state = begin(monkeypatch, lambda: adapt(tmp_path)).state
+    state = start(monkeypatch, lambda: adapt(tmp_path)).state
     parts = (state.source, state.target, state.posterior)
     for part in parts:
         assert_same_bits(part, variables_of(0))
@@ -385,18 +387,18 @@ def test_target_starts_from_the_source_network_and_shares_no_buffer_with_it(tmp_
 
 
 def test_target_from_scratch_starts_elsewhere_than_the_source_network_did(tmp_path, monkeypatch):
-    state = begin(monkeypatch, lambda: adapt(tmp_path, {"adapt.init": "scratch"})).state
+    state = start(monkeypatch, lambda: adapt(tmp_path, {"adapt.init": "scratch"})).state
     assert_same_bits(state.target, state.posterior)
     assert_same_bits(state.source, variables_of(0))
 
     def train_source():
         config = make_config()
-        with surroundings(tmp_path, config) as context:
+        with make_context(tmp_path, config) as context:
             source.run(config, MODEL, SOURCE, lambda _: {}, context)
 
-    source_began = begin(monkeypatch, train_source).state
-    for other in (source_began.variables, state.source):
+    source_start = start(monkeypatch, train_source).state
+    for other in (source_start.variables, state.source):
         kernel = other["params"]["convolution1"]["kernel"]
         assert differ(state.target["params"]["convolution1"]["kernel"], kernel)
     # Nor do the two stages draw the same shifts.
-    assert differ(jax.random.key_data(state.key), jax.random.key_data(source_began.key))
+    assert differ(jax.random.key_data(state.key), jax.random.key_data(source_start.key))

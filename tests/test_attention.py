@@ -104,7 +104,7 @@ def test_features_that_are_zero_have_no_gradient(kind):
 def test_wrong_features_or_kind_are_errors():
     with pytest.raises(ValueError, match=r"\(2, 3\)"):
         attention.attention_map(jnp.zeros((2, 3)))
-    with pytest.raises(ValueError, match="'mean'.*'sum_squares'"):
+    with pytest.raises(ValueError, match=r"adapt\.attention.*mean.*sum_squares"):
         attention.attention_map(jnp.zeros((1, 2, 2, 3)), "mean")
 
 
@@ -194,9 +194,9 @@ def test_dead_features_have_a_finite_gradient(kind, measure):
 
 
 def test_unpaired_maps_or_an_unknown_measure_are_errors():
-    with pytest.raises(ValueError, match=r"\(2, 9\) and \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"\(2, 9\).*\(2, 4\)"):
         attention.attention_distance(jnp.zeros((2, 9)), jnp.zeros((2, 4)))
-    with pytest.raises(ValueError, match="'cosine'"):
+    with pytest.raises(ValueError, match=r"adapt\.measure.*cosine.*l2"):
         attention.alignment_loss({"a": jnp.ones((2, 4))}, {"a": jnp.ones((2, 4))}, "cosine")
 
 
@@ -249,11 +249,11 @@ def test_alignment_by_distributions_ignores_pairing_and_vanishes_for_equal_netwo
 
 def test_layers_that_differ_or_none_chosen_are_errors():
     maps = two_layers(90)
-    with pytest.raises(ValueError, match="same layers.*conv1"):
+    with pytest.raises(ValueError, match="conv1.*conv2.*conv1"):
         attention.alignment_loss(maps, {"conv1": maps["conv1"]})
-    with pytest.raises(ValueError, match="same layers"):
+    with pytest.raises(ValueError, match=r"\[\].*\[\]"):
         attention.alignment_loss({}, {})
-    with pytest.raises(ValueError, match="'fc.*'; there are: conv1, conv2"):
+    with pytest.raises(ValueError, match=r"fc\.\*.*conv1.*conv2"):
         attention.alignment_loss(maps, maps, "jmmd", "fc.*")
 
 
@@ -306,11 +306,11 @@ def test_sown_maps_are_collected_by_name():
 def test_collecting_keeps_names_that_match_as_a_whole():
     _, intermediates = intermediates_of(Outer(), normal(101, 2, 4, 4, 3))
     assert set(attention.collect(intermediates, "inner/.*|last")) == {"inner/conv", "last"}
-    with pytest.raises(ValueError, match="'conv'; there are: images, inner/conv, last"):
+    with pytest.raises(ValueError, match=r"\bconv\b.*images.*inner/conv.*last"):
         attention.collect(intermediates, "conv")
 
 
 def test_a_map_sown_twice_is_an_error():
     _, intermediates = intermediates_of(Twice(), normal(102, 2, 4, 4, 3))
-    with pytest.raises(ValueError, match="'inner/conv' was sown 2 times"):
+    with pytest.raises(ValueError, match=r"inner/conv\b.*\b2\b"):
         attention.collect(intermediates)

@@ -1,4 +1,4 @@
-"""The compared methods: each loss against a plain NumPy version, and who moves which way."""
+"""The baselines: each loss against a plain NumPy version, and which way each network moves."""
 
 import dataclasses
 import functools
@@ -14,9 +14,9 @@ from tiny import (
     assert_same_bits,
     fast_jit,
     make_config,
+    make_context,
     make_images,
     make_labelled,
-    surroundings,
 )
 
 from daaa_jax import baselines, evaluation, losses, validate
@@ -31,7 +31,7 @@ from daaa_jax.training import rounds
 
 SOURCE, TARGET = make_labelled(24, seed=1), make_labelled(20, seed=2)
 WITH_PENALTY = ("dann", "jan", "jan_a", "dsn", "ada")
-COMPARED = (*WITH_PENALTY, "pixelda")
+BASELINES = (*WITH_PENALTY, "pixelda")
 
 
 def features(count, width, seed=0):
@@ -48,8 +48,9 @@ def softmax(x):
 
 def test_domain_loss_is_the_mean_cross_entropy_of_both_domains():
     source, target = features(5, 1)[:, 0], features(3, 1, 1)[:, 0]
-    told = [np.log(1 + np.exp(-s)) for s in source], [np.log(1 + np.exp(t)) for t in target]
-    twin = (np.mean(told[0]) + np.mean(told[1])) / 2
+    on_source = [np.log(1 + np.exp(-s)) for s in source]
+    on_target = [np.log(1 + np.exp(t)) for t in target]
+    twin = (np.mean(on_source) + np.mean(on_target)) / 2
     np.testing.assert_allclose(dann.domain_loss(source, target), twin, rtol=1e-5)
     blind = dann.domain_loss(jnp.zeros(4), jnp.zeros(9))
     np.testing.assert_allclose(blind, np.log(2), rtol=1e-6)
@@ -81,8 +82,8 @@ def walker_twin(source, target, labels, temperature):
     walks = softmax(products) @ softmax(products.T)
     total = 0.0
     for i in range(len(source)):
-        own = [j for j in range(len(source)) if labels[j] == labels[i]]
-        total -= sum(np.log(walks[i, j]) for j in own) / len(own)
+        same = [j for j in range(len(source)) if labels[j] == labels[i]]
+        total -= sum(np.log(walks[i, j]) for j in same) / len(same)
     return total / len(source)
 
 
@@ -126,7 +127,7 @@ def test_walks_on_a_trained_networks_features_start_spread_out():
 
 def test_noise_changes_what_pixelda_makes():
     made, _, state = state_of("pixelda")
-    images, params = batch_of().source, state.own["generator"]
+    images, params = batch_of().source, state.aux_params["generator"]
     one, other = (made.translate(params, images, jax.random.key(seed)) for seed in (0, 1))
     assert jnp.abs(one - other).mean() > 0.01
     np.testing.assert_array_equal(one, made.translate(params, images, jax.random.key(0)))
@@ -136,7 +137,7 @@ def test_domain_discriminators_of_digits_are_the_papers():
     """DANN and the release of DSN have one hidden layer of 100 units for them."""
     for name, path in (("dann", "dann"), ("dsn", "dsn")):
         _, _, state = state_of(name)
-        layers = state.own["discriminator"]
+        layers = state.aux_params["discriminator"]
         assert set(layers) == {"hidden1", "logit"}, path
         assert layers["hidden1"]["kernel"].shape[1] == 100
 
@@ -151,7 +152,7 @@ def test_difference_loss_is_the_frobenius_norm_of_the_correlations():
     np.testing.assert_allclose(dsn.difference_loss(shared, private), twin, rtol=1e-4)
     assert dsn.difference_loss(shared, shared) > dsn.difference_loss(shared, private)
     assert np.isfinite(dsn.difference_loss(np.ones((6, 5)), private))
-    with pytest.raises(ValueError, match="6 shared and 5 private"):
+    with pytest.raises(ValueError, match=r"\b6\b.*\b5\b"):
         dsn.difference_loss(shared, private[:5])
 
 
@@ -167,7 +168,7 @@ def outputs_of(logits, seen):
     return method.ClassifierOutputs(jnp.asarray(logits), jnp.asarray(seen), None)
 
 
-def compared(name, **changes):
+def make_baseline(name, **changes):
     changes = {f"baselines.{name}.{key}": value for key, value in changes.items()}
     return baselines.make(make_config({"method": name, **changes}))
 
@@ -191,7 +192,7 @@ def test_jan_takes_the_joint_distance_of_features_and_softmax():
         [source.features, softmax(np.asarray(source.logits))],
         [target.features, softmax(np.asarray(target.logits))],
     )
-    found = compared("jan", weight=3.0).penalty({}, MODEL, source, target, batch_of(0.2))
+    found = make_baseline("jan", weight=3.0).penalty({}, MODEL, source, target, batch_of(0.2))
     np.testing.assert_allclose(found["jmmd"], 3 * method.ramp(0.2) * distance, rtol=1e-5)
 
 
@@ -211,29 +212,29 @@ def some_outputs(made):
 
 
 def test_jan_a_takes_the_joint_distance_behind_an_adversary_of_each_layer():
-    made = compared("jan_a", weight=3.0, width=5)
-    source, target, own = some_outputs(made)
+    made = make_baseline("jan_a", weight=3.0, width=5)
+    source, target, aux_params = some_outputs(made)
 
     def behind(given):
         both = [np.asarray(given.features), softmax(np.asarray(given.logits))]
         return [
             dense(
-                own[f"layer{n}"]["output"],
-                np.maximum(dense(own[f"layer{n}"]["hidden"], layer), 0),
+                aux_params[f"layer{n}"]["output"],
+                np.maximum(dense(aux_params[f"layer{n}"]["hidden"], layer), 0),
             ).astype(np.float32)
             for n, layer in enumerate(both)
         ]
 
     distance = losses.jmmd(behind(source), behind(target))
-    found = made.penalty(own, MODEL, source, target, batch_of(0.3))
+    found = made.penalty(aux_params, MODEL, source, target, batch_of(0.3))
     np.testing.assert_allclose(found["jmmd"], 3 * distance, rtol=1e-3)
 
 
 def test_dsn_sums_both_domains_each_with_its_own_private_network():
-    made = compared("dsn", reconstruction=2.0, difference=3.0, similarity=0.5)
-    source, target, own = some_outputs(made)
+    made = make_baseline("dsn", reconstruction=2.0, difference=3.0, similarity=0.5)
+    source, target, aux_params = some_outputs(made)
     batch = batch_of(0.3)
-    found = made.penalty(own, MODEL, source, target, batch)
+    found = made.penalty(aux_params, MODEL, source, target, batch)
     assert found.keys() == {"reconstruction", "difference", "domain"}
     reconstruction = difference = 0.0
     for domain, images, shared in (
@@ -241,17 +242,19 @@ def test_dsn_sums_both_domains_each_with_its_own_private_network():
         ("target", batch.target, target.features),
     ):
         _, seen = MODEL.apply(
-            {"params": own[domain]}, images, train=True, mutable=["features", "batch_stats"]
+            {"params": aux_params[domain]}, images, train=True, mutable=["features", "batch_stats"]
         )
         private = seen["features"]["seen"]
-        decoded = dsn.Decoder(images.shape[1]).apply({"params": own["decoder"]}, shared + private)
+        decoded = dsn.Decoder(images.shape[1]).apply(
+            {"params": aux_params["decoder"]}, shared + private
+        )
         reconstruction += dsn.reconstruction_loss(images, decoded)
         difference += dsn.difference_loss(shared, private)
     np.testing.assert_allclose(found["reconstruction"], 2 * reconstruction, rtol=1e-4)
     np.testing.assert_allclose(found["difference"], 3 * difference, rtol=1e-4)
-    alone = compared("dann", weight=0.5)
+    alone = make_baseline("dann", weight=0.5)
     similarity = alone.penalty(
-        {"discriminator": own["discriminator"]}, MODEL, source, target, batch
+        {"discriminator": aux_params["discriminator"]}, MODEL, source, target, batch
     )
     np.testing.assert_allclose(found["domain"], sum(similarity.values()), rtol=1e-4)
 
@@ -267,10 +270,10 @@ def state_of(name, changes=None, seed=0):
 
 
 def gradients(name, progress, changes=None):
-    """Of the loss, with respect to the classifier's parameters and the method's own."""
+    """Of the loss by the parameters of the classifier and of the auxiliary networks."""
     made, _, state = state_of(name, changes)
 
-    def loss(params, own):
+    def loss(params, aux_params):
         def classify(images):
             variables = {**state.target, "params": params}
             logits, observed = MODEL.apply(
@@ -280,10 +283,10 @@ def gradients(name, progress, changes=None):
                 logits, observed["features"]["seen"], observed["batch_stats"]
             )
 
-        return made.loss(own, MODEL, classify, batch_of(progress))[:2]
+        return made.loss(aux_params, MODEL, classify, batch_of(progress))[:2]
 
     found, parts = fast_jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(
-        state.target["params"], state.own
+        state.target["params"], state.aux_params
     )
     return *found, parts
 
@@ -322,45 +325,47 @@ def test_adversary_and_classifier_pull_in_opposite_directions(name):
     made, _, state = state_of(name)
     batch = batch_of()
 
-    def term(params, own):
+    def term(params, aux_params):
         given = []
         for images in (batch.source, batch.target):
             variables = {**state.target, "params": params}
             logits, observed = MODEL.apply(variables, images, train=False, mutable=["features"])
             given.append(method.ClassifierOutputs(logits, observed["features"]["seen"], None))
-        return sum(made.penalty(own, MODEL, *given, batch).values())
+        return sum(made.penalty(aux_params, MODEL, *given, batch).values())
 
-    params, own = state.target["params"], state.own
+    params, aux_params = state.target["params"], state.aux_params
     value = fast_jit(term)
-    by_classifier, by_own = fast_jit(jax.grad(term, argnums=(0, 1)))(params, own)
+    by_classifier, by_aux = fast_jit(jax.grad(term, argnums=(0, 1)))(params, aux_params)
     step = functools.partial(jax.tree.map, lambda x, g: x - 1e-3 * g)
-    before = value(params, own)
-    classifier_lowers = value(step(params, by_classifier), own) < before
-    own_lowers = value(params, step(own, by_own)) < before
+    before = value(params, aux_params)
+    classifier_lowers = value(step(params, by_classifier), aux_params) < before
+    aux_lowers = value(params, step(aux_params, by_aux)) < before
     # DANN's discriminator minimises, its features maximise; JAN-A's adversaries maximise.
-    assert (classifier_lowers, own_lowers) == ((False, True) if name == "dann" else (True, False))
+    assert (classifier_lowers, aux_lowers) == ((False, True) if name == "dann" else (True, False))
 
 
 def test_each_player_of_pixelda_has_the_gradient_of_its_own_loss():
     made, _, state = state_of("pixelda", {"baselines.pixelda.task": 0.0})
     _, discriminator = baselines.pixelda.models.create_gan(made.config.pair)
-    batch, own = batch_of(), state.own
+    batch, aux_params = batch_of(), state.aux_params
 
     def make(params):
         return made.translate(params, batch.source, batch.key)
 
-    def judge(params, images, real):
+    def least_squares(params, images, real):
         logits = discriminator.apply({"params": params}, images)
         return jnp.mean((logits - real) ** 2)
 
     @fast_jit
     def twins():
-        fake = make(own["generator"])
+        fake = make(aux_params["generator"])
         return (
-            jax.grad(lambda p: judge(own["discriminator"], make(p), 1.0))(own["generator"]),
-            jax.grad(lambda p: 0.5 * (judge(p, batch.target, 1.0) + judge(p, fake, 0.0)))(
-                own["discriminator"]
+            jax.grad(lambda p: least_squares(aux_params["discriminator"], make(p), 1.0))(
+                aux_params["generator"]
             ),
+            jax.grad(
+                lambda p: 0.5 * (least_squares(p, batch.target, 1.0) + least_squares(p, fake, 0.0))
+            )(aux_params["discriminator"]),
         )
 
     @fast_jit
@@ -373,7 +378,7 @@ def test_each_player_of_pixelda_has_the_gradient_of_its_own_loss():
             labels = jnp.concatenate([batch.labels, batch.labels])
             return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1).mean()
 
-        return jax.grad(loss)(own["generator"])
+        return jax.grad(loss)(aux_params["generator"])
 
     _, found, parts = gradients("pixelda", 0.5, {"baselines.pixelda.task": 0.0})
     for name, twin in zip(("generator", "discriminator"), twins(), strict=True):
@@ -414,7 +419,7 @@ def test_decoder_makes_images_of_any_size(side):
 def adapt(workdir, name, devices=1, target_labels=TARGET.labels, changes=None):
     config = make_config({"method": name, "adapt.batch_size": 16, **(changes or {})})
     target = LabelledImages(TARGET.images, target_labels)
-    with surroundings(workdir, config, devices) as context:
+    with make_context(workdir, config, devices) as context:
         evaluate = evaluation.make_evaluator(
             MODEL, context.mesh, make_config({"evaluate.batch_size": 8, "em.threshold": 0.5})
         )
@@ -427,19 +432,19 @@ def adapt(workdir, name, devices=1, target_labels=TARGET.labels, changes=None):
         return rounds.run(method, config, evaluate, measured, context)
 
 
-@pytest.mark.parametrize("name", COMPARED)
-def test_target_labels_reach_no_compared_method(name, tmp_path):
-    variables, memory = adapt(tmp_path / "right", name)
+@pytest.mark.parametrize("name", BASELINES)
+def test_target_labels_reach_no_baseline(name, tmp_path):
+    variables, loop_state = adapt(tmp_path / "right", name)
     wrong = (TARGET.labels + 1) % CLASSES
-    others, other_memory = adapt(tmp_path / "wrong", name, target_labels=wrong)
+    others, other_loop_state = adapt(tmp_path / "wrong", name, target_labels=wrong)
     assert_same_bits(variables, others)
-    assert memory["selected"]["step"] == other_memory["selected"]["step"]
-    assert memory["last"]["target_test"] != other_memory["last"]["target_test"]
+    assert loop_state["selected"]["step"] == other_loop_state["selected"]["step"]
+    assert loop_state["last"]["target_test"] != other_loop_state["last"]["target_test"]
     lines = metrics.rounds(metrics.read(tmp_path / "right" / "metrics.jsonl"))
     assert len(lines) == 2 and all("target_test" in line for line in lines)
 
 
-def test_upper_bound_is_trained_on_them(tmp_path):
+def test_upper_bound_is_trained_on_target_labels(tmp_path):
     variables, _ = adapt(tmp_path / "right", "upper_bound")
     wrong = (TARGET.labels + 1) % CLASSES
     others, _ = adapt(tmp_path / "wrong", "upper_bound", target_labels=wrong)
@@ -461,8 +466,8 @@ def test_several_devices_train_as_one(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["dann", "pixelda"])
-def test_colours_change_where_target_images_are_not_what_is_made(name, monkeypatch):
-    """And are drawn from a key of their own."""
+def test_target_images_are_recoloured_unless_the_method_generates_them(name, monkeypatch):
+    """The colours are drawn from a separate key."""
     made, updates, state = state_of(name, {"augment.shift": 2})
     seen = []
     monkeypatch.setattr(
@@ -478,12 +483,12 @@ def test_colours_change_where_target_images_are_not_what_is_made(name, monkeypat
 
 
 @pytest.mark.parametrize("init", ["source", "scratch"])
-def test_it_starts_where_ours_does(init, tmp_path, monkeypatch):
-    begun = []
+def test_baseline_starts_from_the_same_network_as_ours(init, tmp_path, monkeypatch):
+    started = []
 
     def no_steps(name, create_state, *_, **__):
-        begun.append(create_state())
-        return begun[0], {}
+        started.append(create_state())
+        return started[0], {}
 
     monkeypatch.setattr(rounds.loop, "run", no_steps)
     adapt(tmp_path, "dann", changes={"adapt.init": init})
@@ -491,7 +496,7 @@ def test_it_starts_where_ours_does(init, tmp_path, monkeypatch):
     same = [
         bool((a == b).all())
         for a, b in zip(
-            jax.tree.leaves(begun[0].target["params"]),
+            jax.tree.leaves(started[0].target["params"]),
             jax.tree.leaves(variables["params"]),
             strict=True,
         )
@@ -499,7 +504,7 @@ def test_it_starts_where_ours_does(init, tmp_path, monkeypatch):
     assert all(same) == (init == "source")
 
 
-def test_own_networks_learn_as_the_classifiers_last_layer_does():
+def test_auxiliary_networks_have_the_learning_rate_of_the_classifiers_last_layer():
     changes = {
         "adapt.optimizer.name": "sgd",
         "adapt.optimizer.classifier_factor": 10.0,
@@ -507,34 +512,34 @@ def test_own_networks_learn_as_the_classifiers_last_layer_does():
         "adapt.optimizer.schedule": "constant",
     }
     made, updates, state = state_of("dann", changes)
-    ones = jax.tree.map(jnp.ones_like, state.own)
-    change, _ = updates[1].update(ones, state.own_opt_state, state.own)
+    ones = jax.tree.map(jnp.ones_like, state.aux_params)
+    change, _ = updates[1].update(ones, state.aux_opt_state, state.aux_params)
     np.testing.assert_allclose(jax.tree.leaves(change)[0], -1e-2, rtol=1e-6)
     assert made.config.adapt.optimizer.learning_rate == 1e-3  # the config's is left alone
 
 
 def test_odd_batches_and_unknown_methods_are_refused():
     mesh = meshes.data_mesh(jax.devices()[:1])
-    with pytest.raises(UserError, match="adapt.batch_size=9: half of a batch"):
+    with pytest.raises(UserError, match=r"adapt\.batch_size=9\b.*method=dann"):
         validate.check_settings(make_config({"method": "dann", "adapt.batch_size": 9}), mesh)
-    with pytest.raises(UserError, match="method=dan is unknown: choose daaa, dann, jan"):
+    with pytest.raises(UserError, match=r"method=dan\b.*daaa, dann, jan"):
         validate.check_settings(make_config({"method": "dan"}), mesh)
-    with pytest.raises(UserError, match="baselines.dann.widths=.0,.: each must be at least 1"):
+    with pytest.raises(UserError, match=r"baselines\.dann\.widths=.*0"):
         validate.check_settings(make_config({"baselines.dann.widths": (0,)}), mesh)
-    # What only ours needs is asked of ours alone.
+    # What only our method needs is checked for our method alone.
     scratch = {"adapt.init": "scratch", "em.start_step": 0}
     validate.check_settings(make_config({"method": "dann", **scratch}), mesh)
-    with pytest.raises(UserError, match="em.start_step=0"):
+    with pytest.raises(UserError, match=r"em\.start_step=0\b.*em\.refresh_every"):
         validate.check_settings(make_config(scratch), mesh)
-    with pytest.raises(UserError, match="half of adapt.batch_size is 4"):
+    with pytest.raises(UserError, match=r"adapt\.batch_size\b.*\b4\b.*\b8\b.*\b8\b"):
         validate.check_settings(
             make_config({"method": "jan", "pair.batch_size": 8, "translate.batch_size": 8}),
             meshes.data_mesh(jax.devices()[:8]),
         )
 
 
-def test_networks_that_do_not_suit_what_they_see_are_refused_at_the_start():
-    """PixelDA's generator sees the crop, which may be one that it cannot halve."""
+def test_networks_that_do_not_fit_the_images_are_refused_at_the_start():
+    """PixelDA's generator gets the crop, whose size it may not be able to halve."""
     task = Task(
         "a",
         "b",
@@ -545,17 +550,17 @@ def test_networks_that_do_not_suit_what_they_see_are_refused_at_the_start():
     )
     changes = {"method": "pixelda", "pair.downsamplings": 2, "model.widths": (4, 4, 4)}
     validate.network_shapes(make_config(changes), task)
-    with pytest.raises(UserError, match="30x30 cannot be halved 2 times"):
+    with pytest.raises(UserError, match=r"30x30.*\b2\b"):
         validate.network_shapes(
             make_config(changes | {"augment.crop": 30, "model.name": "efficientnet_lite0"}), task
         )
-    # The CycleGAN's generators are asked for where some loss looks at translations.
+    # The CycleGAN's generators are needed where some loss reads translations.
     deep = {"pair.downsamplings": 6}
-    with pytest.raises(UserError, match="cannot be halved 6 times"):
+    with pytest.raises(UserError, match=r"32x32.*\b6\b"):
         validate.network_shapes(make_config(deep), task)
     no_translations = {"adapt.mix.t_f": 0.0, "adapt.mix.s_f": 0.0, "adapt.beta": 0.0}
     validate.network_shapes(make_config(deep | no_translations | {"em.posterior": "target"}), task)
     unlabelled = LabelledImages(TARGET.images, np.full(20, -1, np.int32))
     task = dataclasses.replace(task, evaluation=MeasuredData(SOURCE, TARGET, unlabelled))
-    with pytest.raises(UserError, match="some target images have none"):
+    with pytest.raises(UserError, match="method=upper_bound"):
         validate.network_shapes(make_config({"method": "upper_bound"}), task)

@@ -1,6 +1,7 @@
-"""A state comes back bit for bit, on other devices too, and after a save that was killed."""
+"""A state is restored bit for bit, on other devices too, and after a save that was killed."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -75,7 +76,7 @@ def eight():
     return data_mesh(jax.devices()[:8])
 
 
-def test_state_and_loop_come_back_bit_for_bit(tmp_path, one):
+def test_state_and_loop_state_are_restored_bit_for_bit(tmp_path, one):
     state = make_state(one)
     loop = {"round": 3, "best": 0.1 + 0.2, "history": [1, 2.5], "selected": None}
     with Checkpoints(tmp_path) as checkpoints:
@@ -90,7 +91,7 @@ def test_state_and_loop_come_back_bit_for_bit(tmp_path, one):
 
 
 @pytest.mark.parametrize("implementation", ["threefry2x32", "rbg"])
-def test_typed_keys_come_back_and_draw_the_same(tmp_path, one, implementation):
+def test_typed_keys_are_restored_and_draw_the_same(tmp_path, one, implementation):
     key = jax.random.key(5, impl=implementation)
     state = replicate({"one": key, "many": jax.random.split(key, 3)}, one)
     with Checkpoints(tmp_path) as checkpoints:
@@ -103,7 +104,7 @@ def test_typed_keys_come_back_and_draw_the_same(tmp_path, one, implementation):
     )
 
 
-def test_saving_does_not_ask_whether_the_run_is_to_end(tmp_path, one, monkeypatch):
+def test_saving_does_not_ask_whether_the_run_is_preempted(tmp_path, one, monkeypatch):
     """JAX counts who asks with one counter, and `preemption.Notice` asks by another."""
     asked = []
     monkeypatch.setattr(
@@ -115,24 +116,26 @@ def test_saving_does_not_ask_whether_the_run_is_to_end(tmp_path, one, monkeypatc
     assert not asked
 
 
-@pytest.mark.parametrize("said", ["UNAVAILABLE: barrier failed", "RESOURCE_EXHAUSTED: no memory"])
-def test_a_lost_host_or_too_little_memory_is_not_called_damage(tmp_path, one, monkeypatch, said):
+@pytest.mark.parametrize(
+    "message", ["UNAVAILABLE: barrier failed", "RESOURCE_EXHAUSTED: no memory"]
+)
+def test_lost_host_or_full_memory_is_not_reported_as_damage(tmp_path, one, monkeypatch, message):
     monkeypatch.setattr(module.distributed, "started", lambda: True)
     monkeypatch.setattr(module.distributed, "is_first", lambda: True)
 
     def fail(*_, **__):
-        raise jax.errors.JaxRuntimeError(said)
+        raise jax.errors.JaxRuntimeError(message)
 
     state = make_state(one)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state, {})
         checkpoints.wait()
         monkeypatch.setattr(checkpoints._manager, "restore", fail)
-        with pytest.raises(jax.errors.JaxRuntimeError, match=said):
+        with pytest.raises(jax.errors.JaxRuntimeError, match=message):
             checkpoints.restore(module.abstract(state))
 
 
-def test_disk_that_takes_no_more_is_one_line(tmp_path, one, monkeypatch):
+def test_full_disk_is_reported_with_the_folder(tmp_path, one, monkeypatch):
     def fail(*_, **__):
         raise ValueError(
             "RESOURCE_EXHAUSTED: Error writing 'a/b' [source locations]\\nNo space left on device"
@@ -140,10 +143,13 @@ def test_disk_that_takes_no_more_is_one_line(tmp_path, one, monkeypatch):
 
     with Checkpoints(tmp_path) as checkpoints:
         monkeypatch.setattr(checkpoints._manager, "wait_until_finished", fail)
-        with pytest.raises(UserError, match=r"cannot be written to .* \(no space left on device\)"):
+        with pytest.raises(
+            UserError, match=rf"(?i){re.escape(str(tmp_path))}.*no space left"
+        ) as error:
             checkpoints.wait()
+        assert "\n" not in str(error.value)
         monkeypatch.setattr(checkpoints._manager, "save", fail)
-        with pytest.raises(UserError, match="cannot be written"):
+        with pytest.raises(UserError, match=re.escape(str(tmp_path))):
             checkpoints.save(1, make_state(one), {})
         monkeypatch.undo()
 
@@ -151,7 +157,7 @@ def test_disk_that_takes_no_more_is_one_line(tmp_path, one, monkeypatch):
 FULL_DISK = """
 import resource, signal, sys
 import jax.numpy as jnp
-from daaa_jax.runtime import endings
+from daaa_jax.runtime import exit_codes
 from daaa_jax.runtime.checkpoints import Checkpoints
 
 def save():
@@ -160,19 +166,20 @@ def save():
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (10**5, 10**5))
-endings.run(save)
+exit_codes.run(save)
 """
 
 
-def test_file_that_cannot_be_written_is_told_once(tmp_path):
+def test_file_that_cannot_be_written_ends_the_program_with_one_line(tmp_path):
     command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith("error: a checkpoint cannot be written")
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ") and str(tmp_path) in last
 
 
-def test_optimizer_goes_on_as_if_never_saved(tmp_path, one):
+def test_restored_optimizer_continues_as_if_never_saved(tmp_path, one):
     optimizer = optax.adam(1e-2)
 
     @jax.jit
@@ -223,7 +230,7 @@ def test_state_donated_while_it_is_being_saved_is_saved_as_it_was(tmp_path, eigh
     assert all(not np.asarray(leaf).any() for leaf in restored.values())
 
 
-def test_loop_changed_while_it_is_being_saved_is_saved_as_it_was(tmp_path, one):
+def test_loop_state_changed_while_it_is_being_saved_is_saved_as_it_was(tmp_path, one):
     loop = {"history": [1]}
     state = replicate({"w": np.zeros(3)}, one)
     with Checkpoints(tmp_path) as checkpoints:
@@ -268,8 +275,9 @@ def test_misfit_names_the_leaf_with_the_shape_found_and_expected(tmp_path, one):
         with pytest.raises(UserError) as caught:
             checkpoints.restore(module.abstract(make_state(one, width=5)))
     message = str(caught.value)
-    assert "params.conv1.kernel is float32[3,4], expected float32[3,5]" in message
-    assert "optimizer.1.0.mu.conv1.kernel is float32[3,4], expected float32[3,5]" in message
+    for leaf in ("params.conv1.kernel", "optimizer.1.0.mu.conv1.kernel"):
+        shapes = r"\b[^;]*float32\[3,4\][^;]*float32\[3,5\]"
+        assert re.search(re.escape(leaf) + shapes, message), leaf
     assert str(tmp_path) in message
     assert "\n" not in message
 
@@ -277,7 +285,7 @@ def test_misfit_names_the_leaf_with_the_shape_found_and_expected(tmp_path, one):
 def test_misfit_in_type_is_an_error_and_no_cast(tmp_path, one):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, replicate({"w": np.zeros(3, np.float32)}, one), {})
-        with pytest.raises(UserError, match=r"w is float32\[3\], expected int32\[3\]"):
+        with pytest.raises(UserError, match=r"\bw\b[^;]*\bfloat32\[3\][^;]*\bint32\[3\]"):
             checkpoints.restore(module.abstract(replicate({"w": np.zeros(3, np.int32)}, one)))
 
 
@@ -287,19 +295,21 @@ def test_leaves_that_are_missing_or_too_many_are_named(tmp_path, one):
         checkpoints.save(1, replicate({"old": zeros, "both": zeros}, one), {})
         with pytest.raises(UserError) as caught:
             checkpoints.restore(module.abstract(replicate({"both": zeros, "new": zeros}, one)))
-    assert "new is absent, expected float32[3]" in str(caught.value)
-    assert "old is float32[3], expected no such leaf" in str(caught.value)
-    assert "both" not in str(caught.value)
+    message = str(caught.value)
+    for leaf in ("new", "old"):
+        assert re.search(rf"\b{leaf}\b[^;]*float32\[3\]", message), leaf
+    assert "both" not in message
 
 
-def test_asking_for_what_was_not_saved_is_an_error(tmp_path, one):
+def test_restoring_a_step_that_was_not_saved_names_the_folder_and_the_step(tmp_path, one):
     state = replicate({"w": np.zeros(3)}, one)
     with Checkpoints(tmp_path) as checkpoints:
-        with pytest.raises(UserError, match="no checkpoint in"):
+        with pytest.raises(UserError, match=re.escape(str(tmp_path))):
             checkpoints.restore(module.abstract(state))
         checkpoints.save(1, state, {})
-        with pytest.raises(UserError, match="no checkpoint of step 7"):
+        with pytest.raises(UserError, match=re.escape(str(tmp_path))) as caught:
             checkpoints.restore(module.abstract(state), step=7)
+        assert "7" in str(caught.value).replace(str(tmp_path), "")
 
 
 def remove(path):
@@ -354,7 +364,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.01])
-def test_save_killed_half_way_leaves_the_one_before_and_can_be_made_again(tmp_path, one, delay):
+def test_killed_save_leaves_the_checkpoint_before_and_can_be_repeated(tmp_path, one, delay):
     environment = os.environ | {"XLA_FLAGS": ""}
     killed = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path), str(delay)],
@@ -379,7 +389,7 @@ def test_save_killed_half_way_leaves_the_one_before_and_can_be_made_again(tmp_pa
         assert checkpoints.restore(module.abstract(state))[1] == {"round": 2}
 
 
-def test_what_a_killed_save_left_is_gone_as_soon_as_the_directory_is_opened(tmp_path):
+def test_remains_of_a_killed_save_are_removed_when_the_directory_is_opened(tmp_path):
     half = tmp_path / "7.orbax-checkpoint-tmp"
     (half / "state").mkdir(parents=True)
     (half / "state" / "part").write_bytes(b"half")

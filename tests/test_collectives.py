@@ -26,12 +26,12 @@ def test_bytes_are_those_of_what_each_operation_gives():
 
 def test_step_takes_as_long_as_the_slower_of_computing_and_of_moving_bytes():
     machine = scaling.Machine("v5e", 4, "v5e:2x2", link=1e9)
-    figures = {"flops": 197e9, "bytes": 819e3, "sent": {"all-reduce": 4e6, "all-gather": 8e6}}
-    computing, sending = scaling.step_seconds(figures, machine, "bfloat16")
+    cost = {"flops": 197e9, "bytes": 819e3, "sent": {"all-reduce": 4e6, "all-gather": 8e6}}
+    computing, sending = scaling.step_seconds(cost, machine, "bfloat16")
     assert computing == pytest.approx(1e-3 / scaling.REACHED)
     assert sending == pytest.approx((2 * 4e6 + 8e6) * 3 / 4 / 1e9)
-    figures["bytes"] = 819e7
-    computing, _ = scaling.step_seconds(figures, machine, "bfloat16")
+    cost["bytes"] = 819e7
+    computing, _ = scaling.step_seconds(cost, machine, "bfloat16")
     assert computing == pytest.approx(1e-2 / scaling.REACHED)
 
 

@@ -1,5 +1,7 @@
 """Configs: an argument of words and settings, overrides that keep types, and errors that help."""
 
+import re
+
 import jax
 import pytest
 
@@ -57,16 +59,17 @@ def test_unknown_word_or_setting_names_the_nearest(argument, nearest):
     wrong = argument.split(",")[0].split("=")[0]
     with pytest.raises(ValueError) as error:
         digits.get_config(argument)
-    assert repr(wrong) in str(error.value) and repr(nearest) in str(error.value)
+    words = {word.strip(".") for word in re.findall(r"[\w.]+", str(error.value))}
+    assert {wrong, nearest} <= words
 
 
-def test_word_that_is_near_to_none_lists_all():
+def test_word_that_is_near_to_none_lists_all_words():
     with pytest.raises(ValueError, match="embedded, mnist2mnistm, smoke"):
         digits.get_config("xyz")
 
 
 def test_two_tasks_are_refused():
-    with pytest.raises(ValueError, match="more than one task"):
+    with pytest.raises(ValueError, match="embedded,mnist2mnistm"):
         digits.get_config("embedded,mnist2mnistm")
 
 
@@ -107,16 +110,16 @@ def test_override_keeps_the_type_of_the_setting(setting, text, value):
     ],
 )
 def test_value_of_another_type_is_refused(setting, text, kind):
-    with pytest.raises(ValueError, match=rf"{setting}={text}: expected .* type {kind}"):
+    with pytest.raises(ValueError, match=rf"{setting}={text}.*\b{kind}\b"):
         digits.get_config(f"{setting}={text}")
 
 
-# What hangs together
+# Settings that depend on others
 
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("name", ["refresh_every", "start_step"])
-def test_em_follows_the_rounds_length_unless_set(task, name):
+def test_em_follows_the_length_of_a_round_unless_set(task, name):
     config = digits.get_config(task)
     assert config.em[name] == config.adapt.round_steps
     assert digits.get_config(f"{task},adapt.round_steps=17").em[name] == 17
@@ -149,7 +152,7 @@ def test_every_config_runs_on_one_to_eight_devices_as_it_is(argument, devices):
     validate.check_settings(digits.get_config(argument), data_mesh(jax.devices()[:devices]))
 
 
-# Settings that no stage could run with
+# Invalid settings
 
 
 @pytest.mark.parametrize(
@@ -175,14 +178,14 @@ def test_every_config_runs_on_one_to_eight_devices_as_it_is(argument, devices):
         "adapt.layers=conv(",
     ],
 )
-def test_setting_that_cannot_be_is_named_before_anything_starts(change):
+def test_invalid_setting_is_named_before_anything_starts(change):
     name, value = change.split("=")
     with pytest.raises(UserError) as error:
         validate.check_settings(digits.get_config(change), data_mesh(jax.devices()[:1]))
     assert name in str(error.value) and value in str(error.value)
 
 
-def test_mix_of_nothing_is_refused():
+def test_empty_mix_is_refused():
     nothing = ",".join(f"adapt.mix.{group}=0" for group in ("s", "t_f", "t", "s_f"))
     with pytest.raises(UserError, match=r"adapt\.mix"):
         validate.check_settings(digits.get_config(nothing), data_mesh(jax.devices()[:1]))
@@ -190,14 +193,14 @@ def test_mix_of_nothing_is_refused():
 
 def test_batch_that_the_devices_do_not_divide_is_named():
     config = digits.get_config("adapt.batch_size=100")
-    with pytest.raises(UserError, match=r"adapt\.batch_size is 100.*96 or 104"):
+    with pytest.raises(UserError, match=r"adapt\.batch_size\b.*\b100\b.*\b96\b.*\b104\b"):
         validate.check_settings(config, data_mesh(jax.devices()[:8]))
 
 
-def test_run_goes_on_with_the_batch_that_it_has_begun_with_on_other_devices():
-    begun = office.get_config("w2a")
-    validate.fit_to_devices(begun, 8)
-    assert (begun.pair.batch_size, begun.pair.pools) == (8, 8)
-    continued = office.get_config("w2a")
-    validate.fit_to_devices(continued, 4, begun)
-    assert identity_settings(continued) == identity_settings(begun)
+def test_resumed_run_keeps_the_batch_size_that_it_started_with_on_other_devices():
+    started = office.get_config("w2a")
+    validate.fit_to_devices(started, 8)
+    assert (started.pair.batch_size, started.pair.pools) == (8, 8)
+    resumed = office.get_config("w2a")
+    validate.fit_to_devices(resumed, 4, started)
+    assert identity_settings(resumed) == identity_settings(started)

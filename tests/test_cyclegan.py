@@ -9,7 +9,7 @@ import optax
 import pytest
 from consumed_keys import assert_drawn_once
 from PIL import Image
-from tiny import assert_same_bits, fast_jit, make_config, make_images, pool_twin, surroundings
+from tiny import assert_same_bits, fast_jit, make_config, make_context, make_images, pool_twin
 
 from daaa_jax import cyclegan, models
 from daaa_jax.cyclegan import ImagePools, UnpairedBatch
@@ -73,7 +73,7 @@ def test_pool_is_never_smaller_than_the_batch(pool_size, capacity):
 # Eq. 3
 
 
-def judged(params, images, real):
+def lsgan_loss(params, images, real):
     """Eq. 1 of LSGAN, written out."""
     _, discriminator = models.create_gan(settings_of())
     logits = discriminator.apply({"params": params}, images)
@@ -85,22 +85,22 @@ def translated(params, images):
     return generator.apply({"params": params}, images)
 
 
-def generators_twin(params, judges, cycle_weight, identity_weight):
+def generators_twin(params, discriminators, cycle_weight, identity_weight):
     a, b = decode(A[ROWS_A]), decode(B[ROWS_B])
     ab, ba = params["a_to_b"], params["b_to_a"]
-    fooled = judged(judges["b"], translated(ab, a), True)
-    fooled += judged(judges["a"], translated(ba, b), True)
+    adversarial = lsgan_loss(discriminators["b"], translated(ab, a), True)
+    adversarial += lsgan_loss(discriminators["a"], translated(ba, b), True)
     cycle = jnp.abs(translated(ba, translated(ab, a)) - a).mean()
     cycle += jnp.abs(translated(ab, translated(ba, b)) - b).mean()
     identity = jnp.abs(translated(ab, b) - b).mean() + jnp.abs(translated(ba, a) - a).mean()
-    total = fooled + cycle_weight * cycle + cycle_weight * identity_weight * identity
-    return total, (fooled, cycle)
+    total = adversarial + cycle_weight * cycle + cycle_weight * identity_weight * identity
+    return total, (adversarial, cycle)
 
 
-def discriminators_twin(params, shown_a, shown_b):
-    real = judged(params["a"], decode(A[ROWS_A]), True)
-    real += judged(params["b"], decode(B[ROWS_B]), True)
-    fake = judged(params["a"], shown_a, False) + judged(params["b"], shown_b, False)
+def discriminators_twin(params, replayed_a, replayed_b):
+    real = lsgan_loss(params["a"], decode(A[ROWS_A]), True)
+    real += lsgan_loss(params["b"], decode(B[ROWS_B]), True)
+    fake = lsgan_loss(params["a"], replayed_a, False) + lsgan_loss(params["b"], replayed_b, False)
     return (real + fake) / 2
 
 
@@ -116,31 +116,33 @@ def test_step_descends_the_objectives_of_both_players(changes):
     before = fill_pools(make_state(settings))
     after, metrics = update(before, **changes)
 
-    old, judges = before.generators.params, before.discriminators.params
-    (total, (fooled, cycle)), gradient = fast_jit(
+    old, discriminators = before.generators.params, before.discriminators.params
+    (total, (adversarial, cycle)), gradient = fast_jit(
         jax.value_and_grad(
-            lambda p: generators_twin(p, judges, settings.cycle_weight, settings.identity_weight),
+            lambda p: generators_twin(
+                p, discriminators, settings.cycle_weight, settings.identity_weight
+            ),
             has_aux=True,
         )
     )(old)
     assert_moved_by(old, after.generators.params, gradient)
 
-    # The discriminators see the translations of before the update, by way of the pools.
-    shown = {}
+    # The discriminators see translations from before the update, replayed from the pools.
+    replayed = {}
     _, _, *keys = jax.random.split(jax.random.fold_in(before.key, before.step), 4)
     for domain, key, fakes in (
         ("a", keys[0], translated(old["b_to_a"], decode(B[ROWS_B]))),
         ("b", keys[1], translated(old["a_to_b"], decode(A[ROWS_A]))),
     ):
         (pool,) = before.discriminators.pools[domain].images
-        shown[domain] = np.array(pool_twin(list(pool), len(pool), fakes, key))
-    loss, judge_gradient = fast_jit(jax.value_and_grad(discriminators_twin))(
-        judges, shown["a"], shown["b"]
+        replayed[domain] = np.array(pool_twin(list(pool), len(pool), fakes, key))
+    loss, discriminator_gradient = fast_jit(jax.value_and_grad(discriminators_twin))(
+        discriminators, replayed["a"], replayed["b"]
     )
-    assert_moved_by(judges, after.discriminators.params, judge_gradient)
+    assert_moved_by(discriminators, after.discriminators.params, discriminator_gradient)
 
     assert after.step == before.step + 1
-    wanted = {"loss": total, "adversarial": fooled, "cycle": cycle, "discriminator": loss}
+    wanted = {"loss": total, "adversarial": adversarial, "cycle": cycle, "discriminator": loss}
     for name, value in wanted.items():
         np.testing.assert_allclose(metrics[name].compute(), value, rtol=1e-5, err_msg=name)
 
@@ -178,10 +180,10 @@ def test_generators_objective_does_not_move_the_discriminators():
 
 def test_discriminators_objective_does_not_move_the_generators():
     before = make_state(settings_of())
-    (usual, _), (shown_others, _) = update(before), update(fill_pools(before))
-    assert_same_bits(usual.generators, shown_others.generators)
+    (usual, _), (replayed_others, _) = update(before), update(fill_pools(before))
+    assert_same_bits(usual.generators, replayed_others.generators)
     with pytest.raises(AssertionError):
-        assert_same_bits(usual.discriminators.params, shown_others.discriminators.params)
+        assert_same_bits(usual.discriminators.params, replayed_others.discriminators.params)
 
 
 # The learning rate and the run
@@ -201,7 +203,7 @@ def test_learning_rate_is_constant_then_falls_linearly_to_zero():
 
 def test_an_epoch_is_one_of_the_larger_domain_and_ends_with_a_picture(tmp_path):
     config = make_config({"pair.batch_size": BATCH, "pair.epochs": 2})
-    with surroundings(tmp_path, config) as context:
+    with make_context(tmp_path, config) as context:
         params, _ = cyclegan.run(config.pair, A, B, context)
     lines = metric_files.read(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
@@ -235,13 +237,13 @@ def test_picture_shows_each_domain_its_translation_and_the_way_back():
 def test_images_that_the_generator_cannot_halve_are_refused(tmp_path):
     config = make_config({"pair.downsamplings": 5})
     with (
-        surroundings(tmp_path, config) as context,
+        make_context(tmp_path, config) as context,
         pytest.raises(UserError, match=r"pair\.downsamplings=5.*16x16"),
     ):
         cyclegan.run(config.pair, A, B, context)
 
 
-def test_views_and_pools_are_drawn_from_keys_of_their_own(monkeypatch):
+def test_views_and_pools_are_drawn_from_separate_keys(monkeypatch):
     """Draws within a pool have keys that were split for it."""
     settings, state, seen = settings_of(flip=True, enlarge=20), make_state(settings_of()), []
     monkeypatch.setattr(

@@ -39,7 +39,7 @@ def slow_views(batch: np.ndarray, views, how: ConfigDict) -> np.ndarray:
     return seen
 
 
-def test_places_and_flips_are_drawn_from_keys_of_their_own(monkeypatch):
+def test_places_and_flips_are_drawn_from_separate_keys(monkeypatch):
     how = settings(shift=1, flip=True)
     assert_drawn_once(monkeypatch, lambda: draw_views(KEY, 5, 6, how))
 
@@ -103,7 +103,7 @@ def test_another_key_gives_other_views():
     assert 0.3 < (np.asarray(one.flipped) != other.flipped).mean() < 0.7
 
 
-def test_image_is_judged_by_its_centre_or_by_ten_crops():
+def test_image_is_evaluated_at_its_centre_or_on_ten_crops():
     batch = images(2)
     np.testing.assert_array_equal(
         evaluation_views(batch, settings(crop=4), 1), batch[None, :, 1:5, 1:5]
@@ -113,7 +113,7 @@ def test_image_is_judged_by_its_centre_or_by_ten_crops():
     np.testing.assert_array_equal(ten[3], batch[:, 2:, 2:])
     np.testing.assert_array_equal(ten[5:], ten[:5, :, :, ::-1])
     np.testing.assert_array_equal(evaluation_views(batch, settings(shift=2), 1)[0], batch)
-    with pytest.raises(ValueError, match="evaluate.crops=3: choose 1 or 10"):
+    with pytest.raises(ValueError, match=r"evaluate\.crops=3\b.*\b1\b.*\b10\b"):
         evaluation_views(batch, settings(crop=4), 3)
 
 

@@ -46,5 +46,5 @@ def test_streams_of_another_seed_or_name_differ(other):
 
 @pytest.mark.parametrize(("size", "batch_size"), [(0, 4), (4, 0), (4, -1)])
 def test_empty_stream_is_refused_by_name(size, batch_size):
-    with pytest.raises(ValueError, match="'source'"):
+    with pytest.raises(ValueError, match=r"\bsource\b"):
         IndexStream(size, batch_size, seed=0, name="source")

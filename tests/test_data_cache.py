@@ -1,4 +1,4 @@
-"""What was decoded once is kept: whole, and whoever else keeps it at the same time."""
+"""Decoded arrays are cached: completely, also where several processes cache them at once."""
 
 import itertools
 import os
@@ -26,14 +26,14 @@ def refuse(_):
     raise AssertionError("decoded again")
 
 
-def test_what_was_decoded_is_taken_from_the_disk():
+def test_decoded_arrays_are_read_from_the_disk():
     cache.get("name", NAMES, lambda new: arrays(5))
     again = cache.get("name", NAMES, refuse)
     np.testing.assert_array_equal(again["pixels"], arrays(5)["pixels"])
     assert isinstance(again["labels"], np.memmap)
 
 
-def test_slower_process_takes_what_a_quicker_one_has_kept(tmp_path, monkeypatch):
+def test_slower_process_uses_the_entry_of_a_quicker_one(tmp_path, monkeypatch):
     """Hosts may share a cache: what one of them has open is not removed under it."""
     kept, hosts = [], itertools.count()
     monkeypatch.setattr(
@@ -54,7 +54,7 @@ def test_slower_process_takes_what_a_quicker_one_has_kept(tmp_path, monkeypatch)
     np.testing.assert_array_equal(found["labels"], np.arange(5))
 
 
-def test_damaged_entry_is_made_anew(tmp_path):
+def test_damaged_entry_is_made_again(tmp_path):
     cache.get("name", NAMES, lambda new: arrays(5))
     (place,) = tmp_path.iterdir()
     (place / "labels.npy").write_bytes(b"")
@@ -63,7 +63,7 @@ def test_damaged_entry_is_made_anew(tmp_path):
     assert list(tmp_path.iterdir()) == [place]
 
 
-def test_what_a_killed_process_has_left_is_removed(tmp_path):
+def test_remains_of_a_killed_process_are_removed(tmp_path):
     killed = subprocess.Popen([sys.executable, "-c", ""])
     killed.wait()
     cache.get("name", NAMES, lambda new: arrays(5))

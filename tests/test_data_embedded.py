@@ -105,7 +105,7 @@ def test_limit_makes_every_set_small():
 
 def test_images_are_the_same_on_every_machine(task):
     # Pinned: another NumPy that draws other numbers, or another decoder of photos, would change
-    # the task, and figures would no longer compare.
+    # the task, and accuracies could no longer be compared.
     digest = hashlib.sha256(task.target_train.images.tobytes()).hexdigest()
     assert digest == "0029bf377c3199c4d5d04371f04d9fcc39bff7cd89a5dddb7183c9ba9b570da7"
 
@@ -126,9 +126,9 @@ def test_photos_come_with_the_packages_in_colour():
         assert (photo[..., 0] != photo[..., 2]).mean() > 0.5
 
 
-def test_photo_that_is_not_installed_is_one_clear_line(monkeypatch):
+def test_photo_that_is_not_installed_is_named_in_one_line(monkeypatch):
     monkeypatch.setattr(mnist5k, "_SKIMAGE_PHOTOS", ("no_such_photo.png",))
-    with pytest.raises(UserError, match="no_such_photo.png.*requirements.txt") as caught:
+    with pytest.raises(UserError, match=r"no_such_photo\.png.*requirements\.txt") as caught:
         mnist5k.photos()
     assert "\n" not in str(caught.value)
 
@@ -137,12 +137,12 @@ def test_photo_that_is_not_installed_is_one_clear_line(monkeypatch):
     "sizes", [{"test_size": 1005}, {"test_size": 5000}, {"development_size": -10}]
 )
 def test_sizes_that_cannot_be_held_out_name_the_settings(sizes):
-    with pytest.raises(UserError, match="data.test_size=.*data.development_size="):
+    with pytest.raises(UserError, match=r"data\.test_size=.*data\.development_size="):
         load(**sizes)
 
 
-def test_unknown_task_names_those_there_are():
-    with pytest.raises(UserError, match="embeded.*embedded, mnist2mnistm"):
+def test_unknown_task_names_the_known_ones():
+    with pytest.raises(UserError, match=r"data\.name=embeded\b.*\bembedded\b.*\bmnist2mnistm\b"):
         load(name="embeded")
 
 

@@ -1,8 +1,10 @@
-"""The benchmark's data: idx files, MNIST-M's folder and archive, the recipe, and their errors."""
+"""The data of MNIST to MNIST-M: idx files, a folder or archive, the recipe, and their errors."""
 
+import errno
 import gzip
 import io
 import os
+import re
 import sys
 import tarfile
 import zlib
@@ -70,6 +72,12 @@ def load_error(data) -> str:
     return str(caught.value)
 
 
+def numbers_in(message: str, path: Path) -> set[str]:
+    """The numbers that a message contains beside the path of the file that it must name."""
+    assert str(path) in message
+    return set(re.findall(r"\d+", message.replace(str(path), "")))
+
+
 def archive(root: Path) -> Path:
     """Packs the folder as the published archive is, and removes it."""
     path = root / "mnist_m" / "mnist_m.tar.gz"
@@ -85,7 +93,7 @@ def test_both_domains_are_read_and_their_rows_are_in_different_orders(root):
     task = load_task(settings(root))
     source, target = task.source_train, task.evaluation.target_train
     assert source.images.shape == (40, 32, 32, 3) and target.images.shape == (30, 32, 32, 3)
-    # Image i was filled with i, so a row tells where it came from.
+    # Image i was filled with i, which identifies it.
     np.testing.assert_array_equal(source.images[:, 16, 16, 0] % 10, source.labels)
     np.testing.assert_array_equal(target.images[:, 16, 16, 0] % 10, target.labels)
     assert (source.images[:30, 16, 16, 0] != target.images[:, 16, 16, 0]).mean() > 0.8
@@ -126,7 +134,7 @@ def test_development_split_holds_out_the_same_digits_of_both_domains(root):
     assert not values["source"] & (values["source_train"] | values["target_train"])
 
 
-def test_mnist_m_is_made_of_mnist_and_photos_where_it_is_wanted(root, tmp_path):
+def test_mnist_m_is_made_of_mnist_and_photos_if_their_folder_is_given(root, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     Image.fromarray(np.full((40, 50, 3), 200, np.uint8)).save(folder / "one.png")
@@ -144,17 +152,21 @@ def test_tilde_in_a_folder_is_the_home_directory(root, monkeypatch):
 
 
 def test_missing_directory_setting_is_named():
-    assert "--config.data.dir=DIR" in load_error(digits.get_config("mnist2mnistm").data)
+    assert "data.dir" in load_error(digits.get_config("mnist2mnistm").data)
 
 
 def test_missing_idx_file_is_named(root):
-    (root / "mnist" / "t10k-images-idx3-ubyte").unlink()
-    assert "t10k-images-idx3-ubyte (or" in load_error(settings(root))
+    path = root / "mnist" / "t10k-images-idx3-ubyte"
+    path.unlink()
+    assert str(path) in load_error(settings(root))
 
 
-def test_missing_mnist_m_says_where_to_put_it(root):
+def test_missing_mnist_m_names_its_folder_its_files_and_the_setting_that_replaces_it(root):
     archive(root).unlink()
-    assert "neither mnist_m_train_labels.txt nor mnist_m.tar.gz" in load_error(settings(root))
+    message = load_error(settings(root))
+    for name in ("mnist_m_train_labels.txt", "mnist_m.tar.gz", "data.photos_dir"):
+        assert name in message
+    assert str(root / "mnist_m") in message
 
 
 @pytest.mark.parametrize("name", ["mnist_train", "mnist_m_test"])
@@ -162,8 +174,8 @@ def test_wrong_count_names_the_setting_that_accepts_it(root, name):
     data = settings(root)
     data.expected_counts[name] += 1
     message = load_error(data)
-    assert f"expected {COUNTS[name] + 1}" in message
-    assert f"data.expected_counts.{name}=0" in message
+    assert {str(COUNTS[name]), str(COUNTS[name] + 1)} <= set(re.findall(r"\d+", message))
+    assert f"data.expected_counts.{name}" in message
     data.expected_counts[name] = 0
     load_task(data)
 
@@ -171,94 +183,101 @@ def test_wrong_count_names_the_setting_that_accepts_it(root, name):
 def test_bad_idx_header_shows_what_was_found(root):
     path = root / "mnist" / "t10k-images-idx3-ubyte"
     path.write_bytes(b"\x89PNG" + path.read_bytes()[4:])
-    assert "begins with 89504e47, expected 00000803" in load_error(settings(root))
+    message = load_error(settings(root))
+    assert str(path) in message and "89504e47" in message and "00000803" in message
 
 
 def test_truncated_idx_file_is_refused(root):
     path = root / "mnist" / "t10k-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:-5])
-    assert "cut short" in load_error(settings(root))
+    assert str(20 * 28 * 28 - 5) in numbers_in(load_error(settings(root)), path)
 
 
 def test_broken_gzip_file_is_refused(root):
     path = root / "mnist" / "train-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:50])
-    assert "train-images-idx3-ubyte.gz cannot be read" in load_error(settings(root))
+    assert str(path) in load_error(settings(root))
 
 
 def test_unreadable_png_is_named(root):
     path = root / "mnist_m" / "mnist_m_test" / "00000003.png"
     path.write_bytes(path.read_bytes()[:60])
-    assert "00000003.png cannot be read as a PNG" in load_error(settings(root))
+    assert str(path) in load_error(settings(root))
 
 
 def test_unreadable_png_in_the_archive_is_named(root):
     path = root / "mnist_m" / "mnist_m_test" / "00000003.png"
-    path.write_bytes(b"no picture")
-    assert "mnist_m_test/00000003.png cannot be read as a PNG" in (
-        archive(root) and load_error(settings(root))
-    )
+    path.write_bytes(b"no image")
+    packed = archive(root)
+    message = load_error(settings(root))
+    assert str(packed) in message and "mnist_m_test/00000003.png" in message
 
 
 def test_png_of_another_size_is_refused(root):
     buffer = io.BytesIO()
     Image.new("RGB", (28, 28)).save(buffer, "png")
-    (root / "mnist_m" / "mnist_m_train" / "00000000.png").write_bytes(buffer.getvalue())
-    assert "28x28 pixels, expected 32x32" in load_error(settings(root))
+    path = root / "mnist_m" / "mnist_m_train" / "00000000.png"
+    path.write_bytes(buffer.getvalue())
+    message = load_error(settings(root))
+    assert str(path) in message and "28x28" in message and "32x32" in message
 
 
 def test_truncated_archive_is_refused(root):
     path = archive(root)
     path.write_bytes(path.read_bytes()[:-200])
-    message = load_error(settings(root))
-    assert "mnist_m.tar.gz" in message and "etch it again" in message
+    assert str(path) in load_error(settings(root))
 
 
 def test_label_outside_the_digits_is_refused(root):
     labels = root / "mnist_m" / "mnist_m_train_labels.txt"
     labels.write_text(labels.read_text().replace("00000004.png 4", "00000004.png 14"))
-    assert "label 14 of image 4 is outside 0..9" in load_error(settings(root))
-    write_idx(root / "mnist" / "t10k-labels-idx1-ubyte", np.full(20, 12))
-    assert "label 12 of image 0 is outside 0..9" in load_error(settings(root))
+    assert {"14", "4"} <= numbers_in(load_error(settings(root)), labels)
+    labels = root / "mnist" / "t10k-labels-idx1-ubyte"
+    write_idx(labels, np.where(np.arange(20) == 17, 12, 3))
+    assert {"12", "17"} <= numbers_in(load_error(settings(root)), labels)
 
 
 def test_image_that_the_labels_list_and_the_folder_lacks_is_named(root):
     (root / "mnist_m" / "mnist_m_test" / "00000009.png").unlink()
     message = load_error(settings(root))
-    assert "lists 00000009.png" in message and "1 of 10 are missing" in message
+    assert "00000009.png" in message
+    assert {"1", "10"} <= numbers_in(message, root / "mnist_m" / "mnist_m_test_labels.txt")
 
 
 def test_malformed_line_of_labels_is_shown(root):
     labels = root / "mnist_m" / "mnist_m_test_labels.txt"
     labels.write_text("00000000.png\n" + labels.read_text())
-    assert "line 1: '00000000.png', expected" in load_error(settings(root))
+    message = load_error(settings(root))
+    assert str(labels) in message and "line 1" in message and "'00000000.png'" in message
 
 
 @pytest.mark.parametrize("label", ["99999999999", "\u00b2", "four"])
-def test_label_that_is_no_number_is_shown(root, label):
+def test_label_that_is_not_a_number_is_shown(root, label):
     labels = root / "mnist_m" / "mnist_m_test_labels.txt"
     labels.write_text(labels.read_text().replace("00000004.png 4", f"00000004.png {label}"))
-    assert f"line 5: '00000004.png {label}', expected" in load_error(settings(root))
+    message = load_error(settings(root))
+    assert str(labels) in message and "line 5" in message and f"00000004.png {label}" in message
 
 
 def test_png_that_is_a_folder_is_named(root):
     path = root / "mnist_m" / "mnist_m_test" / "00000003.png"
     path.unlink()
     path.mkdir()
-    assert "00000003.png cannot be read (Is a directory)" in load_error(settings(root))
+    message = load_error(settings(root))
+    assert str(path) in message and os.strerror(errno.EISDIR) in message
 
 
-def test_png_that_claims_a_monstrous_size_is_refused(root):
+def test_png_that_claims_a_huge_size_is_refused(root):
     path = root / "mnist_m" / "mnist_m_test" / "00000003.png"
     content = bytearray(path.read_bytes())
     content[16:24] = (60000).to_bytes(4, "big") * 2
     content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
     path.write_bytes(content)
-    assert "00000003.png cannot be read as a PNG" in load_error(settings(root))
+    assert str(path) in load_error(settings(root))
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_hidden_files_beside_the_images_are_passed_over(root, packed):
+def test_hidden_files_beside_the_images_are_ignored(root, packed):
     (root / "mnist_m" / "mnist_m_test" / "._00000000.png").write_bytes(b"resource fork")
     if packed:
         archive(root)
@@ -266,7 +285,7 @@ def test_hidden_files_beside_the_images_are_passed_over(root, packed):
 
 
 @pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:200]])
-def test_damaged_cache_is_passed_over_and_mended(root, tmp_path, damage):
+def test_damaged_cache_is_ignored_and_replaced(root, tmp_path, damage):
     archive(root)
     first = mnist_m.load(root / "mnist_m")["train"].images.copy()
     (cached,) = (tmp_path / "cache").glob("*/train_images.npy")
@@ -281,12 +300,13 @@ def test_negative_setting_is_named(root, setting):
     assert f"data.{setting}=-1" in load_error(settings(root, **{setting: -1}))
 
 
-def test_development_split_is_refused_where_rows_do_not_pair(root):
+def test_development_split_is_refused_if_rows_do_not_pair(root):
     # As in a TFDS copy, which is shuffled.
     for kind in ("images", "labels"):
         path = root / "mnist" / f"train-{kind}-idx{3 if kind == 'images' else 1}-ubyte.gz"
         write_idx(path, mnist.read_idx(path, 3 if kind == "images" else 1)[::-1])
-    assert "same order" in load_error(settings(root, development_size=10))
+    message = load_error(settings(root, development_size=10))
+    assert "data.development_size=10" in message and "data.tfds_dir" in message
 
 
 def test_tfds_copy_and_photos_together_need_no_folder(root, tmp_path):
@@ -346,17 +366,17 @@ def test_mnist_of_a_prepared_tfds_copy_is_what_the_idx_files_hold(root, tmp_path
     assert len(task.source_train.labels) == 40
 
 
-def test_tfds_copy_that_needs_tensorflow_is_one_clear_line(root, tmp_path):
+def test_tfds_copy_that_needs_tensorflow_names_both_file_formats(root, tmp_path):
     Mnist(data_dir=tmp_path / "tfds", file_format="array_record").download_and_prepare()
     info = tmp_path / "tfds" / "mnist" / "3.0.1" / "dataset_info.json"
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
     message = load_error(settings(root, tfds_dir=str(tmp_path / "tfds")))
-    assert "is a tfrecord copy, which needs TensorFlow" in message
+    assert str(info.parent) in message and "tfrecord" in message and "array_record" in message
 
 
-def test_missing_tfds_copy_says_how_to_prepare_one(root, tmp_path):
+def test_missing_tfds_copy_names_the_folder_and_the_call_that_prepares_one(root, tmp_path):
     message = load_error(settings(root, tfds_dir=str(tmp_path / "none")))
-    assert "holds no prepared copy" in message and "download_and_prepare" in message
+    assert str(tmp_path / "none") in message and "download_and_prepare" in message
 
 
 @pytest.mark.slow

@@ -9,9 +9,9 @@ from tiny import (
     MODEL,
     give_weight,
     make_config,
+    make_context,
     make_images,
     make_labelled,
-    surroundings,
 )
 
 from benchmarks import collectives
@@ -36,13 +36,13 @@ def pair(workdir, devices, shards=1):
     # on the other, a GAN turns rounding of 1e-7 into differences of 1e-5, on equal devices too.
     changes |= {"pair.optimizer.learning_rate": 5e-5, "run.parameter_shards": shards}
     config = make_config(changes)
-    with surroundings(workdir, config, devices) as context:
-        cyclegan.run(config, SOURCE.images, TARGET.images, context)
+    with make_context(workdir, config, devices) as context:
+        cyclegan.run(config.pair, SOURCE.images, TARGET.images, context)
 
 
 def train_source(workdir, devices, shards=1):
     config = make_config({"augment.shift": 2, "run.parameter_shards": shards})
-    with surroundings(workdir, config, devices) as context:
+    with make_context(workdir, config, devices) as context:
         source.run(config, MODEL, SOURCE, lambda _: {}, context)
 
 
@@ -54,7 +54,7 @@ def adapt(workdir, devices, shards=1):
     images = all_images(
         SOURCE.images, make_images(40, seed=3), TARGET.images, make_images(30, seed=4)
     )
-    with surroundings(workdir, config, devices) as context:
+    with make_context(workdir, config, devices) as context:
         evaluate = evaluation.make_evaluator(
             MODEL, context.mesh, make_config({"evaluate.batch_size": 16, "em.threshold": 0.5})
         )
@@ -69,7 +69,7 @@ def adapt(workdir, devices, shards=1):
 
 
 STAGES = {"pair": pair, "source": train_source, "adapt": adapt}
-FIGURES = {
+METRICS = {
     "pair": ("loss", "adversarial", "cycle", "discriminator", "grad_norm"),
     "source": ("loss", "grad_norm"),
     "adapt": ("loss", "cross_entropy", "em", "alignment", "grad_norm"),
@@ -81,22 +81,22 @@ FIGURES = {
 GRADIENT_TOLERANCE = 1e-3
 
 
-def figures_of(stage, workdir, devices, shards=1):
+def metrics_of(stage, workdir, devices, shards=1):
     STAGES[stage](workdir, devices, shards)
     lines = [line for line in metric_files.read(workdir / "metrics.jsonl") if "loss" in line]
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
-    return {name: np.array([line[name] for line in lines]) for name in FIGURES[stage]}
+    return {name: np.array([line[name] for line in lines]) for name in METRICS[stage]}
 
 
 @pytest.fixture(scope="module")
 def on_one_device(tmp_path_factory):
-    """The figures of a stage on one device, computed once."""
-    return functools.cache(lambda stage: figures_of(stage, tmp_path_factory.mktemp("one"), 1))
+    """The metrics of a stage on one device, computed once."""
+    return functools.cache(lambda stage: metrics_of(stage, tmp_path_factory.mktemp("one"), 1))
 
 
 def assert_same_on(devices, shards, stage, one, workdir):
-    several = figures_of(stage, workdir, devices, shards)
-    for name in FIGURES[stage]:
+    several = metrics_of(stage, workdir, devices, shards)
+    for name in METRICS[stage]:
         rtol = GRADIENT_TOLERANCE if (stage, name) == ("pair", "grad_norm") else 1e-5
         np.testing.assert_allclose(several[name], one[name], rtol, err_msg=name)
 
@@ -144,10 +144,10 @@ def bytes_received(stage, workdir, devices, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
-def test_what_devices_send_each_other_does_not_grow_with_their_number(stage, tmp_path, monkeypatch):
-    """But for what all-reduce says: the gradients, once round, whatever the number of devices.
+def test_bytes_between_devices_do_not_grow_with_their_number(stage, tmp_path, monkeypatch):
+    """All-reduce sends the gradients, whose size does not depend on the number of devices.
 
-    Rows that move on to a neighbour, where groups of a batch meet, are fewer with only two devices.
+    Rows sent to a neighbour, where groups of a batch meet, are fewer with only two devices.
     """
     few, many = (
         bytes_received(stage, tmp_path / str(devices), devices, monkeypatch) for devices in (4, 8)
@@ -168,15 +168,15 @@ def test_first_update_of_the_default_networks_is_the_same_on_one_device_and_on_e
     config.pair.epochs = config.source.epochs = config.run.log_every = 1
     images = make_labelled(config.pair.batch_size, seed=5)
     config.source.batch_size = config.pair.batch_size
-    figures = []
+    metrics = []
     for devices in (1, 8):
         workdir = tmp_path / str(devices)
-        with surroundings(workdir, config, devices) as context:
+        with make_context(workdir, config, devices) as context:
             if stage == "pair":
-                cyclegan.run(config, images.images, make_images(16, seed=6), context)
+                cyclegan.run(config.pair, images.images, make_images(16, seed=6), context)
             else:
                 model = DigitNetwork(num_classes=4)
                 source.run(config, model, images, lambda _: {}, context)
         (line,) = (line for line in metric_files.read(workdir / "metrics.jsonl") if "loss" in line)
-        figures.append([line[name] for name in FIGURES[stage]])
-    np.testing.assert_allclose(figures[1], figures[0], rtol=1e-5)
+        metrics.append([line[name] for name in METRICS[stage]])
+    np.testing.assert_allclose(metrics[1], metrics[0], rtol=1e-5)

@@ -1,4 +1,4 @@
-"""What is measured for the report: the plane, the nearest images, and where networks attend."""
+"""Measurements for the report: the plane, the nearest images, and attention maps."""
 
 import json
 
@@ -73,7 +73,7 @@ def test_layers_are_shown_from_the_first_to_the_last():
     assert numbers == sorted(numbers) and len(names) == 4
 
 
-def test_all_is_written_and_translations_are_judged_by_their_labels(tmp_path, monkeypatch):
+def test_all_is_written_and_translations_are_evaluated_by_their_labels(tmp_path, monkeypatch):
     def embed(source, target, seed):  # takes seconds, and is tested above
         return {"source": source[:, :2], "target": target[:, :2]}
 
@@ -94,8 +94,10 @@ def test_all_is_written_and_translations_are_judged_by_their_labels(tmp_path, mo
         MeasuredData(source, target, target),
     )
     made = make_images(24, seed=3)
+    metrics_json, arrays_npz = tmp_path / "metrics.json", tmp_path / "arrays.npz"
     diagnostics.write(
-        tmp_path,
+        metrics_json,
+        arrays_npz,
         model=MODEL,
         networks=networks,
         task=task,
@@ -103,24 +105,25 @@ def test_all_is_written_and_translations_are_judged_by_their_labels(tmp_path, mo
         evaluate=evaluate,
         config=config,
     )
-    figures = json.loads((tmp_path / diagnostics.FIGURES).read_text())
-    with np.load(tmp_path / diagnostics.ARRAYS) as arrays:
+    metrics = json.loads(metrics_json.read_text())
+    with np.load(arrays_npz) as arrays:
         arrays = dict(arrays)
     for name, variables in networks.items():
         logits = MODEL.apply(variables, decode(made), train=False)
         twin = np.zeros((CLASSES, CLASSES), int)
         np.add.at(twin, (source.labels, np.asarray(logits).argmax(1)), 1)
-        np.testing.assert_array_equal(figures["translated"][name], twin)
+        np.testing.assert_array_equal(metrics["translated"][name], twin)
         assert arrays[f"plane_{name}_target"].shape == (7, 2)
     rows = evaluation.spread(20, 7)
     np.testing.assert_array_equal(arrays["classes_target"], target.labels[rows])
     np.testing.assert_array_equal(arrays["examples"], target.images[evaluation.spread(20, 8)])
     np.testing.assert_array_equal(arrays["translations"], made[evaluation.spread(24, 8)])
-    assert figures["layers"] == ["conv1", "conv2", "conv3"]
+    assert metrics["layers"] == ["conv1", "conv2", "conv3"]
     assert arrays["attention_adapted"].shape == (3, 8, 32, 32)
 
     diagnostics.write(
-        tmp_path,
+        metrics_json,
+        arrays_npz,
         model=MODEL,
         networks=networks,
         task=task,
@@ -128,4 +131,4 @@ def test_all_is_written_and_translations_are_judged_by_their_labels(tmp_path, mo
         evaluate=evaluate,
         config=config,
     )
-    assert "translated" not in json.loads((tmp_path / diagnostics.FIGURES).read_text())
+    assert "translated" not in json.loads(metrics_json.read_text())

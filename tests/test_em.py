@@ -1,4 +1,4 @@
-"""Section 3.3: the posterior is a constant, the filter a mask, the refresh a floor."""
+"""Section 3.3: the posterior is a constant, the filter a mask, the sync of M_post a floor."""
 
 import jax
 import jax.numpy as jnp
@@ -169,11 +169,11 @@ def test_masking_equals_filtering():
     assert not np.asarray(gradient)[~kept].any()
 
 
-# Refresh A
+# The sync of M_post (A)
 
 
 @pytest.mark.parametrize("every", [1, 3, 4])
-def test_posterior_network_is_the_target_of_the_last_refresh(every):
+def test_posterior_network_is_the_target_of_the_last_sync(every):
     """theta_post(t) = theta(floor(t / N) N), parameters and batch statistics both."""
 
     def target_after(step):
@@ -187,6 +187,6 @@ def test_posterior_network_is_the_target_of_the_last_refresh(every):
         jax.tree.map(np.testing.assert_array_equal, posterior, target_after(step // every * every))
 
 
-def test_refresh_counts_whole_steps():
-    with pytest.raises(ValueError, match="not 0"):
+def test_less_than_one_step_between_syncs_is_refused():
+    with pytest.raises(ValueError, match=r"\b0\b"):
         em.refresh({}, {}, 1, 0)

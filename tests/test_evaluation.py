@@ -1,4 +1,4 @@
-"""Measuring: figures of a plain NumPy twin, whatever the batch size and the number of devices."""
+"""Metrics are those of a plain NumPy twin, whatever the batch size and number of devices."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from tiny import CLASSES, make_config
 
 from daaa_jax import evaluation
 from daaa_jax.data.types import LabelledImages
-from daaa_jax.errors import UserError
+from daaa_jax.errors import Diverged
 from daaa_jax.runtime.mesh import data_mesh
 
 SHARPNESS = 6.0
@@ -47,7 +47,7 @@ def posterior_twin(data, sharpness=SHARPNESS):
 
 
 @pytest.mark.parametrize(("devices", "batch_size"), [(1, 1), (1, 16), (1, 37), (1, 64), (8, 16)])
-def test_figures_are_the_twins_and_padding_adds_nothing(devices, batch_size):
+def test_metrics_are_those_of_the_twin_and_padding_adds_nothing(devices, batch_size):
     data, threshold = make_data(), 0.9
     found = measure(data, devices=devices, batch_size=batch_size, threshold=threshold)
 
@@ -127,8 +127,8 @@ def test_images_whose_class_is_not_known_count_for_everything_but_accuracy():
     none = measure(LabelledImages(data.images, np.full(37, -1, np.int32)))
     half = LabelledImages(data.images[1::2], data.labels[1::2])
     assert some.accuracy == measure(half).accuracy
-    for figures in (some, none):
-        assert (figures.confidence, figures.kept) == (found.confidence, found.kept)
+    for one in (some, none):
+        assert (one.confidence, one.kept) == (found.confidence, found.kept)
     assert np.isnan([none.accuracy, none.kept_accuracy, none.calibration_error]).all()
     # Unknown ones are not counted as wrong.
     assert some.kept_accuracy == measure(half).kept_accuracy
@@ -155,6 +155,6 @@ def test_ten_crops_are_averaged():
     np.testing.assert_allclose(ten.confidence, posterior.max(1).mean(), rtol=1e-5)
 
 
-def test_a_network_that_has_diverged_is_told():
-    with pytest.raises(UserError, match="outputs are not finite"):
+def test_network_whose_outputs_are_not_finite_has_diverged():
+    with pytest.raises(Diverged):
         measure(make_data(), sharpness=float("inf"))

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
-from tiny import make_config, make_images, make_labelled, surroundings
+from tiny import make_config, make_context, make_images, make_labelled
 
 from daaa_jax import source
 from daaa_jax.data.batches import IndexStream, Rows
@@ -54,7 +54,7 @@ def test_streamed_batches_are_those_of_resident_images():
             np.testing.assert_array_equal(ours, theirs)
 
 
-def test_streaming_begins_at_any_step():
+def test_streaming_starts_at_any_step():
     resident, streamed = make_feed(), make_feed(resident_mib=0)
     for step in (4, 5, 2, 3, 6):
         np.testing.assert_array_equal(seen(streamed, step)[1], seen(resident, step)[1])
@@ -72,7 +72,7 @@ def test_worker_processes_make_the_same_batches(tmp_path):
 
 
 def test_worker_ends_with_the_process_that_it_works_for():
-    """A process that has lost another ends at once, and tells its workers nothing."""
+    """A process that has lost another ends at once, without ending its workers."""
     script = (
         "import os, subprocess, sys\n"
         "work = 'import time; from daaa_jax.training import feed; feed._end_with_parent(); '\n"
@@ -103,7 +103,7 @@ def test_stage_fed_by_stream_trains_as_one_with_resident_images(tmp_path):
     trained = []
     for mib in (-1, 0):
         config = make_config({"run.resident_mib": mib})
-        with surroundings(tmp_path / str(mib), config) as context:
+        with make_context(tmp_path / str(mib), config) as context:
             variables, _ = source.run(config, model, data, lambda _: {}, context)
         trained.append(jax.tree.leaves(variables))
     for ours, theirs in zip(*trained, strict=True):
@@ -124,7 +124,7 @@ def test_parts_read_like_one_array():
 
 
 def test_images_of_different_shapes_are_refused():
-    with pytest.raises(ValueError, match="different shapes"):
+    with pytest.raises(ValueError, match=r"\(16, 16, 3\).*\(32, 32, 3\)"):
         Images(FIRST, make_images(3, size=16))
 
 

@@ -1,7 +1,8 @@
-"""Labelled source images that are held out: a share of each class, and in nobody's training."""
+"""Held-out labelled source images: a share of each class, and not trained on."""
 
 import dataclasses
 import pickle
+import re
 from pathlib import PurePath
 
 import numpy as np
@@ -49,8 +50,8 @@ def test_a_share_of_each_class_is_held_out_and_nothing_lies_on_both_sides():
 
 
 def test_a_domain_without_test_images_is_measured_on_those():
-    held = hold_out(make_task(source_figure="source_train"), 0.25, 0)
-    assert held.evaluation.source_figure == "source_test"
+    held = hold_out(make_task(source_metric="source_train"), 0.25, 0)
+    assert held.evaluation.source_metric == "source_test"
     assert held.evaluation.source_test is held.evaluation.source_held_out
     with_test = make_task()
     assert hold_out(with_test, 0.25, 0).evaluation.source_test is with_test.evaluation.source_test
@@ -58,7 +59,7 @@ def test_a_domain_without_test_images_is_measured_on_those():
 
 @pytest.mark.parametrize("share", [0.001, 0.999])
 def test_a_share_that_leaves_a_class_empty_is_refused(share):
-    with pytest.raises(UserError, match=r"data\.source_holdout=.* of class w"):
+    with pytest.raises(UserError, match=rf"data\.source_holdout={re.escape(str(share))}\b.*\bw\b"):
         hold_out(make_task(), share, 0)
 
 

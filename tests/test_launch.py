@@ -1,6 +1,6 @@
-"""The launch files: sound shell, known fields, and the right thing done with every exit code.
+"""The launch files: valid shell, known fields, and the right reaction to every exit code.
 
-Cloud and cluster commands are stand-ins that write down how they were called.
+Cloud and cluster commands are replaced by scripts that record how they were called.
 """
 
 import os
@@ -15,7 +15,7 @@ import yaml
 
 LAUNCH = Path(__file__).parent.parent / "launch"
 SCRIPTS = ("local.sh", "tpu_vm.sh", "slurm.sbatch")
-# What the schemas cited in the files know, of the parts that the files use.
+# The fields of the schemas cited in the files, as far as the files use them.
 JOBSET = {
     "apiVersion": str,
     "kind": str,
@@ -142,14 +142,14 @@ def test_shell_in_the_sky_file_passes_shellcheck(part, tmp_path):
 
 
 @pytest.mark.parametrize("path", sorted(LAUNCH.rglob("*.*")), ids=lambda path: path.name)
-def test_every_file_says_how_to_stop_and_holds_no_project_of_anybody(path):
+def test_every_file_shows_how_to_see_logs_and_stop_and_has_no_default_project(path):
     text = path.read_text()
     if path.suffix != ".md" and path.name != "service-account.yaml":
-        assert re.search(r"# Logs: ", text) and re.search(r"# Stop: ", text)
+        assert all(re.search(rf"(?i)^# {word}\b", text, re.MULTILINE) for word in ("logs", "stop"))
     assert not re.search(r"(PROJECT|ZONE|ACCELERATOR|BUCKET)=[a-z0-9-]+\}", text)
 
 
-# What is done with exit codes
+# Exit codes
 
 
 def stand_in(folder: Path, name: str, body: str) -> None:
@@ -181,7 +181,7 @@ def codes(folder: Path, *each: int) -> str:
 @pytest.mark.parametrize(
     ("ends", "code", "starts"), [([], 0, 1), ([1], 1, 1), ([75, 134], 0, 3), ([75] * 9, 75, 4)]
 )
-def test_local_starts_again_what_can_go_on(ends, code, starts, tmp_path):
+def test_local_restarts_a_run_that_can_resume(ends, code, starts, tmp_path):
     stand_in(tmp_path, "python", codes(tmp_path, *ends))
     done, calls = start(
         "local.sh", tmp_path, "--config=c", PYTHON=str(tmp_path / "python"), RESTARTS="3"
@@ -207,7 +207,7 @@ def test_local_gives_each_process_its_number(tmp_path):
     assert (tmp_path / "logs" / "2.log").read_text() == "out\n"
 
 
-def test_local_hands_sigterm_on_and_does_not_start_again(tmp_path):
+def test_local_forwards_sigterm_and_does_not_restart(tmp_path):
     waits = f'touch "{tmp_path}/up"; sleep 60 > /dev/null 2>&1 & wait'
     stand_in(tmp_path, "python", f'trap "exit 75" TERM; {waits}')
     with subprocess.Popen(
@@ -220,8 +220,8 @@ def test_local_hands_sigterm_on_and_does_not_start_again(tmp_path):
     assert len((tmp_path / "calls").read_text().splitlines()) == 1
 
 
-def test_slurm_task_hands_sigterm_on_to_the_run(tmp_path):
-    """Slurm signals a task's first process alone; the run saves, and the job is queued again."""
+def test_slurm_task_forwards_sigterm_to_the_run(tmp_path):
+    """Slurm signals only a task's first process; the run saves, and the job is queued again."""
     stand_in(
         tmp_path,
         "srun",
@@ -247,7 +247,9 @@ def test_slurm_task_hands_sigterm_on_to_the_run(tmp_path):
     ("node", "other", "ends"),
     [(0, False, 0), (1, False, 1), (75, False, 75)] + [(75, True, 1), (134, True, 1)],
 )
-def test_sky_node_does_not_bring_back_what_a_person_must_mend(node, other, ends, tmp_path):
+def test_sky_node_does_not_resume_after_an_error_that_a_person_must_fix(
+    node, other, ends, tmp_path
+):
     content = yaml.safe_load((LAUNCH / "sky.yaml").read_text())["run"]
     script = tmp_path / "run.sh"
     script.write_text(content.replace("/share", str(tmp_path / "share")))
@@ -276,7 +278,7 @@ def test_sky_node_does_not_bring_back_what_a_person_must_mend(node, other, ends,
 
 
 @pytest.mark.parametrize(("end", "requeued"), [(0, False), (1, False), (75, True), (137, True)])
-def test_slurm_job_is_queued_again_if_it_can_go_on(end, requeued, tmp_path):
+def test_slurm_job_is_queued_again_if_it_can_resume(end, requeued, tmp_path):
     stand_in(tmp_path, "srun", 'while [ "$1" != bash ]; do shift; done; "$@"')
     stand_in(tmp_path, "scontrol", "")
     stand_in(tmp_path, "python", f"exit {end}")
@@ -294,9 +296,9 @@ def test_slurm_job_is_queued_again_if_it_can_go_on(end, requeued, tmp_path):
     assert ("scontrol requeue 7" in calls) == requeued
 
 
-def test_slurm_job_without_its_variables_says_which(tmp_path):
-    done, _ = start("slurm.sbatch", tmp_path, WORKDIR="")
-    assert done.returncode and "set WORKDIR to a folder that all nodes share" in done.stderr
+def test_slurm_job_names_a_missing_variable(tmp_path):
+    done, calls = start("slurm.sbatch", tmp_path, WORKDIR="")
+    assert done.returncode and "WORKDIR" in done.stderr and not calls
 
 
 GCLOUD = """
@@ -322,16 +324,16 @@ esac
         (["ACTIVE"], ["1"], 1, 1, 0),
         (["ACTIVE", "SUSPENDED", "ACTIVE"], ["lost", "0"], 0, 2, 1),
         (["ACTIVE", "ACTIVE", "ACTIVE"], ["75", "134", "0"], 0, 3, 0),
-        # Somebody has stopped the run, or deleted the slice: nothing is begun that costs money.
+        # Somebody has stopped the run, or deleted the slice: nothing that costs money is started.
         (["ACTIVE"], ["stop"], 0, 1, 0),
         (["ACTIVE", "ABSENT"], ["lost"], 1, 1, 0),
         (["ABSENT"], [], 1, 0, 0),
         (["FAILED"], [], 1, 0, 0),
-        # It could not be asked for a while.
+        # Its state could not be read for a while.
         (["OFFLINE", "ACTIVE"], ["0"], 0, 1, 0),
     ],
 )
-def test_tpu_slice_is_asked_for_again_and_the_run_goes_on(
+def test_tpu_slice_is_requested_again_and_the_run_resumes(
     states, ends, code, runs, creates, tmp_path
 ):
     (tmp_path / "states").write_text("".join(f"{state}\n" for state in states))
@@ -362,16 +364,16 @@ def test_tpu_slice_is_asked_for_again_and_the_run_goes_on(
     assert not creates or ("--accelerator-type=v5litepod-32" in text and "--spot" in text)
 
 
-def test_tpu_hosts_that_cannot_be_set_up_are_not_tried_for_ever(tmp_path):
+def test_setup_of_tpu_hosts_is_tried_twice(tmp_path):
     stand_in(tmp_path, "gcloud", 'case "$*" in *describe*) echo ACTIVE ;; *pip*) exit 1 ;; esac')
     stand_in(tmp_path, "sleep", "")
     names = ("PROJECT", "ZONE", "NAME", "REPOSITORY", "SHARE", "WORKDIR")
     done, calls = start("tpu_vm.sh", tmp_path, "run", **dict.fromkeys(names, "x"))
-    assert done.returncode == 1 and "cannot be set up" in done.stderr
+    assert done.returncode == 1 and "billed" in done.stderr.lower()
     assert sum("git fetch" in call for call in calls) == 2
 
 
-def test_tpu_run_is_stopped_without_its_shell(tmp_path):
+def test_pattern_that_stops_a_tpu_run_does_not_match_its_shell():
     """The pattern matches the run's own command line, and not that of a shell around it."""
     text = (LAUNCH / "tpu_vm.sh").read_text()
     pattern = re.search(r"^process='(.*)'$", text, re.MULTILINE)[1]

@@ -68,7 +68,7 @@ def test_vanilla_loss_of_a_certain_discriminator_is_finite(is_real):
 
 
 def test_unknown_adversarial_loss_is_an_error():
-    with pytest.raises(ValueError, match="'wgan'.*'lsgan'"):
+    with pytest.raises(ValueError, match=r"pair\.adversarial.*wgan.*lsgan"):
         losses.adversarial_loss(jnp.zeros(3), True, "wgan")
 
 
@@ -92,7 +92,7 @@ def test_cycle_loss_of_a_perfect_reconstruction_has_no_gradient():
 
 
 def test_cycle_loss_does_not_broadcast():
-    with pytest.raises(ValueError, match="differ"):
+    with pytest.raises(ValueError, match=r"\(2, 4, 4, 3\).*\(2, 4, 4, 1\)"):
         losses.cycle_loss(jnp.zeros((2, 4, 4, 3)), jnp.zeros((2, 4, 4, 1)))
 
 
@@ -166,9 +166,9 @@ def test_cross_entropies_of_bfloat16_logits_are_float32():
 
 
 def test_cross_entropies_do_not_broadcast():
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match=r"\(1,\).*\(3, 4\)"):
         losses.cross_entropy(jnp.zeros((3, 4)), jnp.zeros(1, jnp.int32))
-    with pytest.raises(ValueError, match="differ"):
+    with pytest.raises(ValueError, match=r"\(3, 4\).*\(1, 4\)"):
         losses.soft_cross_entropy(jnp.zeros((3, 4)), jnp.zeros((1, 4)))
 
 
@@ -290,9 +290,9 @@ def test_repeated_samples_have_a_finite_gradient():
 
 def test_layers_that_do_not_agree_are_an_error():
     x = jnp.zeros((4, 2))
-    with pytest.raises(ValueError, match="got 2 and 1"):
+    with pytest.raises(ValueError, match=r"\b2\b.*\b1\b"):
         losses.jmmd([x, x], [x])
-    with pytest.raises(ValueError, match="got 0 and 0"):
+    with pytest.raises(ValueError, match=r"\b0\b.*\b0\b"):
         losses.jmmd([], [])
-    with pytest.raises(ValueError, match="same batch size"):
+    with pytest.raises(ValueError, match="batch"):
         losses.jmmd([x, x[:3]], [x, x])

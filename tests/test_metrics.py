@@ -1,4 +1,4 @@
-"""Figures reach `metrics.jsonl` and TensorBoard, once each, whatever happened to the run before."""
+"""Metrics reach `metrics.jsonl` and TensorBoard once each, also after a run was interrupted."""
 
 import json
 import struct
@@ -27,7 +27,7 @@ def events(workdir, stage):
     return found
 
 
-def test_figures_come_back_from_the_lines_and_from_tensorboard(tmp_path):
+def test_metrics_are_read_back_from_the_lines_and_from_tensorboard(tmp_path):
     with MetricWriter(tmp_path / "metrics.jsonl", tmp_path / "tensorboard") as writer:
         writer.scalars("pair", 10, {"loss": jnp.float32(0.5), "count": 3, "rate": np.float64(1e-4)})
         writer.scalars("adapt", 20, {"loss": 0.25})
@@ -46,7 +46,7 @@ def test_figures_come_back_from_the_lines_and_from_tensorboard(tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -jnp.inf])
-def test_figure_that_is_not_finite_becomes_null(tmp_path, value):
+def test_metric_that_is_not_finite_becomes_null(tmp_path, value):
     with MetricWriter(tmp_path / "metrics.jsonl", tmp_path / "tensorboard") as writer:
         writer.scalars("pair", 1, {"loss": value, "other": 1.0})
     assert metrics.read(tmp_path / "metrics.jsonl") == [
@@ -61,23 +61,23 @@ def test_line_is_on_disk_before_the_writer_is_closed(tmp_path):
     writer.close()
 
 
-def test_picture_comes_back_from_tensorboard(tmp_path):
+def test_image_is_read_back_from_tensorboard(tmp_path):
     from io import BytesIO
 
     from PIL import Image
 
-    picture = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
     with MetricWriter(tmp_path / "metrics.jsonl", tmp_path / "tensorboard") as writer:
-        writer.image("pair", 5, "pairs", picture)
+        writer.image("pair", 5, "pairs", image)
     (value,) = [v for event in events(tmp_path, "pair") for v in event.summary.value]
     assert value.tag == "pairs"
-    np.testing.assert_array_equal(Image.open(BytesIO(value.image.encoded_image_string)), picture)
+    np.testing.assert_array_equal(Image.open(BytesIO(value.image.encoded_image_string)), image)
 
 
-def test_picture_of_another_type_is_refused(tmp_path):
+def test_image_of_another_type_is_refused(tmp_path):
     with (
         MetricWriter(tmp_path / "metrics.jsonl", tmp_path / "tensorboard") as writer,
-        pytest.raises(ValueError, match=r"float32\[8, 8, 3\]"),
+        pytest.raises(ValueError, match=r"pairs\b.*float32\[8, 8, 3\]"),
     ):
         writer.image("pair", 5, "pairs", np.zeros((8, 8, 3), np.float32))
 
@@ -115,7 +115,7 @@ def test_nothing_to_drop_leaves_the_file_as_it_was(tmp_path):
     assert len(metrics.read(tmp_path / "metrics.jsonl")) == 1
 
 
-def test_stage_started_anew_drops_all_its_lines(tmp_path):
+def test_stage_started_again_drops_all_its_lines(tmp_path):
     with MetricWriter(tmp_path / "metrics.jsonl", tmp_path / "tensorboard") as writer:
         writer.scalars("pair", 0, {"loss": 1.0})
         writer.scalars("pair", 1, {"loss": 1.0})
@@ -137,7 +137,7 @@ def test_torn_last_line_is_removed_before_the_next_is_written(tmp_path, torn):
 def test_runtime_is_imported_without_what_only_some_commands_need():
     program = """
 import sys
-from daaa_jax.runtime import checkpoints, compilation, markers, mesh, metrics, progress
+from daaa_jax.runtime import checkpoints, compilation, mesh, metrics, progress
 print([name for name in ("orbax", "tensorboardX", "tqdm", "tensorflow") if name in sys.modules])
 """
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

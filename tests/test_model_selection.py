@@ -31,11 +31,11 @@ def test_entropy_is_the_mean_over_images():
     assert model_selection.entropy(outputs_of(np.full((5, 4), 0.25))) == pytest.approx(-math.log(4))
 
 
-def test_information_is_zero_where_all_images_are_judged_alike_and_log_k_where_classes_are_even():
+def test_information_is_zero_for_equal_posteriors_and_log_k_for_certain_even_classes():
     assert model_selection.information(outputs_of(np.eye(4))) == pytest.approx(math.log(4))
     alike = np.tile([0.7, 0.2, 0.1], (6, 1))
     assert model_selection.information(outputs_of(alike)) == pytest.approx(0)
-    # A network that calls every image the same is confident and tells nothing.
+    # A network that calls every image the same is confident and uninformative.
     collapsed = outputs_of(np.tile([1.0, 0.0], (6, 1)))
     assert model_selection.entropy(collapsed) == 0 and model_selection.information(collapsed) == 0
 
@@ -111,6 +111,6 @@ def test_deep_embedded_validation_weighs_errors_by_how_target_like_an_image_is()
     assert scores["there"] < 2 * scores["elsewhere"] < 0
 
 
-def test_deep_embedded_validation_says_what_it_needs():
-    with pytest.raises(UserError, match="set data.source_holdout"):
+def test_deep_embedded_validation_names_the_setting_that_it_needs():
+    with pytest.raises(UserError, match=r"data\.source_holdout"):
         model_selection.deep_embedded(outputs_of(np.eye(2)), None)

@@ -1,4 +1,4 @@
-"""What is installed: the packages, their requirements, the commands, and who imports whom."""
+"""The installed package: its parts, requirements and commands, and the order of imports."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "daaa_jax"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 COMMANDS = ("train", "predict", "export", "check", "convert", "reproduce", "report")
-# Each imports from those before it alone.
+# Each imports only from those before it.
 LAYERS = (
     ("errors",),
     ("command_line", "config_files"),
@@ -92,8 +92,9 @@ def test_requirements_and_extras_agree():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_command_refuses_what_it_does_not_know_with_exit_code_1(command):
+def test_command_refuses_an_unknown_flag_with_one_line_and_exit_code_1(command):
     module = {"train": "main"}.get(command, command)
     done = commands.call(module, "--nonsense")
-    assert done.returncode == 1 and done.stderr.startswith("error: ")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert commands.call(module, "--help").returncode == 0

@@ -22,7 +22,7 @@ VARIABLES = initial_variables(jax.random.key(0), MODEL, decode(IMAGES[:1]))
 
 
 def write_run(folder, source="mnist", target="mnist_m", changes=None, em=None):
-    """What `predict` and `export` need of a finished run; returns the generators' parameters."""
+    """Writes what `predict` and `export` read; returns a generator and both generators' params."""
     config = make_config({"model.widths": (4, 4, 4), "model.standardize": False, **(changes or {})})
     Workdir(folder).write_config(config)
     generator, _ = models.create_gan(config.pair)
@@ -80,7 +80,7 @@ def test_predict_and_export_average_image_and_translation(tmp_path, source, targ
 
 
 def test_accuracies_of_the_result_are_those_of_the_mean_of_both_posteriors():
-    """Of networks and translations that all differ, so that none stands for another."""
+    """With networks and translations that all differ, so that mixing them up would show."""
     data, translations = make_labelled(200, seed=5), make_images(200, seed=6)
     draws, networks = np.random.default_rng(0), {}
     for name in ("source", "last", "selected"):
@@ -105,10 +105,10 @@ def test_accuracies_of_the_result_are_those_of_the_mean_of_both_posteriors():
     assert found["source_translated"] == pytest.approx(share_right("source", (0, 1)))
 
 
-def test_classifier_is_not_chosen_where_the_generators_alone_are_exported(tmp_path):
+def test_network_flag_is_refused_for_an_export_of_generators_only(tmp_path):
     write_run(tmp_path)
     flags = ["--workdir", str(tmp_path), "--out", str(tmp_path / "model"), "--generators"]
-    with pytest.raises(UserError, match="leave out --network"):
+    with pytest.raises(UserError, match=r"--generators.*--network"):
         export.main([*flags, "--network=last"])
 
 
@@ -149,15 +149,15 @@ def test_generators_are_exported_without_an_adapted_network(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    ("changes", "setting"),
     [
         ({"method": "dann"}, "method=dann"),
-        ({"pair.translations": "/elsewhere"}, "pair.translations"),
+        ({"pair.translations": "/elsewhere"}, r"pair\.translations=/elsewhere"),
     ],
 )
-def test_runs_without_a_generator_of_their_own_say_why(tmp_path, changes, named):
+def test_setting_that_leaves_a_run_without_generators_is_named(tmp_path, changes, setting):
     write_run(tmp_path, changes=changes)
-    with pytest.raises(UserError, match=named):
+    with pytest.raises(UserError, match=setting):
         predict.main([f"--workdir={tmp_path}", "--paired", str(tmp_path)])
 
 

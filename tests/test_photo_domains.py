@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,7 @@ CLASSES = ("mug", "pen", "stapler")
 
 
 def folder_flags(root: Path, workdir: Path, *more: str) -> list[str]:
-    # The digit network, as it compiles in a tenth of the others' time.
+    # The digit network, which compiles in a tenth of the others' time.
     more = ("model.name=digits", *more)
     return [
         f"--config=configs/folder.py:smoke{''.join(f',{setting}' for setting in more)}",
@@ -56,15 +57,15 @@ def finished(root, tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("runs") / "first"
     done = call("main", *folder_flags(root, workdir))
     assert done.returncode == 0, done.stderr
-    assert "no labels" in done.stdout
-    assert "pair: a step takes" in done.stdout
+    assert "(last)" in done.stdout and not re.search(r"%\s+\((last|selected|oracle)", done.stdout)
+    assert re.search(r"^pair: .*\bMiB\b", done.stdout, re.MULTILINE)
     return workdir
 
 
 # From two folders to predictions
 
 
-def test_target_without_labels_is_adapted_to_and_its_accuracy_is_not_made_up(finished):
+def test_target_without_labels_has_no_accuracy(finished):
     result = json.loads((finished / "result.json").read_text())
     assert result["task"] == "catalogue -> phone"
     assert set(result["accuracy"]["target_test"].values()) == {None}
@@ -81,7 +82,7 @@ def test_predictions_are_a_row_for_each_image_with_probabilities_or_the_reason(
     images = tmp_path / "new"
     shutil.copytree(root / "phone", images)
     (images / "broken.jpg").write_bytes(b"\xff\xd8\xff no image")
-    (images / "IMG_0003.jpg").rename(images / f"{'写' * 80}.jpg")  # an overlay's name is longer
+    (images / "IMG_0003.jpg").rename(images / f"{'写' * 80}.jpg")  # overlays have longer names
     done = call(
         "predict",
         f"--workdir={finished}",
@@ -144,47 +145,40 @@ def test_batch_size_changes_no_prediction(finished, root, tmp_path):
         )
 
 
-def test_predict_says_what_is_missing(finished, root, tmp_path):
-    images = root / "phone"
-    assert "adapt/selected.safetensors is missing" in refused(
-        "predict", f"--workdir={tmp_path}", images
-    )
-    assert "is not the working directory of a run" in refused(
-        "predict", f"--workdir={tmp_path}", images
-    )
-    begun = tmp_path / "begun"
-    begun.mkdir()
+def test_predict_names_what_is_missing(finished, root, tmp_path):
+    images, network = root / "phone", tmp_path / "adapt" / "selected.safetensors"
+    line = refused("predict", f"--workdir={tmp_path}", images)
+    assert str(network) in line and str(tmp_path) in line.replace(str(network), "")
+    started = tmp_path / "started"
+    started.mkdir()
     command = "python -m daaa_jax.main --config=configs/folder.py"
-    (begun / "config.json").write_text(json.dumps({"config": {}, "command": command}))
-    assert f"stage adapt is not finished; this goes on: {command}, or" in refused(
-        "predict", f"--workdir={begun}", images
-    )
-    (begun / "reused.json").write_text(json.dumps({"source": {"from": "runs/other"}}))
-    assert "has its source network from runs/other" in refused(
-        "predict", f"--workdir={begun}", "--network=source", images
-    )
-    (begun / "reused.json").unlink()
-    for config, which, says in (
-        ({"seeds": 2, "seed": 3}, "last", f"each seed has its own, give --workdir={begun}/seeds/3"),
-        ({"source": {"checkpoint": "net.pth"}}, "source", "from source.checkpoint=net.pth"),
+    (started / "config.json").write_text(json.dumps({"config": {}, "command": command}))
+    line = refused("predict", f"--workdir={started}", images)
+    assert str(started / "adapt" / "selected.safetensors") in line
+    assert command in line and "--network" in line
+    (started / "reused.json").write_text(json.dumps({"source": {"from": "runs/other"}}))
+    line = refused("predict", f"--workdir={started}", "--network=source", images)
+    assert "--workdir=runs/other" in line
+    (started / "reused.json").unlink()
+    for config, which, name in (
+        ({"seeds": 2, "seed": 3}, "last", f"--workdir={started}/seeds/3"),
+        ({"source": {"checkpoint": "net.pth"}}, "source", "source.checkpoint=net.pth"),
     ):
-        (begun / "config.json").write_text(json.dumps({"config": config, "command": command}))
-        assert says in refused("predict", f"--workdir={begun}", f"--network={which}", images)
-    assert "no such file" in refused("predict", f"--workdir={finished}", root / "nothing")
-    assert "name too long" in refused("predict", f"--workdir={finished}", "x" * 300)
+        (started / "config.json").write_text(json.dumps({"config": config, "command": command}))
+        assert name in refused("predict", f"--workdir={started}", f"--network={which}", images)
     (tmp_path / "empty").mkdir()
-    assert "no image in" in refused("predict", f"--workdir={finished}", tmp_path / "empty")
-    assert "no layer matches 'conv99'" in refused(
+    for place in (root / "nothing", "x" * 300, tmp_path / "empty"):
+        assert str(place) in refused("predict", f"--workdir={finished}", place)
+    line = refused(
         "predict", f"--workdir={finished}", "--overlay_layers=conv99",
         f"--overlays={tmp_path / 'o'}", f"--out={tmp_path / 'o.csv'}", images,
     )  # fmt: skip
+    assert "--overlay_layers" in line and "conv99" in line and "conv1, conv2, conv3" in line
     assert not (tmp_path / "o.csv").exists() and not list(tmp_path.glob("*.tmp"))
-    broken = tmp_path / "run" / "adapt"
-    broken.mkdir(parents=True)
-    (broken / "selected.safetensors").write_bytes(b"12345678 not tensors")
-    assert "not a sound safetensors file" in refused(
-        "predict", f"--workdir={tmp_path / 'run'}", images
-    )
+    broken = tmp_path / "run" / "adapt" / "selected.safetensors"
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(b"12345678 not tensors")
+    assert str(broken) in refused("predict", f"--workdir={tmp_path / 'run'}", images)
 
 
 # Export
@@ -215,7 +209,11 @@ def test_exported_program_gives_the_same_probabilities_in_a_fresh_process(finish
     assert done.returncode == 0, done.stderr
     assert (out / "classes.txt").read_text().split() == list(CLASSES)
     card = (out / "README.md").read_text()
-    assert "catalogue" in card and "no labels to measure with" in card and "## Limits" in card
+    assert "catalogue" in card and "phone" in card and all(name in card for name in CLASSES)
+    # The accuracy of the source network on its own domain, and none on the unlabelled target.
+    result = json.loads((finished / "result.json").read_text())
+    shown = re.findall(r"[\d.]+%", card)
+    assert shown == [f"{100 * result['accuracy']['source_train']:.1f}%"]
 
     network = inference.load_network(finished, "selected")
     side = network.about["image_size"]
@@ -254,47 +252,54 @@ def test_exported_onnx_gives_the_same_probabilities(finished, tmp_path):
 
 def test_export_overwrites_nothing(finished, tmp_path):
     (tmp_path / "mine").write_text("kept")
-    assert "exists" in refused("export", f"--workdir={finished}", f"--out={tmp_path}")
+    assert f"--out={tmp_path}" in refused("export", f"--workdir={finished}", f"--out={tmp_path}")
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
-# What a user brings
+# External files
 
 
-def test_finished_run_is_not_shown_for_other_images_of_the_same_names(finished, root, tmp_path):
+def test_result_is_not_shown_for_other_images_with_the_same_names(finished, root, tmp_path):
+    def times():
+        files = (path for path in workdir.rglob("*") if path.is_file())
+        return {str(path.relative_to(workdir)): path.stat().st_mtime_ns for path in files}
+
+    workdir = tmp_path / "runs" / "first"
     shutil.copytree(root, tmp_path / "moved")
-    shutil.copytree(finished, tmp_path / "runs" / "first")
-    marker = tmp_path / "runs/first/adapt/finished.json"
+    shutil.copytree(finished, workdir)
+    marker = workdir / "adapt" / "finished.json"
     content = json.loads(marker.read_text())
     content["settings"]["version"] = 0  # of an earlier version of the program
     marker.write_text(json.dumps(content))
-    done = call("main", *folder_flags(tmp_path / "moved", tmp_path / "runs" / "first"))
-    assert done.returncode == 0 and "is finished; other images need" in done.stdout, done.stderr
-    assert "trained" not in done.stdout and "compiling" not in done.stdout
-    config = json.loads((tmp_path / "runs/first/config.json").read_text())["config"]
+    before = times()
+    done = call("main", *folder_flags(tmp_path / "moved", workdir))
+    assert done.returncode == 0, done.stderr
+    assert str(workdir) in done.stdout and "--workdir" in done.stdout
+    # Nothing is trained: the run only records where its images are now.
+    assert {name for name, time in times().items() if time != before.get(name)} == {"config.json"}
+    config = json.loads((workdir / "config.json").read_text())["config"]
     assert config["data"]["source"] == str(tmp_path / "moved" / "catalogue")
     shutil.copytree(root, tmp_path / "other")
     write_image(tmp_path / "other" / "phone" / "IMG_0000.jpg", 1, 999, 80)
-    line = refused("main", *folder_flags(tmp_path / "other", tmp_path / "runs" / "first"))
-    assert "is finished, with other images or files: images.phone" in line
-    assert "there is no such folder" in refused(
-        "main", *folder_flags(tmp_path / "nowhere", tmp_path / "runs" / "first")
-    )
+    line = refused("main", *folder_flags(tmp_path / "other", workdir))
+    assert "images.phone" in line and str(workdir) in line and "--workdir" in line
+    nowhere = tmp_path / "nowhere"
+    assert str(nowhere / "catalogue") in refused("main", *folder_flags(nowhere, workdir))
 
 
-def test_stages_of_a_sibling_are_reused_and_none_switches_it_off(finished, root):
+def test_stages_of_a_sibling_are_reused_unless_run_reuse_is_none(finished, root):
     workdir = finished.parent / "second"
     done = call("main", *folder_flags(root, workdir, "adapt.beta=0.0"))
     assert done.returncode == 0, done.stderr
-    assert f"pair: taken from another run, in {finished / 'pair'}" in done.stdout
+    assert re.search(rf"^pair: .*{re.escape(str(finished / 'pair'))}$", done.stdout, re.MULTILINE)
     folders = {path.name for path in workdir.iterdir() if path.is_dir()}
-    # Of the sibling's CycleGAN the generators alone, which paired inference needs.
+    # Of the sibling's CycleGAN only the generators, which paired inference needs.
     assert folders == {"adapt", "pair", "report", "tensorboard"}
 
     alone = finished.parent / "alone"
     flags = folder_flags(root, alone, "run.reuse=none")
     done = call("main", *flags, "--stage=source")
-    assert done.returncode == 0 and "taken from another" not in done.stdout
+    assert done.returncode == 0 and not (alone / "reused.json").exists()
     ours, theirs = (
         json.loads((place / "source" / "finished.json").read_text())["extra"]["sha256"]
         for place in (alone, finished)
@@ -302,9 +307,7 @@ def test_stages_of_a_sibling_are_reused_and_none_switches_it_off(finished, root)
     assert ours == theirs
 
 
-def test_source_network_and_translations_from_elsewhere_take_the_place_of_stages(
-    finished, root, tmp_path
-):
+def test_external_source_network_and_translations_replace_stages(finished, root, tmp_path):
     made = tmp_path / "made"
     for source, target in (("catalogue", "phone"), ("phone", "catalogue")):
         for path in (root / source).rglob("*.jpg"):
@@ -316,9 +319,9 @@ def test_source_network_and_translations_from_elsewhere_take_the_place_of_stages
         f"--config.source.checkpoint={finished}",
         f"--config.pair.translations={made}",
     ]
-    refusal = refused("main", *flags, "--stage=pair")
-    assert "--stage=pair has nothing to do: pair.translations has no generators" in refusal
-    assert "source.checkpoint takes its place" in refused("main", *flags, "--stage=source")
+    for stage, setting in (("pair", "pair.translations"), ("source", "source.checkpoint")):
+        line = refused("main", *flags, f"--stage={stage}")
+        assert f"--stage={stage}" in line and setting in line
     done = call("main", *flags)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "run" / "result.json").read_text())
@@ -337,8 +340,9 @@ def test_incomplete_or_damaged_translations_are_refused_first(finished, root, tm
     message = refused(
         "main", *folder_flags(root, tmp_path / "run"), f"--config.pair.translations={made}"
     )
-    assert "002.jpg" in message
-    assert ("1 of 12 images have no translation" if remove else "cannot be read") in message
+    assert str(made / "catalogue_to_phone") in message and "pen/002.jpg" in message
+    assert set(re.findall(r"\w+/\w+\.jpg", message)) == {"pen/002.jpg"}
+    assert re.search(r"\b1\D+12\b" if remove else r"\b1\b", message)
     assert not (tmp_path / "run").exists()
 
 
@@ -354,24 +358,24 @@ def test_source_network_of_other_classes_is_refused(finished, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_translations_of_images_that_are_no_files_are_refused(tmp_path):
+def test_external_translations_of_images_without_files_are_refused(tmp_path):
     message = refused(
         "main",
         "--config=configs/digits.py:smoke",
         f"--config.pair.translations={tmp_path}",
         f"--workdir={tmp_path / 'run'}",
     )
-    assert "no files of their own" in message
+    assert f"pair.translations={tmp_path}" in message and "embedded" in message
 
 
 # Office-31
 
 
 @pytest.mark.slow
-def test_all_six_tasks_of_office_pass_through_every_stage(tmp_path):
-    """The real number of classes; three CycleGANs and three source networks serve six tasks."""
+def test_all_six_tasks_of_office_run_every_stage(tmp_path):
+    """With all classes; the six tasks share three CycleGANs and three source networks."""
     root = write_office(tmp_path / "office")
-    finished = {"pair": 0, "source": 0}
+    reuses = {"pair": 0, "source": 0}
     for task in ("a2w", "w2a", "a2d", "d2a", "d2w", "w2d"):
         done = call(
             "main",
@@ -381,43 +385,46 @@ def test_all_six_tasks_of_office_pass_through_every_stage(tmp_path):
             f"--workdir={tmp_path / 'runs' / task}",
         )
         assert done.returncode == 0, done.stderr
-        for stage in finished:
-            finished[stage] += f"{stage}: taken from another run" in done.stdout
+        reused = tmp_path / "runs" / task / "reused.json"
+        for stage in json.loads(reused.read_text()) if reused.exists() else ():
+            if stage in reuses:
+                reuses[stage] += 1
         result = json.loads((tmp_path / "runs" / task / "result.json").read_text())
         assert set(result["per_class"]) == set(OFFICE_CLASSES)
         assert 0 <= result["accuracy"]["target_test"]["last"] <= 1
-    assert finished == {"pair": 3, "source": 3}
+    assert reuses == {"pair": 3, "source": 3}
 
 
 @pytest.mark.parametrize(
-    ("source", "target", "says"),
+    ("source", "target", "names"),
     [
-        ("", "phone", "data.source is not set"),
-        ("catalogue", "", "data.target is not set"),
-        ("catalogue", "other/catalogue", "have the same name"),
-        ("catalogue", "catalogue", "are the same folder"),
-        ("phone", "catalogue", "has no classes"),
-        ("other", "phone", "has one class, catalogue, where there must be two: if classes are"),
-        ("catalogue", "nowhere", "there is no such folder"),
+        ("", "phone", ["data.source"]),
+        ("catalogue", "", ["data.target"]),
+        ("catalogue", "other/catalogue", ["photos/catalogue", "photos/other/catalogue"]),
+        ("catalogue", "catalogue", ["data.source", "data.target", "photos/catalogue"]),
+        ("phone", "catalogue", ["photos/phone"]),
+        ("other", "phone", ["photos/other/catalogue"]),  # the folder to use instead
+        ("catalogue", "nowhere", ["photos/nowhere"]),
     ],
 )
-def test_folders_that_make_no_task_are_refused_and_leave_nothing(
-    source, target, says, root, tmp_path
+def test_folders_that_do_not_make_a_task_are_refused_and_leave_nothing(
+    source, target, names, root, tmp_path
 ):
     shutil.copytree(root, tmp_path / "photos")
     shutil.copytree(root / "catalogue", tmp_path / "photos" / "other" / "catalogue")
     place = {name: tmp_path / "photos" / name if name else "" for name in (source, target)}
-    assert says in refused(
+    line = refused(
         "main",
         "--config=configs/folder.py:smoke",
         f"--config.data.source={place[source]}",
         f"--config.data.target={place[target]}",
         f"--workdir={tmp_path / 'run'}",
     )
+    assert all(name in line for name in names)
     assert not (tmp_path / "run").exists()
 
 
-def test_only_some_images_are_decoded_where_only_some_are_wanted(tmp_path, monkeypatch):
+def test_only_as_many_images_are_decoded_as_data_limit_allows(tmp_path, monkeypatch):
     source = write_domain(tmp_path / "catalogue", CLASSES, each=4)
     target = write_domain(tmp_path / "phone", CLASSES, each=3, seed=1)
     decoded = []
@@ -435,17 +442,17 @@ def test_only_some_images_are_decoded_where_only_some_are_wanted(tmp_path, monke
         assert CLASSES[label] == file.parts[0]
 
 
-def test_class_that_is_left_out_whole_is_refused(tmp_path):
+def test_class_without_a_readable_image_is_refused(tmp_path):
     source = write_domain(tmp_path / "catalogue", CLASSES, each=2)
     for path in (source / "pen").iterdir():
         path.write_bytes(b"no image")
     config = folder_config.get_config("smoke,data.on_error=skip,data.limit=0")
     config.data.update(source=str(source), target=str(write_domain(tmp_path / "t", CLASSES, 1)))
-    with pytest.raises(UserError, match="no readable image in pen"):
+    with pytest.raises(UserError, match=r"catalogue\b.*\bpen\b"):
         load_task(config.data)
 
 
-def test_records_stand_where_folders_of_photos_do(tmp_path):
+def test_records_give_the_same_task_as_the_photos(tmp_path):
     source = write_domain(tmp_path / "catalogue", CLASSES, each=3)
     target = write_domain(tmp_path / "phone", CLASSES, each=2, seed=1)
     tasks = []
@@ -461,24 +468,28 @@ def test_records_stand_where_folders_of_photos_do(tmp_path):
     np.testing.assert_array_equal(ours.source_train.labels, theirs.source_train.labels)
     assert ours.source_files == theirs.source_files and ours.class_names == theirs.class_names
     config.data.image_size = 24
-    with pytest.raises(UserError, match="holds images of 40 pixels, and data.image_size is 24"):
+    with pytest.raises(UserError, match=r"\b40\b.*data\.image_size\b.*\b24\b"):
         load_task(config.data)
 
 
 @pytest.mark.parametrize(
-    ("flags", "says"),
+    ("flags", "names"),
     [
-        ([], "Office-31 is to be had from"),
-        (["--config.data.dir={root}"], "holds 6 images, expected 795"),
-        (["--config.data.dir={root}", "--config.data.expected_counts.webcam=6"], "expected 31"),
-        (["--config.data.dir={root}/amazon"], "holds no folder webcam"),
+        ([], ["data.dir", "https://"]),
+        (["--config.data.dir={root}"], ["office/webcam", "795", "data.expected_counts.webcam"]),
+        (
+            ["--config.data.dir={root}", "--config.data.expected_counts.webcam=6"],
+            ["office/webcam", "31", "data.expected_classes"],
+        ),
+        (["--config.data.dir={root}/amazon"], ["office/amazon", "webcam"]),
     ],
 )
-def test_office_that_is_not_as_expected_says_so_and_leaves_nothing(flags, says, tmp_path):
+def test_incomplete_office_is_refused_and_leaves_nothing(flags, names, tmp_path):
     root = write_office(tmp_path / "office", CLASSES)
     flags = [flag.format(root=root) for flag in flags]
     workdir = f"--workdir={tmp_path / 'run'}"
-    assert says in refused("main", "--config=configs/office.py:w2a,smoke", workdir, *flags)
+    line = refused("main", "--config=configs/office.py:w2a,smoke", workdir, *flags)
+    assert all(name in line for name in names)
     assert not (tmp_path / "run").exists()
 
 

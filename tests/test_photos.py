@@ -1,4 +1,4 @@
-"""Images of any kind become pixels alike, folders become domains, and faults are told by name."""
+"""Images of any kind are decoded alike, folders become domains, and faulty files are named."""
 
 import os
 import struct
@@ -35,7 +35,7 @@ def is_halves(pixels: np.ndarray, tolerance: int = 12) -> bool:
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.jpg", "a.tiff", "a.webp", "a.ppm", "a.gif"])
-def test_every_known_format_is_read_whatever_its_aspect(name, tmp_path):
+def test_every_known_format_is_read_at_any_aspect_ratio(name, tmp_path):
     quality = {"quality": 100, "subsampling": 0} if name.endswith("jpg") else {}
     quality = {"lossless": True} if name.endswith("webp") else quality
     halves().save(tmp_path / name, **quality)
@@ -87,14 +87,14 @@ def test_transparent_grey_of_16_bits_becomes_white(tmp_path):
 
 
 @pytest.mark.parametrize(("orientation", "angle"), [(3, 180), (6, 90), (8, 270)])
-def test_image_is_turned_as_its_exif_says(orientation, angle, tmp_path):
+def test_image_is_turned_by_its_exif_orientation(orientation, angle, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = orientation
     halves(32, 32).rotate(angle).save(tmp_path / "a.png", exif=exif)
     assert is_halves(photos.read(tmp_path / "a.png", SIZE))
 
 
-def test_image_is_turned_where_another_part_of_its_exif_is_damaged(tmp_path):
+def test_image_is_turned_even_if_another_part_of_its_exif_is_damaged(tmp_path):
     exif = Image.Exif()
     exif[0x0112], exif[0x0110], exif[0x0132] = 6, "camera", "2026:01:01 00:00:00"
     halves(32, 32).rotate(90).save(tmp_path / "a.jpg", exif=exif, quality=100, subsampling=0)
@@ -108,7 +108,7 @@ def test_image_is_turned_where_another_part_of_its_exif_is_damaged(tmp_path):
 
 
 def png_claiming(width: int, height: int) -> bytes:
-    """A small file whose header says that the image is large."""
+    """A small file whose header claims a large image."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
@@ -125,7 +125,7 @@ def png_claiming(width: int, height: int) -> bytes:
 
 
 def bad_files(folder: Path) -> dict[str, str]:
-    """Files that cannot be read, and what is said of each."""
+    """Files that cannot be read, and a number or a part of Pillow's or the system's message."""
     halves(300, 300).save(folder / "whole.jpg")
     whole = (folder / "whole.jpg").read_bytes()
     (folder / "whole.jpg").unlink()
@@ -150,18 +150,18 @@ def bad_files(folder: Path) -> dict[str, str]:
         "text.jpg": "cannot identify",
         "short.jpg": "truncated",
         "garbled.png": "",
-        "bomb.png": "pixels",
-        "large.png": "it claims 20000 x 6000 pixels",
+        "bomb.png": "60000",
+        "large.png": "20000",
         "script.jpg": "cannot identify",
         "lost.jpg": "no such file",
     }
 
 
-def test_unreadable_images_say_why(tmp_path):
-    for name, says in bad_files(tmp_path).items():
+def test_unreadable_image_has_a_reason(tmp_path):
+    for name, reason in bad_files(tmp_path).items():
         with pytest.raises(photos.UnreadableImage) as caught:
             photos.read(tmp_path / name, SIZE)
-        assert says in str(caught.value) and str(caught.value), name
+        assert reason in str(caught.value) and str(caught.value), name
 
 
 def write_domain(root: Path, **classes: int) -> Path:
@@ -190,24 +190,24 @@ def test_class_may_be_called_images(tmp_path):
     assert folders.find(tmp_path).classes == ("images", "mug")
 
 
-def test_names_of_folders_within_a_class_must_be_shown_too(tmp_path):
+def test_names_of_folders_within_a_class_must_be_printable_too(tmp_path):
     write_domain(tmp_path, cat=1)
     hidden = Path(os.fsdecode(os.fsencode(tmp_path / "cat") + b"/b\xff"))
     hidden.mkdir()
     (tmp_path / "cat" / "0.png").rename(hidden / "0.png")
-    with pytest.raises(UserError, match=r"1 names that cannot be shown, rename 'cat/b\\udcff/0"):
+    with pytest.raises(UserError, match=r"cat/b\\udcff/0\.png"):
         folders.find(tmp_path)
 
 
 @pytest.mark.parametrize(
     "name", ["a\u202fb", "a\u00a0b", "\u5199\u771f\u3000", "\u0646\u200c\u0647"]
 )
-def test_names_with_spaces_of_other_scripts_are_welcome(name, tmp_path):
+def test_names_with_spaces_of_other_scripts_are_accepted(name, tmp_path):
     write_domain(tmp_path, **{name: 2, "cat": 1})
     assert name in folders.find(tmp_path).classes
 
 
-def test_accents_are_one_character_however_a_system_writes_them(tmp_path):
+def test_names_are_equal_in_any_unicode_form(tmp_path):
     write_domain(tmp_path / "mac", **{"cafe\u0301": 1, "mug": 1})
     assert folders.find(tmp_path / "mac").classes == ("caf\u00e9", "mug")
     write_domain(tmp_path / "order", **{"e\u0301a": 1, "ezz": 2, "f": 3})
@@ -215,11 +215,11 @@ def test_accents_are_one_character_however_a_system_writes_them(tmp_path):
     assert listing.classes == ("ezz", "f", "\u00e9a")
     assert np.bincount(listing.labels).tolist() == [2, 3, 1]
     write_domain(tmp_path / "mac", **{"caf\u00e9": 1})
-    with pytest.raises(UserError, match="two folders of one name, caf\u00e9"):
+    with pytest.raises(UserError, match="caf\u00e9"):
         folders.find(tmp_path / "mac")
 
 
-def test_links_are_followed_and_lead_round_no_circle(tmp_path):
+def test_links_are_followed_except_in_cycles(tmp_path):
     write_domain(tmp_path / "elsewhere", mug=2, more=3)
     (tmp_path / "shop" / "mug").mkdir(parents=True)
     (tmp_path / "shop" / "mug" / "more").symlink_to(tmp_path / "elsewhere" / "more")
@@ -233,7 +233,7 @@ def test_links_are_followed_and_lead_round_no_circle(tmp_path):
     assert len(folders.images_in(tmp_path / "shop" / "pen")) == 2 + 3
 
 
-def test_folder_that_may_not_be_read_is_told(tmp_path, monkeypatch):
+def test_folder_without_read_permission_is_named(tmp_path, monkeypatch):
     write_domain(tmp_path, cat=1, dog=1)
     scandir = os.scandir
 
@@ -243,7 +243,7 @@ def test_folder_that_may_not_be_read_is_told(tmp_path, monkeypatch):
         return scandir(place)
 
     monkeypatch.setattr(list_files.os, "scandir", refuse)
-    with pytest.raises(UserError, match="dog cannot be read: Permission denied"):
+    with pytest.raises(UserError, match=r"(?i)\bdog\b.*permission denied"):
         folders.find(tmp_path)
 
 
@@ -260,10 +260,11 @@ def message_of(function, *arguments) -> str:
     return str(caught.value)
 
 
-def test_folders_that_are_no_domain_are_refused(tmp_path):
-    assert "there is no such folder" in message_of(folders.find, tmp_path / "nowhere")
+def test_folders_that_are_not_a_domain_are_refused(tmp_path):
+    assert str(tmp_path / "nowhere") in message_of(folders.find, tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    assert "holds no image" in message_of(folders.find, tmp_path / "empty")
+    message = message_of(folders.find, tmp_path / "empty")
+    assert str(tmp_path / "empty") in message and ".jpg" in message
     both = write_domain(tmp_path / "both", mug=1)
     halves().save(both / "loose.png")
     message = message_of(folders.find, both)
@@ -271,7 +272,7 @@ def test_folders_that_are_no_domain_are_refused(tmp_path):
     odd = write_domain(tmp_path / "odd", mug=1)
     (odd / "mug" / "0.png").rename(odd / "mug" / os.fsdecode(b"m\xe4rz.png"))
     message = message_of(folders.find, odd)
-    assert "cannot be shown" in message and message.isprintable()
+    assert r"m\udce4rz.png" in message and message.isprintable()
 
 
 def decode(listing, size, on_error):
@@ -329,21 +330,26 @@ def test_images_are_the_same_wherever_they_are_kept(place, tmp_path, monkeypatch
 
 def test_unreadable_images_are_all_named_or_left_out(tmp_path, capsys):
     root = write_domain(tmp_path / "d", bike=2, mug=1)
-    says = bad_files(root / "mug")
+    reasons = bad_files(root / "mug")
     listing = folders.find(root)
-    bad = [path.name for path in listing.paths if path.name in says]
-    assert set(bad) == set(says) - {"lost.jpg"}  # a link to nothing is no file
+    bad = [path.name for path in listing.paths if path.name in reasons]
+    assert set(bad) == set(reasons) - {"lost.jpg"}  # a broken link is not a file
     message = message_of(decode, listing, SIZE, "raise")
-    assert message.startswith(f"{len(bad)} images cannot be read")
+    first, *lines = message.splitlines()
+    assert str(len(bad)) in first and "data.on_error" in first
     for name in bad:
-        assert str(root / "mug" / name) in message and says[name] in message
+        (line,) = (line for line in lines if str(root / "mug" / name) in line)
+        assert reasons[name] in line
+    capsys.readouterr()
     images, read = decode(listing, SIZE, "skip")
     assert len(images) == 3 and [listing.paths[i].name for i in read] == ["0.png", "1.png", "0.png"]
     np.testing.assert_array_equal(listing.labels[read], [0, 0, 1])
-    assert f"{len(bad)} images are left out" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert str(len(bad)) in printed.splitlines()[0]
+    assert all(str(root / "mug" / name) in printed for name in bad)
 
 
 def test_domain_without_one_readable_image_is_refused(tmp_path):
     (tmp_path / "d" / "mug").mkdir(parents=True)
     bad_files(tmp_path / "d" / "mug")
-    assert "no image in" in message_of(decode, folders.find(tmp_path / "d"), SIZE, "skip")
+    assert str(tmp_path / "d") in message_of(decode, folders.find(tmp_path / "d"), SIZE, "skip")

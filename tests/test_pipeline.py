@@ -43,6 +43,13 @@ def outcome(workdir: Path) -> dict[str, object]:
     return {"markers": markers, "parts": parts, "metrics": [json.loads(line) for line in lines]}
 
 
+def assert_accuracies_are_printed(workdir: Path, printed: str) -> None:
+    """Each accuracy on the target domain, with its name in `result.json`."""
+    result = json.loads((workdir / "result.json").read_text())
+    for name, value in result["accuracy"]["target_test"].items():
+        assert re.search(rf"{value:.2%}\s+\({name}\)", printed), name
+
+
 def test_smoke_run_writes_a_result_and_every_file_of_the_working_directory(finished):
     workdir, printed = finished
     result = json.loads((workdir / "result.json").read_text())
@@ -69,8 +76,8 @@ def test_smoke_run_writes_a_result_and_every_file_of_the_working_directory(finis
         "tensorboard/adapt",
     ):
         assert (workdir / name).exists(), name
-    assert "classifier: 113,962 parameters" in printed
-    assert "adapted, after the last round" in printed
+    assert re.search(r"\bclassifier\b.*\b113,962\b", printed)
+    assert_accuracies_are_printed(workdir, printed)
 
 
 def test_round_lines_show_what_em_and_alignment_do(finished):
@@ -121,7 +128,7 @@ def test_second_run_of_the_same_command_only_prints_the_result(finished):
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
     done = call("main", "--config=configs/digits.py:smoke", f"--workdir={workdir}")
     assert done.returncode == 0
-    assert "adapted, after the last round" in done.stdout
+    assert_accuracies_are_printed(workdir, done.stdout)
     after = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
     assert after == before
 
@@ -153,28 +160,21 @@ def test_workdir_of_another_config_is_refused_and_the_setting_named(finished):
     line = refused(
         "main", "--config=configs/digits.py:smoke,adapt.beta=0.7", f"--workdir={finished[0]}"
     )
-    assert "adapt.beta (was 0.1, is 0.7)" in line
+    assert re.search(r"\badapt\.beta\b.*\b0\.1\b.*\b0\.7\b", line)
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "says"),
-    [
-        ("run", "a file", "is a file, not a folder"),
-        ("run/config.json", "{}", "not the file that a run writes"),
-    ],
-)
-def test_workdir_that_is_something_else_is_refused_and_left_alone(name, content, says, tmp_path):
+@pytest.mark.parametrize(("name", "content"), [("run", "a file"), ("run/config.json", "{}")])
+def test_workdir_that_is_something_else_is_refused_and_left_alone(name, content, tmp_path):
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     path.write_text(content)
-    assert says in refused(
-        "main", "--config=configs/digits.py:smoke", f"--workdir={tmp_path / 'run'}"
-    )
+    line = refused("main", "--config=configs/digits.py:smoke", f"--workdir={tmp_path / 'run'}")
+    assert str(tmp_path / "run") in line and path.name in line
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path]
     assert path.read_text() == content
 
 
-def test_stage_that_is_not_reused_says_why(finished, tmp_path):
+def test_settings_that_keep_a_stage_from_being_reused_are_named(finished, tmp_path):
     done = call(
         "main",
         "--config=configs/digits.py:smoke,source.epochs=1",
@@ -183,7 +183,8 @@ def test_stage_that_is_not_reused_says_why(finished, tmp_path):
         "--stage=source",
     )
     assert done.returncode == 0, done.stderr
-    assert "source: not reused, source.epochs (was 4, is 1)" in done.stdout
+    why = r"^source: .*\bsource\.epochs\b.*\b4\b.*\b1\b"
+    assert re.search(why, done.stdout, re.MULTILINE)
 
 
 def test_finished_stage_that_lost_its_network_is_not_trained_again(finished, tmp_path):
@@ -200,84 +201,118 @@ def test_finished_stage_that_lost_its_network_is_not_trained_again(finished, tmp
 
 
 @pytest.mark.parametrize(
-    ("flags", "says"),
+    ("flags", "names"),
     [
-        (["--config=configs/digits.py", "--config.adapt.betta=1"], "beta"),
-        (["--config=configs/digits.py:embeded"], "did you mean 'embedded'"),
-        (["--config=configs/digits.py:smoke,adapt.rond=3"], "did you mean 'adapt.rounds'"),
+        (["--config=configs/digits.py", "--config.adapt.betta=1"], ["adapt.betta", "adapt.beta"]),
+        (["--config=configs/digits.py:embeded"], ["embeded", "embedded"]),
+        (["--config=configs/digits.py:smoke,adapt.rond=3"], ["adapt.rond", "adapt.rounds"]),
         (
             ["--config=configs/digits.py:smoke", "--config.adapt.bta=0.3"],
-            "setting 'adapt.bta' is unknown; did you mean 'adapt.beta'?",
+            ["adapt.bta", "adapt.beta"],
         ),
-        (["--config=configs/digits.py:smoke,adapt.beta=x"], "adapt.beta=x: expected"),
-        (["--config=configs/nothing.py"], "nothing.py"),
-        (["--config=configs/digits.py:smoke", "--stage=adopt"], "choose pair, translate"),
-        (["--config=configs/digits.py:smoke", "smoke"], "'smoke' is not a flag"),
-        ([], "--config is missing"),
-        (["--config=configs/digits.py:mnist2mnistm", "--config.data.dir=/nowhere"], "/nowhere"),
-        (["--config=configs/digits.py:smoke,source.batch_size=0"], "source.batch_size is 0"),
-        (["--config=configs/digits.py:smoke,pair.batch_size=-1"], "pair.batch_size is -1"),
+        (["--config=configs/digits.py:smoke,adapt.beta=x"], ["adapt.beta=x", "float"]),
+        (["--config=configs/nothing.py"], ["--config=configs/nothing.py"]),
+        (
+            ["--config=configs/digits.py:smoke", "--stage=adopt"],
+            ["--stage=adopt", "pair, translate, source, adapt"],
+        ),
+        (["--config=configs/digits.py:smoke", "smoke"], ["smoke", "--config."]),
+        ([], ["--config"]),
+        (["--config=configs/digits.py:mnist2mnistm", "--config.data.dir=/nowhere"], ["/nowhere"]),
+        (["--config=configs/digits.py:smoke,source.batch_size=0"], ["source.batch_size", "0"]),
+        (["--config=configs/digits.py:smoke,pair.batch_size=-1"], ["pair.batch_size", "-1"]),
         (
             ["--config=configs/digits.py:smoke,model.name=digit"],
-            "model.name=digit is unknown: choose",
+            ["model.name=digit", "digits", "resnet50"],
         ),
-        (["--config=configs/digits.py:smoke", "--config.model.widths=(8,8)"], "takes 4x4"),
-        (["--config=configs/digits.py:smoke", "--config.model.widths=(0,8,8)"], "at least 1"),
-        (["--config=configs/digits.py:smoke,adapt=3"], "'adapt' is a group: adapt."),
-        (["--config=configs/digits.py:smoke,pair.epochs=True"], "expected a value of type int"),
-        (["--config=configs/digits.py:smoke,adapt.mix.s=nan"], "setting adapt.mix.s=nan"),
-        (["--config=configs/digits.py:smoke", "--config.adapt.beta=nan"], "beta=nan is no number"),
-        (["--config=configs/digits.py:smoke", "--config.data.dir=/tmp"], "of no use to the embed"),
-        (["--config=configs/digits.py:smoke,data.test_size=0"], "the first not 0"),
-        (["--config=configs/base.py"], "names no task"),
-        (["--config=configs/digits.py:smoke,pair.downsamplings=6"], "cannot be halved 6 times"),
-        (["--config=configs/digits.py:smoke,pair.discriminator_layers=4"], "too small for a"),
-        (["--config=configs/digits.py:smoke,pair.discriminator_layers=9"], "too small for a"),
-        (["--config=configs/digits.py:smoke,adapt.layers=conv9"], "no layer matches 'conv9'"),
+        (
+            ["--config=configs/digits.py:smoke", "--config.model.widths=(8,8)"],
+            ["model.widths", "8x8", "4x4"],
+        ),
+        (
+            ["--config=configs/digits.py:smoke", "--config.model.widths=(0,8,8)"],
+            ["model.widths=(0, 8, 8)"],
+        ),
+        (["--config=configs/digits.py:smoke,adapt=3"], ["adapt.beta", "adapt.rounds"]),
+        (["--config=configs/digits.py:smoke,pair.epochs=True"], ["pair.epochs=True", "int"]),
+        (["--config=configs/digits.py:smoke,adapt.mix.s=nan"], ["adapt.mix.s=nan"]),
+        (["--config=configs/digits.py:smoke", "--config.adapt.beta=nan"], ["adapt.beta=nan"]),
+        (
+            ["--config=configs/digits.py:smoke", "--config.data.dir=/tmp"],
+            ["data.dir=/tmp", "configs/digits.py:mnist2mnistm"],
+        ),
+        (["--config=configs/digits.py:smoke,data.test_size=0"], ["data.test_size=0"]),
+        (["--config=configs/base.py"], ["configs/digits.py", "configs/folder.py"]),
+        (["--config=configs/digits.py:smoke,pair.downsamplings=6"], ["32x32", "6"]),
+        (
+            ["--config=configs/digits.py:smoke,pair.discriminator_layers=4"],
+            ["32x32", "discriminator", "4"],
+        ),
+        (
+            ["--config=configs/digits.py:smoke,pair.discriminator_layers=9"],
+            ["32x32", "discriminator", "9"],
+        ),
+        (
+            ["--config=configs/digits.py:smoke,adapt.layers=conv9"],
+            ["adapt.layers", "conv9", "conv1, conv2, conv3"],
+        ),
         (
             ["--config=configs/digits.py:smoke,adapt.measure=jmmd,adapt.layers=conv1"]
             + ["--config.adapt.jmmd_layers=conv2"],
-            "no layer matches 'conv2'; there are: conv1",
+            ["adapt.jmmd_layers", "conv2", "conv1"],
         ),
-        (["--config=configs/digits.py:smoke,em.threshold=95"], "em.threshold=95.0 is compared"),
-        (["--config=configs/digits.py:smoke,em.refresh_every=600"], "set it to 600"),
-        (["--config=configs/digits.py:smoke", "--config.run.reuse=/nowhere"], "/nowhere is no"),
-        (["--config=configs/digits.py:smoke", "--stage=adapt"], "--stage=pair first"),
-        (["--config=README.md"], "README.md"),
-        (["--config=configs/digits.py:smoke,data.seed=202611271530"], "choose at most 4294967295"),
+        (["--config=configs/digits.py:smoke,em.threshold=95"], ["em.threshold=95.0"]),
+        (
+            ["--config=configs/digits.py:smoke,em.refresh_every=600"],
+            ["em.start_step=8", "em.refresh_every=600"],
+        ),
+        (["--config=configs/digits.py:smoke", "--config.run.reuse=/nowhere"], ["reuse=/nowhere"]),
+        (
+            ["--config=configs/digits.py:smoke", "--stage=adapt"],
+            ["--stage=adapt", "--stage=pair"],
+        ),
+        (["--config=README.md"], ["--config=README.md"]),
+        (
+            ["--config=configs/digits.py:smoke,data.seed=202611271530"],
+            ["data.seed=202611271530", "4294967295"],
+        ),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing_behind(flags, says, tmp_path):
+def test_bad_input_is_one_line_and_leaves_nothing_behind(flags, names, tmp_path):
     workdir = tmp_path / "run"
-    assert says in refused("main", *flags, f"--workdir={workdir}")
+    line = refused("main", *flags, f"--workdir={workdir}")
+    assert all(name in line for name in names) and "\n" not in line, line
     left = {path.name for path in workdir.rglob("*") if path.is_file()} if workdir.exists() else {}
     assert not left
 
 
-def test_address_is_no_working_directory(tmp_path):
+def test_address_is_refused_as_a_working_directory():
     line = refused("main", "--config=configs/digits.py:smoke", "--workdir=gs://bucket/run")
-    assert "gs:/bucket/run is an address" in line
+    assert "--workdir=gs:/bucket/run" in line
     assert not Path("gs:").exists()
 
 
-def test_where_no_loss_looks_at_translations_no_cyclegan_is_trained(tmp_path):
+def test_no_cyclegan_is_trained_if_no_loss_uses_translations(tmp_path):
     flags = (
         "--config=configs/digits.py:smoke,em.posterior=target,adapt.beta=0.0",
         *("--config.adapt.mix.t_f=0", "--config.adapt.mix.s_f=0", "--config.run.reuse=none"),
         f"--workdir={tmp_path}",
     )
-    assert "no loss looks at translations" in refused("main", *flags, "--stage=pair")
+    line = refused("main", *flags, "--stage=pair")
+    settings = ("adapt.mix.t_f", "adapt.mix.s_f", "adapt.beta", "em.posterior")
+    assert all(name in line for name in ("--stage=pair", *settings))
     done = call("main", *flags)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "pair").exists() and not (tmp_path / "translate").exists()
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["seconds"].keys() == {"source", "adapt"}
     assert "em" not in result and "paired_last" not in result["accuracy"]["target_test"]
-    assert "no loss looks" in refused("predict", f"--workdir={tmp_path}", "--paired", ".")
+    line = refused("predict", f"--workdir={tmp_path}", "--paired", ".")
+    assert str(tmp_path / "pair" / "generators.safetensors") in line
 
 
 def progress(workdir: Path, stage: str) -> int:
-    """Changes whenever a stage gets on: lines of metrics, checkpoints, translations."""
+    """Changes whenever a stage makes progress: lines of metrics, checkpoints, translations."""
     metrics = workdir / "metrics.jsonl"
     lines = metrics.read_text().count(f'"{stage}"') if metrics.exists() else 0
     return lines + sum(1 for _ in (workdir / stage).rglob("*"))
@@ -285,7 +320,7 @@ def progress(workdir: Path, stage: str) -> int:
 
 @pytest.mark.slow
 def test_run_killed_at_ten_random_moments_ends_with_the_same_parameters(finished, tmp_path):
-    """Two and more kills in each stage: while it compiles, trains, saves or evaluates."""
+    """At least two kills in each stage: while it compiles, trains, saves or evaluates."""
     whole, _ = finished
     flags = ("--config=configs/digits.py:smoke", f"--workdir={tmp_path}", "--config.run.reuse=none")
     chance = random.Random(0)
@@ -324,12 +359,12 @@ def test_run_killed_at_ten_random_moments_ends_with_the_same_parameters(finished
         ("configs/folder.py", {"data.source": "/a/b", "data.target": "c"}, "runs/folder"),
     ],
 )
-def test_default_place_is_named_by_what_a_run_computes(config, changed, place):
-    """So that the commands for another seed or setting do not meet the first one's run."""
+def test_default_workdir_is_named_after_what_a_run_computes(config, changed, place):
+    """So that commands with another seed or setting do not use the first one's workdir."""
     assert default_workdir(config, changed) == Path(place)
 
 
-def test_long_names_are_cut_and_stay_apart():
+def test_long_names_are_cut_and_stay_distinct():
     places = [
         default_workdir("configs/folder.py", {"source.checkpoint": "/ö" * 150 + end})
         for end in "ab"
@@ -345,36 +380,45 @@ def test_workdir_that_another_run_writes_to_is_refused(tmp_path):
             f"Workdir({str(tmp_path)!r}).locked().__enter__()"
         )
         other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-        assert f"another run is writing to {tmp_path}" in other.stderr and other.returncode
+        error = other.stderr.splitlines()[-1]
+        assert "Busy" in error and str(tmp_path) in error and other.returncode
     with Workdir(tmp_path / "run").locked():
         flags = ("--config=configs/digits.py:smoke", f"--workdir={tmp_path / 'run'}")
-        assert "another run is writing to" in refused("main", *flags)
+        assert str(tmp_path / "run") in refused("main", *flags)
         assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
     with Workdir(tmp_path).locked():
         pass
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "says"),
+    "error",
     [
-        (OSError(28, "No space left on device", "/runs/a"), 1, "error: /runs/a: no space left"),
-        (PermissionError(13, "Permission denied", "/runs"), 1, "error: /runs: permission denied"),
-        (FileNotFoundError(2, "No such file", "/runs"), None, ""),
+        OSError(28, "No space left on device", "/runs/a"),
+        PermissionError(13, "Permission denied", "/runs"),
     ],
 )
-def test_disk_that_refuses_is_one_line_and_what_is_the_programs_own_is_not(
-    error, code, says, capsys
-):
+def test_disk_error_is_one_line_that_names_the_file(error, capsys):
     def fail():
         raise error
 
-    with pytest.raises(SystemExit if code else OSError) as caught:
+    with pytest.raises(SystemExit) as caught:
         exit_codes.run(fail)
-    assert code is None or caught.value.code == code
-    assert says in capsys.readouterr().err
+    assert caught.value.code == 1
+    line = capsys.readouterr().err
+    assert line.startswith("error: ") and line.count("\n") == 1
+    assert error.filename in line and error.strerror.lower() in line.lower()
 
 
-def test_command_is_what_a_person_would_type():
+def test_error_that_may_be_a_bug_keeps_its_traceback(capsys):
+    def fail():
+        raise FileNotFoundError(2, "No such file", "/runs")
+
+    with pytest.raises(FileNotFoundError):
+        exit_codes.run(fail)
+    assert not capsys.readouterr().err
+
+
+def test_command_is_recorded_as_a_person_would_type_it():
     path = "/somewhere/daaa_jax/main.py"
     assert command([path, "--config=c:a b"]) == "python -m daaa_jax.main '--config=c:a b'"
     assert command(["/usr/bin/pytest", "-x"]) == "/usr/bin/pytest -x"

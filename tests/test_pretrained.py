@@ -1,4 +1,4 @@
-"""Weights from elsewhere find their places, or everything that does not fit is named at once."""
+"""External weights are assigned by name, or everything that does not fit is named at once."""
 
 import hashlib
 import io
@@ -61,7 +61,7 @@ def message_of(function, *arguments) -> str:
     return str(caught.value)
 
 
-def test_tensors_find_their_places_and_the_classifier_stays_fresh():
+def test_tensors_are_assigned_by_name_and_the_classifier_keeps_its_initial_weights():
     state, found = tensors(), fitted(tensors())
     kernel = found["params"]["convolution1"]["kernel"]
     assert kernel[2, 5, 1, 3] == state["conv1.weight"][3, 1, 2, 5]
@@ -96,18 +96,23 @@ def test_everything_that_does_not_fit_is_named_at_once():
     )
     message = message_of(fitted, state)
     for part in (
-        "file.npz does not fit the network",
-        "conv1.weight (5, 5, 3, 4), wanted (7, 7, 3, 4)",
-        "missing: params/norm1/bias",
-        "not finite: bn1.running_var",
-        "unexpected: layer9.weight, bn1.momentum",
+        "file.npz",
+        "conv1.weight",
+        "(5, 5, 3, 4)",
+        "(7, 7, 3, 4)",
+        "params/norm1/bias",
+        "bn1.running_var",
+        "layer9.weight",
+        "bn1.momentum",
     ):
-        assert part in message
+        assert message.count(part) == 1, part
+    for fits in ("norm1/scale", "bn1.weight", "running_mean", "batch_stats", "fc.", "num_batches"):
+        assert fits not in message, fits
 
 
 def test_weights_of_another_network_name_every_tensor():
     message = message_of(fitted, {"_conv_stem.weight": np.zeros((32, 3, 3, 3))})
-    assert "unexpected: _conv_stem.weight" in message and message.count("norm1") == 4
+    assert "_conv_stem.weight" in message and message.count("norm1") == 4
 
 
 def save(path: Path, state) -> Path:
@@ -129,7 +134,7 @@ def test_file_is_read_as_it_was_saved(suffix, tmp_path):
         np.testing.assert_array_equal(found[name], value)
 
 
-def test_wrappers_and_prefixes_of_training_programs_are_taken_off():
+def test_wrappers_and_prefixes_of_training_programs_are_removed():
     found = pretrained.read(Path(__file__).parent / "references" / "legacy.pth")
     assert "transposed" in found and "epoch" not in found
     assert "w" in pretrained.without_prefix({"module.w": np.ones(1)})
@@ -141,8 +146,7 @@ def test_damaged_file_is_one_error(suffix, damage, tmp_path):
     path = save(tmp_path / f"w{suffix}", tensors())
     whole = path.read_bytes()
     path.write_bytes({"short": whole[:-100], "empty": b"", "text": b"<html>"}[damage])
-    message = message_of(pretrained.read, path)
-    assert str(path) in message and "is not a sound" in message
+    assert str(path) in message_of(pretrained.read, path)
 
 
 def test_npz_that_claims_more_than_it_holds_is_one_error(tmp_path):
@@ -152,24 +156,26 @@ def test_npz_that_claims_more_than_it_holds_is_one_error(tmp_path):
     )
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("w.npy", claimed.getvalue() + bytes(16))
-    assert "is not a sound .npz file" in message_of(pretrained.read, path)
+    assert str(path) in message_of(pretrained.read, path)
 
 
 def test_npz_with_objects_is_refused(tmp_path):
     path = tmp_path / "w.npz"
     np.savez(path, w=np.array([{"a": 1}], dtype=object))
-    assert "is not a sound .npz file" in message_of(pretrained.read, path)
+    assert str(path) in message_of(pretrained.read, path)
 
 
-def test_path_that_is_no_weight_file_is_refused(tmp_path):
+def test_path_that_is_not_a_file_of_weights_is_refused(tmp_path):
     message = message_of(pretrained.read, Path("resnet5"))
+    assert "model.weights=resnet5" in message
     assert "resnet50" in message and ".safetensors" in message
-    assert "there is no such file" in message_of(pretrained.read, tmp_path / "w.pth")
-    np.savez(tmp_path / "w.npz")
-    assert "it is empty" in message_of(pretrained.read, tmp_path / "w.npz")
+    missing, empty = tmp_path / "w.pth", tmp_path / "w.npz"
+    np.savez(empty)
+    for path in (missing, empty):
+        assert str(path) in message_of(pretrained.read, path)
 
 
-# Published weights; the network is played by files.
+# Published weights, downloaded from `file://` addresses.
 
 
 def published(tmp_path: Path, content=b"weights", zipped=False, **changes) -> Published:
@@ -190,7 +196,7 @@ def published(tmp_path: Path, content=b"weights", zipped=False, **changes) -> Pu
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-def test_published_weights_are_fetched_once_and_checked(zipped, tmp_path):
+def test_published_weights_are_downloaded_once_and_verified(zipped, tmp_path):
     wanted = published(tmp_path, zipped=zipped)
     path = pretrained.fetch(wanted)
     assert path == tmp_path / "cache" / "weights" / "w.npz" and path.read_bytes() == b"weights"
@@ -200,19 +206,19 @@ def test_published_weights_are_fetched_once_and_checked(zipped, tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["w.npz"]
 
 
-def test_without_a_network_it_is_said_which_file_to_put_where(tmp_path):
+def test_failed_download_names_the_file_where_to_put_it_and_the_setting(tmp_path):
     wanted = published(tmp_path, url=(tmp_path / "nowhere" / "w.npz").as_uri())
     message = message_of(pretrained.fetch, wanted)
-    assert f"put w.npz at {tmp_path / 'cache' / 'weights' / 'w.npz'}" in message
-    assert "--config.model.weights=PATH" in message
+    assert wanted.url in message and "model.weights" in message
+    assert str(tmp_path / "cache" / "weights" / "w.npz") in message
     assert not [p for p in (tmp_path / "cache").rglob("*") if p.is_file()]
 
 
 def test_published_weights_with_another_checksum_are_refused(tmp_path):
     message = message_of(pretrained.fetch, published(tmp_path, sha256="01234567"))
-    assert "is damaged" in message and "01234567" in message
+    assert str(tmp_path / "cache" / "weights" / "w.npz") in message and "01234567" in message
 
 
 def test_weights_of_another_network_are_refused_by_name():
     message = message_of(pretrained.load, "resnet50", "efficientnet_lite0", (), {})
-    assert "weights of resnet50, not efficientnet_lite0" in message
+    assert "model.weights=resnet50" in message and "efficientnet_lite0" in message

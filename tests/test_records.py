@@ -1,7 +1,8 @@
-"""Images in files of records: any row at any time, converted from photos, fetched from a store."""
+"""Images in files of records: random access, conversion from photos, download from a store."""
 
 import json
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -22,6 +23,12 @@ SIZE = 16
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("DAAA_CACHE", str(tmp_path / "cache"))
+
+
+def numbers_in(text, path) -> list[str]:
+    """The numbers in a text that must name a path, beside those of the path."""
+    assert str(path) in text
+    return re.findall(r"\d+", text.replace(str(path), ""))
 
 
 def made(folder, images=IMAGES) -> records.Records:
@@ -62,7 +69,7 @@ def test_checksum_of_records_reads_none_of_them(tmp_path):
     assert checksum(records.Records(found._files, (8, 8, 3), "other")) != before
 
 
-def test_checksum_tells_which_images_are_chosen(tmp_path):
+def test_checksum_depends_on_which_images_are_chosen(tmp_path):
     """Else a source network would be reused that was trained on what another run holds out."""
     whole = made(tmp_path)
     count = len(whole)
@@ -87,7 +94,7 @@ def test_write_that_fails_leaves_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("when", ["opened", "written", "closed"])
-def test_disk_that_takes_no_more_is_one_line(when, tmp_path, monkeypatch):
+def test_full_disk_is_reported_in_one_line(when, tmp_path, monkeypatch):
     class Full:
         def __init__(self, place, options):
             self.fail("opened")
@@ -104,9 +111,9 @@ def test_disk_that_takes_no_more_is_one_line(when, tmp_path, monkeypatch):
 
     module = "array_record.python.array_record_module.ArrayRecordWriter"
     monkeypatch.setattr(module, Full)
-    says = r"a\.array_record cannot be written: write\(\) failed: No space left on device$"
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=r"a\.array_record\b.*No space left on device") as caught:
         records.write(tmp_path / f"a{records.SUFFIX}", IMAGES)
+    assert "\n" not in str(caught.value)
 
 
 # Converting
@@ -123,7 +130,7 @@ def domain(tmp_path):
 
 def test_converted_folder_holds_the_images_of_the_folder_of_photos(domain, tmp_path, capsys):
     run(domain, tmp_path / "out")
-    assert "10 images" in capsys.readouterr().out
+    assert "10" in numbers_in(capsys.readouterr().out, tmp_path / "out")
     found, listing = record_sets.find(str(tmp_path / "out")), folders.find(domain)
     decoded, _ = folders.decode_all(listing, SIZE)
     np.testing.assert_array_equal(found.images, decoded)
@@ -134,7 +141,7 @@ def test_converted_folder_holds_the_images_of_the_folder_of_photos(domain, tmp_p
     assert record_sets.find(str(domain)) is None
 
 
-def test_killed_conversion_goes_on_with_the_file_that_is_missing(domain, tmp_path, monkeypatch):
+def test_killed_conversion_resumes_with_the_file_that_is_missing(domain, tmp_path, monkeypatch):
     read, seen = photos.read, []
 
     def read_or_stop(path, size):
@@ -148,7 +155,7 @@ def test_killed_conversion_goes_on_with_the_file_that_is_missing(domain, tmp_pat
         patch.setattr(photos, "read", read_or_stop)
         with pytest.raises(KeyboardInterrupt):
             run(domain, out)
-    with pytest.raises(UserError, match=r"not converted to its end: give the command .* again"):
+    with pytest.raises(UserError, match=r"\bout\b.*daaa convert"):
         record_sets.find(str(out))
     first = (out / f"images-00000{records.SUFFIX}").stat().st_mtime_ns
     run(domain, out)
@@ -159,22 +166,24 @@ def test_killed_conversion_goes_on_with_the_file_that_is_missing(domain, tmp_pat
 
 def test_unreadable_images_are_named_or_left_out(domain, tmp_path, capsys):
     (domain / "mug" / "broken.jpg").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"1 images cannot be read(.|\n)*broken\.jpg: cannot ident"):
+    with pytest.raises(UserError, match=r"\b1\b.*--on_error") as caught:
         run(domain, tmp_path / "out")
-    with pytest.raises(UserError, match="not converted to its end"):
+    assert re.search(r"broken\.jpg\b.*cannot identify", str(caught.value))
+    assert "000.jpg" not in str(caught.value)
+    with pytest.raises(UserError, match="daaa convert"):
         record_sets.find(str(tmp_path / "out"))
     run(domain, tmp_path / "out", "--on_error=skip")
-    assert "10 images, 1 unreadable ones left out" in capsys.readouterr().out
+    assert {"10", "1"} <= set(numbers_in(capsys.readouterr().out, tmp_path / "out"))
     assert len(record_sets.find(str(tmp_path / "out")).labels) == 10
 
 
 def test_set_without_an_image_is_refused(tmp_path):
     (tmp_path / "shop" / "mug").mkdir(parents=True)
     (tmp_path / "shop" / "mug" / "broken.jpg").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"no image in .*shop can be read \(cannot identify"):
+    with pytest.raises(UserError, match=r"\bshop\b.*cannot identify"):
         run(tmp_path / "shop", tmp_path / "out", "--on_error=skip")
-    record_sets.write_index(tmp_path / "out", ["mug"], SIZE, [])  # as an earlier version did
-    with pytest.raises(UserError, match="out holds no image"):
+    record_sets.write_index(tmp_path / "out", ["mug"], SIZE, [])  # as an earlier version wrote
+    with pytest.raises(UserError, match=r"\bout\b"):
         record_sets.find(str(tmp_path / "out"))
 
 
@@ -191,14 +200,14 @@ def test_classes_are_named_and_ordered_as_those_of_photos_are(domain, tmp_path):
     np.testing.assert_array_equal(earlier.labels, 1 - here.labels)
 
 
-def test_index_of_somebody_else_beside_photos_is_passed_over(domain):
+def test_unrelated_index_beside_photos_is_ignored(domain):
     (domain / "index.json").write_text('{"pages": 3}')
     assert record_sets.find(str(domain)) is None
     assert folders.find(domain).classes == CLASSES
 
 
 @pytest.mark.parametrize("case", ["other size", "changed images", "not empty", "a file"])
-def test_folder_that_holds_something_else_is_left_alone(case, domain, tmp_path):
+def test_folder_that_holds_something_else_is_not_changed(case, domain, tmp_path):
     out, flags = tmp_path / "out", []
     if case == "a file":
         out.touch()
@@ -212,19 +221,22 @@ def test_folder_that_holds_something_else_is_left_alone(case, domain, tmp_path):
         else:
             write_image(domain / "mug" / "new.jpg", 0, 99)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("out*/*")}
-    with pytest.raises(UserError, match=r"out"):
+    with pytest.raises(UserError, match=f"--out={re.escape(str(out))}"):
         run(domain, out, *flags)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("out*/*")} == before
 
 
-def test_doctor_reads_records_and_names_the_damaged_file(domain, tmp_path, capsys):
+def test_dataset_check_reads_records_and_names_the_damaged_file(domain, tmp_path, capsys):
     out = tmp_path / "out"
     run(domain, out)
+    capsys.readouterr()
     assert check.main([str(out)]) == 0
-    assert "10 images, 2 classes" in capsys.readouterr().out
+    assert numbers_in(capsys.readouterr().out.splitlines()[0], out) == ["10", "2"]
     records.write(out / f"images-00001{records.SUFFIX}", make_images(4, seed=9, size=SIZE))
     assert check.main([str(out)]) == 1
-    assert "images-00001.array_record has other images" in capsys.readouterr().out
+    assert re.findall(r"images-\d+\.array_record", capsys.readouterr().out) == [
+        "images-00001.array_record"
+    ]
 
 
 def test_set_on_object_storage_is_fetched_once(domain, tmp_path):
@@ -238,46 +250,41 @@ def test_set_on_object_storage_is_fetched_once(domain, tmp_path):
     assert found.name == "shop" and found.images.sha256 == here.images.sha256
     store.rm("/bucket/shop/images-00000.array_record")
     np.testing.assert_array_equal(record_sets.find("memory://bucket/shop").images, here.images)
-    with pytest.raises(UserError, match="memory://bucket/nothing cannot be fetched"):
+    with pytest.raises(UserError, match="memory://bucket/nothing"):
         record_sets.find("memory://bucket/nothing")
     store.rm("/bucket", recursive=True)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "says"),
+    ("name", "content", "counts"),
     [
-        ("index.json", "{}", "not the index"),
-        ("index.json", "{", "not valid JSON"),
-        ("images-00001.json", None, "there is no such file"),
-        (
-            "images-00001.array_record",
-            None,
-            r"images-00001\.array_record holds 0 images, expected 4",
-        ),
-        (
-            "images-00001.array_record",
-            "short",
-            r"images-00001\.array_record holds 0 images, expected 4",
-        ),
+        ("index.json", "{}", set()),
+        ("index.json", "{", set()),
+        ("images-00001.json", None, set()),
+        ("images-00001.array_record", None, {"0", "4"}),
+        ("images-00001.array_record", "short", {"0", "4"}),
     ],
 )
-def test_damaged_set_is_one_line_that_names_the_file(name, content, says, domain, tmp_path):
+def test_damaged_set_is_one_line_that_names_the_file_and_image_counts(
+    name, content, counts, domain, tmp_path
+):
     out = tmp_path / "out"
     run(domain, out)
     if content is None:
         (out / name).unlink()
     else:
         (out / name).write_text(content)
-    with pytest.raises(UserError, match=says) as caught:
+    with pytest.raises(UserError) as caught:
         record_sets.find(str(out))
+    assert counts <= set(numbers_in(str(caught.value), out / name))
     assert "\n" not in str(caught.value)
 
 
-def test_lists_that_do_not_agree_with_the_index_are_refused(domain, tmp_path):
+def test_lists_that_differ_from_the_index_are_refused(domain, tmp_path):
     run(domain, tmp_path / "out")
     path = tmp_path / "out" / "images-00000.json"
     content = json.loads(path.read_text())
     content["labels"].pop()
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="do not agree"):
+    with pytest.raises(UserError, match=r"\bout\b.*index\.json"):
         record_sets.find(str(tmp_path / "out"))

@@ -1,4 +1,4 @@
-"""The report as a browser lays it out: no error, no request, nothing that sticks out."""
+"""The report as a browser lays it out: no error, no request, no overflow."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from daaa_jax.paper import figures, summary
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
-# Runs in a copy of the page: lays it out at a width, and leaves what it finds as text.
+# Runs in a copy of the page: lays it out at a width, and writes its findings as text.
 PROBE = """
 <script>
 const errors = [];
@@ -65,7 +65,7 @@ NOTHING = {"errors": [], "wide": [], "clipped": [], "asked": []}
 
 
 @pytest.mark.parametrize("width", [375, 1440])
-def test_nothing_sticks_out_and_nothing_is_asked_for(width, tmp_path):
+def test_nothing_overflows_and_nothing_is_requested(width, tmp_path):
     name = "a class whose name is much longer than there is room for in any chart of this page"
     page = report_of(make_workdir(tmp_path / "run", name=name))
     found = laid_out(page, width, tmp_path)
@@ -74,7 +74,7 @@ def test_nothing_sticks_out_and_nothing_is_asked_for(width, tmp_path):
 
 
 @pytest.mark.parametrize("width", [375, 1440])
-def test_nothing_sticks_out_of_the_page_of_a_sweep(width, tmp_path):
+def test_nothing_overflows_the_page_of_a_sweep(width, tmp_path):
     (tmp_path / "runs").mkdir()
     make_workdir(tmp_path / "runs" / ("digits-embedded-" + "adapt.round_steps=150-" * 9))
     cells = ["81.5 ± 0.5 [2 of 3 seeds]"] * 9
@@ -84,8 +84,8 @@ def test_nothing_sticks_out_of_the_page_of_a_sweep(width, tmp_path):
     assert {key: found[key] for key in NOTHING} == NOTHING
 
 
-def test_the_probe_sees_what_it_should(tmp_path):
-    """A page with each fault, so that a probe that sees nothing would fail."""
+def test_probe_finds_every_kind_of_fault(tmp_path):
+    """On a page with one fault of each kind."""
     page = (
         '<!doctype html><html><head></head><body style="margin:0">'
         '<img src="http://127.0.0.1:9/nowhere.png"><p style="width:900px">wide</p>'

@@ -1,4 +1,4 @@
-"""The end of a round: what is measured, what chooses, and what never sees a label."""
+"""The end of a round: what is measured, what selects, and what never reads a label."""
 
 import functools
 import json
@@ -15,7 +15,7 @@ from daaa_jax.training import loop, rounds
 
 
 def images_of(count, first):
-    """Labelled images that `Recorded` tells apart by their first pixel."""
+    """Labelled images that `Recorded` identifies by their first pixel."""
     labelled = make_labelled(count, seed=first)
     labelled.images[:, 0, 0, 0] = first
     return labelled
@@ -33,7 +33,7 @@ THREE = ("source_test", "target_test", "target_train")
 
 
 class Recorded:
-    """An evaluator with given accuracies and outputs, which notes what it was asked for."""
+    """An evaluator with given accuracies and outputs, which records what it is called with."""
 
     def __init__(self, accuracy, outputs):
         self.accuracy, self.outputs, self.asked = accuracy, outputs, []
@@ -67,7 +67,7 @@ def end(tmp_path):
     return functools.partial(end_round, tmp_path)
 
 
-def end_round(folder, evaluate, memory, step=10, data=None, posterior=None, **changes):
+def end_round(folder, evaluate, loop_state, step=10, data=None, posterior=None, **changes):
     kept = []
     metrics = {name: loop.mean(jnp.full(4, 0.25)) for name in ("loss", "alignment")}
     training = rounds.TargetTraining(
@@ -84,24 +84,24 @@ def end_round(folder, evaluate, memory, step=10, data=None, posterior=None, **ch
         data or measured(*THREE),
         settings,
         lambda *arguments: kept.append(arguments),
-        folder,
+        folder / "posterior.json",
         training,
     )
-    figures = finish(step, types.SimpleNamespace(target=f"target {step}"), metrics, memory)
-    return figures, kept
+    logged = finish(step, types.SimpleNamespace(target=f"target {step}"), metrics, loop_state)
+    return logged, kept
 
 
 def test_last_selected_and_oracle_are_kept_apart(end):
     """`selected` follows the validator without labels, `oracle` the target labels."""
-    memory, lines, saved = {}, [], []
+    loop_state, lines, saved = {}, [], []
     # The mutual information of image and class: log 1, log 4 and log 2.
-    says = [(0,) * 4, (0, 1, 2, 3), (0, 0, 1, 1)]
-    for step, accuracy, classes in zip((10, 20, 30), (0.5, 0.4, 0.9), says, strict=True):
-        figures, kept = end(Recorded(accuracy, confident(classes)), memory, step)
-        lines.append(figures)
+    predicted = [(0,) * 4, (0, 1, 2, 3), (0, 0, 1, 1)]
+    for step, accuracy, classes in zip((10, 20, 30), (0.5, 0.4, 0.9), predicted, strict=True):
+        logged, kept = end(Recorded(accuracy, confident(classes)), loop_state, step)
+        lines.append(logged)
         saved += kept
-    assert [memory[name]["step"] for name in ("last", "selected", "oracle")] == [30, 20, 30]
-    assert [memory[n]["target_test"] for n in ("last", "selected", "oracle")] == [0.9, 0.4, 0.9]
+    assert [loop_state[name]["step"] for name in ("last", "selected", "oracle")] == [30, 20, 30]
+    assert [loop_state[n]["target_test"] for n in ("last", "selected", "oracle")] == [0.9, 0.4, 0.9]
     assert saved == [(10, "target 10"), (20, "target 20")]
     names = {"kept", "confidence", "round_loss", "round_alignment", "kept_accuracy", "source_test"}
     names |= {"rejected_accuracy", "calibration_error"}
@@ -112,27 +112,27 @@ def test_last_selected_and_oracle_are_kept_apart(end):
 
 
 def test_the_chosen_validator_chooses(end):
-    memory = {}
+    loop_state = {}
     for step, classes in ((10, (0, 0, 1, 1)), (20, (0,) * 4)):
         # All alike: dense neighbourhoods, and no information.
-        end(Recorded(0.5, confident(classes)), memory, step, validator="neighbourhood_density")
-    assert memory["selected"]["step"] == 20
-    json.dumps(memory)  # it is saved with the state
-    assert memory["selected"]["neighbourhood_density"] == pytest.approx(np.log(3))
+        end(Recorded(0.5, confident(classes)), loop_state, step, validator="neighbourhood_density")
+    assert loop_state["selected"]["step"] == 20
+    json.dumps(loop_state)  # it is saved with the state
+    assert loop_state["selected"]["neighbourhood_density"] == pytest.approx(np.log(3))
 
 
-def test_score_that_is_no_number_never_beats_one_that_is(end, monkeypatch):
-    memory, scores = {}, iter([float("nan"), 1.0, float("inf"), 0.5, 2.0])
+def test_score_that_is_not_finite_never_beats_a_finite_one(end, monkeypatch):
+    loop_state, scores = {}, iter([float("nan"), 1.0, float("inf"), 0.5, 2.0])
     monkeypatch.setitem(model_selection.VALIDATORS, "information", lambda *_: next(scores))
     chosen = []
     for step in range(1, 6):
-        figures, _ = end(Recorded(0.5, confident((0, 1))), memory, step)
-        chosen.append(memory["selected"]["step"])
-        assert figures.get("information") in (None, 1.0, 0.5, 2.0)
+        logged, _ = end(Recorded(0.5, confident((0, 1))), loop_state, step)
+        chosen.append(loop_state["selected"]["step"])
+        assert logged.get("information") in (None, 1.0, 0.5, 2.0)
     assert chosen == [1, 2, 2, 2, 5]
 
 
-def test_soft_labels_are_told_of_the_network_that_gives_them(end):
+def test_metrics_of_soft_labels_are_of_the_network_that_gives_them(end):
     own, _ = end(Recorded(0.5, confident((0, 1))), {})
     frozen, _ = end(Recorded(0.5, confident((0, 1))), {}, posterior="posterior")
     assert own["kept"] == 0.2 and frozen["kept"] == 0.4
@@ -145,44 +145,44 @@ def test_validators_see_images_spread_over_the_whole_domain(end):
     assert rows == {"target_train": [0, 2, 4], "source_test": [], "target_test": []}
 
 
-def test_held_out_source_images_bring_deep_embedded_validation(end):
+def test_held_out_source_images_enable_deep_embedded_validation(end):
     generator = np.random.default_rng(0)
     outputs = Outputs(generator.dirichlet(np.ones(CLASSES), 6), generator.normal(size=(6, 3)))
     evaluate, data = Recorded(0.5, outputs), measured(*SETS)
-    memory = {}
-    figures, _ = end(evaluate, memory, data=data, validator="deep_embedded")
+    loop_state = {}
+    logged, _ = end(evaluate, loop_state, data=data, validator="deep_embedded")
     held_out = model_selection.HeldOut(outputs, data.source_held_out.labels, outputs.features)
     expected = model_selection.deep_embedded(outputs, held_out)
-    assert figures["deep_embedded"] == memory["selected"]["deep_embedded"] == expected
+    assert logged["deep_embedded"] == loop_state["selected"]["deep_embedded"] == expected
     asked = [which for _, which, rows in evaluate.asked if rows]
     assert asked == ["target_train", "source_held_out", "source_train"]
 
 
 def test_a_target_without_labels_has_no_accuracy(end):
-    memory = {}
-    figures, _ = end(Recorded(float("nan"), confident((0, 1))), memory)
-    assert "target_test" not in figures and "information" in figures
-    assert memory["selected"]["step"] == 10
+    loop_state = {}
+    logged, _ = end(Recorded(float("nan"), confident((0, 1))), loop_state)
+    assert "target_test" not in logged and "information" in logged
+    assert loop_state["selected"]["step"] == 10
 
 
 def test_labels_of_the_target_reach_no_validator(end):
     data = measured(*THREE)
     others = LabelledImages(data.target_train.images, (data.target_train.labels + 1) % CLASSES)
-    figures = [
+    logged = [
         end(Recorded(0.5, confident((0, 1, 1))), {}, data=one)[0]
         for one in (data, MeasuredData(data.source_test, data.target_test, others))
     ]
-    assert figures[0] == figures[1]
+    assert logged[0] == logged[1]
 
 
 def test_soft_labels_of_every_round_are_written_for_a_report(end, tmp_path):
-    memory = {}
+    loop_state = {}
     for step in (10, 20):
-        end(Recorded(0.5, confident((0, 1))), memory, step)
-    written = json.loads((tmp_path / rounds.POSTERIOR).read_text())
-    assert written == memory["posterior"] and [line["step"] for line in written] == [10, 20]
+        end(Recorded(0.5, confident((0, 1))), loop_state, step)
+    written = json.loads((tmp_path / "posterior.json").read_text())
+    assert written == loop_state["posterior"] and [line["step"] for line in written] == [10, 20]
     assert written[0]["images"] == [2] * CLASSES and written[0]["kept"] == [1] * CLASSES
-    # A run that goes back to its last checkpoint writes the rounds after it anew.
-    memory["posterior"].pop()
-    end(Recorded(0.5, confident((0, 1))), memory, 20)
-    assert json.loads((tmp_path / rounds.POSTERIOR).read_text()) == written
+    # A run that resumes from its last checkpoint writes the rounds after it again.
+    loop_state["posterior"].pop()
+    end(Recorded(0.5, confident((0, 1))), loop_state, 20)
+    assert json.loads((tmp_path / "posterior.json").read_text()) == written

@@ -81,11 +81,9 @@ def test_optax_takes_the_schedule_and_only_the_rate_restarts():
 
 
 def test_wrong_settings_are_errors_at_once():
-    with pytest.raises(ValueError, match="'cosine'.*'progress'"):
+    with pytest.raises(ValueError, match="cosine.*progress"):
         schedules.make("cosine", 1.0, total_steps=10)
     with pytest.raises(ValueError, match="not 0"):
         schedules.make("constant", 1.0, total_steps=10, restart_every=0)
     with pytest.raises(ValueError, match="not 1.5"):
         schedules.make("linear", 1.0, total_steps=10, decay_fraction=1.5)
-    with pytest.raises(ValueError, match="needs total_steps"):
-        schedules.learning_rate("progress", 1.0, 0, restart_every=None)

@@ -1,6 +1,6 @@
-"""The weight of the second view, on real digits: high where G_TS is good, 0 where it tells nothing.
+"""The weight of the second view, on digits: high for a good G_TS, 0 for an uninformative one.
 
-G_ST is MNIST-M's recipe itself, and G_TS what each test says: no CycleGAN is trained.
+G_ST is MNIST-M's recipe itself, and each test defines its G_TS: no CycleGAN is trained.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 import pytest
-from tiny import make_config, surroundings
+from tiny import make_config, make_context
 
 from daaa_jax import adaptation, evaluation, source
 from daaa_jax.data import mnist5k, randomness, recipe
@@ -80,7 +80,7 @@ def first_round(folder, synthetic: np.ndarray, translations: np.ndarray, network
     """The source network, and M^post after a round without EM."""
     data, config = digits(), make_config(SETTINGS)
     measured = MeasuredData(data.source, data.test, data.target)
-    with surroundings(folder, config) as context:
+    with make_context(folder, config) as context:
         evaluate = evaluation.make_evaluator(MODEL, context.mesh, config)
         if network is None:
             network, _ = source.run(config, MODEL, data.source, lambda _: {}, context)
@@ -178,7 +178,7 @@ def adapted(folder, network, changes: Mapping, noise: float = 0.0) -> list[dict]
     draws = randomness.generator(0, "noise").normal(0, noise, data.synthetic.shape)
     synthetic = np.clip(data.synthetic + draws, 0, 255).astype(np.uint8)
     measured = MeasuredData(data.source, data.test, data.target)
-    with surroundings(folder, config) as context:
+    with make_context(folder, config) as context:
         evaluate = evaluation.make_evaluator(MODEL, context.mesh, config)
         images = all_images(data.source.images, synthetic, data.target.images, data.undone)
         training = adaptation.target_training(config, MODEL, network, images, data.source.labels, 1)

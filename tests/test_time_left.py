@@ -1,4 +1,4 @@
-"""The time left of a run: what the stages to come cost, in updates of the present one."""
+"""The time left of a run: the cost of the remaining stages, in updates of the current one."""
 
 import pytest
 from tiny import make_config, make_labelled
@@ -18,7 +18,7 @@ TASK = Task(
 STAGES = ("pair", "translate", "source", "adapt")
 
 
-def test_what_follows_falls_to_nothing_and_grows_with_the_updates_to_come():
+def test_remaining_cost_falls_to_zero_and_grows_with_the_remaining_updates():
     found = time_left.later(make_config(), TASK, STAGES)
     assert list(found) == list(STAGES) and found["adapt"] == 0
     assert all(found[name] > 0 for name in STAGES[:-1])
@@ -27,7 +27,7 @@ def test_what_follows_falls_to_nothing_and_grows_with_the_updates_to_come():
     assert time_left.later(make_config(), TASK, ("source",)) == {"source": 0}
 
 
-def test_a_cyclegans_update_costs_what_its_passes_do():
+def test_update_of_a_cyclegan_costs_what_its_passes_cost():
     """A quarter of the batch, a quarter of the operations; as many images in all."""
     counts = {}
     for size in (2, 8):
@@ -45,6 +45,6 @@ def test_baselines_cost_does_not_depend_on_the_cyclegan():
     assert costs_of[0] == costs_of[1] and costs_of[0]["source"] > 0
 
 
-def test_nothing_is_said_where_operations_are_not_counted(monkeypatch):
+def test_there_is_no_estimate_where_operations_are_not_counted(monkeypatch):
     monkeypatch.setattr(time_left, "_operations", lambda *_, **__: 0.0)
     assert time_left.later(make_config(), TASK, STAGES) == {}

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -91,7 +92,7 @@ def test_anything_but_tensors_and_dicts_is_refused_by_name(
     else:
         path.write_bytes(pickle.dumps(payload, protocol=2))
     message = error_of(path)
-    assert name in message and "only tensors and ordered dicts" in message
+    assert name in message and "state_dict" in message
     assert [found.name for found in tmp_path.iterdir()] == ["bad.pth"]
     assert "ran" not in capsys.readouterr().out
 
@@ -126,44 +127,48 @@ def test_tensor_made_by_hand_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "numbers"),
     [
-        (stored(6, (2, 4), (3, 1)), "beyond its storage"),
-        (stored(6, (2, 3), (3, 1), offset=1), "beyond its storage"),
-        (stored(6, (2, 3), (-3, 1)), "impossible sizes"),
-        (stored(6, (2, -3), (3, 1)), "impossible sizes"),
-        (stored(6, (1000, 1000), (0, 0)), "more values than its storage"),
-        (stored(6, (2, 3), (3,)), "strides do not fit"),
-        (stored(2**60, (2, 3), (3, 1)), "has 24 bytes"),
-        (stored(-1, (0,), (1,)), "unknown kind or size"),
-        (stored(6, (2, 3), (3, 1), kind="DoubleStorage"), "has 24 bytes"),
+        (stored(6, (2, 4), (3, 1)), ()),
+        (stored(6, (2, 3), (3, 1), offset=1), ()),
+        (stored(6, (2, 3), (-3, 1)), ()),
+        (stored(6, (2, -3), (3, 1)), ()),
+        (stored(6, (1000, 1000), (0, 0)), ()),
+        (stored(6, (2, 3), (3,)), ()),
+        (stored(2**60, (2, 3), (3, 1)), (24, 2**60)),
+        (stored(-1, (0,), (1,)), ()),
+        (stored(6, (2, 3), (3, 1), kind="DoubleStorage"), (24, 6)),
     ],
 )
-def test_tensor_with_impossible_sizes_is_refused(content, says, tmp_path):
-    path = write_zip(tmp_path / "w.pth", content, **{"0": bytes(24)})
-    assert says in error_of(path)
+def test_tensor_with_impossible_sizes_is_refused(content, numbers, tmp_path):
+    """Each differs in one or two properties from a valid tensor of 6 values, which is read."""
+    path, values = tmp_path / "w.pth", {"0": bytes(24)}
+    torch_file.read(write_zip(path, stored(6, (2, 3), (3, 1)), **values))
+    message = error_of(write_zip(path, content, **values)).replace(str(path), "")
+    assert set(map(str, numbers)) <= set(re.findall(r"\d+", message))
 
 
 def test_small_file_does_not_unpack_to_a_large_one(tmp_path):
     """What PyTorch writes is never compressed."""
-    path = tmp_path / "w.pth"
+    path, content = tmp_path / "w.pth", pickle.dumps({"w": "x" * 10**6}, protocol=2)
+    assert len(torch_file.read(write_zip(path, content))["w"]) == 10**6
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("archive/data.pkl", piece({"w": "x" * 10**6}))
-    assert "compressed" in error_of(path)
+        archive.writestr("archive/data.pkl", content)
+    error_of(path)
 
 
 def test_many_views_of_the_same_numbers_are_refused(tmp_path):
-    """Each becomes an array of its own."""
-    begin = b"\x80\x02" + piece({})
-    item = stored(10_000, (10_000,), (1,)).removeprefix(begin + piece("w"))
+    """Each becomes a separate array."""
+    head = b"\x80\x02" + piece({})
+    item = stored(10_000, (10_000,), (1,)).removeprefix(head + piece("w"))
     item = item.removesuffix(pickle.STOP)
 
     def views(count):
-        content = begin + b"".join(piece(f"w{i}") + item for i in range(count)) + pickle.STOP
+        content = head + b"".join(piece(f"w{i}") + item for i in range(count)) + pickle.STOP
         return write_zip(tmp_path / "w.pth", content, **{"0": bytes(40_000)})
 
     assert len(torch_file.read(views(3))) == 3
-    assert "views of the same numbers too often" in error_of(views(100))
+    error_of(views(100))
 
 
 @pytest.mark.parametrize(
@@ -175,14 +180,15 @@ def test_many_views_of_the_same_numbers_are_refused(tmp_path):
         ("after_tensor", {"strides": (-(2**30),)}),
     ],
 )
-def test_what_was_checked_cannot_be_changed_afterwards(where, change, tmp_path):
-    """Else a tensor would reach into whatever lies beside its storage in memory."""
+def test_checked_objects_cannot_be_changed_afterwards(where, change, tmp_path):
+    """Otherwise a tensor could read the memory beside its storage."""
+    path, values = tmp_path / "w.pth", {"0": bytes(24)}
+    torch_file.read(write_zip(path, stored(6, (6,), (1,)), **values))
     content = stored(6, (6,), (1,), **{where: piece((None, change)) + pickle.BUILD})
-    path = write_zip(tmp_path / "w.pth", content, **{"0": bytes(24)})
-    assert "an attempt to change what was read" in error_of(path)
+    assert "state_dict" in error_of(write_zip(path, content, **values))  # not a damaged file
 
 
-def test_lists_within_lists_take_no_time(tmp_path):
+def test_nested_lists_that_share_their_items_are_read_once(tmp_path):
     value = []
     for _ in range(60):
         value = [value, value]
@@ -212,17 +218,17 @@ def test_file_that_is_cut_short_or_garbled_is_one_error(name, tmp_path):
 def test_other_files_are_refused(tmp_path):
     path = tmp_path / "other.pth"
     path.write_bytes(b"not a pickle")
-    assert "is not a sound PyTorch file" in error_of(path)
+    error_of(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", "hello")
-    assert "without data.pkl" in error_of(path)
-    content = pickle.dumps({"w": 1}, protocol=2)
-    write_zip(path, content)
+    assert "data.pkl" in error_of(path)
+    write_zip(path, pickle.dumps({"w": 1}, protocol=2))
+    assert torch_file.read(path) == {"w": 1}
     locked = bytearray(path.read_bytes())
     for header, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         locked[locked.index(header) + flags] |= 1
     path.write_bytes(locked)
-    assert "is not a sound PyTorch file" in error_of(path) and "password" in error_of(path)
+    assert "password" in error_of(path)
     path.write_bytes(pickle.dumps(7))
-    assert "does not begin as one" in error_of(path)
-    assert "No such file" in error_of(tmp_path / "absent.pth")
+    error_of(path)
+    error_of(tmp_path / "absent.pth")

@@ -1,11 +1,11 @@
-"""Stage `translate`: every image once, in order, part by part, and never with another generator."""
+"""Stage `translate`: every image once, in order, in parts, all by the same generator."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import make_config, make_images, surroundings
+from tiny import make_config, make_context, make_images
 
 from daaa_jax import translation
 from daaa_jax.data import records
@@ -29,8 +29,8 @@ class Scale(nn.Module):
 
 def translate(workdir, params, images=ORIGINALS, devices=1, batch_size=4):
     config = make_config({"translate.batch_size": batch_size, "translate.part_size": 5})
-    with surroundings(workdir, config, devices) as context:
-        translation.run(config, Scale(), params, images, "ours_to_theirs", context)
+    with make_context(workdir, config, devices) as context:
+        translation.run(config.translate, Scale(), params, images, "ours_to_theirs", context)
     return translation.read(workdir / FOLDER)
 
 
@@ -60,14 +60,14 @@ def test_encoding_is_the_inverse_of_decoding():
 
 @pytest.mark.parametrize(("devices", "batch_size"), [(1, 4), (1, 100), (8, 8)])
 def test_row_i_is_the_translation_of_original_i(tmp_path, devices, batch_size):
-    result = translation(tmp_path, NEGATIVE, devices=devices, batch_size=batch_size)
+    result = translate(tmp_path, NEGATIVE, devices=devices, batch_size=batch_size)
     np.testing.assert_array_equal(result, 255 - ORIGINALS)
     assert result.dtype == np.uint8
     np.testing.assert_array_equal(translation.read(tmp_path / FOLDER), result)
 
 
 def test_parts_can_be_read_alone_and_the_manifest_describes_them(tmp_path):
-    translation(tmp_path, NEGATIVE)
+    translate(tmp_path, NEGATIVE)
     manifest = files.read_json(tmp_path / FOLDER / "manifest.json")
     assert manifest["complete"] and manifest["count"] == 13
     assert [(part["first"], part["count"]) for part in manifest["parts"]] == [
@@ -84,7 +84,7 @@ def test_parts_can_be_read_alone_and_the_manifest_describes_them(tmp_path):
     assert manifest["originals_sha256"] == files.checksum(ORIGINALS)
 
 
-def test_checksum_tells_name_type_shape_value_and_order_apart():
+def test_checksum_depends_on_name_type_shape_value_and_order():
     leaf = np.arange(6, dtype=np.float32)
     others = [{"w": leaf}]
     others += [{"v": leaf}, {"w": leaf.view(np.int32)}, {"w": leaf.reshape(2, 3)}]
@@ -94,14 +94,14 @@ def test_checksum_tells_name_type_shape_value_and_order_apart():
     assert files.checksum(placed) == files.checksum({"w": leaf})
 
 
-def test_killed_translation_goes_on_with_the_part_that_is_missing(tmp_path, monkeypatch):
+def test_killed_translation_resumes_with_the_part_that_is_missing(tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop_at_part(1, patch)
-        translation(tmp_path, NEGATIVE)
+        translate(tmp_path, NEGATIVE)
     before = parts(tmp_path)
     assert before.keys() == {"part-00000.array_record"}
 
-    np.testing.assert_array_equal(translation(tmp_path, NEGATIVE), 255 - ORIGINALS)
+    np.testing.assert_array_equal(translate(tmp_path, NEGATIVE), 255 - ORIGINALS)
     after = parts(tmp_path)
     assert after.items() >= before.items()
     assert after.keys() == {f"part-{number:05d}.array_record" for number in range(3)}
@@ -109,44 +109,44 @@ def test_killed_translation_goes_on_with_the_part_that_is_missing(tmp_path, monk
 
 
 def test_finished_translation_is_not_made_again(tmp_path):
-    translation(tmp_path, NEGATIVE)
+    translate(tmp_path, NEGATIVE)
     before = parts(tmp_path)
-    np.testing.assert_array_equal(translation(tmp_path, NEGATIVE), 255 - ORIGINALS)
+    np.testing.assert_array_equal(translate(tmp_path, NEGATIVE), 255 - ORIGINALS)
     assert parts(tmp_path) == before
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_parts_of_another_generator_are_dropped(tmp_path, monkeypatch, finished):
+def test_parts_of_another_generator_are_removed(tmp_path, monkeypatch, finished):
     if finished:
-        translation(tmp_path, NEGATIVE)
+        translate(tmp_path, NEGATIVE)
     else:
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             stop_at_part(2, patch)
-            translation(tmp_path, NEGATIVE)
-    np.testing.assert_array_equal(translation(tmp_path, SAME), ORIGINALS)
+            translate(tmp_path, NEGATIVE)
+    np.testing.assert_array_equal(translate(tmp_path, SAME), ORIGINALS)
 
 
-def test_parts_of_other_originals_are_dropped(tmp_path):
-    translation(tmp_path, NEGATIVE)
+def test_parts_of_other_originals_are_removed(tmp_path):
+    translate(tmp_path, NEGATIVE)
     others = ORIGINALS[::-1]
-    np.testing.assert_array_equal(translation(tmp_path, NEGATIVE, others), 255 - others)
-    np.testing.assert_array_equal(translation(tmp_path, NEGATIVE, others[:4]), 255 - others[:4])
+    np.testing.assert_array_equal(translate(tmp_path, NEGATIVE, others), 255 - others)
+    np.testing.assert_array_equal(translate(tmp_path, NEGATIVE, others[:4]), 255 - others[:4])
     assert parts(tmp_path).keys() == {"part-00000.array_record"}
 
 
 def test_incomplete_translation_is_refused(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="complete"):
+    with pytest.raises(UserError, match=f"{FOLDER}.*stage translate"):
         translation.read(tmp_path / FOLDER)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop_at_part(2, patch)
-        translation(tmp_path, NEGATIVE)
-    with pytest.raises(UserError, match=r"ours_to_theirs.*complete"):
+        translate(tmp_path, NEGATIVE)
+    with pytest.raises(UserError, match=f"{FOLDER}.*stage translate"):
         translation.read(tmp_path / FOLDER)
 
 
 @pytest.mark.parametrize("damage", ["removed", "short", "torn", "empty"])
 def test_damaged_part_is_named(tmp_path, damage):
-    translation(tmp_path, NEGATIVE)
+    translate(tmp_path, NEGATIVE)
     part = tmp_path / FOLDER / "part-00001.array_record"
     assert translation.is_whole(tmp_path / FOLDER)
     if damage == "removed":
@@ -156,25 +156,25 @@ def test_damaged_part_is_named(tmp_path, damage):
         records.write(part, ORIGINALS[:4])
     else:
         part.write_bytes(part.read_bytes()[:150] if damage == "torn" else b"")
-    with pytest.raises(UserError, match=r"part-00001\.array_record.*run the stage"):
+    with pytest.raises(UserError, match=r"part-00001\.array_record.*stage translate"):
         translation.read(tmp_path / FOLDER)
 
 
-def test_translation_that_is_told_to_end_keeps_what_is_finished(tmp_path, monkeypatch):
-    write, told = records.write, []
+def test_preempted_translation_keeps_the_finished_parts(tmp_path, monkeypatch):
+    write, written = records.write, []
     with monkeypatch.context() as patch:
-        patch.setattr(records, "write", lambda *a: told.append(write(*a)))
-        patch.setattr(Notice, "heard", lambda _: len(told) == 2)
-        with pytest.raises(Preempted, match="10 of 13"):
-            translation(tmp_path, NEGATIVE)
+        patch.setattr(records, "write", lambda *a: written.append(write(*a)))
+        patch.setattr(Notice, "heard", lambda _: len(written) == 2)
+        with pytest.raises(Preempted, match=r"ours_to_theirs.*\b10\b.*\b13\b"):
+            translate(tmp_path, NEGATIVE)
     assert len(parts(tmp_path)) == 2
-    with pytest.raises(UserError, match="complete"):
+    with pytest.raises(UserError, match=f"{FOLDER}.*stage translate"):
         translation.read(tmp_path / FOLDER)
-    np.testing.assert_array_equal(translation(tmp_path, NEGATIVE), 255 - ORIGINALS)
+    np.testing.assert_array_equal(translate(tmp_path, NEGATIVE), 255 - ORIGINALS)
 
 
 def test_damaged_manifest_is_named(tmp_path):
-    translation(tmp_path, NEGATIVE)
+    translate(tmp_path, NEGATIVE)
     (tmp_path / FOLDER / "manifest.json").write_text('{"complete": tr')
     with pytest.raises(UserError, match=r"manifest\.json"):
         translation.read(tmp_path / FOLDER)

@@ -1,4 +1,4 @@
-"""The distance between colours: its formula, what it tells apart, and that it sees no order."""
+"""The distance between colours: its formula, what it distinguishes, and that order is ignored."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_distance_is_the_energy_distance_of_mean_colours():
     assert distance(images, others) == pytest.approx(plain_distance(x, y), rel=1e-9)
 
 
-def test_same_colours_in_any_order_are_no_distance_apart():
+def test_distance_of_the_same_colours_in_any_order_is_zero():
     images = images_of((90, 120, 40))
     assert distance(images, images[::-1]) == pytest.approx(0, abs=1e-12)
     assert distance(images, Images(images[:7], images[7:])) == pytest.approx(0, abs=1e-12)
@@ -47,7 +47,7 @@ def test_few_colours_are_farther_than_all_of_them():
     assert distance(real[::2], real) < distance(again[:40], real) / 5
 
 
-def test_both_directions_are_measured_against_the_domain_whose_style_they_shall_have():
+def test_translations_are_compared_with_the_domain_that_they_are_translated_to():
     dark, light = images_of((40, 40, 40)), images_of((200, 200, 200))
     made = {"day_to_night": dark[::2], "night_to_day": light[::2]}
     found = diagnostics.translation_colours({"day": light, "night": dark}, made)

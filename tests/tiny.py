@@ -1,4 +1,4 @@
-"""Settings, images and surroundings small enough to run the stages within a test."""
+"""Settings, images and contexts small enough to run the stages within a test."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -66,7 +66,7 @@ def make_labelled(count: int, seed: int = 0, size: int = 32) -> LabelledImages:
 
 
 @contextlib.contextmanager
-def surroundings(workdir: Path, config: ConfigDict, devices: int = 1) -> Iterator[Context]:
+def make_context(workdir: Path, config: ConfigDict, devices: int = 1) -> Iterator[Context]:
     """A context on the first simulated devices."""
     devices = mesh.data_mesh(jax.devices()[:devices], config.run.parameter_shards)
     place = Workdir(workdir)

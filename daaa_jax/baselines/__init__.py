@@ -1,4 +1,4 @@
-"""The baselines by name, a file each; `training.py` trains them as stage `adapt`."""
+"""The baselines by name, one file each; `training.py` trains them as stage `adapt`."""
 
 from ml_collections import ConfigDict
 
@@ -10,8 +10,6 @@ from daaa_jax.baselines.jan_a import JanA
 from daaa_jax.baselines.method import Method
 from daaa_jax.baselines.pixelda import PixelDa
 from daaa_jax.baselines.upper_bound import UpperBound
-
-OURS = "daaa"  # `config.method` where none of these is meant
 
 METHODS: dict[str, type[Method]] = {
     "dann": Dann,

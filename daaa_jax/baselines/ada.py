@@ -1,4 +1,4 @@
-"""ADA, associative domain adaptation: walks from source to target and back end in their class.
+"""ADA, associative domain adaptation: walks source → target → source end in their own class.
 
 Haeusser et al., Associative Domain Adaptation, ICCV 2017.
 """
@@ -12,14 +12,14 @@ from jax import Array
 
 from daaa_jax.baselines.method import ClassifierOutputs, Inputs, Method, Params, ramp
 
-_SMALLEST = 1e-8  # of a probability whose logarithm is taken, as in the released code
+_SMALLEST = 1e-8  # added to a probability before its logarithm is taken, as in the released code
 
 
 def walker_loss(source: Array, target: Array, labels: Array, temperature: float) -> Array:
-    """Cross-entropy between where walks end and an even choice of their own class (Eq. 2 to 5).
+    """Cross-entropy of the ends of walks with a uniform distribution over their class (Eq. 2 to 5).
 
     Args:
-      source: features, `[B,D]`; the walks begin and end there.
+      source: features, `[B,D]`; the walks start and end there.
       target: features, `[B',D]`.
       labels: classes of `source`, int32 `[B]`.
       temperature: see `_steps`.
@@ -34,7 +34,7 @@ def walker_loss(source: Array, target: Array, labels: Array, temperature: float)
 
 
 def visit_loss(source: Array, target: Array, temperature: float) -> Array:
-    """Cross-entropy between how often each target image is visited and an even share (Eq. 6).
+    """Cross-entropy of the visits to target images with a uniform distribution (Eq. 6).
 
     Args:
       source: features, `[B,D]`.
@@ -51,9 +51,9 @@ def visit_loss(source: Array, target: Array, temperature: float) -> Array:
 def _steps(origin: Array, other: Array, temperature: float) -> Array:
     """Probability of a step from each row of `origin` to each of `other`, `[B,B']`.
 
-    The softmax of the cosines, divided by the temperature. The release takes products of an
-    embedding of 128 units that is trained from scratch; products of a trained network's features
-    are so large that nearly all walks pass by one target image, and the loss has no gradient.
+    The softmax of the cosines divided by the temperature. The release uses dot products of a
+    128-unit embedding that is trained from scratch; those of a trained network's features are so
+    large that nearly all walks pass through one target image, and the loss has no gradient.
     """
     origin, other = _normalised(origin), _normalised(other)
     cosines = jnp.matmul(origin, other.T, precision=jax.lax.Precision.HIGHEST)
@@ -66,11 +66,11 @@ def _normalised(features: Array) -> Array:
 
 
 class Ada(Method):
-    """Walker and visit loss on the features that the classifier's last layer sees.
+    """Walker and visit loss on the inputs of the classifier's last layer.
 
-    The weights are the release's for MNIST to MNIST-M. Its batches (1,000 images of each domain)
-    and its rate (1e-4, from scratch) are not: all rows of a table have the same batches, start and
-    updates. Instead of a delay of 500 updates the weight grows with `ramp`.
+    The weights are those of the release for MNIST to MNIST-M. Its batch size (1,000 images of each
+    domain) and learning rate (1e-4, from scratch) are not, as all rows of a table have the same
+    batches, start and updates. The weight grows with `ramp` instead of starting after 500 updates.
     """
 
     def penalty(

@@ -1,4 +1,4 @@
-"""DANN, which the paper calls RevGrad: features whose domain cannot be told.
+"""DANN, called RevGrad in the paper: features from which a discriminator cannot tell the domain.
 
 Ganin et al., Domain-Adversarial Training of Neural Networks, JMLR 2016.
 """
@@ -21,11 +21,11 @@ from daaa_jax.baselines.method import (
 
 
 class DomainDiscriminator(nn.Module):
-    """Features `[B,D]` to a logit `[B]`, positive for the source.
+    """Maps features `[B,D]` to logits `[B]`, positive for the source domain.
 
     Attributes:
-      widths: of the hidden layers. The papers have one of 100 for digits (DANN and the release of
-        DSN), two of 1,024 for photos.
+      widths: units of the hidden layers. The papers use one layer of 100 for digits (DANN and the
+        release of DSN), two of 1,024 for photos.
     """
 
     widths: Sequence[int]
@@ -38,14 +38,14 @@ class DomainDiscriminator(nn.Module):
 
 
 def domain_loss(source: Array, target: Array) -> Array:
-    """How badly a discriminator tells the domains apart (Eq. 9), the mean of both domains' means.
+    """Cross-entropy of a domain discriminator (Eq. 9), the mean of the means of both domains.
 
     Args:
-      source: its logits on the source domain, `[B]`.
-      target: on the target domain, `[B']`.
+      source: logits on the source domain, `[B]`.
+      target: logits on the target domain, `[B']`.
 
     Returns:
-      Scalar, in nats; log 2 where it cannot tell.
+      Scalar, in nats; log 2 if all logits are 0.
     """
     as_source = optax.sigmoid_binary_cross_entropy(source, jnp.ones_like(source)).mean()
     as_target = optax.sigmoid_binary_cross_entropy(target, jnp.zeros_like(target)).mean()
@@ -53,9 +53,9 @@ def domain_loss(source: Array, target: Array) -> Array:
 
 
 class Dann(Method):
-    """A discriminator learns to tell the domains apart by their features, and these not to let it.
+    """A discriminator learns to tell the domains apart by the features, which learn to prevent it.
 
-    The reversed gradient grows with `ramp`; the discriminator's own does not.
+    The reversed gradient grows with `ramp`; the discriminator's gradient does not.
     """
 
     def create(
@@ -73,7 +73,7 @@ class Dann(Method):
         target: ClassifierOutputs,
         inputs: Inputs,
     ) -> Mapping[str, Array]:
-        """The domain loss, behind the reversal."""
+        """The domain loss, with reversed gradient for the features."""
         weight = self.settings.weight * ramp(inputs.progress)
         params = aux_params["discriminator"]
         return {"domain": adversarial(params, self.settings.widths, source, target, weight)}

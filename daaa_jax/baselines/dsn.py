@@ -1,4 +1,4 @@
-"""DSN, domain separation networks: what is the domain's own is kept apart from what is shared.
+"""DSN, domain separation networks: separates private features of a domain from shared ones.
 
 Bousmalis et al., Domain Separation Networks, NIPS 2016.
 """
@@ -17,11 +17,11 @@ from daaa_jax.baselines import dann
 from daaa_jax.baselines.method import ClassifierOutputs, Inputs, Method, Params, ramp
 from daaa_jax.models.layers import Convolution
 
-_LARGEST_BEGINNING = 8  # pixels that a decoder begins with, and doubles
+_LARGEST_START = 8  # pixels; side of a decoder's first feature map, which is then doubled
 
 
 class Decoder(nn.Module):
-    """Features `[B,D]` to images `[B,side,side,3]` in [-1,1].
+    """Maps features `[B,D]` to images `[B,side,side,3]` in [-1,1].
 
     Attributes:
       side: height and width of the images.
@@ -33,10 +33,10 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, features: Array) -> Array:
-        doublings = max(0, math.ceil(math.log2(self.side / _LARGEST_BEGINNING)))
-        begin = math.ceil(self.side / 2**doublings)
-        images = nn.Dense(begin * begin * self.filters // 2, name="enter")(features)
-        images = nn.relu(images.reshape(-1, begin, begin, self.filters // 2))
+        doublings = max(0, math.ceil(math.log2(self.side / _LARGEST_START)))
+        start = math.ceil(self.side / 2**doublings)
+        images = nn.Dense(start * start * self.filters // 2, name="enter")(features)
+        images = nn.relu(images.reshape(-1, start, start, self.filters // 2))
         for number in range(doublings):
             images = Convolution(self.filters, upsample=True, name=f"up{number + 1}")(images)
             images = nn.relu(images)
@@ -44,7 +44,7 @@ class Decoder(nn.Module):
 
 
 def difference_loss(shared: Array, private: Array) -> Array:
-    """How much shared and private features of the same images say the same (Eq. 5).
+    """Similarity of the shared and private features of the same images (Eq. 5).
 
     Args:
       shared: `[B,D]`.
@@ -52,18 +52,21 @@ def difference_loss(shared: Array, private: Array) -> Array:
 
     Returns:
       Scalar in [0, 1]: the squared Frobenius norm of `shared^T private` over B^2, of centred
-      features that are divided by their norms. The released code divides by D D' instead, about the
-      same for its 100 features; with many it would leave nothing of the loss.
+      features that are divided by their norms. The released code divides by D D' instead, which is
+      similar for its 100 features; with many features the loss would vanish.
+
+    Raises:
+      ValueError: if the batch sizes differ.
     """
     if len(shared) != len(private):
-        raise ValueError(f"{len(shared)} shared and {len(private)} private features")
-    # Of the products of images with each other, B x B, which are fewer than those of features.
-    alike = [_directions(features) for features in (shared, private)]
-    return jnp.mean((alike[0] @ alike[0].T) * (alike[1] @ alike[1].T))
+        raise ValueError(f"{len(shared)} shared and {len(private)} private features: must be equal")
+    # From the B x B products between images, which are fewer than those between features.
+    directions = [_directions(features) for features in (shared, private)]
+    return jnp.mean((directions[0] @ directions[0].T) * (directions[1] @ directions[1].T))
 
 
 def reconstruction_loss(images: Array, decoded: Array) -> Array:
-    """The scale-invariant mean squared error (Eq. 4), which a change of brightness leaves at zero.
+    """The scale-invariant mean squared error (Eq. 4), zero for a uniform change of brightness.
 
     Args:
       images: `[B,H,W,3]`.
@@ -83,9 +86,9 @@ def _directions(features: Array) -> Array:
 
 
 class Dsn(Method):
-    """A private network for each domain beside the shared one, and a decoder of their sums.
+    """A private network for each domain beside the shared one, and a decoder of their sum.
 
-    The shared features' domain is hidden as DANN does it.
+    The domain of the shared features is hidden as in DANN.
     """
 
     recolours = False
@@ -140,7 +143,7 @@ class Dsn(Method):
 
 
 def _features(model: nn.Module, params: Params, images: Array) -> Array:
-    """Of a private network, which normalises by the batch's own statistics and keeps none."""
+    """Features of a private network, normalised by batch statistics without running averages."""
     _, updates = model.apply(
         {"params": params}, images, train=True, mutable=["features", "batch_stats"]
     )

@@ -1,4 +1,4 @@
-"""JAN: the joint distribution of features and predictions is the same in both domains.
+"""JAN: aligns the joint distribution of features and predictions in both domains.
 
 Long et al., Deep Transfer Learning with Joint Adaptation Networks, ICML 2017.
 """
@@ -15,11 +15,11 @@ from daaa_jax.baselines.method import ClassifierOutputs, Inputs, Method, Params,
 class Jan(Method):
     """The squared joint maximum mean discrepancy of features and softmax, see `losses.jmmd`.
 
-    The released code sums five Gaussians over the features where `jmmd` takes their mean, which a
-    weight of five makes up for. It has one of a fixed width over the softmax, where `jmmd` has five
-    that follow the mean distance, as for the features. For ResNet-50 the release puts a bottleneck
-    of 256 units before the classifier; here every row of a table trains the same classifier, and
-    what its last layer sees is aligned as it is.
+    For the features the released code sums five Gaussians, where `jmmd` takes their mean; a weight
+    of five compensates for that. For the softmax it uses one Gaussian of fixed width, where `jmmd`
+    uses five that follow the mean distance. For ResNet-50 the release puts a bottleneck of 256
+    units before the classifier; here every row of a table trains the same classifier, and the
+    inputs of its last layer are aligned.
     """
 
     def penalty(
@@ -36,5 +36,5 @@ class Jan(Method):
 
 
 def layers(given: ClassifierOutputs) -> list[Array]:
-    """What JAN aligns: features `[B,D]`, and the softmax of the logits `[B,K]`."""
+    """The layers that JAN aligns: features `[B,D]`, and the softmax of the logits `[B,K]`."""
     return [given.features, nn.softmax(given.logits.astype("float32"))]

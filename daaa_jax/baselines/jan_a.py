@@ -1,4 +1,4 @@
-"""JAN-A: JAN whose kernels see what an adversary makes of each layer.
+"""JAN-A: JAN with an adversary between each layer and its kernel.
 
 Long et al., Deep Transfer Learning with Joint Adaptation Networks, ICML 2017, section 4.3.
 """
@@ -23,10 +23,10 @@ from daaa_jax.baselines.method import (
 
 
 class Adversary(nn.Module):
-    """A layer's features `[B,D]` to `[B,width]`: two fully connected layers.
+    """Maps a layer's features `[B,D]` to `[B,width]` by two fully connected layers.
 
     Attributes:
-      width: of both.
+      width: units of both layers.
     """
 
     width: int
@@ -38,10 +38,10 @@ class Adversary(nn.Module):
 
 
 class JanA(Method):
-    """The network minimises the JMMD that the adversaries, one to each layer, maximise.
+    """The network minimises the JMMD that the adversaries, one for each layer, maximise.
 
-    The network's gradient grows with `ramp`; the adversaries' own does not, as DANN's
-    discriminator's: an adversary that did not learn at first would be none.
+    The network's gradient grows with `ramp`. The adversaries' gradient does not, like that of
+    DANN's discriminator, as they must learn from the start.
     """
 
     def create(
@@ -63,11 +63,11 @@ class JanA(Method):
         target: ClassifierOutputs,
         inputs: Inputs,
     ) -> Mapping[str, Array]:
-        """JMMD behind the adversaries; the gradient that leaves it towards the network grows."""
+        """JMMD of the adversaries' outputs; its gradient to the network grows with `ramp`."""
         maximising = reverse_gradient(aux_params, jnp.float32(1))
 
         def seen(given: ClassifierOutputs) -> list[Array]:
-            # Twice reversed: the gradient as it is, times the ramp.
+            # Reversed twice: the gradient keeps its sign and is multiplied by the ramp.
             growing = reverse_gradient(layers(given), -ramp(inputs.progress))
             return [
                 Adversary(self.settings.width).apply({"params": maximising[f"layer{n}"]}, features)

@@ -1,4 +1,4 @@
-"""What a baseline is: auxiliary networks, and the loss that it trains the classifier on."""
+"""The interface of a baseline: its auxiliary networks, and the loss of the classifier."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -17,11 +17,11 @@ Params = Mapping[str, Any]
 
 @struct.dataclass
 class ClassifierOutputs:
-    """What the classifier gives for some images.
+    """The classifier's outputs for some images.
 
     Attributes:
       logits: `[B,K]`.
-      features: what its last layer sees, `[B,D]`.
+      features: inputs of its last layer, `[B,D]`.
       batch_stats: its batch statistics after this pass.
     """
 
@@ -32,15 +32,15 @@ class ClassifierOutputs:
 
 @struct.dataclass
 class Inputs:
-    """What a method sees in one step.
+    """Inputs of a method's loss in one step.
 
     Attributes:
       source: labelled images, float32 `[B_S,H,W,3]` in [-1,1].
       target: unlabelled images, `[B_T,H,W,3]`.
       labels: classes of `source`, int32 `[B_S]`.
-      target_labels: classes of `target`, int32 `[B_T]`, for `UpperBound` alone: zeros for all else.
-      progress: share of the training that lies behind, in [0, 1).
-      key: of the step's randomness.
+      target_labels: classes of `target`, int32 `[B_T]`, for `UpperBound` only; zeros for others.
+      progress: share of the updates made so far, in [0, 1).
+      key: PRNG key of the step.
     """
 
     source: Array
@@ -55,13 +55,13 @@ Classify = Callable[[Array], ClassifierOutputs]
 
 
 class Method:
-    """A baseline; its subclasses give `penalty`, or `loss` where more is different.
+    """A baseline; subclasses implement `penalty`, or override `loss` as a whole.
 
     Attributes:
-      reads_target_labels: whether it is trained on them.
-      recolours: whether `adapt.recolour` changes its target images; not where they are what a
-        network learns to make.
-      optimizer: the stage whose optimiser its auxiliary networks have.
+      reads_target_labels: whether it is trained on target labels.
+      recolours: whether `adapt.recolour` changes its target images; False if a network learns to
+        generate them.
+      optimizer: the stage whose optimiser settings its auxiliary networks use.
     """
 
     reads_target_labels: ClassVar[bool] = False
@@ -69,16 +69,15 @@ class Method:
     optimizer: ClassVar[str] = "adapt"
 
     def __init__(self, config: ConfigDict):
-        """Takes the settings of `config.baselines` under the method's name."""
+        """Reads the settings of `config.baselines` under the method's name."""
         self.config, self.settings = config, config.baselines.get(config.method)
 
     def create(
         self, key: Array, model: nn.Module, image: Array, given: ClassifierOutputs
     ) -> Params:
-        """Parameters of the networks that the method has beside the classifier, by name.
+        """Parameters of the method's auxiliary networks, by name.
 
         Args:
-          key: a PRNG key.
           model: the classifier.
           image: float32 `[1,H,W,3]`, for its shape alone.
           given: the classifier's outputs for it, for their shapes alone.
@@ -89,16 +88,16 @@ class Method:
     def loss(
         self, aux_params: Params, model: nn.Module, classify: Classify, inputs: Inputs
     ) -> tuple[Array, Mapping[str, Array], ClassifierOutputs]:
-        """What is minimised, by the classifier and by the method's auxiliary networks together.
+        """The loss that the classifier and the auxiliary networks minimise together.
 
-        By default the cross-entropy on the source images and `penalty`; both domains go through the
-        classifier as one batch.
+        By default the cross-entropy on the source images plus `penalty`; both domains pass through
+        the classifier as one batch.
 
         Args:
           aux_params: parameters of the method's auxiliary networks.
-          model: the classifier, for methods that have more of its kind.
-          classify: the classifier that is trained, in training mode.
-          inputs: the images.
+          model: the classifier's module, for methods with further networks of its kind.
+          classify: applies the classifier that is trained.
+          inputs: images, labels, progress and key of the step.
 
         Returns:
           The loss, its parts to log, and the classifier's outputs, those of the labelled source
@@ -124,7 +123,7 @@ class Method:
         target: ClassifierOutputs,
         inputs: Inputs,
     ) -> Mapping[str, Array]:
-        """The terms beside the cross-entropy, each as it enters the loss, by name."""
+        """The terms added to the cross-entropy, by name, each with its weight."""
         raise NotImplementedError
 
 
@@ -135,10 +134,10 @@ def ramp(progress: Array) -> Array:
 
 @jax.custom_vjp
 def reverse_gradient(tree: Any, factor: Array) -> Any:
-    """A tree as it is; on the way back its gradient is multiplied by `-factor`.
+    """Identity whose gradient is multiplied by `-factor`.
 
-    What stands behind it is minimised by those that see the tree from behind, and maximised by
-    those before (Ganin et al., Domain-Adversarial Training of Neural Networks, JMLR 2016, Eq. 15).
+    A loss of the result is minimised by the parameters after this function and maximised by those
+    before it (Ganin et al., Domain-Adversarial Training of Neural Networks, JMLR 2016, Eq. 15).
     """
     del factor
     return tree

@@ -1,4 +1,4 @@
-"""PixelDA: source images made to look like the target's, and a classifier trained on both.
+"""PixelDA: a classifier trained on source images and on their translations to the target's style.
 
 Bousmalis et al., Unsupervised Pixel-Level Domain Adaptation with Generative Adversarial Networks,
 CVPR 2017.
@@ -16,10 +16,10 @@ from daaa_jax.baselines.method import ClassifierOutputs, Classify, Inputs, Metho
 
 
 class NoiseChannel(nn.Module):
-    """Noise vectors `[B,n]` to images of one channel `[B,side,side,1]`, as the release does it.
+    """Maps noise vectors `[B,n]` to images of one channel `[B,side,side,1]`, as in the release.
 
     The same value at each pixel would have no effect: the generator's first convolution has no
-    bias, and the instance norm after it takes a constant off.
+    bias, and the instance norm after it subtracts constants.
 
     Attributes:
       side: height and width of the images.
@@ -33,10 +33,10 @@ class NoiseChannel(nn.Module):
 
 
 class PixelDa(Method):
-    """A generator that sees noise beside the source image, a discriminator, and the classifier.
+    """A generator with source image and noise as inputs, a discriminator, and the classifier.
 
-    Generator and discriminator are those of `config.pair`, with its optimiser. All players take
-    their steps at once, each on the gradient of its own loss.
+    Generator and discriminator are those of `config.pair`, with its optimiser. All networks are
+    updated at once, each by the gradient of its own loss.
     """
 
     recolours = False
@@ -59,15 +59,15 @@ class PixelDa(Method):
     def loss(
         self, aux_params: Params, model: nn.Module, classify: Classify, inputs: Inputs
     ) -> tuple[Array, Mapping[str, Array], ClassifierOutputs]:
-        """The three players' losses (Eq. 1 to 4), their sum as one.
+        """The sum of the losses of the three networks (Eq. 1 to 4).
 
-        The classifier's, on source images and their translations; the generator's, adversarial,
-        and the classifier's times `task`; the discriminator's. The paper's adversarial loss is
-        `pair.adversarial=vanilla`.
+        The classifier's, on source images and their translations; the generator's, which is the
+        adversarial loss plus `task` times the classifier's; and the discriminator's. The paper's
+        adversarial loss is `pair.adversarial=vanilla`.
         """
         settings, kind = self.settings, self.config.pair.adversarial
         _, discriminator = models.create_gan(self.config.pair)
-        made = self.translate(aux_params["generator"], inputs.source, inputs.key)
+        fake = self.translate(aux_params["generator"], inputs.source, inputs.key)
 
         def adversarial(params: Params, images: Array, is_real: bool) -> Array:
             logits = discriminator.apply({"params": params}, images)
@@ -75,21 +75,21 @@ class PixelDa(Method):
 
         fixed = jax.lax.stop_gradient
         params = aux_params["discriminator"]
-        g_adv_loss = adversarial(fixed(params), made, True)
-        # Halved, as CycleGAN's, whose networks these are.
+        g_adv_loss = adversarial(fixed(params), fake, True)
+        # Halved as in CycleGAN, whose networks these are.
         d_loss = 0.5 * adversarial(params, inputs.target, True)
-        d_loss += 0.5 * adversarial(params, fixed(made), False)
+        d_loss += 0.5 * adversarial(params, fixed(fake), False)
 
-        # As it is, but with the share of the classifier's gradient that the generator takes.
-        shown = fixed(made) + settings.task * (made - fixed(made))
-        given = classify(jnp.concatenate([inputs.source, shown]))
+        # The same images, with the gradient to the generator multiplied by `task`.
+        weighted = fixed(fake) + settings.task * (fake - fixed(fake))
+        given = classify(jnp.concatenate([inputs.source, weighted]))
         labels = jnp.concatenate([inputs.labels, inputs.labels])
         supervised = losses.cross_entropy(given.logits, labels).mean()
         parts = {"cross_entropy": supervised, "adversarial": g_adv_loss, "discriminator": d_loss}
         return supervised + g_adv_loss + d_loss, parts, given
 
     def translate(self, params: Params, images: Array, key: Array) -> Array:
-        """Images `[B,H,W,3]` in the target's style, each with noise of its own."""
+        """Images `[B,H,W,3]` in the target's style, each translated with its own noise."""
         generator, _ = models.create_gan(self.config.pair)
         noise, params = params["noise"], {k: v for k, v in params.items() if k != "noise"}
         vectors = jax.random.uniform(key, (len(images), self.settings.noise), minval=-1, maxval=1)

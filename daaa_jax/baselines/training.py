@@ -1,4 +1,4 @@
-"""Stage `adapt` of a baseline: same classifier, start, data, updates and evaluation."""
+"""Stage `adapt` of a baseline: classifier, start, data, updates and evaluation are as in ours."""
 
 import functools
 from collections.abc import Sequence
@@ -64,9 +64,9 @@ class BaselineState:
 def make_optimizers(
     method: Method, total_steps: int
 ) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
-    """Those of the classifier and of the method's auxiliary networks, none restarted.
+    """Optimisers of the classifier and of the method's auxiliary networks, without restarts.
 
-    Auxiliary networks are new, and learn at the rate of the classifier's last layer.
+    Auxiliary networks are new, and use the learning rate of the classifier's last layer.
     """
     config = method.config
     aux = config[method.optimizer].optimizer.copy_and_resolve_references()
@@ -79,7 +79,7 @@ def make_optimizers(
 
 
 def create_auxiliary(config: ConfigDict, model: nn.Module, image: Array, key: Array) -> Params:
-    """Parameters of what `config.method` has beside a fresh classifier, to check that they fit.
+    """Parameters of the auxiliary networks of `config.method`, to check that they suit the images.
 
     Raises:
       ValueError: if they do not suit images of this size.
@@ -104,12 +104,9 @@ def create_state(
     """The state before the first update.
 
     Args:
-      key: of the stage.
-      method: the baseline.
-      model: the classifier.
-      start: its first variables.
+      start: the classifier's initial variables.
       image: float32 `[1,H,W,3]`, for its shape alone.
-      optimizers: as `make_optimizers` gives them.
+      optimizers: those of `make_optimizers`.
     """
     aux_key, step_key = jax.random.split(key)
     aux_params = method.create(aux_key, model, image, _outputs(model, start, image))
@@ -136,12 +133,9 @@ def train_step(
     """One update of the classifier and of the method's auxiliary networks.
 
     Args:
-      state: before the update.
       batch: uint8 images of both domains.
-      method: the baseline.
-      model: the classifier.
-      optimizers: as `create_state` was given.
-      total_steps: of the stage.
+      optimizers: the same as for `create_state`.
+      total_steps: number of updates in the stage.
     """
     config = method.config
     inputs = _inputs(state, batch, method, total_steps)
@@ -189,7 +183,7 @@ def train_step(
 
 
 def _inputs(state: BaselineState, batch: DomainBatch, method: Method, total_steps: int) -> Inputs:
-    """Random views of a batch, and what a method's loss reads beside them."""
+    """Random views of a batch, with the other inputs of a method's loss."""
     config = method.config
     key = jax.random.fold_in(state.key, state.step)
     source, target = (
@@ -216,15 +210,14 @@ def target_training(
     target_train: UnlabelledImages,
     target_labels: np.ndarray,
 ) -> TargetTraining:
-    """How a baseline trains the classifier; half of a batch is of each domain.
+    """How a baseline trains the classifier; half of a batch is from each domain.
 
     Args:
       config: the whole config.
-      model: the classifier.
-      source: the source network's variables, where it starts unless `adapt.init=scratch`.
+      source: the source network's variables, the start unless `adapt.init=scratch`.
       source_train: labelled source images.
       target_train: unlabelled target images.
-      target_labels: their classes, which are read if the method is `UpperBound`.
+      target_labels: classes of `target_train`, read by `UpperBound` only.
     """
     settings, method = config.adapt, baselines.make(config)
     steps = settings.rounds * settings.round_steps

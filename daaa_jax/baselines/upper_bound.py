@@ -10,9 +10,9 @@ from daaa_jax.baselines.method import ClassifierOutputs, Classify, Inputs, Metho
 
 
 class UpperBound(Method):
-    """Cross-entropy on target images with their labels; nothing else reads what comes of it.
+    """Cross-entropy on target images with their labels, for comparison only.
 
-    They are half of `adapt.batch_size`, as the target's half is with every baseline.
+    A batch is half of `adapt.batch_size`, like the target's half of every baseline's batch.
     """
 
     reads_target_labels = True

@@ -1,6 +1,6 @@
-"""Inside the jitted step: from stored pixels to inputs, and the random views of training images.
+"""Converts stored pixels to network inputs, and augments training images, in the jitted step.
 
-A view is drawn apart from its use, so that the images of a pair get the same one.
+Views are drawn separately from their use, so that both images of a pair get the same one.
 """
 
 import jax
@@ -12,16 +12,16 @@ from ml_collections import ConfigDict
 
 from daaa_jax.errors import check_choice
 
-CROPS = (1, 10)  # of an image in evaluation
+CROPS = (1, 10)  # crops per image in evaluation
 
 
 @struct.dataclass
 class Views:
-    """How each of `B` images is seen.
+    """Crop position and flip of each of `B` images.
 
     Attributes:
-      offsets: row and column at which the crop of the padded image begins, int32 `[B,2]`.
-      flipped: whether left and right change places, bool `[B]`.
+      offsets: row and column of the crop's first pixel in the padded image, int32 `[B,2]`.
+      flipped: whether to mirror the image left to right, bool `[B]`.
     """
 
     offsets: Array
@@ -29,17 +29,17 @@ class Views:
 
 
 def decode(images: Array) -> Array:
-    """uint8 pixels as float32 in [-1, 1], any shape."""
+    """Converts uint8 pixels, of any shape, to float32 in [-1, 1]."""
     return jnp.asarray(images, jnp.float32) / 127.5 - 1
 
 
 def encode(images: Array) -> Array:
-    """float32 images in [-1, 1] as uint8, the inverse of `decode`."""
+    """Converts float32 images in [-1, 1] to uint8; the inverse of `decode`."""
     return jnp.clip(jnp.round((images + 1) * 127.5), 0, 255).astype(jnp.uint8)
 
 
 def crop_size(size: int, settings: ConfigDict) -> int:
-    """Height and width of what the networks see of images of `size`: `crop`, or all of it."""
+    """Height and width of the network input: `crop`, or `size`, the image's, if `crop` is 0."""
     return settings.crop or size
 
 
@@ -49,12 +49,12 @@ def draw_views(key: Array, count: int, size: int, settings: ConfigDict) -> Views
     Args:
       key: a PRNG key.
       count: number of images.
-      size: their height and width.
-      settings: `config.augment`: `shift` pixels at most in each direction, then a crop of
-        `crop` pixels (0: none), then a `flip` of every second image.
+      size: height and width of the images.
+      settings: `config.augment`: a shift of at most `shift` pixels in each direction, then a crop
+        of `crop` pixels (0: none), then, if `flip`, a flip with probability 1/2.
 
     Returns:
-      Views, every possible place of the crop as likely as another.
+      Views; all possible crop positions are equally likely.
     """
     places = size + 2 * settings.shift - crop_size(size, settings) + 1
     offset_key, flip_key = jax.random.split(key)
@@ -64,12 +64,12 @@ def draw_views(key: Array, count: int, size: int, settings: ConfigDict) -> Views
 
 
 def apply_views(images: Array, views: Views, settings: ConfigDict) -> Array:
-    """Crops and flips each image as its view says.
+    """Crops and flips each image according to its view.
 
     Args:
       images: `[B,H,W,C]`, square.
-      views: of the same number of images, as `draw_views` gives them.
-      settings: those they were drawn with.
+      views: one per image, from `draw_views`.
+      settings: the settings that the views were drawn with.
 
     Returns:
       `[B,crop,crop,C]`.
@@ -98,34 +98,34 @@ def random_view(key: Array, images: Array, settings: ConfigDict) -> Array:
 
 
 def recolour(key: Array, images: Array, strength: float | np.ndarray) -> Array:
-    """Gives each image other colours: x becomes `x + N x`, within [-1, 1].
+    """Changes the colours of each image at random: x becomes `x + N x`, clipped to [-1, 1].
 
-    N, `[3,3]`, is random, another for each image: colours turn about middle grey, are inverted, or
-    gain and lose contrast.
+    N, `[3,3]`, is drawn for each image. It rotates the colours about middle grey, inverts them, or
+    changes their contrast.
 
     Args:
       key: a PRNG key.
       images: `[B,H,W,3]` in [-1, 1].
-      strength: standard deviation of N's entries, which are normal, for all images, or `[B]`; 0
-        leaves an image as it is.
+      strength: standard deviation of N's normal entries, one for all images or `[B]`; 0 leaves an
+        image unchanged.
     """
     changes = jax.random.normal(key, (len(images), 3, 3)) * jnp.reshape(strength, (-1, 1, 1))
     return jnp.clip(images + jnp.einsum("bhwc,bcd->bhwd", images, changes), -1, 1)
 
 
 def evaluation_views(images: Array, settings: ConfigDict, crops: int) -> Array:
-    """The views that an image is judged by.
+    """Fixed crops of each image for evaluation.
 
     Args:
       images: `[B,H,W,C]`, square.
       settings: `config.augment`.
-      crops: 1 for the crop in the centre; 10 for the four corners, the centre, and all flipped.
+      crops: 1 for the centre crop; 10 for the four corners and the centre, and all five flipped.
 
     Returns:
       `[crops,B,crop,crop,C]`.
 
     Raises:
-      ValueError: if `crops` is neither.
+      ValueError: if `crops` is neither 1 nor 10.
     """
     check_choice("evaluate.crops", crops, CROPS)
     last = images.shape[1] - crop_size(images.shape[1], settings)

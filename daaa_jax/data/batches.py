@@ -1,4 +1,4 @@
-"""Which images a step sees: a pure function of the seed and the step, so that a run can resume."""
+"""The images of each batch, a pure function of the seed and the step, so that a run can resume."""
 
 import functools
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from daaa_jax.data.images import Images
 
 @struct.dataclass
 class Rows:
-    """Images of a batch by their row numbers.
+    """Images of a batch, given by their row numbers in a set of images.
 
     Attributes:
       rows: int32 `[B]`.
-      image_set: number of the set of images that they are rows of.
+      image_set: index of the set in the `image_sets` of `gather`.
     """
 
     rows: Array | np.ndarray
@@ -27,11 +27,10 @@ class Rows:
 
 
 def gather(image_sets: Sequence[Array | Images], batch: Any) -> Any:
-    """A batch with the images, uint8 `[B,H,W,3]`, in place of their `Rows`.
+    """Replaces each `Rows` in a batch by its images, uint8 `[B,H,W,3]`.
 
     Args:
-      image_sets: each `[N,H,W,3]`: arrays on the devices inside a jitted step, `Images` in a
-        worker.
+      image_sets: each `[N,H,W,3]`: device arrays inside a jitted step, `Images` in a worker.
       batch: a tree of arrays and `Rows`.
     """
 
@@ -42,16 +41,16 @@ def gather(image_sets: Sequence[Array | Images], batch: Any) -> Any:
 
 
 class IndexStream:
-    """An endless row of epochs, each a fresh permutation, cut into batches."""
+    """An endless sequence of index batches; each epoch is a new permutation."""
 
     def __init__(self, size: int, batch_size: int, seed: int, name: str):
         """Prepares a stream.
 
         Args:
           size: number of images.
-          batch_size: indices in a batch; may be more than there are images.
-          seed: of the run.
-          name: streams of other names are independent.
+          batch_size: indices per batch; may exceed `size`.
+          seed: seed of the run.
+          name: streams with different names are independent.
 
         Raises:
           ValueError: if there are no images, or the batch is empty.

@@ -1,4 +1,4 @@
-"""Arrays that took long to decode, kept in the user's cache folder; a convenience, never a need."""
+"""Disk cache for arrays that are slow to decode; everything also works without it."""
 
 import contextlib
 import hashlib
@@ -10,44 +10,44 @@ from pathlib import Path
 
 import numpy as np
 
-# What NumPy raises on a file that was cut short, emptied or written over.
+# Raised by NumPy for a truncated, empty or overwritten file.
 _DAMAGED = (OSError, EOFError, ValueError, TypeError)
-_SPARE = 2**28  # bytes left on a disk; a memory map on a full one ends the process
+_SPARE = 2**28  # bytes to leave free: a memory map on a full disk kills the process
 
 
 def folder() -> Path:
-    """`~/.cache/daaa_jax`, or where the environment variable `DAAA_CACHE` says."""
+    """The cache folder: the environment variable `DAAA_CACHE`, or `~/.cache/daaa_jax`."""
     return Path(os.environ.get("DAAA_CACHE") or Path.home() / ".cache" / "daaa_jax")
 
 
 def unfinished(path: Path) -> Path:
-    """Another name for what is not whole yet, of this process alone: hosts may share a cache."""
+    """Temporary name for an unfinished file, unique per host and process, as hosts may share it."""
     return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
 
 
 def identity(origin: Path, kind: str) -> str:
-    """Names what was decoded of a file: the same path, size and time of change, and `kind`."""
+    """Cache name for a decoded file; changes with its path, size, modification time and `kind`."""
     status = origin.stat()
     return f"{kind} {origin.resolve()} {status.st_size} {status.st_mtime_ns}"
 
 
-# Makes an array of zeros by name, shape and type: on the disk where it will be kept.
+# Makes an array of zeros by name, shape and type, in the cache folder if possible.
 New = Callable[[str, tuple[int, ...], type], np.ndarray]
 
 
 def get(
     name: str, arrays: Sequence[str], decode: Callable[[New], Mapping[str, np.ndarray]]
 ) -> Mapping[str, np.ndarray]:
-    """Decodes, or takes what was decoded under the same name before.
+    """Returns arrays from the cache, or decodes and caches them.
 
     Args:
-      name: says of what, in which state, and in which way and version of it; of any length.
-      arrays: the names of the arrays.
-      decode: makes them; a large one is best made by the function that it is given.
+      name: identifies the input, its state, and the decoder and its version; of any length.
+      arrays: names of the arrays.
+      decode: makes the arrays; should allocate large ones with the function that it is given.
 
     Returns:
-      Arrays by name; memory maps, not to be written to, where they come from the disk. A cache that
-      cannot be written or read is passed over.
+      Arrays by name; those from the disk are read-only memory maps. A cache that cannot be read or
+      written is ignored.
     """
     place = _place(name)
     if place is None:
@@ -55,7 +55,7 @@ def get(
     with contextlib.suppress(*_DAMAGED):
         return _open(place, arrays)
     temporary = unfinished(place)
-    _drop_halves(place)
+    _drop_unfinished(place)
 
     def new(key: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
         try:
@@ -79,7 +79,7 @@ def get(
             try:
                 temporary.rename(place)
             except OSError:
-                # Another process has been quicker and may have them open; or they are damaged.
+                # Another process was faster and may have the files open, or they are damaged.
                 with contextlib.suppress(*_DAMAGED):
                     return _open(place, arrays)
                 shutil.rmtree(place, ignore_errors=True)
@@ -90,19 +90,19 @@ def get(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _drop_halves(place: Path) -> None:
-    """Removes what processes of this host have left that were killed while they decoded it."""
-    for half in place.parent.glob(f".{place.name}.{socket.gethostname()}.*.tmp"):
+def _drop_unfinished(place: Path) -> None:
+    """Removes temporary folders of processes of this host that were killed while decoding."""
+    for temporary in place.parent.glob(f".{place.name}.{socket.gethostname()}.*.tmp"):
         try:
-            os.kill(int(half.suffixes[-2][1:]), 0)
+            os.kill(int(temporary.suffixes[-2][1:]), 0)
         except ProcessLookupError:
-            shutil.rmtree(half, ignore_errors=True)
-        except (ValueError, OSError):  # another user's
+            shutil.rmtree(temporary, ignore_errors=True)
+        except (ValueError, OSError):  # another user's process
             continue
 
 
 def drop(name: str) -> None:
-    """Forgets what was decoded under a name."""
+    """Removes the arrays cached under a name."""
     if (place := _place(name)) is not None:
         shutil.rmtree(place, ignore_errors=True)
 
@@ -110,7 +110,7 @@ def drop(name: str) -> None:
 def _place(name: str) -> Path | None:
     try:
         return folder() / hashlib.sha256(name.encode()).hexdigest()[:24]
-    except RuntimeError:  # no home folder at all
+    except RuntimeError:  # there is no home folder
         return None
 
 

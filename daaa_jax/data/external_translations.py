@@ -1,4 +1,4 @@
-"""Translations made by any other generator: an image file for each original, found by its name."""
+"""Translations by an external generator: one image file per original, found by its path."""
 
 from collections.abc import Sequence
 from pathlib import Path, PurePath
@@ -10,22 +10,22 @@ from daaa_jax.errors import UserError
 
 
 def find(folder: str | Path, direction: str, originals: Sequence[PurePath]) -> list[Path]:
-    """The translation of each original.
+    """Finds the translation of each original.
 
     Args:
-      folder: holds a folder for each direction, such as `amazon_to_webcam`.
-      direction: which.
-      originals: paths of the originals within their domain. A translation has the same path, with
-        the ending of any image: `mug/frame_0001.jpg` is that of `mug/frame_0001.png` too.
+      folder: contains one folder per direction.
+      direction: name of that folder, such as `amazon_to_webcam`.
+      originals: paths of the originals within their domain. A translation has the same path, but
+        may have another image suffix: `mug/frame_0001.jpg` also translates `mug/frame_0001.png`.
 
     Raises:
-      UserError: names every original without a translation, or with more than one.
+      UserError: lists every original without a translation, or with more than one.
     """
     root = Path(folder).expanduser() / direction
     if not root.is_dir():
         raise UserError(
-            f"pair.translations={folder} holds no folder {direction}: put each image of the first "
-            "domain, translated, there under its own name"
+            f"pair.translations={folder} holds no folder {direction}: put the translation of each "
+            "image of the first domain there, under the path of the original"
         )
     found: dict[PurePath, list[Path]] = {}
     for path in list_files.files(root):
@@ -33,15 +33,15 @@ def find(folder: str | Path, direction: str, originals: Sequence[PurePath]) -> l
             found.setdefault(path.relative_to(root).with_suffix(""), []).append(path)
     stems = [original.with_suffix("") for original in originals]
     missing = [str(o) for o, stem in zip(originals, stems, strict=True) if stem not in found]
-    doubled = [str(path) for stem in stems for path in found.get(stem, ())[1:]]
-    twins = len(stems) - len(set(stems))
-    if missing or doubled or twins:
+    surplus = [str(path) for stem in stems for path in found.get(stem, ())[1:]]
+    clashes = len(stems) - len(set(stems))
+    if missing or surplus or clashes:
         problems = [
             f"{len(missing)} of {len(stems)} images have no translation: {', '.join(missing)}"
             if missing
             else "",
-            f"there is more than one for an image: {', '.join(doubled)}" if doubled else "",
-            f"{twins} originals differ in their ending alone" if twins else "",
+            f"an image has more than one translation: {', '.join(surplus)}" if surplus else "",
+            f"{clashes} originals differ only in their suffix" if clashes else "",
         ]
         raise UserError(f"{root}: {'; '.join(filter(None, problems))}")
     return [found[stem][0] for stem in stems]
@@ -50,10 +50,10 @@ def find(folder: str | Path, direction: str, originals: Sequence[PurePath]) -> l
 def read(
     folder: str | Path, direction: str, originals: Sequence[PurePath], size: int
 ) -> np.ndarray:
-    """The translations in the order of their originals, uint8 `[N,size,size,3]`.
+    """Reads the translations in the order of the originals, uint8 `[N,size,size,3]`.
 
     Raises:
-      UserError: see `find`; or names those that cannot be read.
+      UserError: see `find`; also lists the translations that cannot be read.
     """
     paths = tuple(find(folder, direction, originals))
     labels = np.full(len(paths), folders.UNKNOWN, np.int32)
@@ -63,5 +63,5 @@ def read(
     bad = np.flatnonzero(reasons != "")
     if len(bad):
         lines = "\n".join(f"  {paths[i]}: {reasons[i]}" for i in bad)
-        raise UserError(f"{len(bad)} translations in {root} cannot be read; mend them\n{lines}")
+        raise UserError(f"{len(bad)} translations in {root} cannot be read: fix them\n{lines}")
     return images

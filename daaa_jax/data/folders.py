@@ -1,4 +1,4 @@
-"""Domains as folders of images: found by their layout, decoded once, kept as uint8."""
+"""Domains as folders of images: listed by class, decoded once, cached as uint8."""
 
 import dataclasses
 import hashlib
@@ -13,8 +13,8 @@ from daaa_jax.data import cache, list_files, photos
 from daaa_jax.data.images import chosen
 from daaa_jax.errors import UserError
 
-UNKNOWN = -1  # the class of an image of a flat folder
-# Unicode's categories of what no line of a log shows: controls, bytes that are no UTF-8, line ends.
+UNKNOWN = -1  # label of the images of a flat folder, one without classes
+# Unicode categories that a log line cannot show: controls, bytes that are not UTF-8, line ends.
 _HIDDEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
@@ -23,12 +23,12 @@ class Listing:
     """The image files of a domain.
 
     Attributes:
-      name: the last part of the path that it was asked for by.
-      folder: where they lie.
-      classes: names in alphabetical order, composed (NFC); empty for a flat folder.
-      paths: the files, by class and then by name.
-      labels: class of each, int32 `[N]`; `UNKNOWN` for those of a flat folder.
-      others: files whose ending is not an image's.
+      name: last part of the path given to `find`.
+      folder: folder that contains the files; ends in `images` if they are in `images/`.
+      classes: names in alphabetical order, in Unicode NFC; empty for a flat folder.
+      paths: the files, sorted by class and then by name.
+      labels: class of each image, int32 `[N]`; `UNKNOWN` for a flat folder.
+      others: files without an image suffix.
     """
 
     name: str
@@ -40,33 +40,33 @@ class Listing:
 
     @property
     def files(self) -> tuple[PurePath, ...]:
-        """Where each image lies in the domain."""
+        """Path of each image within the domain."""
         return tuple(path.relative_to(self.folder) for path in self.paths)
 
     def chosen(self, rows: np.ndarray) -> "Listing":
-        """Some of the images, in the order of the rows."""
+        """Subset of the images, in the order of `rows`."""
         paths = tuple(self.paths[row] for row in rows)
         return dataclasses.replace(self, paths=paths, labels=self.labels[rows])
 
 
 def composed(name: str) -> str:
-    """A name whose accents are one character with their letter, as on most systems (NFC)."""
+    """Normalises a name to Unicode NFC, so that an accented letter is one character."""
     return unicodedata.normalize("NFC", name)
 
 
 def name_of(folder: str | Path) -> str:
-    """What a domain is called: the last part of its path."""
+    """Name of a domain: the last part of its path."""
     return Path(folder).name
 
 
 def find(folder: str | Path) -> Listing:
-    """Lists a domain: `folder/[images/]<class>/*`, or images right in the folder, without classes.
+    """Lists a domain: `folder/[images/]<class>/*`, or a flat folder of images without classes.
 
-    Hidden files are passed over; images may lie in folders within a class's; links are followed.
+    Subfolders of classes are included, links are followed, and hidden files are ignored.
 
     Raises:
-      UserError: if there is no such folder, it cannot be read, there is no image in it, or there
-        are images beside folders of images.
+      UserError: if the folder is missing or unreadable, has no images or both images and folders of
+        images, or has names that clash or cannot be shown.
     """
     try:
         return _find(folder)
@@ -94,17 +94,19 @@ def _find(folder: str | Path) -> Listing:
             "one folder if there are no classes"
         )
     paths = [*flat, *(path for images, _ in by_class.values() for path in images)]
-    others += [path for _, strange in by_class.values() for path in strange]
+    others += [path for _, rest in by_class.values() for path in rest]
     if not paths:
         raise UserError(
             f"{root} holds no image: expected {root}/<class>/*.jpg, or *.jpg if there are no "
-            f"classes; known endings are {', '.join(sorted(photos.SUFFIXES))}"
+            f"classes; known suffixes are {', '.join(sorted(photos.SUFFIXES))}"
         )
-    # Where folders come from decides whether an accent is a character of its own.
+    # Operating systems differ in whether an accent is a separate character.
     classes = () if flat else tuple(composed(name) for name in by_class)
     if len(set(classes)) < len(classes):
-        twin = next(name for name in classes if classes.count(name) > 1)
-        raise UserError(f"{root} has two folders of one name, {twin}, spelt differently: join them")
+        twice = next(name for name in classes if classes.count(name) > 1)
+        raise UserError(
+            f"{root} has two folders of one name, {twice}, in different Unicode forms: merge them"
+        )
     names = [name_of(folder), *by_class, *(str(path.relative_to(root)) for path in paths)]
     if hidden := [name for name in names if any(map(_is_hidden, name))]:
         raise UserError(
@@ -119,12 +121,12 @@ def _find(folder: str | Path) -> Listing:
 
 
 def why_no_source(name: str | Path, classes: Sequence[str], files: Sequence[PurePath]) -> str:
-    """Why a domain cannot be the source; empty if it can.
+    """Reason why a domain cannot be the source; empty if it can.
 
     Args:
-      name: of its folder.
-      classes: of the domain.
-      files: where its images lie in the folder.
+      name: folder of the domain, for the message.
+      classes: names of its classes.
+      files: paths of its images within the folder.
     """
     if not classes:
         return (
@@ -135,11 +137,11 @@ def why_no_source(name: str | Path, classes: Sequence[str], files: Sequence[Pure
         return ""
     within = {file.parts[1] for file in files if len(file.parts) > 2}
     instead = f": if classes are the folders within it, give {name}/{classes[0]}" if within else ""
-    return f"the source {name} has one class, {classes[0]}, where there must be two{instead}"
+    return f"the source {name} has one class, {classes[0]}, and needs at least two{instead}"
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The image files in a folder and in the folders within it, sorted, hidden ones left out."""
+    """Image files in a folder and its subfolders, sorted, without hidden ones."""
     return _images(list_files.files(folder))[0]
 
 
@@ -148,7 +150,7 @@ def _is_hidden(character: str) -> bool:
 
 
 def _folders(root: Path) -> list[Path]:
-    """The folders in a folder, sorted, hidden ones left out."""
+    """Direct subfolders, sorted, without hidden ones."""
     return sorted(
         (child for child in root.iterdir() if child.is_dir() and not child.name.startswith(".")),
         key=lambda child: composed(child.name),
@@ -156,14 +158,14 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The files right in a folder, sorted, hidden ones left out."""
+    """Files directly in a folder, sorted, without hidden ones."""
     return sorted(
         path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")
     )
 
 
 def _images(files: list[Path]) -> tuple[list[Path], list[Path]]:
-    """Those that are images by their ending, and the others."""
+    """Splits files into images, by suffix, and others."""
     images = [path for path in files if path.suffix.lower() in photos.SUFFIXES]
     return images, [path for path in files if path.suffix.lower() not in photos.SUFFIXES]
 
@@ -171,19 +173,19 @@ def _images(files: list[Path]) -> tuple[list[Path], list[Path]]:
 def decode(
     listings: Mapping[str, Listing], size: int, on_error: str
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The images of several domains that can be read.
+    """Decodes the images of several domains.
 
     Args:
-      listings: by any name, as `find` gives them.
-      size: height and width that images are resized to.
-      on_error: `raise` refuses the domains if an image cannot be read, `skip` leaves it out.
+      listings: domains by any name, from `find`.
+      size: height and width to resize images to, pixels.
+      on_error: for unreadable images: `raise` an error that lists them all, or `skip` them.
 
     Returns:
-      For each, uint8 `[n,size,size,3]` and the positions in the listing of those that were read.
+      For each domain, images, uint8 `[n,size,size,3]`, and their positions in the listing.
 
     Raises:
-      UserError: names every image of all domains that cannot be read; or with `skip`, if all of one
-        cannot.
+      UserError: lists every unreadable image of all domains; with `skip`, only if a domain has no
+        readable image.
     """
     decoded = {name: decode_all(listing, size) for name, listing in listings.items()}
     lines = [
@@ -194,17 +196,17 @@ def decode(
     ]
     if lines and on_error != "skip":
         raise UserError(
-            f"{len(lines)} images cannot be read; mend or remove them, or leave them out by "
+            f"{len(lines)} images cannot be read: fix or remove them, or skip them with "
             "--config.data.on_error=skip\n" + "\n".join(lines)
         )
     if lines:
-        print(f"{len(lines)} images are left out, as they cannot be read:")
+        print(f"{len(lines)} images are left out because they cannot be read:")
         print("\n".join(lines), flush=True)
     for listing in listings.values():
         if listing.others:
             print(
-                f"{len(listing.others)} files in {listing.folder} are passed over: by their ending "
-                f"they are no images that can be read ({listing.others[0].name})",
+                f"{len(listing.others)} files in {listing.folder} are ignored: no known image "
+                f"suffix ({listing.others[0].name})",
                 flush=True,
             )
     result = {}
@@ -217,10 +219,11 @@ def decode(
 
 
 def decode_all(listing: Listing, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The images of a listing, and why one could not be read; decoded once and cached.
+    """Decodes the images of a listing once, and caches them.
 
     Returns:
-      uint8 `[N,size,size,3]`, and reasons, strings `[N]`, empty for what was read.
+      Images, uint8 `[N,size,size,3]`, and for each why it could not be read, strings `[N]`, empty
+      if it was.
     """
     name = identity(listing, size)
 
@@ -231,7 +234,7 @@ def decode_all(listing: Listing, size: int) -> tuple[np.ndarray, np.ndarray]:
         return {"images": images, "reasons": np.array(reasons, np.str_)}
 
     arrays = cache.get(name, ("images", "reasons"), decode)
-    # What failed then may have been the disk, or an older Pillow.
+    # A cached failure may have been caused by the disk, or by an older Pillow.
     if any(_is_readable(listing.paths[i], size) for i in np.flatnonzero(arrays["reasons"] != "")):
         cache.drop(name)
         arrays = cache.get(name, ("images", "reasons"), decode)
@@ -247,7 +250,7 @@ def _is_readable(path: Path, size: int) -> bool:
 
 
 def identity(listing: Listing, size: int) -> str:
-    """Changes with any file's name, size, content or permissions."""
+    """Hash that changes with any file's name, size, content or permissions."""
     digest = hashlib.sha256(f"photos 2, {size}, ".encode())
     digest.update(os.fsencode(listing.folder.resolve()))
     for path in listing.paths:

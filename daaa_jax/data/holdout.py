@@ -1,4 +1,4 @@
-"""Labelled source images that nothing is trained on, for validators that ask for them."""
+"""Holds labelled source images out of training, for validators that need them."""
 
 import dataclasses
 
@@ -11,19 +11,19 @@ from daaa_jax.errors import UserError
 
 
 def hold_out(task: Task, share: float, seed: int) -> Task:
-    """Takes a share of each class from the source training images.
+    """Holds a share of each class out of the source training images.
 
     Args:
-      task: with all of them.
-      share: between 0 and 1.
-      seed: of the choice.
+      task: task without held-out images.
+      share: fraction of each class, between 0 and 1.
+      seed: seed of the random choice.
 
     Returns:
-      The task with fewer training images; where its source domain was measured on those, it is
-      measured on the held-out ones.
+      The task with fewer training images. If source accuracy was measured on the training images,
+      it is measured on the held-out images instead.
 
     Raises:
-      UserError: if the share leaves a class without images to train on, or to hold out.
+      UserError: if a class has no image left to train on, or none to hold out.
     """
     data, generator = task.source_train, randomness.generator(seed, "hold out")
     held: list[np.ndarray] = []
@@ -42,7 +42,7 @@ def hold_out(task: Task, share: float, seed: int) -> Task:
         LabelledImages(chosen(data.images, rows), data.labels[rows]) for rows in (rest, apart)
     )
     measured = dataclasses.replace(task.evaluation, source_held_out=out, source_train=train)
-    if measured.source_figure == "source_train":
-        measured = dataclasses.replace(measured, source_figure="source_test", source_test=out)
+    if measured.source_metric == "source_train":
+        measured = dataclasses.replace(measured, source_metric="source_test", source_test=out)
     files = tuple(task.source_files[row] for row in rest) if task.source_files else ()
     return dataclasses.replace(task, source_train=train, evaluation=measured, source_files=files)

@@ -1,4 +1,4 @@
-"""Images in several arrays or files, as one array that is never made."""
+"""Images in several arrays or files, indexed as one array without concatenating them."""
 
 import mmap
 
@@ -6,10 +6,10 @@ import numpy as np
 
 
 class Images:
-    """uint8 images `[N,H,W,3]`: one part after another, rows gathered when they are asked for."""
+    """uint8 images `[N,H,W,3]` in consecutive parts; rows are read on access."""
 
     def __init__(self, *parts: np.ndarray):
-        """Takes the parts as they are; memory maps stay on the disk.
+        """Keeps references to the parts; memory maps stay on the disk.
 
         Args:
           *parts: arrays `[n,H,W,3]` or `Images`, at least one.
@@ -31,7 +31,7 @@ class Images:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the pixels."""
+        """Type of the pixels."""
         return self.parts[0].dtype
 
     @property
@@ -57,19 +57,19 @@ class Images:
         return np.concatenate(self.parts).astype(dtype or self.dtype, copy=False)
 
     def __reduce__(self):
-        # A memory map would be pickled with all that is in its file; worker processes open it anew.
+        # Pickling a memory map would copy its content; worker processes reopen the file instead.
         return _restored, ([_location(part) for part in self.parts],)
 
 
 class Chosen:
-    """Some images of a set that lies in files, gathered when they are asked for."""
+    """Subset of images that are stored in files; rows are read on access."""
 
     def __init__(self, images: np.ndarray | Images, rows: np.ndarray):
         """Reads nothing yet.
 
         Args:
           images: the whole set, `[N,H,W,3]`.
-          rows: which of them, in which order.
+          rows: row numbers of the subset, in order.
         """
         self._images, self._rows = images, np.asarray(rows)
         self.shape = (len(self._rows), *images.shape[1:])
@@ -77,7 +77,7 @@ class Chosen:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the chosen images."""
+        """Bytes of the subset."""
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
     def __len__(self) -> int:
@@ -95,7 +95,7 @@ class Chosen:
 
 
 def chosen(images, rows: np.ndarray):
-    """Some images of a set, in the order of `rows`; what lies in files stays there."""
+    """Subset of images in the order of `rows`; images stored in files are not read."""
     if hasattr(images, "chosen"):  # records
         return images.chosen(rows)
     if isinstance(images, np.memmap | Images | Chosen):

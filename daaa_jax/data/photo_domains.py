@@ -1,4 +1,4 @@
-"""Tasks made of folders of photos: Office-31, its ten shared classes, and anybody's own."""
+"""Tasks from folders of photos: Office-31, its ten shared classes, and user-provided domains."""
 
 from collections.abc import Mapping
 from pathlib import Path, PurePath
@@ -13,10 +13,10 @@ from daaa_jax.errors import UserError
 
 DOMAINS = ("amazon", "dslr", "webcam")
 _WHERE = (
-    "Office-31 is to be had from its authors' page, "
-    "https://faculty.cc.gatech.edu/~judy/domainadapt/ (office31); put it so that there are "
+    "Office-31 is available from its authors' page, "
+    "https://faculty.cc.gatech.edu/~judy/domainadapt/ (office31): unpack it to "
     "DIR/amazon/images/<class>/*.jpg, DIR/dslr/… and DIR/webcam/…, with or without images/, and "
-    "give --config.data.dir=DIR (configs/office10.py takes its ten classes shared with Caltech-256)"
+    "set --config.data.dir=DIR (configs/office10.py uses its ten classes shared with Caltech-256)"
 )
 
 
@@ -29,12 +29,12 @@ def load(settings: ConfigDict) -> Task:
         `expected_counts` are read.
 
     Returns:
-      The task. A domain of photos has no test images of its own: the source is measured on its
-      training images, the target on all of its images, or on those in `target_test`. Labels of a
-      target without classes are `folders.UNKNOWN`.
+      The task. Domains of photos have no test split: the source is measured on its training
+      images, the target on all its images or on those in `target_test`. Labels of a target without
+      classes are `folders.UNKNOWN`.
 
     Raises:
-      UserError: if a folder is missing or is not as expected, or an image cannot be read.
+      UserError: if a folder is missing or not as expected, or an image cannot be read.
     """
     for name in ("source", "target"):
         if not settings[name]:
@@ -47,7 +47,7 @@ def load(settings: ConfigDict) -> Task:
     if folders.name_of(settings.source) == folders.name_of(settings.target):
         raise UserError(
             f"data.source={settings.source} and data.target={settings.target} have the same name, "
-            "which tells domains apart: rename one"
+            "but names must differ: rename one"
         )
     if why := folders.why_no_source(source.folder, source.classes, source.files):
         raise UserError(why)
@@ -59,7 +59,7 @@ def load(settings: ConfigDict) -> Task:
             raise UserError(f"data.target_test={settings.target_test} has no classes")
         _check_classes(source, test)
         if missing := sorted(set(source.classes) - set(test.classes)):
-            print(f"{test.folder} has no {', '.join(missing)}: not measured there", flush=True)
+            print(f"{test.folder} lacks classes, not measured: {', '.join(missing)}", flush=True)
         listings["test"] = test
     if settings.limit:
         listings = {name: _some(listing, settings, name) for name, listing in listings.items()}
@@ -84,7 +84,7 @@ def load(settings: ConfigDict) -> Task:
             source_test=source_train,
             target_test=data.get("test", data["target"])[0],
             target_train=target_train,
-            source_figure="source_train",
+            source_metric="source_train",
             target_images="images of data.target_test"
             if settings.target_test
             else "all target images",
@@ -96,11 +96,11 @@ def load(settings: ConfigDict) -> Task:
 
 
 def _place(settings: ConfigDict, domain: str) -> str:
-    """The folder of a domain: one that is named, or of that name in `data.dir`."""
+    """Folder of a domain: for `folder` tasks, `domain` itself; otherwise `domain` in `data.dir`."""
     if settings.name == "folder":
         return domain
     if not settings.dir:
-        raise UserError(f"data.dir is not set: give the folder of the domains. {_WHERE}")
+        raise UserError(f"data.dir is not set: set it to the folder of the domains. {_WHERE}")
     if record_sets.is_remote(settings.dir):
         return f"{settings.dir.rstrip('/')}/{domain}"
     root = Path(settings.dir).expanduser()
@@ -110,14 +110,14 @@ def _place(settings: ConfigDict, domain: str) -> str:
 
 
 def _find(place: str) -> folders.Listing | record_sets.RecordSet:
-    """A domain's images, as photos or as records."""
+    """Finds the images of a domain, as photos or as records."""
     return record_sets.find(place) or folders.find(place)
 
 
 def _images(
     listings: Mapping[str, folders.Listing | record_sets.RecordSet], settings: ConfigDict
 ) -> dict[str, tuple[np.ndarray | Records, np.ndarray]]:
-    """The images of several domains that can be read, and the rows that they have in them."""
+    """Reads the images of several domains; returns them with their rows in the listings."""
     converted = {
         name: listing
         for name, listing in listings.items()
@@ -127,7 +127,7 @@ def _images(
         if listing.size != settings.image_size:
             raise UserError(
                 f"{listing.folder} holds images of {listing.size} pixels, and data.image_size is "
-                f"{settings.image_size}: set it to {listing.size}, or convert the photos anew"
+                f"{settings.image_size}: set it to {listing.size}, or convert the photos again"
             )
     decoded = folders.decode(
         {name: listing for name, listing in listings.items() if name not in converted},
@@ -146,13 +146,13 @@ def _list(settings: ConfigDict, domain: str) -> folders.Listing | record_sets.Re
     if expected and len(listing.labels) != expected:
         raise UserError(
             f"{listing.folder} holds {len(listing.labels)} images, expected {expected}: restore "
-            f"the data, or set --config.data.expected_counts.{domain} to its count, or to 0"
+            f"the data, or set --config.data.expected_counts.{domain} to its count (0: any)"
         )
     if settings.expected_classes and len(listing.classes) != settings.expected_classes:
         raise UserError(
             f"{listing.folder} holds {len(listing.classes)} classes, expected "
             f"{settings.expected_classes}: restore the data, or set "
-            "--config.data.expected_classes to its count, or to 0"
+            "--config.data.expected_classes to its count (0: any)"
         )
     return listing
 
@@ -160,18 +160,18 @@ def _list(settings: ConfigDict, domain: str) -> folders.Listing | record_sets.Re
 def _check_classes(
     source: folders.Listing | record_sets.RecordSet, target: folders.Listing | record_sets.RecordSet
 ) -> None:
-    """Makes sure that the classes of the target, if it has any, are among those of the source."""
-    strange = sorted(set(target.classes) - set(source.classes))
-    if strange:
+    """Checks that the source has images of all its classes, and every class of the target."""
+    added = sorted(set(target.classes) - set(source.classes))
+    if added:
         raise UserError(
-            f"{target.folder} has classes that {source.folder} has not: {', '.join(strange)}; "
-            "both must name a class alike, and what is not to be told apart must be left out"
+            f"{target.folder} has classes that {source.folder} lacks: {', '.join(added)}; use the "
+            "same name for a class in both, and remove the folders of other classes"
         )
     _check_none_is_empty(source, np.arange(len(source.labels)))
 
 
 def _check_none_is_empty(source: folders.Listing | record_sets.RecordSet, rows: np.ndarray) -> None:
-    """Makes sure that every class of the source has an image among some of its rows."""
+    """Checks that every class of the source has an image among `rows`."""
     empty = set(range(len(source.classes))) - set(source.labels[rows].tolist())
     if empty:
         names = ", ".join(source.classes[number] for number in sorted(empty))
@@ -182,7 +182,7 @@ def _check_none_is_empty(source: folders.Listing | record_sets.RecordSet, rows: 
 def _some(
     listing: folders.Listing | record_sets.RecordSet, settings: ConfigDict, name: str
 ) -> folders.Listing | record_sets.RecordSet:
-    """`limit` of the images: they are sorted by class, and the first would be of one."""
+    """Random subset of `limit` images; the first ones would all be of one class."""
     order = randomness.generator(settings.seed, f"limit {name}").permutation(len(listing.labels))
     return listing.chosen(order[: settings.limit])
 
@@ -193,7 +193,7 @@ def _labelled(
     read: np.ndarray,
     classes: tuple[str, ...],
 ) -> tuple[LabelledImages, tuple[PurePath, ...]]:
-    """Images with their classes in the source's count, and where each lies in its domain."""
+    """Images with labels numbered as in the source, and their paths within the domain."""
     places = np.array([classes.index(name) for name in listing.classes], np.int32)
     labels = listing.labels[read]
     labels = places[labels] if listing.classes else labels

@@ -1,4 +1,4 @@
-"""Photos of any size and mode, decoded to one size; what cannot be read is told, not guessed."""
+"""Decodes photos of any size and mode to one size; reports those that cannot be read."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 from daaa_jax.runtime.progress import Progress
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-# By their content, whatever the ending: Pillow knows more, and starts other programs for some.
+# Detected by content, not suffix. For some other formats, Pillow would start other programs.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _TURNS = {  # by EXIF orientation; 1 is upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -24,20 +24,21 @@ _TURNS = {  # by EXIF orientation; 1 is upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_MOST_PIXELS = 100_000_000  # a file of some kilobytes may claim more than any memory holds
-# Pillow warns of somewhat fewer, which are welcome.
+_MOST_PIXELS = 100_000_000  # a file of a few kilobytes may claim more than fits in memory
+# Pillow warns of images somewhat below this limit, which are accepted.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 class UnreadableImage(Exception):
-    """An image file that cannot be decoded; says why."""
+    """An image file that cannot be decoded; the message gives the reason."""
 
 
 def read(path: Path, size: int) -> np.ndarray:
-    """Decodes an image and resizes it, its aspect not kept (as the paper's time did).
+    """Decodes an image and resizes it to a square, ignoring the aspect ratio.
 
-    Turned as its EXIF orientation says; what is transparent becomes white; grey, palette, CMYK and
-    16-bit images become RGB of 8 bits; of an animation, the first frame.
+    Applies the EXIF orientation, makes transparent pixels white, converts grey, palette, CMYK and
+    16-bit images to 8-bit RGB, and takes the first frame of an animation. The aspect ratio was
+    commonly ignored at the time of the paper.
 
     Args:
       path: the file.
@@ -47,7 +48,7 @@ def read(path: Path, size: int) -> np.ndarray:
       uint8 `[size,size,3]`.
 
     Raises:
-      UnreadableImage: if it is no image, is damaged or cut short, or claims more pixels than 10^8.
+      UnreadableImage: if it is not an image, is damaged or truncated, or claims over 10^8 pixels.
     """
     try:
         with Image.open(path, formats=_FORMATS) as image:
@@ -61,20 +62,20 @@ def read(path: Path, size: int) -> np.ndarray:
             return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
     except UnreadableImage:
         raise
-    except Exception as error:  # Pillow's decoders raise what their parsers happen to
+    except Exception as error:  # Pillow's decoders raise errors of many classes
         if isinstance(error, OSError) and error.strerror:
             raise UnreadableImage(error.strerror.lower()) from error
         raise UnreadableImage(" ".join(str(error).split()) or type(error).__name__) from error
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF orientation says, whatever else the EXIF holds.
+    """Applies the EXIF orientation, even if other parts of the EXIF are damaged.
 
-    `ImageOps.exif_transpose` writes the whole EXIF anew, and fails where a part of it is damaged.
+    `ImageOps.exif_transpose` rewrites the whole EXIF, and fails if a part of it is damaged.
     """
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # so damaged that it cannot be read at all
+    except Exception:  # the EXIF cannot be read at all
         return image
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
@@ -83,7 +84,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image, np.float64)
         clear = values == image.info.get("transparency", -1)
-        # What says that it has 16 bits has; of others only the values tell.
+        # Mode I;16 is 16-bit; for other modes, the values show the range.
         if image.mode.startswith("I;16") or values.max() > 255:
             largest = 65535
         else:
@@ -101,11 +102,11 @@ def read_all(paths: Sequence[Path], images: np.ndarray, name: str) -> dict[int, 
 
     Args:
       paths: the files.
-      images: where to put them, zeros, uint8 `[N,size,size,3]`; may be a memory map.
-      name: of the set, for the progress bar; empty for none.
+      images: output, filled with zeros, uint8 `[N,size,size,3]`; may be a memory map.
+      name: name of the set for the progress bar; empty for no bar.
 
     Returns:
-      The position and the reason of those that cannot be read; they stay black.
+      Reasons by position for the images that cannot be read; these stay black.
     """
     size = images.shape[1]
     unreadable: dict[int, str] = {}

@@ -1,4 +1,4 @@
-"""NumPy generators for data: one for each purpose, so that no two draw the same numbers."""
+"""NumPy generators for data, one per purpose, so that no two draw the same numbers."""
 
 import zlib
 
@@ -6,11 +6,11 @@ import numpy as np
 
 
 def generator(seed: int, purpose: str, *more: int) -> np.random.Generator:
-    """A generator that is independent of those of other seeds and other purposes.
+    """A generator that is independent of those for other seeds and purposes.
 
     Args:
-      seed: of the run or of the data.
+      seed: seed of the run or of the data.
       purpose: what the numbers are drawn for.
-      more: numbers that tell apart what has the same purpose, such as an epoch.
+      more: numbers that distinguish generators of the same purpose, such as an epoch.
     """
     return np.random.default_rng((seed, zlib.crc32(purpose.encode()), *more))

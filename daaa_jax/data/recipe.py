@@ -1,7 +1,7 @@
 """The recipe of MNIST-M (Ganin et al., 2016): digits blended with patches of colour photos.
 
-The paper's formula is |patch - digit|. In the published images the digit is binary, as comparing
-them with MNIST by index shows: where a pixel is above 0, the patch becomes its full negative.
+The formula in that paper is |patch - digit|. The published images use a binary digit, as comparing
+them with MNIST by index shows: where a digit's pixel is above 0, the patch is fully inverted.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ def blend(
     Args:
       digits: grey, uint8 `[N,H,W]`, or with channels, `[N,H,W,1]` or `[N,H,W,3]`.
       photos: RGB, uint8 `[h,w,3]` each, at least as large as a digit.
-      generator: draws the photos and the places of the patches.
+      generator: draws the photos and the positions of the patches.
 
     Returns:
       uint8 `[N,H,W,3]`.

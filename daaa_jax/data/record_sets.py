@@ -1,7 +1,7 @@
-"""A domain as records: its files, classes and labels, here or on object storage.
+"""A domain stored as records, with file names, classes and labels; local or on object storage.
 
-The folder holds `index.json`, and for each file of records a JSON file of the same name that lists
-the images in it.
+The folder contains `index.json`, and for each file of records a JSON file of the same name that
+lists its images.
 """
 
 import dataclasses
@@ -20,21 +20,21 @@ from daaa_jax.runtime.files import read_json, settings_hash, write_json
 from daaa_jax.runtime.progress import Progress
 
 INDEX = "index.json"  # written last: without it the set is not complete
-BEGUN = "begun.json"  # what is being converted
+BEGUN = "begun.json"  # written first: which images are converted, and how
 _FORMAT = "daaa_jax images 1"
-_AT_ONCE = 64  # images
+_AT_ONCE = 64  # images read at a time
 
 
 @dataclasses.dataclass(frozen=True)
 class RecordSet:
-    """The images of a domain, as `folders.Listing` describes those of a folder of photos.
+    """The images of a domain as records; the counterpart of `folders.Listing`.
 
     Attributes:
-      name: the last part of the path that it was asked for by.
-      folder: where it lies.
+      name: last part of the path given to `find`.
+      folder: path or address of the set.
       classes: names in alphabetical order; empty where there are none.
       labels: class of each image, int32 `[N]`; `folders.UNKNOWN` where there are no classes.
-      files: where each image lay in the folder of photos.
+      files: path of each image within the folder of photos.
       size: height and width of the images.
       images: uint8 `[N,size,size,3]`.
     """
@@ -48,7 +48,7 @@ class RecordSet:
     images: Records
 
     def chosen(self, rows: np.ndarray) -> "RecordSet":
-        """Some of the images, in the order of the rows."""
+        """Subset of the images, in the order of `rows`."""
         return dataclasses.replace(
             self,
             labels=self.labels[rows],
@@ -58,12 +58,12 @@ class RecordSet:
 
 
 def shard_name(number: int) -> str:
-    """The name of a file of records, without its ending."""
+    """The name of a file of records, without its suffix."""
     return f"images-{number:05d}"
 
 
 def write_index(folder: Path, classes: Sequence[str], size: int, shards: Sequence[str]) -> None:
-    """Declares a set complete; the files of records and those beside them are there."""
+    """Marks a set complete, once the files of records and their JSON files are written."""
     entries = []
     for name in shards:
         content = read_json(folder / f"{name}.json")
@@ -80,28 +80,26 @@ def write_index(folder: Path, classes: Sequence[str], size: int, shards: Sequenc
 
 
 def is_remote(place: str) -> bool:
-    """Whether a place is an address of object storage, such as `gs://bucket/amazon`."""
+    """Whether `place` is an address of object storage, such as `gs://bucket/amazon`."""
     return "://" in place
 
 
 def find(place: str) -> RecordSet | None:
-    """The set in a folder or at an address; None for a folder that is something else.
+    """The set in a folder or at an address; None if the folder contains no set.
 
-    What lies on object storage is copied to the cache folder first, once.
+    A set on object storage is copied to the cache folder first, once.
 
     Raises:
-      UserError: if there is a set, and it is not complete, is damaged, or cannot be fetched.
+      UserError: if the set is incomplete or damaged, or cannot be fetched.
     """
     folder = _fetch(place) if is_remote(place) else Path(place).expanduser()
     if not (folder / INDEX).is_file():
         if (folder / BEGUN).is_file():
-            raise UserError(
-                f"{folder} is not converted to its end: give the command of daaa_jax.convert again"
-            )
+            raise UserError(f"{folder}: its conversion is not finished, rerun `daaa convert`")
         return None
     index = read_json(folder / INDEX)
     is_ours = isinstance(index, dict) and "format" in index
-    if not is_ours and not (folder / BEGUN).exists():  # somebody else's, beside photos
+    if not is_ours and not (folder / BEGUN).exists():  # an unrelated file beside photos
         return None
     index = _checked(index, str(folder / INDEX))
     files, labels = [], []
@@ -110,9 +108,9 @@ def find(place: str) -> RecordSet | None:
         files += [PurePosixPath(name) for name in content["files"]]
         labels += content["labels"]
     if not files:
-        raise UserError(f"{folder} holds no image: none of the photos could be read; convert anew")
+        raise UserError(f"{folder} holds no image: none of the photos could be read; convert again")
     shards = [(folder / f"{s['name']}{records.SUFFIX}", s["count"]) for s in index["shards"]]
-    # Of a set that was converted before names were composed, the order may be another.
+    # Sets converted before names were normalised to NFC may have another order.
     names = [folders.composed(name) for name in index["classes"]]
     classes = tuple(sorted(names))
     if classes:
@@ -120,7 +118,7 @@ def find(place: str) -> RecordSet | None:
     size = index["size"]
     images = Records(shards, (size, size, 3), settings_hash(index))
     if len(files) != len(images) or len(labels) != len(images):
-        raise UserError(f"{folder}: its lists do not agree with {INDEX}; convert the photos anew")
+        raise UserError(f"{folder}: its lists do not agree with {INDEX}; convert the photos again")
     images.check()
     return RecordSet(
         name=folders.name_of(place),
@@ -134,7 +132,7 @@ def find(place: str) -> RecordSet | None:
 
 
 def damaged(found: RecordSet) -> list[str]:
-    """The files of records that do not hold what was written; reads all images of the set."""
+    """Lists the files of records whose content has changed; reads all images of the set."""
     folder = _fetch(found.folder) if is_remote(found.folder) else Path(found.folder).expanduser()
     bad, first = [], 0
     for shard in read_json(folder / INDEX)["shards"]:
@@ -155,12 +153,12 @@ def damaged(found: RecordSet) -> list[str]:
 
 def _checked(index: Any, where: str) -> dict[str, Any]:
     if not isinstance(index, dict) or index.get("format") != _FORMAT:
-        raise UserError(f"{where} is not the index that daaa_jax.convert writes")
+        raise UserError(f"{where} is not the index that `daaa convert` writes")
     return index
 
 
 def _fetch(place: str) -> Path:
-    """Copies a set to the cache folder, file by file, unless it is there."""
+    """Copies a set to the cache folder; files that are there already are kept."""
     import fsspec
 
     try:
@@ -176,13 +174,13 @@ def _fetch(place: str) -> Path:
                 if not (folder / name).exists():
                     _fetch_file(files, f"{root}/{name}", folder / name, size)
                 progress.update(done, {})
-        if not (folder / INDEX).exists():  # the folder's name is its checksum
+        if not (folder / INDEX).exists():  # the folder's name is the index's checksum
             temporary = cache.unfinished(folder / INDEX)
             temporary.write_bytes(content)
             temporary.replace(folder / INDEX)
     except UserError:
         raise
-    except Exception as error:  # each kind of storage raises its own, of no credentials for one
+    except Exception as error:  # storages raise their own classes, as for credentials
         reason = str(error) or type(error).__name__
         raise UserError(f"{place} cannot be fetched: {reason}") from error
     return folder

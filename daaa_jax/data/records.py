@@ -1,6 +1,6 @@
-"""Images in ArrayRecord files: any row without the others, from as many processes as need be.
+"""Images in ArrayRecord files, with random access from any number of processes.
 
-A record is an image's pixels, uint8, row by row; ArrayRecord compresses it without loss.
+A record contains an image's uint8 pixels, row by row; ArrayRecord compresses it losslessly.
 """
 
 import contextlib
@@ -14,41 +14,41 @@ import numpy as np
 from daaa_jax.errors import UserError
 
 SUFFIX = ".array_record"
-# Rows are read one by one, so each is a group of its own. More compression than zstd's least makes
-# photos 6 % smaller and writing slower.
+# Rows are read one by one, so each is its own group. Higher levels of zstd make photos 6 % smaller
+# and writing slower.
 _OPTIONS = "group_size:1,zstd:1"
-_AT_ONCE = 256  # rows gathered at a time where all are
+_AT_ONCE = 256  # rows read at a time by `__array__`
 
 
 def write(path: Path, images: Iterable[np.ndarray]) -> int:
-    """Writes a file of records, whole or not at all.
+    """Writes a file of records, completely or not at all.
 
     Args:
       path: the file.
-      images: uint8 `[H,W,3]` each, taken one after another.
+      images: uint8 `[H,W,3]` each, consumed one at a time.
 
     Returns:
-      How many there were.
+      Number of images.
 
     Raises:
       UserError: if it cannot be written, for instance because the disk is full.
     """
-    # Imported here, as it takes time that commands without records spare.
+    # A slow import, which commands without records do not need.
     from array_record.python.array_record_module import ArrayRecordWriter
 
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     count = 0
     try:
-        with _told_of(path):
+        with _as_user_error(path):
             writer = ArrayRecordWriter(str(temporary), _OPTIONS)
         try:
             for image in images:
-                with _told_of(path):
+                with _as_user_error(path):
                     writer.write(np.ascontiguousarray(image).tobytes())
                 count += 1
         finally:
-            with _told_of(path):
+            with _as_user_error(path):
                 writer.close()
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
@@ -59,8 +59,8 @@ def write(path: Path, images: Iterable[np.ndarray]) -> int:
 
 
 @contextlib.contextmanager
-def _told_of(path: Path) -> Iterator[None]:
-    """What the writer says of a file that it cannot write, as one line."""
+def _as_user_error(path: Path) -> Iterator[None]:
+    """Turns an error of the writer into a `UserError` of one line."""
     try:
         yield
     except RuntimeError as error:
@@ -68,16 +68,16 @@ def _told_of(path: Path) -> Iterator[None]:
 
 
 def drop_halves(folder: Path) -> None:
-    """Removes what killed writes have left in a folder."""
-    for half in folder.glob(f".*{SUFFIX}.*.tmp"):
+    """Removes the temporary files of killed writes from a folder."""
+    for temporary in folder.glob(f".*{SUFFIX}.*.tmp"):
         with contextlib.suppress(FileNotFoundError):
-            half.unlink()
+            temporary.unlink()
 
 
 class Records:
-    """uint8 images `[N,H,W,3]` in files of records, or some of them; rows are read when asked for.
+    """uint8 images `[N,H,W,3]` in files of records, or a subset; rows are read on access.
 
-    May be a part of `images.Images`, and is pickled by the names of its files.
+    Can be a part of `images.Images`. Pickles the names of the files, not their content.
     """
 
     dtype = np.dtype(np.uint8)
@@ -92,10 +92,10 @@ class Records:
         """Opens nothing yet.
 
         Args:
-          files: each with its number of images.
+          files: the files, each with its number of images.
           image_shape: `(H, W, 3)`.
-          sha256: tells the content of these images, in place of reading them to find out.
-          rows: which images, in which order; by default all.
+          sha256: identifies the content of the images without reading them.
+          rows: row numbers of a subset, in order; by default all.
         """
         self._files = [(Path(path), int(count)) for path, count in files]
         self._ends = np.cumsum([count for _, count in self._files])
@@ -114,7 +114,7 @@ class Records:
         return self.shape[0]
 
     def chosen(self, rows: np.ndarray) -> "Records":
-        """The images of some rows, in that order; none is read."""
+        """Subset of the images in the order of `rows`; reads nothing."""
         rows = np.asarray(rows)
         whole = rows if self._rows is None else self._rows[rows]
         which = np.ascontiguousarray(rows, "<i8").tobytes()
@@ -122,10 +122,10 @@ class Records:
         return Records(self._files, self.shape[1:], sha256, whole)
 
     def check(self) -> None:
-        """Makes sure that every file is there and holds as many images as it should.
+        """Checks that every file exists and contains the expected number of images.
 
         Raises:
-          UserError: names the first that does not.
+          UserError: names the first file that does not.
         """
         for number, (path, count) in enumerate(self._files):
             if (found := self._reader(number).num_records()) != count:
@@ -165,7 +165,7 @@ class Records:
 
             path, _ = self._files[number]
             try:
-                # Rows are asked for at random: nothing is read ahead.
+                # Access is random: nothing is read ahead.
                 self._readers[number] = ArrayRecordReader(
                     str(path), options="readahead_buffer_size:0", file_reader_buffer_size=2**15
                 )

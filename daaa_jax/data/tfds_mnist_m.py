@@ -1,4 +1,4 @@
-"""MNIST-M for TensorFlow Datasets, which has none: prepared and read without TensorFlow.
+"""MNIST-M as a TFDS dataset, which TFDS lacks; prepared and read without TensorFlow.
 
 from daaa_jax.data.tfds_mnist_m import MnistM
 builder = MnistM(data_dir=DIR, file_format="array_record")
@@ -26,7 +26,7 @@ class MnistM(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "59,001 training and 9,001 test images."}
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "manual_dir holds mnist_m.tar.gz, or what it unpacks to: mnist_m_train/, "
+        "manual_dir contains mnist_m.tar.gz or its content: mnist_m_train/, "
         "mnist_m_train_labels.txt and the same for test."
     )
 
@@ -52,7 +52,7 @@ class MnistM(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, data: LabelledImages) -> Iterator[tuple[int, dict[str, Any]]]:
         for row, (image, label) in enumerate(zip(data.images, data.labels, strict=True)):
-            # Encoded here: TFDS would encode an array with TensorFlow.
+            # Encoded here, as TFDS would use TensorFlow to encode an array.
             png = io.BytesIO()
             Image.fromarray(image).save(png, format="png")
             png.seek(0)

@@ -1,4 +1,4 @@
-"""Office-31 for TensorFlow Datasets, which has none: prepared and read without TensorFlow.
+"""Office-31 as a TFDS dataset, which TFDS lacks; prepared and read without TensorFlow.
 
 from daaa_jax.data.tfds_office import Office31
 builder = Office31(data_dir=DIR, file_format="array_record")
@@ -29,13 +29,13 @@ CLASSES = (
 class Office31(tfds.core.GeneratorBasedBuilder):
     """Office-31: 31 classes of office objects in three domains, a split each (Saenko et al., 2010).
 
-    Images are kept as they are, encoded as in their files.
+    Images are copied from their files without decoding.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "amazon 2,817, dslr 498 and webcam 795 images."}
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "manual_dir holds amazon/, dslr/ and webcam/, each [images/]<class>/*.jpg."
+        "manual_dir contains amazon/, dslr/ and webcam/, each [images/]<class>/*.jpg."
     )
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -61,7 +61,9 @@ class Office31(tfds.core.GeneratorBasedBuilder):
         for listing in listings.values():
             if listing.classes != CLASSES:
                 odd = sorted(set(listing.classes) ^ set(CLASSES))
-                raise UserError(f"{listing.folder} has not the 31 classes of Office-31: {odd}")
+                raise UserError(
+                    f"{listing.folder} differs from the 31 classes of Office-31 in {odd}"
+                )
         return {domain: self._generate_examples(found) for domain, found in listings.items()}
 
     def _generate_examples(self, listing: folders.Listing) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""What a task consists of; the training view of a target domain has no labels, by type."""
+"""Data types of a task. The type of a target domain's training images has no labels."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,31 +17,31 @@ class LabelledImages:
 
 @dataclasses.dataclass(frozen=True)
 class UnlabelledImages:
-    """Images alone, uint8 `[N,H,W,3]`: all that training sees of a target domain."""
+    """Images without labels, uint8 `[N,H,W,3]`: all that training sees of a target domain."""
 
     images: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
 class MeasuredData:
-    """Labels for measuring alone; a class that is not known is negative.
+    """Labelled images for evaluation only; unknown classes are negative.
 
     Attributes:
-      source_test: what the source domain is measured on.
-      target_test: what the target domain is measured on.
-      target_train: the training images, whose labels show how right the posteriors are.
-      source_figure: what accuracy on `source_test` is called: `source_train` where a domain has no
-        test images and is measured on its training images.
-      target_images: what `target_test` is, in words.
-      source_held_out: labelled source images that nothing is trained on, for validators that ask
-        for them; None where none are held out.
-      source_train: those that are.
+      source_test: evaluation images of the source domain.
+      target_test: evaluation images of the target domain.
+      target_train: training images of the target domain, to measure the posteriors' accuracy.
+      source_metric: metric name of the accuracy on `source_test`; `source_train` if the domain has
+        no test images and is measured on its training images.
+      target_images: description of `target_test`.
+      source_held_out: source images held out of training, for validators that need them; None if
+        none are held out.
+      source_train: the remaining source training images; None if none are held out.
     """
 
     source_test: LabelledImages
     target_test: LabelledImages
     target_train: LabelledImages
-    source_figure: str = "source_test"
+    source_metric: str = "source_test"
     target_images: str = "test images"
     source_held_out: LabelledImages | None = None
     source_train: LabelledImages | None = None
@@ -52,15 +52,15 @@ class Task:
     """A source and a target domain with the same classes.
 
     Attributes:
-      source_name: of the source domain.
-      target_name: of the target domain.
-      class_names: of the K classes.
-      source_train: what the source network is trained on.
-      target_train: what stands for the target in training.
-      evaluation: what the networks are measured on.
-      left_out: by domain, images that could not be read and were left out.
-      source_files: where each source training image lies in its domain; empty where they are no
-        files of their own.
+      source_name: name of the source domain.
+      target_name: name of the target domain.
+      class_names: names of the K classes, in the order of the labels.
+      source_train: labelled training images of the source.
+      target_train: unlabelled training images of the target.
+      evaluation: labelled images for evaluation.
+      left_out: number of unreadable images that were left out, by domain.
+      source_files: path of each source training image within its domain; empty if the images are
+        not separate files.
       target_files: likewise for the target.
     """
 

@@ -1,4 +1,4 @@
-"""Measuring networks: accuracy, soft labels, label-free selection, what the report asks."""
+"""Evaluation of networks: accuracy, soft labels, label-free selection, report diagnostics."""
 
 from daaa_jax.evaluation.evaluate import (
     Evaluation,

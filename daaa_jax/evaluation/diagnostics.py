@@ -1,4 +1,4 @@
-"""What a report asks of networks and images when a run ends: measured once, kept in small files."""
+"""Diagnostics for the report, measured once at the end of a run and stored in small files."""
 
 import io
 from collections.abc import Mapping
@@ -23,9 +23,9 @@ from daaa_jax.runtime import distributed, files
 from daaa_jax.runtime import mesh as meshes
 
 _EXAMPLES = 8  # columns of a picture
-_LAYERS = 4  # of which attention is shown
-_SEARCHED = 5000  # target images among which the nearest is looked for
-_COLOURED = 2000  # images of each set whose colours are compared, spread over it
+_LAYERS = 4  # whose attention maps are shown
+_SEARCHED = 5000  # target images among which the nearest is searched
+_COLOURED = 2000  # images of each set, evenly spread, whose colours are compared
 _READ_AT_ONCE = 256  # images
 
 
@@ -40,15 +40,13 @@ def write(
     evaluate: Evaluator,
     config: ConfigDict,
 ) -> None:
-    """Measures and writes metrics and arrays; all processes call it together.
+    """Measures and writes metrics and arrays; all processes must call it together.
 
     Args:
-      metrics_json: the file of metrics.
-      arrays_npz: the file of arrays.
-      model: the classifier.
-      networks: `source` and `adapted`, their variables.
+      networks: variables of `source` and `adapted`.
       task: both domains.
-      synthetic_target: G_ST(x^S) of the source training images; None for a method without them.
+      synthetic_target: G_ST(x^S) of the source training images; None for a method without
+        translations.
       evaluate: measures a network on some images.
       config: the whole config; `evaluate.audit_images`, `augment` and `adapt.layers` are read.
     """
@@ -97,17 +95,16 @@ def write(
 
 
 def embed(source: np.ndarray, target: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """Features of both domains in the plane, together, by t-SNE.
+    """Joint t-SNE embedding of the features of both domains in the plane.
 
     Args:
       source: `[N,D]`.
       target: `[M,D]`.
-      seed: of its randomness.
 
     Returns:
       `source` `[N,2]` and `target` `[M,2]`, in [0, 1], float32.
     """
-    # Imported here, as it takes seconds that most commands spare.
+    # Imported here, as it takes seconds and most commands do not need it.
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
@@ -115,7 +112,7 @@ def embed(source: np.ndarray, target: np.ndarray, seed: int) -> dict[str, np.nda
     features = np.concatenate([source, target]).astype(np.float64)
     fewer = PCA(min(50, *features.shape), random_state=seed).fit_transform(features)
     perplexity = min(30, max(1, (len(features) - 1) // 3))
-    # So few points are slower on several threads, far slower where others use the cores too.
+    # With so few points several threads are slower, and far slower if other processes are running.
     with threadpool_limits(1):
         plane = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(fewer)
     low, high = plane.min(axis=0), plane.max(axis=0)
@@ -126,7 +123,7 @@ def embed(source: np.ndarray, target: np.ndarray, seed: int) -> dict[str, np.nda
 def nearest(
     images: np.ndarray, others: np.ndarray | Images, at_once: int = _READ_AT_ONCE
 ) -> np.ndarray:
-    """For each image the one of `others`, or of 5,000 spread over them, that differs least.
+    """For each image its nearest neighbour among `others`, or among 5,000 spread over them.
 
     Args:
       images: uint8 `[N,H,W,3]`.
@@ -134,7 +131,7 @@ def nearest(
       at_once: how many are read at a time.
 
     Returns:
-      uint8 `[N,H,W,3]`, by the mean squared difference of pixels.
+      uint8 `[N,H,W,3]`, nearest by the mean squared difference of pixels.
     """
     flat = images.reshape(len(images), -1).astype(np.float32)
     best, found = np.full(len(images), np.inf), images.copy()
@@ -153,19 +150,18 @@ def nearest(
 def attention_maps(
     model: nn.Module, variables: Variables, images: np.ndarray, config: ConfigDict
 ) -> dict[str, np.ndarray]:
-    """Where a network attends, layer by layer.
+    """Attention maps of a network by layer, as greyscale images.
 
     Args:
-      model: the classifier.
       variables: its parameters and batch statistics, NumPy arrays.
       images: uint8 `[B,H,W,3]`.
       config: the whole config; `augment` and `adapt.layers` are read.
 
     Returns:
-      For up to four aligned layers, from the first to the last, uint8 `[B,crop,crop]`, the map of
-      each image from 0 to 255.
+      Layer → uint8 `[B,crop,crop]`, for up to four aligned layers, from the first to the last; the
+      map of each image is scaled to 0 to 255.
     """
-    # Whatever the network was aligned by, its features are no picture.
+    # Independent of `adapt.attention`, as `features` gives no map that could be shown.
     watched = model.clone(attention="sum_squares")
 
     names: list[str] = []
@@ -175,7 +171,7 @@ def attention_maps(
         (view,) = evaluation_views(decode(images), config.augment, 1)
         _, observed = watched.apply(variables, view, train=False, mutable=["intermediates"])
         maps = attention.collect(observed["intermediates"], config.adapt.layers)
-        names[:] = maps  # from the first layer to the last; what is compiled returns them sorted
+        names[:] = maps  # from the first layer to the last; a compiled function returns them sorted
         return maps
 
     maps = jax.device_get(observe(variables, jnp.asarray(images)))
@@ -204,7 +200,7 @@ def energy_distance(colours: np.ndarray, others: np.ndarray) -> float:
       others: `[M,3]`.
 
     Returns:
-      2 E|X-Y| - E|X-X'| - E|Y-Y'|, in their unit; zero where both sets are the same.
+      2 E|X-Y| - E|X-X'| - E|Y-Y'|, in the unit of the colours; zero for equal sets.
     """
     between, *within = (
         cdist(*pair).mean() for pair in ((colours, others), (colours,) * 2, (others,) * 2)
@@ -213,7 +209,7 @@ def energy_distance(colours: np.ndarray, others: np.ndarray) -> float:
 
 
 def mean_colours(images: np.ndarray | Images) -> np.ndarray:
-    """Mean red, green and blue of each image, of up to 2,000 of them, `[N,3]` in [-1,1]."""
+    """Mean red, green and blue of each of up to 2,000 images, `[N,3]` in [-1,1]."""
     rows = spread(len(images), _COLOURED)
     blocks = [rows[first : first + _READ_AT_ONCE] for first in range(0, len(rows), _READ_AT_ONCE)]
     means = [images[block].mean(axis=(1, 2), dtype=np.float64) for block in blocks]
@@ -223,15 +219,15 @@ def mean_colours(images: np.ndarray | Images) -> np.ndarray:
 def translation_colours(
     domains: Mapping[str, np.ndarray | Images], made: Mapping[str, np.ndarray | Images]
 ) -> dict[str, dict[str, float]]:
-    """How far the mean colours of images lie from the other domain's, translated and not.
+    """Energy distance of the mean colours to the other domain's, before and after translation.
 
     Args:
-      domains: by name, the two domains' images.
+      domains: by name, the images of the two domains.
       made: by direction, such as `mnist_to_mnist_m`, the translations.
 
     Returns:
-      By direction, the distance of the `originals` and of the `translations` from the images of the
-      domain whose style they shall have.
+      By direction, the distances of the `originals` and of the `translations` to the images of the
+      other domain.
     """
     first, second = domains
     real = {name: mean_colours(images) for name, images in domains.items()}
@@ -250,7 +246,7 @@ def log_colours(distances: Mapping[str, Mapping[str, float]]) -> None:
     """Prints a line for each direction of `translation_colours`."""
     for direction, found in distances.items():
         print(
-            f"translate {direction}: mean colours lie {found['translations']:.3f} from real ones, "
-            f"originals' {found['originals']:.3f}",
+            f"translate {direction}: distance of mean colours to real images "
+            f"{found['translations']:.3f}, before translation {found['originals']:.3f}",
             flush=True,
         )

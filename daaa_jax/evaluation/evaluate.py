@@ -1,4 +1,4 @@
-"""Measuring a classifier: accuracy, per class, confusion, and what it gives for single images."""
+"""Evaluation of a classifier: accuracy, confusion, soft labels, and outputs for single images."""
 
 import dataclasses
 import functools
@@ -27,18 +27,18 @@ _BINS = 10  # of confidence
 
 @struct.dataclass
 class Sums:
-    """What a batch adds to an evaluation; padding rows add nothing.
+    """Sums over the images of a batch, without padding rows.
 
     Attributes:
-      count: images.
+      count: number of images.
       confusion: counts by true (row) and predicted (column) class, `[K,K]`, of the images whose
         class is known.
-      confidence: sum of the largest posterior of each sample.
-      kept: samples whose largest posterior reaches the threshold.
-      kept_known: those of them of each true class, `[K]`.
-      kept_correct: those of these that are classified rightly, `[K]`.
-      calibration: images whose class is known, the sum of their confidences and how many are
-        classified rightly, by tenths of confidence, `[10,3]`.
+      confidence: sum of the largest posterior of each image.
+      kept: number of images whose largest posterior reaches the threshold.
+      kept_known: kept images of each true class, `[K]`.
+      kept_correct: those of them that are classified correctly, `[K]`.
+      calibration: by tenths of confidence, `[10,3]`: number of images whose class is known, sum of
+        their confidences, and number classified correctly.
     """
 
     count: Array
@@ -52,13 +52,13 @@ class Sums:
 
 @struct.dataclass
 class Outputs:
-    """What a network gives for some images.
+    """Outputs of a network for some images.
 
     Attributes:
       posteriors: mean over the crops of an image, float32 `[N,K]`, rows sum to 1.
-      features: what its last layer sees, mean over the crops, float32 `[N,D]`.
-      log_posteriors: logarithms of `posteriors`, finite also where these round to 0; None where
-        nobody asks for them.
+      features: inputs of the last layer, mean over the crops, float32 `[N,D]`.
+      log_posteriors: logarithms of `posteriors`, finite also where these round to 0; None if not
+        needed.
     """
 
     posteriors: Array
@@ -68,16 +68,16 @@ class Outputs:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The figures of one network on one set of images; shares and accuracies are in [0, 1].
+    """Metrics of one network on one set of images; shares and accuracies are in [0, 1].
 
     Attributes:
       confusion: counts by true (row) and predicted (column) class, `[K,K]`.
       confidence: mean of the largest posterior.
       kept: share of the images that the filter of section 3.3, B, keeps.
-      kept_by_class: images of each true class that it keeps, `[K]`.
-      kept_correct: those of these that are classified rightly, `[K]`.
+      kept_by_class: kept images of each true class, `[K]`.
+      kept_correct: those of them that are classified correctly, `[K]`.
       calibration: see `Sums`.
-      outputs: of the images that were asked for, NumPy arrays in their order; None if none were.
+      outputs: of the requested images, NumPy arrays in their order; None if none were requested.
       log_posteriors: of all images, in their order, float32 `[N,K]`.
     """
 
@@ -92,7 +92,7 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """Share of the images that are classified rightly; NaN where no class is known."""
+        """Share of the images that are classified correctly; NaN if no class is known."""
         return _share(np.trace(self.confusion), self.confusion.sum())
 
     @property
@@ -103,18 +103,18 @@ class Evaluation:
 
     @property
     def kept_accuracy(self) -> float:
-        """Accuracy on the kept images; NaN where none is kept, or no class of them known."""
+        """Accuracy on the kept images; NaN without a kept image of known class."""
         return _share(self.kept_correct.sum(), self.kept_by_class.sum())
 
     @property
     def rejected_accuracy(self) -> float:
-        """Accuracy on the others; NaN likewise."""
+        """Accuracy on the rejected images; NaN without a rejected image of known class."""
         right, known = np.trace(self.confusion), self.confusion.sum()
         return _share(right - self.kept_correct.sum(), known - self.kept_by_class.sum())
 
     @property
     def calibration_error(self) -> float:
-        """Expected calibration error (Guo et al., ICML 2017) in ten bins; NaN without classes."""
+        """Expected calibration error (Guo et al., ICML 2017), ten bins; NaN without classes."""
         count, confidence, right = self.calibration.T
         return _share(np.abs(confidence - right).sum(), count.sum())
 
@@ -129,7 +129,7 @@ Evaluator = Callable[..., Evaluation]
 def outputs(
     model: nn.Module, variables: Variables, images: Array, augment: ConfigDict, crops: int
 ) -> Outputs:
-    """p(z given x) and features as images are judged by them, the means over their crops.
+    """Posteriors p(z|x) and features of images, averaged over their crops.
 
     Args:
       model: the classifier, run in evaluation mode.
@@ -171,12 +171,12 @@ def paired_outputs(
       model: the classifier, run in evaluation mode.
       variables: `classifier`, `generator` (its parameters) and `gamma`, a scalar in [0, 1].
       images: uint8 `[B,H,W,3]`.
-      augment: for the size of a crop.
-      crops: of each image.
+      augment: `config.augment`, for the size of a crop.
+      crops: see `evaluation_views`.
       generator: G_TS.
 
     Returns:
-      Posteriors of the pair; features of the images themselves.
+      Posteriors of the pairs; features of the images themselves.
     """
     own = outputs(model, variables["classifier"], images, augment, crops)
     translated = encode(generator.apply({"params": variables["generator"]}, decode(images)))
@@ -195,7 +195,7 @@ def batch_sums(posteriors: Array, labels: Array, mask: Array, threshold: float) 
     Args:
       posteriors: of the network, `[B,K]`.
       labels: int32 `[B]`; negative where the class is not known.
-      mask: `[B]`, 0 for the rows that only fill the batch.
+      mask: `[B]`, 0 for padding rows.
       threshold: p_t of section 3.3, B.
     """
     predicted, classes = posteriors.argmax(axis=-1), posteriors.shape[-1]
@@ -212,7 +212,7 @@ def batch_sums(posteriors: Array, labels: Array, mask: Array, threshold: float) 
         kept=kept.sum(),
         kept_known=kept @ true,
         kept_correct=(kept * right) @ true,
-        # Full precision: an accelerator's default would round what is close to 1.
+        # Full precision: an accelerator's default would round confidences close to 1.
         calibration=jnp.matmul(
             in_bin.T,
             jnp.stack([jnp.ones_like(right), confidence, right], axis=1),
@@ -222,16 +222,14 @@ def batch_sums(posteriors: Array, labels: Array, mask: Array, threshold: float) 
 
 
 def make_evaluator(model: nn.Module, mesh: Mesh, config: ConfigDict) -> Evaluator:
-    """A function that measures a network on a set of images, compiled once for all sets.
+    """Makes a function that evaluates a network on a set of images, compiled once for all sets.
 
     Args:
-      model: the classifier.
-      mesh: the devices.
       config: the whole config; `evaluate`, `augment` and `em.threshold` are read.
 
     Returns:
-      `(variables, data, rows=()) -> Evaluation`, with the outputs of the images in `rows`, sorted
-      numbers. All processes call it together, and each reads the images of its own devices. It
+      `(variables, data, rows=()) -> Evaluation`, with the outputs of the images numbered in `rows`
+      (sorted). All processes must call it together; each reads the images of its own devices. It
       raises `Diverged` if the network's outputs are not finite.
     """
     batch_size, share = config.evaluate.batch_size, meshes.local_share(mesh)
@@ -272,7 +270,7 @@ def _sums_of(posteriors: Array, labels: Array, threshold: float) -> Sums:
 
 
 def of_posteriors(posteriors: Array, labels: np.ndarray, threshold: float) -> Evaluation:
-    """What an `Evaluator` would say of a network that gives these posteriors.
+    """The `Evaluation` of given posteriors.
 
     Args:
       posteriors: `[N,K]`.
@@ -283,7 +281,7 @@ def of_posteriors(posteriors: Array, labels: np.ndarray, threshold: float) -> Ev
 
 
 def spread(count: int, most: int) -> np.ndarray:
-    """Up to `most` row numbers of `count` images, evenly spread: photos lie by class."""
+    """Up to `most` row numbers spread evenly over `count` images, which may be sorted by class."""
     shown = min(count, most)
     return np.arange(shown) * count // max(shown, 1)
 
@@ -295,8 +293,8 @@ def _joined(parts: list[Outputs]) -> Outputs | None:
 def _summary(sums: Sums, given: Outputs | None, log_posteriors: np.ndarray | None) -> Evaluation:
     if not np.isfinite(sums.confidence):
         raise Diverged(
-            "evaluation: the network's outputs are not finite, its training has diverged; lower "
-            "the learning rate of this stage"
+            "evaluation: the network's outputs are not finite, as training has diverged: lower the "
+            "learning rate of this stage"
         )
     count = float(sums.count)
     return Evaluation(

@@ -1,7 +1,7 @@
-"""Model selection without target labels: scores of a network by what it says of unlabelled images.
+"""Model selection without target labels, by validators that score a network on unlabelled images.
 
-Each validator is a function of a network's `Outputs` on the target domain, and of those on labelled
-source images that it was not trained on where it asks for them. The higher, the better.
+Each validator is a function of the network's `Outputs` on the target domain and, for some, on
+held-out labelled source images. Higher scores are better.
 """
 
 import dataclasses
@@ -12,18 +12,18 @@ import numpy as np
 from daaa_jax.errors import UserError
 from daaa_jax.evaluation import Outputs
 
-_TEMPERATURE = 0.05  # of soft neighbourhood density, as its paper sets it
+_TEMPERATURE = 0.05  # of soft neighbourhood density, as in its paper
 _ROWS_AT_ONCE = 1024
-_SUREST = 50.0  # logit of a domain; beyond it no ratio means anything
+_LARGEST_LOGIT = 50.0  # of a domain; beyond it a density ratio is meaningless
 
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-    """Labelled source images that the network was not trained on, and those that it was.
+    """Outputs on held-out labelled source images, and features of source training images.
 
     Attributes:
       outputs: on the held-out images.
-      labels: their classes, int `[N]`.
+      labels: classes of the held-out images, int `[N]`.
       trained_on: features of source training images, float `[M,D]`.
     """
 
@@ -38,13 +38,13 @@ Validator = Callable[[Outputs, HeldOut | None], float]
 def entropy(target: Outputs, held_out: HeldOut | None = None) -> float:
     """Minus the mean entropy of the posteriors, in nats: confident networks score high.
 
-    A network that says the same of every image scores high, too.
+    So does a network that confidently predicts the same class for every image.
     """
     return -float(_entropies(target.posteriors).mean())
 
 
 def information(target: Outputs, held_out: HeldOut | None = None) -> float:
-    """Entropy of the mean posterior less the mean entropy (information maximisation), in nats.
+    """Entropy of the mean posterior minus the mean entropy (information maximisation), in nats.
 
     The mutual information of image and predicted class (Bridle et al., NIPS 1991).
     """
@@ -55,8 +55,8 @@ def information(target: Outputs, held_out: HeldOut | None = None) -> float:
 def neighbourhood_density(target: Outputs, held_out: HeldOut | None = None) -> float:
     """Soft neighbourhood density (Saito et al., ICCV 2021), in nats.
 
-    The mean entropy of the similarity of each image to all others, a softmax over cosines of
-    posteriors at a temperature of 0.05: high where images of a class lie close together, all alike.
+    The mean entropy of each image's similarity to all others, a softmax over cosines of posteriors
+    at a temperature of 0.05. It is high where the images of a class form a dense cluster.
     """
     directions = target.posteriors / np.linalg.norm(target.posteriors, axis=1, keepdims=True)
     count, total = len(directions), 0.0
@@ -65,7 +65,7 @@ def neighbourhood_density(target: Outputs, held_out: HeldOut | None = None) -> f
     for first in range(0, count, _ROWS_AT_ONCE):
         rows = directions[first : first + _ROWS_AT_ONCE]
         similarity = rows @ directions.T / _TEMPERATURE
-        similarity[np.arange(len(rows)), first + np.arange(len(rows))] = -np.inf  # but itself
+        similarity[np.arange(len(rows)), first + np.arange(len(rows))] = -np.inf  # not itself
         similarity -= similarity.max(axis=1, keepdims=True)
         weights = np.exp(similarity)
         total += _entropies(weights / weights.sum(axis=1, keepdims=True)).sum()
@@ -73,18 +73,17 @@ def neighbourhood_density(target: Outputs, held_out: HeldOut | None = None) -> f
 
 
 def deep_embedded(target: Outputs, held_out: HeldOut | None) -> float:
-    """Minus the risk on the target domain by deep embedded validation (You et al., ICML 2019).
+    """Minus the target risk estimated by deep embedded validation (You et al., ICML 2019).
 
-    The cross-entropy on held-out source images, weighted by how much more likely their features are
-    in the target domain than in the source domain, with a control variate against the variance of
-    the weights. A logistic regression on standardised features tells the domains apart.
+    The risk is the cross-entropy on held-out source images, weighted by `density_ratio` of their
+    features, with a control variate that reduces the variance.
 
     Raises:
       UserError: without held-out source images.
     """
     if held_out is None:
         raise UserError(
-            "deep embedded validation needs labelled source images that are not trained on: "
+            "deep embedded validation needs held-out labelled source images: "
             "set data.source_holdout, for instance to 0.1"
         )
     weights = density_ratio(held_out.trained_on, target.features, held_out.outputs.features)
@@ -94,17 +93,17 @@ def deep_embedded(target: Outputs, held_out: HeldOut | None) -> float:
 
 
 def density_ratio(source: np.ndarray, target: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """p_T(f) / p_S(f) by a classifier of the two domains.
+    """p_T(f) / p_S(f), from a logistic regression on standardised features of both domains.
 
     Args:
       source: features of the source domain, `[M,D]`.
       target: features of the target domain, `[N,D]`.
-      at: where the ratio is asked for, `[B,D]`.
+      at: features at which the ratio is evaluated, `[B,D]`.
 
     Returns:
       `[B]`, positive.
     """
-    # Imported here, as it takes seconds that most runs spare.
+    # Imported here, as it takes seconds and most runs do not need it.
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -112,16 +111,16 @@ def density_ratio(source: np.ndarray, target: np.ndarray, at: np.ndarray) -> np.
     domains = np.repeat([0, 1], [len(source), len(target)])
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     classifier.fit(np.concatenate([source, target]), domains)
-    odds = np.exp(np.clip(classifier.decision_function(at), -_SUREST, _SUREST))
+    odds = np.exp(np.clip(classifier.decision_function(at), -_LARGEST_LOGIT, _LARGEST_LOGIT))
     return odds * len(source) / len(target)
 
 
 def control_variate_mean(weighted: np.ndarray, weights: np.ndarray) -> float:
-    """The mean of `weighted`, by the weights, whose own mean is known to be 1, of lower variance.
+    """Mean of `weighted`, with the weights as a control variate that reduces its variance.
 
     Args:
       weighted: weight times loss of each image, `[N]`.
-      weights: `[N]`.
+      weights: `[N]`; their expectation is 1.
     """
     if not weights.var():
         return float(weighted.mean())
@@ -130,12 +129,12 @@ def control_variate_mean(weighted: np.ndarray, weights: np.ndarray) -> float:
 
 
 def _entropies(posteriors: np.ndarray) -> np.ndarray:
-    """In nats, of each row; 0 log 0 is 0."""
+    """Entropy of each row, in nats; 0 log 0 is 0."""
     logs = np.log(posteriors, where=posteriors > 0, out=np.zeros_like(posteriors))
     return -(posteriors * logs).sum(axis=1)
 
 
-# By the names that a report gives them.
+# By the names in reports and in `evaluate.validator`.
 VALIDATORS: dict[str, Validator] = {
     "entropy": entropy,
     "information": information,

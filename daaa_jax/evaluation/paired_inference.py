@@ -1,6 +1,6 @@
-"""How right networks are on the target's test images with their translations beside them.
+"""Accuracy of paired inference on the target's test images, each with its translation.
 
-Ours, not the paper's; `evaluation.paired_outputs` is the same as one program.
+Ours, not the paper's; `evaluation.paired_outputs` computes the same in one program.
 """
 
 from collections.abc import Mapping
@@ -24,15 +24,15 @@ def accuracies(
     gamma: float,
     threshold: float,
 ) -> dict[str, Any]:
-    """What the result needs of inference on both images of a pair.
+    """Accuracies of inference on both images of a pair, for `result.json`.
 
     Args:
       evaluate: measures a network on some images.
       test: the target's test images.
-      translations: of them, in the source's style, uint8 `[N,H,W,3]`.
+      translations: the test images in the source's style, uint8 `[N,H,W,3]`.
       networks: `source`, `last` and `selected`.
       gamma: weight of the second image.
-      threshold: p_t.
+      threshold: p_t of section 3.3, B.
 
     Returns:
       `paired`, with `paired_last` and `paired_selected`; and `source_translated`, of the source

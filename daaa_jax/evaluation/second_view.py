@@ -18,23 +18,23 @@ from daaa_jax.evaluation import Evaluation, Evaluator
 from daaa_jax.models import Variables
 from daaa_jax.runtime import distributed
 
-_COUNTED = 2048  # target training images at most
+_COUNTED = 2048  # target training images that are counted, at most
 POOR = 0.5  # gamma below which translations are called poor
-_FEW = 50  # confident images below which the counts say little
+_FEW = 50  # with fewer confident images the counts are not reliable
 POOR_TRANSLATIONS = (
-    "the translations of target images are poor (gamma below 0.5): look at them in the report, "
-    "make better ones, as by more pair.epochs, or leave synthetic images out of the batches with "
-    "--config.adapt.mix.t_f=0 --config.adapt.mix.s_f=0, and with --config.adapt.beta=0 "
-    "--config.em.posterior=target out of all, when no CycleGAN is trained"
+    "the translations of target images are poor (gamma below 0.5): look at them in the report and "
+    "improve them, for instance with more pair.epochs; or leave synthetic images out of the "
+    "batches with --config.adapt.mix.t_f=0 --config.adapt.mix.s_f=0. With --config.adapt.beta=0 "
+    "--config.em.posterior=target as well, no CycleGAN is trained"
 )
 LITTLE_TO_ADD = (
-    "the source network agrees with confident soft labels hardly more often on the translations of "
-    "target images than on the images themselves, or than a view of one class would, so that the "
-    "second view has little weight (gamma below 0.5)"
+    "the second view has little weight (gamma below 0.5): the source network agrees with confident "
+    "soft labels hardly more often on the translations of target images than on the images "
+    "themselves, or than a constant prediction would"
 )
 FEW_CONFIDENT = (
-    "few target images are confident yet, so that the second view has little weight, whatever its "
-    "quality: more updates before the first sync (em.refresh_every) would say more"
+    "the second view has little weight whatever its quality, as few target images are confident "
+    "yet: make more updates before the first sync (em.refresh_every) for a reliable measurement"
 )
 
 
@@ -43,17 +43,17 @@ def log_prior(labels: np.ndarray, classes: int) -> np.ndarray:
 
     Args:
       labels: of the source training images.
-      classes: K; one without images counts as having one.
+      classes: K; a class without images counts as having one.
     """
     counts = np.maximum(np.bincount(labels, minlength=classes), 1)
     return np.log(counts / counts.sum()).astype(np.float32)
 
 
 def measured_at(config: ConfigDict) -> int | None:
-    """The update after which the second view's weight is measured, or None where it never is.
+    """The update after which the second view's weight is measured, or None if it never is.
 
-    At the end of the first round that leaves M^post different from the network that training
-    started from. Before, the two are one network, agree, and show nothing.
+    It ends the first round after which M^post differs from the network that training started from.
+    Before, the two are the same network and always agree.
     """
     rounds = config.adapt.round_steps
     first = -(-config.em.refresh_every // rounds) * rounds
@@ -66,16 +66,16 @@ def measure_once(
     posterior: Variables,
     memory: MutableMapping[str, Any],
 ) -> float | None:
-    """Measures the weight where it is due; says what it found, and warns of poor translations.
+    """Measures and prints the weight if it is due, and warns of poor translations.
 
     Args:
       view: reads the translations.
       step: updates made.
       posterior: variables of M^post.
-      memory: the loop state; what was found is kept there, under `em`.
+      memory: the loop state, where the measurement is stored under `em`.
 
     Returns:
-      gamma, or None where it is not due.
+      gamma, or None if it is not due.
     """
     due = measured_at(view.config)
     if "em" not in memory:
@@ -97,33 +97,33 @@ def _print(text: str) -> None:
 
 
 def describe(found: Mapping[str, Any]) -> str:
-    """A line on a measured weight, see `SecondView.measure`."""
+    """One line on a measured weight, see `SecondView.measure`."""
     return (
         f"second view: gamma {found['gamma']:.3f}; of {found['confident']} confident target images "
         f"the source network contradicts {found['contradictions']} on their translations "
-        f"(e {found['e']:.3f}), {found['own']} on themselves (e0 {found['e0']:.3f}); "
-        f"{found['others']} lie outside the most frequent class (e1 {found['e1']:.3f})"
+        f"(e {found['e']:.3f}) and {found['own']} on the images themselves (e0 {found['e0']:.3f}); "
+        f"{found['others']} are outside the most frequent class (e1 {found['e1']:.3f})"
     )
 
 
 def warning(found: Mapping[str, Any], tolerance: float) -> str:
-    """Why a measured weight is low, and what helps; empty where it is not."""
+    """Why a measured weight is low, and what to do; empty if it is not low."""
     if found["gamma"] >= POOR:
         return ""
     if found["confident"] < _FEW:
         return FEW_CONFIDENT
-    alone = 1 - found["e"] / tolerance  # the weight, were there nothing to compare with
+    alone = 1 - found["e"] / tolerance  # the weight without e0 and e1
     return LITTLE_TO_ADD if alone >= POOR else POOR_TRANSLATIONS
 
 
 @dataclasses.dataclass(frozen=True)
 class SecondView:
-    """What the source network, or M^post, says of the translations of the target training images.
+    """Evaluates the translations of the target training images with the source network or M^post.
 
     Attributes:
       source: the source network's variables.
       translations: G_TS(x^T) of all target training images, in their order.
-      originals: the target training images; their labels are read by `audit` alone.
+      originals: the target training images; their labels are read by `audit` only.
       evaluate: gives posteriors of a network.
       config: the whole config; `em`, `adapt.rounds` and `adapt.round_steps` are read.
       log_prior: see `em.paired_posterior`.
@@ -137,7 +137,7 @@ class SecondView:
     log_prior: np.ndarray | float = 0.0
 
     def measure(self, posterior: Variables) -> dict[str, Any]:
-        """The weight gamma, and what it follows from; reads no label.
+        """Measures the weight gamma, without labels.
 
         Args:
           posterior: variables of M^post.
@@ -167,16 +167,16 @@ class SecondView:
     def audit(
         self, posterior: Variables, own: Evaluation, weight: float
     ) -> Mapping[str, Evaluation]:
-        """How right the soft labels are, of each view and of the posterior in use.
+        """Evaluates the soft labels: those of each view, and those used in training.
 
         Args:
           posterior: variables of M^post.
-          own: of M^post on the target training images.
+          own: evaluation of M^post on the target training images.
           weight: gamma.
 
         Returns:
-          `used`, what training learns from; `own`, M^post on x^T; `second_view`, the other network
-          on G_TS(x^T).
+          `used`, the soft labels of training; `own`, M^post on x^T; `second_view`, the network
+          `em.second_view` on G_TS(x^T).
         """
         second = (
             self._source_reads if self.config.em.second_view == "source" else self._read(posterior)

@@ -1,1 +1,1 @@
-"""A run on disk: its working directory, its stages, its checks beforehand and its result."""
+"""A run on disk: its working directory, its stages and its result."""

@@ -1,4 +1,4 @@
-"""What a run leaves: its networks with all that their use needs, and `result.json`."""
+"""Outputs of a run: its networks, with what their use requires, and `result.json`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,9 +20,9 @@ def write_network(
     task: Task,
     em: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes a classifier with all that its use needs to know.
+    """Writes a classifier with the metadata that its use requires.
 
-    `em` is what `second_view.SecondView.measure` found, for an adapted one.
+    `em` is the measurement of `second_view.SecondView.measure`, for an adapted network.
     """
     about = {
         "network": which,
@@ -41,16 +41,16 @@ def write_network(
 
 
 class Candidates:
-    """Networks that label-free selection has preferred so far, as files."""
+    """Files of the networks that label-free selection has preferred so far."""
 
     def __init__(self, workdir: Workdir, config: ConfigDict, task: Task):
-        """Writes nothing yet."""
+        """Writes no file yet."""
         self._workdir, self._config, self._task = workdir, config, task
 
     def keep(self, step: int, variables: Variables) -> None:
         """Writes a network that may be the selected one.
 
-        Earlier ones stay for a while: a run that is killed before its next checkpoint goes back.
+        The last few are kept, as a run that is killed before its next checkpoint goes back to them.
         """
         path = self._workdir.candidate(step)
         write_network(path, variables, "selected", self._config, self._task)
@@ -63,11 +63,11 @@ class Candidates:
 
         Args:
           step: of the candidate.
-          em: see `write_network`; the candidate may be older than the measurement.
+          em: see `write_network`; may be measured after the candidate was written.
         """
         if distributed.is_first():
             path = self._workdir.candidate(step)
-            if path.exists():  # else renamed before, by a run that was killed right after
+            if path.exists():  # else already selected, by a run that was killed right after
                 about = network_file.read_about(path) | ({} if em is None else {"em": em})
                 tensors = network_file.read_tensors(path)
                 network_file.write(self._workdir.selected_network, tensors, about)
@@ -84,10 +84,10 @@ def result(
     Args:
       config: the whole config.
       task: both domains.
-      outputs: by stage, what it has left in its marker.
+      outputs: by stage, the outputs stored in its marker.
     """
     adapt, measured = outputs["adapt"], task.evaluation
-    on_source, trained_on = measured.source_figure, ""
+    on_source, trained_on = measured.source_metric, ""
     if config.method == "upper_bound" and measured.target_test is measured.target_train:
         trained_on = ", whose labels it was trained on"
     return {
@@ -105,7 +105,7 @@ def result(
         "accuracy": {
             on_source: adapt["source_network"][on_source],
             "source_only": adapt["source_network"]["target_test"],
-            # The source network on G_TS(x), and both images of a pair: where there is a G_TS.
+            # Where there is a G_TS: the source network on G_TS(x), and paired inference.
             **({"source_translated": adapt["source_translated"]} if "paired" in adapt else {}),
             "target_test": {
                 name: adapt[name]["target_test"] for name in ("last", "selected", "oracle")

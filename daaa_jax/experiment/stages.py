@@ -1,6 +1,6 @@
-"""The stages of a run: which there are, what each is made of, whether and where it is finished.
+"""The stages of a run: their inputs, and whether and where each of them is finished.
 
-One rule: a stage is valid if the hash stored with it equals the hash of its inputs now.
+A stage is valid if the hash stored with it equals the hash of its current inputs.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,21 +17,21 @@ from daaa_jax.experiment.workdir import Workdir, identity_settings
 from daaa_jax.models import pretrained
 from daaa_jax.runtime import files
 
-OURS = "daaa"  # `config.method` where no baseline is meant
+OURS = "daaa"  # `config.method` of the paper's method
 STAGES = ("pair", "translate", "source", "adapt")
 NEEDS = {"translate": ("pair",), "adapt": ("pair", "translate", "source")}
-NO_REUSE = "none"  # as `run.reuse`: every stage is run here
-# Raised when a change of the code changes what a stage gives, so that what an older version has
-# finished is not taken for the same.
+NO_REUSE = "none"  # `run.reuse` without reuse: every stage is run here
+# Increased when a change of the code changes a stage's output, so that the output of an older
+# version is not reused.
 VERSIONS = {"pair": 3, "translate": 3, "source": 3, "adapt": 3}
-# Settings that came later, by dotted name, with the value that means what was done before: they
-# are no part of a stage's inputs while they have it.
+# Settings added later: dotted name → the value that keeps the earlier behaviour, with which the
+# setting is left out of a stage's inputs.
 ADDED_LATER: dict[str, Any] = {}
 _SHOWN = 5  # settings that differ
 
 
 def needs_translations(config: ConfigDict) -> bool:
-    """Whether any loss of the method reads a translation."""
+    """Whether any loss of the method uses a translation."""
     adapt = config.adapt
     synthetic = adapt.mix.t_f or adapt.mix.s_f
     return config.method == OURS and bool(
@@ -58,7 +58,7 @@ def why_no_generators(config: ConfigDict) -> str:
     if needs_translations(config):
         return "pair.translations has no generators"
     return (
-        "no loss looks at translations (adapt.mix.t_f, adapt.mix.s_f and adapt.beta are 0, and "
+        "no loss uses translations (adapt.mix.t_f, adapt.mix.s_f and adapt.beta are 0, and "
         "em.posterior is target)"
     )
 
@@ -69,7 +69,7 @@ def inputs(
     external_translations: Mapping[str, Images],
     external_source: models.Variables | None,
 ) -> dict[str, dict[str, Any]]:
-    """All that determines each stage's output.
+    """Inputs that determine each stage's output.
 
     Args:
       config: the whole config.
@@ -114,7 +114,7 @@ def inputs(
         },
     }
     if config.adapt.init == "scratch" and config.model.weights:
-        adapt["start"] = "pretrained"  # once it was random
+        adapt["start"] = "pretrained"  # it was random in earlier versions
     if external_translations:
         adapt["pair"] = {
             name: [files.checksum(part) for part in images.parts]
@@ -148,18 +148,18 @@ class Stages:
         stage_inputs: Mapping[str, Mapping[str, Any]],
         is_complete: Mapping[str, Callable[[Workdir], bool]],
     ):
-        """Looks at nothing yet.
+        """Reads no file yet.
 
         Args:
           workdir: of the run.
           reuse: `run.reuse`: another working directory, empty, or `none`.
           stage_inputs: see `inputs`.
-          is_complete: of the stages that may be taken from another working directory, whether all
-            that such a stage has made is still there.
+          is_complete: for each stage that may be reused from another working directory, whether
+            all of its files are still there.
         """
         self.workdir, self.inputs, self._is_complete = workdir, stage_inputs, is_complete
         self._given = Workdir(reuse) if reuse not in ("", NO_REUSE) else None
-        self._looks_beside = reuse != NO_REUSE
+        self._uses_siblings = reuse != NO_REUSE
 
     def workdir_of(self, stage: str) -> Workdir:
         """The working directory where the stage is finished, or else this one."""
@@ -167,14 +167,14 @@ class Stages:
         return next((place for place in places if self._marker(stage, place)), self.workdir)
 
     def finished(self, stage: str) -> dict[str, Any] | None:
-        """The marker of a finished stage."""
+        """The marker of a finished stage; None if it is not finished."""
         return self._marker(stage, self.workdir_of(stage))
 
     def check_started(self, stage: str) -> None:
-        """Makes sure that a stage that was started here has the same inputs now.
+        """Checks that a stage that was started here still has the same inputs.
 
         Raises:
-          UserError: if it was started with others; names them.
+          UserError: if it was started with other inputs; names the differences.
         """
         path = self.workdir.started_json(stage)
         started = files.read_json(path) if path.exists() else self.inputs[stage]
@@ -190,9 +190,9 @@ class Stages:
         files.write_json(self.workdir.started_json(stage), self.inputs[stage])
 
     def record_reuse(self, stage: str) -> None:
-        """Keeps what the result needs of a stage that another working directory has finished.
+        """Stores the outputs of a stage that is finished in another working directory.
 
-        The other directory may be gone when this run ends.
+        That directory may be gone when this run ends.
         """
         other = self.workdir_of(stage)
         if other != self.workdir:
@@ -204,7 +204,7 @@ class Stages:
             files.write_json(self.workdir.reused_json, reused)
 
     def outputs(self, stage: str) -> dict[str, Any]:
-        """What a finished stage, here or elsewhere, has left for the result."""
+        """The outputs of a finished stage, here or elsewhere, for the result."""
         if marker := self._marker(stage, self.workdir):
             return marker["extra"]
         return self._reused()[stage]["extra"]
@@ -220,7 +220,7 @@ class Stages:
         files.write_json(self.workdir.finished_json(stage), marker)
 
     def why_not_reused(self, stage: str) -> str:
-        """Why the working directory of `run.reuse` does not serve; empty if it was not asked to."""
+        """Why a stage is not reused from `run.reuse`; empty if reuse was not requested."""
         if self._given is None or stage not in self._is_complete:
             return ""
         marker = self._given.marker(stage)
@@ -234,10 +234,10 @@ class Stages:
             return [self.workdir]
         own = self.workdir.path.absolute()
         siblings: list[Path] = []
-        if self._looks_beside and own.parent.is_dir():
+        if self._uses_siblings and own.parent.is_dir():
             siblings = sorted(place for place in own.parent.iterdir() if place != own)
         others = [place for place in map(Workdir, siblings) if self._has_all(stage, place)]
-        # What a run has started with it resumes with, whatever has been finished beside it since.
+        # A run resumes with the stage that it started with, even if siblings finished others since.
         recorded = self._reused().get(stage, {}).get("from", "")
         others.sort(key=lambda place: str(place) != recorded)
         return [self.workdir, *([self._given] if self._given else []), *others]
@@ -247,7 +247,7 @@ class Stages:
         return files.read_json(path) if path.exists() else {}
 
     def _has_all(self, stage: str, place: Workdir) -> bool:
-        """Whether a sibling, which somebody may have tidied up, still has what a stage made."""
+        """Whether a sibling still has the files of a stage, as some may have been deleted."""
         try:
             return place.config_json.is_file() and self._is_complete[stage](place)
         except (OSError, UserError):
@@ -259,6 +259,6 @@ class Stages:
         except (OSError, UserError):
             if place in (self.workdir, self._given):
                 raise
-            return None  # a sibling's damage is not this run's concern
+            return None  # a damaged sibling does not affect this run
         same = marker and marker["fingerprint"] == files.settings_hash(self.inputs[stage])
         return marker if same else None

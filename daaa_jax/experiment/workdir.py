@@ -18,10 +18,10 @@ from ml_collections import ConfigDict
 from daaa_jax.errors import UserError
 from daaa_jax.runtime import distributed, files
 
-# Settings of where data lies and of how a run is carried out: they change no result.
+# Settings for the location of data and the execution of a run; they change no result.
 _LOCATIONS = re.compile(r"run\.|data\.(dir|tfds_dir|photos_dir)(=|$)")
 _FOLDERS = ("data.dir", "data.tfds_dir", "data.photos_dir")
-# External files and folders: of their paths only the name counts, and their content is hashed.
+# External files and folders: only the name in their path counts, and their content is hashed.
 _EXTERNAL = (
     "data.source",
     "data.target",
@@ -38,10 +38,10 @@ class Busy(UserError):
 
 
 class Workdir:
-    """Where everything of a run lies."""
+    """The paths of a run's files, and access to the small ones among them."""
 
     def __init__(self, path: str | Path):
-        """Looks at nothing yet; `~` is the home folder."""
+        """Reads no file yet; expands `~`."""
         self.path = Path(path).expanduser()
 
     def __str__(self) -> str:
@@ -111,11 +111,11 @@ class Workdir:
         return self.path / "adapt" / f"selected-{step:09d}.safetensors"
 
     def candidates(self) -> list[Path]:
-        """Those that there are, the oldest first."""
+        """The existing candidates, oldest first."""
         return sorted((self.path / "adapt").glob("selected-*.safetensors"))
 
     def marker(self, stage: str) -> dict[str, Any] | None:
-        """What a finished stage has left: `stage`, `fingerprint`, `settings`, `extra`; else None.
+        """A finished stage's `stage`, `fingerprint`, `settings` and `extra`; else None.
 
         Raises:
           UserError: if the file is damaged.
@@ -133,10 +133,10 @@ class Workdir:
         return files.read_json(self.result_json) if self.result_json.is_file() else None
 
     def about(self) -> dict[str, Any]:
-        """What a run says of itself: `config`, `command`, `versions`.
+        """The content of `config.json`: `config`, `command` and `versions`.
 
         Raises:
-          UserError: if it is no working directory.
+          UserError: if this is not a working directory.
         """
         path = self.config_json
         content = files.read_json(path) if path.exists() else None
@@ -145,10 +145,10 @@ class Workdir:
         return content
 
     def config(self) -> ConfigDict:
-        """The config that it was made with.
+        """The config of the run.
 
         Raises:
-          UserError: if it is no working directory.
+          UserError: if this is not a working directory.
         """
         return ConfigDict(self.about()["config"])
 
@@ -156,7 +156,7 @@ class Workdir:
         """Writes the config, the command and the versions.
 
         Raises:
-          UserError: if it cannot be written.
+          UserError: if the directory is not writable.
         """
         content = {"config": config.to_dict(), "command": command(sys.argv), "versions": versions()}
         try:
@@ -165,20 +165,21 @@ class Workdir:
             raise UserError(f"--workdir={self} cannot be written: {error.strerror}") from error
 
     def update_paths(self, config: ConfigDict) -> None:
-        """Records where the data of a finished run lies now, if that can be written."""
+        """Records the current data paths of a finished run, if the directory is writable."""
         with contextlib.suppress(OSError):
             files.write_json(self.config_json, self.about() | {"config": config.to_dict()})
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps the directory for this process until the block ends or it does; makes it too.
+        """Creates the directory if needed, and locks it for this process within the block.
 
-        Not of several processes: their launcher starts a run once, and a host that is lost may seem
-        to hold its lock for a while. A file system without locks has none.
+        One of several processes takes no lock: their launcher starts a run only once, and a lost
+        host may seem to hold its lock for a while. Nor is there a lock on a file system without
+        locks.
 
         Raises:
-          Busy: if another process holds it.
-          UserError: if it cannot be written.
+          Busy: if another process holds the lock.
+          UserError: if the directory is not writable.
         """
         if distributed.started():
             yield
@@ -202,7 +203,7 @@ class Workdir:
 
 
 def is_location_setting(setting: str) -> bool:
-    """Whether a setting says where data lies or how a run is carried out, not what it computes.
+    """Whether a setting is a location of data or concerns execution, and changes no result.
 
     Args:
       setting: its name, or `name=value`.
@@ -216,11 +217,11 @@ def same_paths(one: ConfigDict, other: ConfigDict) -> bool:
 
 
 def identity_settings(config: ConfigDict) -> dict[str, Any]:
-    """The settings that decide what is computed, of external files only their names."""
+    """The settings that determine the results; of external files only the names."""
     settings = files.plain(config.to_dict())
     settings.pop("run", None)
     if settings.get("adapt", {}).get("measure", "jmmd") != "jmmd":
-        settings["adapt"]["jmmd_layers"] = ".*"  # which nothing else reads
+        settings["adapt"]["jmmd_layers"] = ".*"  # no other measure reads it
     data = settings.setdefault("data", {})
     data["made_from_photos"] = bool(data.get("photos_dir"))
     for group, name in (setting.split(".") for setting in _FOLDERS):
@@ -237,7 +238,7 @@ def _get(config: ConfigDict, name: str) -> Any:
 
 
 def command(arguments: Sequence[str]) -> str:
-    """What a person would type: `python -m daaa_jax.main …` for a module of ours."""
+    """The command line as typed: `python -m daaa_jax.main …` for a module of this package."""
     program, *rest = arguments
     path = Path(program)
     if path.suffix == ".py" and path.parent.name == "daaa_jax":
@@ -246,12 +247,12 @@ def command(arguments: Sequence[str]) -> str:
 
 
 def default_workdir(config: str, changed: Mapping[str, Any] | None = None) -> Path:
-    """`configs/digits.py:mnist2mnistm,smoke` → `runs/digits-mnist2mnistm-smoke`.
+    """The default working directory of a config, such as `runs/digits-mnist2mnistm-smoke`.
 
     Args:
-      config: the file and its argument.
-      changed: settings of the command line; those of locations, and external folders, whose paths
-        would make long names, are left out: a run of other data is refused there.
+      config: the file and its argument, such as `configs/digits.py:mnist2mnistm,smoke`.
+      changed: settings of the command line. Location settings and external folders, whose paths
+        would make long names, are left out; a run of other data is refused in the same directory.
     """
     path, _, argument = config.partition(":")
     words = [Path(path).stem, *filter(None, argument.split(","))]
@@ -264,11 +265,11 @@ def default_workdir(config: str, changed: Mapping[str, Any] | None = None) -> Pa
 
 
 def folder_name(words: Sequence[str], longest: int = 255) -> str:
-    """Words as the name of a folder or file.
+    """Joins words to the name of a folder or file.
 
     Args:
-      words: what tells it from others.
-      longest: bytes that it may have; a longer one is cut and ends in a checksum.
+      words: what distinguishes it from others.
+      longest: limit in bytes; a longer name is cut and ends in a checksum.
     """
     name = re.sub(r"[^\w.=-]", "_", "-".join(words))
     if len(name.encode()) <= longest:

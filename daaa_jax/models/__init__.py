@@ -1,4 +1,4 @@
-"""Networks by name: what the stages ask for when a config says which classifier to build."""
+"""Builds the networks that a config names, with initial or pretrained variables."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -34,7 +34,8 @@ Variables = Mapping[str, Mapping]  # of a classifier: `params` and `batch_stats`
 
 
 DTYPES = ("auto", "float32", "bfloat16")  # of `config.model.dtype`
-# A classifier and the table of its weights' names elsewhere. A new one is a file and a line here.
+# Each classifier with the table of its weight names in published files. A new classifier needs a
+# file and a line here.
 CLASSIFIERS = {
     "digits": (DigitNetwork, ()),
     "efficientnet_lite0": (EfficientNetLite0, efficientnet.WEIGHT_NAMES),
@@ -46,12 +47,12 @@ def create_classifier(settings, num_classes: int, attention: str) -> nn.Module:
     """Builds the classifier that a config names.
 
     Args:
-      settings: `config.model`: `name`, and what that network's attributes are called.
+      settings: `config.model`: `name`, and values for the network's attributes.
       num_classes: number of classes K.
       attention: how features become attention maps, see `attention.attention_map`.
 
     Returns:
-      A module called as `module.apply(variables, images, train)` that gives logits `[B, K]`.
+      A module; `module.apply(variables, images, train)` returns logits `[B, K]`.
 
     Raises:
       ValueError: if no network has that name.
@@ -66,7 +67,7 @@ def create_classifier(settings, num_classes: int, attention: str) -> nn.Module:
 
 
 def create_gan(settings) -> tuple[Generator, PatchDiscriminator]:
-    """The generator and the discriminator of `config.pair`, each used for both domains."""
+    """Builds the generator and the discriminator of `config.pair`, each used for both domains."""
     return (
         Generator(
             settings.filters,
@@ -83,7 +84,7 @@ def create_gan(settings) -> tuple[Generator, PatchDiscriminator]:
 
 
 def computation_type(settings) -> str:
-    """The type that `config.model.dtype` stands for on these devices."""
+    """The type that `config.model.dtype` selects on the current devices."""
     if settings.dtype != "auto":
         return settings.dtype
     # On a CPU, bfloat16 is slower than float32.
@@ -91,9 +92,9 @@ def computation_type(settings) -> str:
 
 
 def pretrained_variables(settings, variables: Variables) -> Variables:
-    """`variables` with the pretrained weights that `config.model` names, or as they are.
+    """Replaces `variables` by the pretrained weights that `config.model` names, if any.
 
-    While JAX asks for shapes alone, nothing is read.
+    Reads nothing while JAX traces for shapes only.
 
     Raises:
       UserError: see `pretrained.load`.
@@ -103,35 +104,39 @@ def pretrained_variables(settings, variables: Variables) -> Variables:
         return variables
     _, names = CLASSIFIERS[settings.name]
     if not names:
-        raise UserError(f"model.weights={settings.weights}: there are none for {settings.name}")
+        raise UserError(
+            f"model.weights={settings.weights}: {settings.name} supports none, leave it empty"
+        )
     return pretrained.load(settings.weights, settings.name, names, variables)
 
 
 def features(updates: Mapping) -> jax.Array:
-    """What the last layer saw, `[B, D]` in float32, of a pass with the collection `features`."""
+    """Input of the last layer, `[B, D]` in float32, from a pass with the collection `features`."""
     return updates["features"]["seen"]
 
 
 def initial_variables(key: jax.Array, model: nn.Module, images: jax.Array) -> Variables:
-    """Fresh parameters and batch statistics of a classifier.
+    """Initialises the parameters and batch statistics of a classifier.
 
     Args:
       key: a PRNG key.
       model: the classifier.
-      images: float32 `[1, H, W, 3]`, for the shape alone.
+      images: float32 `[1, H, W, 3]`; only the shape is used.
     """
     variables = model.init(key, images, train=False)
     return {name: variables[name] for name in ("params", "batch_stats") if name in variables}
 
 
 def starting_variables(settings, key: jax.Array, model: nn.Module, images: jax.Array) -> Variables:
-    """What the source network, or one from scratch, begins with: fresh, or pretrained but its end.
+    """Variables at the start of training: initial, or pretrained except for the classifier layer.
+
+    Used for the source network, and for networks trained from scratch.
 
     Args:
       settings: `config.model`.
       key: a PRNG key.
       model: the classifier.
-      images: float32 `[1, H, W, 3]`, for the shape alone.
+      images: float32 `[1, H, W, 3]`; only the shape is used.
 
     Raises:
       UserError: see `pretrained.load`.

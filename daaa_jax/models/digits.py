@@ -1,4 +1,4 @@
-"""The paper's digit network: three convolutions for features, the fourth is the classifier."""
+"""The paper's digit network: three feature convolutions, and a fourth as the classifier."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -9,16 +9,15 @@ from daaa_jax.models.layers import Convolution, max_pool_2x2, sow_features
 
 
 class DigitNetwork(nn.Module):
-    """Classifies 32x32 images, and sows the attention maps of its three feature convolutions.
+    """Classifies 32x32 images; sows the attention maps of its three feature convolutions.
 
     Attributes:
       num_classes: number of classes K.
       widths: channels of the feature convolutions.
       attention: how features become attention maps, see `attention.attention_map`.
-      standardize: whether each image has its own mean taken off and is divided by its own deviation
-        first, as the released DSN and ADA have it. The batch norm's statistics of MNIST suit
-        MNIST-M better then: of its development images the source network has 53 % right, not 36,
-        after two epochs.
+      standardize: whether to scale each image to mean 0 and deviation 1 first, as in the released
+        DSN and ADA. MNIST's batch-norm statistics then suit MNIST-M better: after two epochs, the
+        source network classifies 53 % of its development images correctly, instead of 36 %.
     """
 
     num_classes: int
@@ -30,7 +29,7 @@ class DigitNetwork(nn.Module):
     def __call__(self, images: Array, train: bool) -> Array:
         """Maps images `[B, 32, 32, 3]` in [-1, 1] to float32 logits `[B, K]`.
 
-        The maps, taken before the pooling, are the intermediates `conv1`, `conv2`, `conv3`.
+        The maps, taken before pooling, are the intermediates `conv1`, `conv2` and `conv3`.
         """
         features = standardize(images) if self.standardize else images
         for i, width in enumerate(self.widths, start=1):
@@ -44,8 +43,8 @@ class DigitNetwork(nn.Module):
         if features.shape[1:3] != (4, 4):
             raise ValueError(
                 f"{len(self.widths)} convolutions make features of "
-                f"{features.shape[1]}x{features.shape[2]}, and the classifier takes 4x4: give "
-                f"model.widths one width for each halving"
+                f"{features.shape[1]}x{features.shape[2]}, and the classifier takes 4x4: set "
+                f"model.widths to one width per halving"
             )
         sow_features(self, features)
         logits = Convolution(self.num_classes, size=4, padding="VALID", name="classifier")(features)
@@ -53,11 +52,11 @@ class DigitNetwork(nn.Module):
 
 
 def standardize(images: Array) -> Array:
-    """Images `[B,H,W,C]`, each with mean 0 and deviation 1 over all its pixels and channels.
+    """Scales images `[B,H,W,C]`, each to mean 0 and deviation 1 over its pixels and channels.
 
-    The deviation counts as at least `1 / sqrt(H W C)`, for images of one colour.
+    The divisor is at least `1 / sqrt(H W C)`, for images of one colour.
     """
     axes, size = (1, 2, 3), images[0].size
     mean, variance = images.mean(axes, keepdims=True), images.var(axes, keepdims=True)
-    # The root of what is never 0 has a gradient for images of one colour too.
+    # Clipped before the root, whose gradient is infinite at 0.
     return (images - mean) / jnp.sqrt(jnp.maximum(variance, 1 / size))

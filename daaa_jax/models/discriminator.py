@@ -1,4 +1,4 @@
-"""The patch discriminator of CycleGAN (section 3.1): D_S and D_T."""
+"""The CycleGAN patch discriminator (section 3.1): D_S and D_T."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -6,20 +6,20 @@ from jax import Array
 
 from daaa_jax.models.layers import Convolution, InstanceNorm, normal_initializer
 
-_SMALLEST_VARIANCE = 1e-4  # keeps the root's gradient finite where all images are alike
+_SMALLEST_VARIANCE = 1e-4  # keeps the root's gradient finite if all images are alike
 
 
 class PatchDiscriminator(nn.Module):
-    """Judges overlapping patches: images `[B, H, W, 3]` to logits `[B, h, w, 1]`.
+    """Discriminates overlapping patches: images `[B, H, W, 3]` to logits `[B, h, w, 1]`.
 
     Attributes:
       filters: channels of the first convolution; doubled by each layer, up to eight times.
-      layers: number of halving convolutions. 3 is the released 70x70 discriminator; 2 suits images
-        of 32x32, which then give 6x6 logits.
-      batch_deviation: shows the last convolution how much the images of the batch differ in
-        brightness and colour, as a channel for each feature of the first convolution: its mean over
-        the image, and of that the standard deviation over the batch (after Karras et al., 2018).
-        A generator that paints every image alike is then found out.
+      layers: number of stride-2 convolutions. 3 is the released 70x70 discriminator; 2 suits 32x32
+        images, for which it has 6x6 logits.
+      batch_deviation: whether the last convolution also gets a channel for each feature of the
+        first: the standard deviation over the batch of the feature's mean over the image (after
+        Karras et al., 2018). It measures how much the images of a batch differ in brightness and
+        colour, and exposes a generator whose images are all alike.
 
     Raises:
       ValueError: if the images are too small.
@@ -35,7 +35,7 @@ class PatchDiscriminator(nn.Module):
         if min(images.shape[1:3]) // 2**self.layers < 3:
             raise ValueError(
                 f"images of {images.shape[1]}x{images.shape[2]} are too small for a discriminator "
-                f"of {self.layers} layers"
+                f"of pair.discriminator_layers={self.layers}"
             )
         for i in range(self.layers + 1):
             features = Convolution(

@@ -21,7 +21,7 @@ _STAGES = (
 )
 
 # Names in the published file of weights, and ours; see `pretrained`. Block 0 has no expansion, but
-# its norms are numbered as if it had.
+# its norms are numbered as if it had one.
 WEIGHT_NAMES = (
     (r"_conv_stem\.weight", r"stem/kernel"),
     (r"_bn0\.(\w+)", r"stem_norm/\1"),
@@ -39,17 +39,16 @@ WEIGHT_NAMES = (
 
 
 class EfficientNetLite0(nn.Module):
-    """Classifies photos, and sows the attention map of each of its 49 convolutions.
+    """Classifies photos; sows the attention map of each of its 49 convolutions.
 
     Lite means ReLU6 and no squeeze-and-excitation. A map is taken after the convolution's
-    normalisation, and after its ReLU6 where it has one. There is no dropout: the source and the
-    target network shall attend alike on the same image. The images in [-1, 1] are what the
-    published weights expect.
+    normalisation, and after its ReLU6 if it has one. There is no dropout, so that the source and
+    the target network can attend alike on an image. The published weights expect images in [-1, 1].
 
     Attributes:
       num_classes: number of classes K.
       attention: how features become attention maps, see `attention.attention_map`.
-      remat: computes each block's activations again in the backward pass instead of keeping them.
+      remat: whether to recompute each block's activations in the backward pass, to save memory.
       dtype: computation type; parameters, batch statistics and maps are float32.
     """
 
@@ -88,7 +87,7 @@ class EfficientNetLite0(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Widens by a 1x1 convolution, filters each channel, narrows by a 1x1 (MobileNetV2's block)."""
+    """MobileNetV2's block: 1x1 expansion, depthwise convolution, 1x1 projection, residual sum."""
 
     channels: int
     size: int
@@ -122,14 +121,14 @@ def _layer(
     activation=nn.relu6,
     **convolution,
 ) -> Array:
-    """Convolution, normalisation and activation inside `module`, and the map sown there."""
+    """Convolution, normalisation and activation inside `module`; sows the map there."""
     convolution = {"size": 1, "use_bias": False, "dtype": dtype} | convolution
     features = Convolution(channels, name=name, **convolution)(features)
     features = nn.BatchNorm(
         use_running_average=not train,
-        # As published. After few updates a part of ImageNet's statistics is left, which suit other
-        # domains better than those of few source images: EM on S and T alone on office10 D->A ends
-        # at 78.5 % with it and at 75.4 with 0.9 (seed 0).
+        # The published value. After few updates, part of ImageNet's statistics remains, which suit
+        # other domains better than those of few source images: EM on S and T alone on office10 D->A
+        # reaches 78.5 % with it and 75.4 % with 0.9 (seed 0).
         momentum=0.99,
         epsilon=1e-3,
         dtype=dtype,

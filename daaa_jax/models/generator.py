@@ -1,4 +1,4 @@
-"""The image translator of CycleGAN (section 3.1): G_ST and G_TS."""
+"""The CycleGAN generator (section 3.1): G_ST and G_TS."""
 
 import functools
 
@@ -12,16 +12,17 @@ from daaa_jax.models.layers import Convolution, InstanceNorm, normal_initializer
 class Generator(nn.Module):
     """Residual generator: images in [-1, 1] to colour images of the same size in [-1, 1].
 
-    Differs from the released one in its upsampling: nearest neighbours and a convolution leave no
-    checkerboard, as its transposed convolution does.
+    Unlike the released one, it upsamples by nearest neighbours and a convolution, which leave no
+    checkerboard artefacts as transposed convolutions do.
 
     Attributes:
       filters: channels of the first convolution; doubled by each downsampling.
-      downsamplings: how often height and width are halved, so both must allow it.
+      downsamplings: number of times that height and width are halved; they must be divisible.
       blocks: number of residual blocks at the lowest resolution.
-      identity_start: adds the image before the tanh, as `arctanh(0.99 x)`, and begins with a last
-        convolution of zeros, so that at first nothing is changed. Translations of photos are sharp
-        from the first epoch on; without it they begin as grey and need many epochs.
+      identity_start: whether to add the image before the tanh, as `arctanh(0.99 x)`, and initialise
+        the last convolution with zeros, so that the generator starts as `0.99 x`. Translations of
+        photos are then sharp from the first epoch; without it, they start grey and need many
+        epochs.
     """
 
     filters: int = 32
@@ -34,7 +35,7 @@ class Generator(nn.Module):
         if any(size % 2**self.downsamplings for size in images.shape[1:3]):
             raise ValueError(
                 f"images of {images.shape[1]}x{images.shape[2]} cannot be halved "
-                f"{self.downsamplings} times"
+                f"pair.downsamplings={self.downsamplings} times"
             )
         convolution = functools.partial(Convolution, use_bias=False, kernel_init=normal_initializer)
 

@@ -1,4 +1,4 @@
-"""Layers shared by the networks, each with the parameters and the meaning of the plain layer."""
+"""Layers shared by the networks, with the parameters and results of the standard layers."""
 
 import contextlib
 import contextvars
@@ -18,15 +18,15 @@ Padding = str | Sequence[tuple[int, int]]
 
 
 def _normal(key: Array, shape: Sequence[int], deviation: float) -> Array:
-    # Drawn flat, which gives the same numbers: XLA takes seconds to compile a 4-D draw for a CPU.
+    # Drawn flat: the numbers are the same, and a 4-D draw takes XLA seconds to compile for a CPU.
     return deviation * jax.random.normal(key, (math.prod(shape),)).reshape(shape)
 
 
 def sow_features(module: nn.Module, features: Array) -> None:
-    """Sows what a classifier's last layer sees, `[B, D]` in float32, into `features`.
+    """Sows the input of a classifier's last layer, `[B, D]` in float32, into `features`.
 
     Args:
-      module: the classifier, whose `__call__` is running.
+      module: the classifier; to be called from its `__call__`.
       features: the last layer's input, `[B, ...]`; all but the first axis are flattened.
     """
     flat = features.reshape(features.shape[0], -1).astype(jnp.float32)
@@ -34,19 +34,19 @@ def sow_features(module: nn.Module, features: Array) -> None:
 
 
 def normal_initializer(key: Array, shape: Sequence[int]) -> Array:
-    """Kernels as the released CycleGAN draws them, with a standard deviation of 0.02."""
+    """Normal kernels with a standard deviation of 0.02, as in the released CycleGAN."""
     return _normal(key, shape, 0.02)
 
 
 def he_normal_initializer(key: Array, shape: Sequence[int]) -> Array:
-    """HWIO kernels that keep the variance through a ReLU (He et al., 2015)."""
+    """HWIO kernels that preserve the variance through a ReLU (He et al., 2015)."""
     return _normal(key, shape, math.sqrt(2 / math.prod(shape[:-1])))
 
 
 def convolve(
     images: Array, kernel: Array, stride: int = 1, padding: Padding = "SAME", groups: int = 1
 ) -> Array:
-    """Convolution of `[B, H, W, C]` with an HWIO kernel, on a CPU in whichever form is fastest."""
+    """Convolution of `[B, H, W, C]` with an HWIO kernel; on a CPU, by the fastest method."""
     fast = convolution.choose(kernel, stride, groups) if _on_cpu(images) else None
     if fast is not None:
         if isinstance(padding, str):
@@ -64,7 +64,7 @@ def convolve(
 
 
 def upsample_convolve(images: Array, kernel: Array) -> Array:
-    """Nearest upsampling to twice the size, then a 3x3 `SAME` convolution."""
+    """Nearest-neighbour upsampling to twice the size, then a 3x3 `SAME` convolution."""
     if _on_cpu(images) and convolution.upsampling_pays(kernel):
         padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
         return winograd.winograd_upsampled(padded, kernel)
@@ -73,7 +73,7 @@ def upsample_convolve(images: Array, kernel: Array) -> Array:
 
 @contextlib.contextmanager
 def plain_convolutions() -> Iterator[None]:
-    """Has convolutions traced within it be XLA's own, for a program that shall run anywhere."""
+    """Context in which XLA's own convolutions are traced, for programs that run on any device."""
     token = _PLAIN.set(True)
     try:
         yield
@@ -89,8 +89,8 @@ def _on_cpu(images: Array) -> bool:
 def max_pool_2x2(features: Array) -> Array:
     """2x2 max-pooling with stride 2, `[B, H, W, C]` to `[B, H // 2, W // 2, C]`.
 
-    The gradient goes to the first of equal maxima, as that of `nn.max_pool` does, which is slow on
-    a CPU.
+    The gradient goes to the first of equal maxima, as in `nn.max_pool`, whose gradient is slow on a
+    CPU.
     """
     first, second, third, fourth = _corners(features)
     return jnp.maximum(jnp.maximum(first, second), jnp.maximum(third, fourth))
@@ -132,11 +132,11 @@ class Convolution(nn.Module):
       features: output channels.
       size: height and width of the kernel.
       stride: step in both directions.
-      padding: as `lax.conv_general_dilated` takes it.
-      groups: of channels, each convolved by itself.
-      upsample: doubles height and width by repetition first.
-      use_bias: adds a bias; leave it out before a normalisation.
-      kernel_init: initialiser of the kernel.
+      padding: as for `lax.conv_general_dilated`.
+      groups: number of channel groups that are convolved separately.
+      upsample: whether to double height and width by repetition first.
+      use_bias: whether to add a bias; not needed before a normalisation.
+      kernel_init: called with a PRNG key and the shape of the kernel.
       dtype: computation type; parameters stay float32.
     """
 

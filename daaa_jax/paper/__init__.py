@@ -1,1 +1,1 @@
-"""The paper's tables and figures, filled by runs of our own."""
+"""The paper's tables and figures, reproduced by our runs."""

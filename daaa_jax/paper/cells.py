@@ -1,4 +1,4 @@
-"""A cell of a table is some runs, one for each seed: their configs, folders and results."""
+"""The runs behind each cell of a table, one per seed: configs, folders and results."""
 
 import dataclasses
 import math
@@ -21,7 +21,7 @@ from daaa_jax.paper import tables
 from daaa_jax.runtime import files
 from daaa_jax.validate import fit_to_devices
 
-# The data that tables are filled on: the config's file, and the word for each task of a table.
+# Data sets for the tables: the config's name, and the word for each task of a table.
 _OFFICE_TASKS = {task: task.lower().replace("->", "2") for task in tables.OFFICE}
 DATA = {
     "mnist2mnistm": ("digits", {tables.DIGITS[0]: "mnist2mnistm"}),
@@ -29,27 +29,27 @@ DATA = {
     "office": ("office", _OFFICE_TASKS),
     "office10": ("office10", _OFFICE_TASKS),
 }
-# Settings that cannot be the same in all cells, and what to use instead.
+# Settings that differ between cells, and what to use instead.
 _OF_CELLS = dict.fromkeys(
     ("seed", "pair.seed", "source.seed"), "each cell has its own; use --seeds and --own_networks"
 ) | {
     "method": "each row has its own; use --methods",
 }
-# Of every cell that does not say otherwise, whatever a config's default is.
+# Settings of all cells that do not set them otherwise, whatever the config's defaults.
 _OF_THE_PAPER = {"em.posterior": "target", "adapt.recolour": "0.0"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What all cells of a table share.
+    """Data, settings and seeds shared by all cells of a table.
 
     Attributes:
-      data: of `DATA`.
-      words: of the config's argument, such as `cpu` or `smoke`.
-      settings: that the user changes for all cells.
-      seeds: how many runs a cell has.
-      own_networks: whether each seed trains a CycleGAN and a source network of its own, or takes
-        those of seed 0.
+      data: a key of `DATA`.
+      words: words of the config's argument, such as `cpu` or `smoke`.
+      settings: settings that the user changes in all cells.
+      seeds: number of runs per cell.
+      own_networks: whether each seed trains its own CycleGAN and source network, or uses those of
+        seed 0.
     """
 
     data: str
@@ -60,29 +60,29 @@ class Plan:
 
     @property
     def where(self) -> str:
-        """The data, with the words of its config."""
+        """The data and the words of its config, for titles."""
         return ", ".join([self.data, *self.words])
 
     def is_as(self, data: str) -> bool:
-        """Whether figures on this data can be compared: no word makes images or networks small."""
+        """Whether results are comparable with those on `data`: same data, not `cpu` or `smoke`."""
         return self.data == data and not {"cpu", "smoke"} & set(self.words)
 
     @property
-    def told_settings(self) -> list[str]:
-        """`adapt.rounds=8`, …: what the user changes, but for where data lies."""
+    def changed_settings(self) -> list[str]:
+        """Changed settings, such as `adapt.rounds=8`, without locations of data."""
         changes = (f"{name}={value}" for name, value in sorted(self.settings.items()))
         return [change for change in changes if not is_location_setting(change)]
 
     def file_name(self, name: str, subject, tasks: Sequence[str]) -> str:
-        """Of a table or figure, without its ending.
+        """File name of a table or figure, without suffix.
 
-        `table3` on the paper's data, tasks and settings; else `table3-embedded-adapt.rounds=8`, as
-        those with others lie beside it.
+        `table3` on the paper's data, tasks and settings; otherwise with what differs, such as
+        `table3-embedded-adapt.rounds=8`, as both may be in one folder.
 
         Args:
-          name: of the table or figure.
+          name: name of the table or figure.
           subject: `tables.Table` or `figures.Figure`.
-          tasks: those that it is of.
+          tasks: the tasks that it shows.
         """
         _, known = DATA[self.data]
         data = [self.data] if self.data != subject.data else []
@@ -90,11 +90,11 @@ class Plan:
             [known[task] for task in tasks] if len(tasks) < len(self.tasks(subject.tasks)) else []
         )
         own = ["own_networks"] if self.own_networks else []
-        words = [name, *data, *self.words, *some, *self.told_settings, *own]
-        return folder_name(words, longest=200)  # an ending follows
+        words = [name, *data, *self.words, *some, *self.changed_settings, *own]
+        return folder_name(words, longest=200)  # a suffix follows
 
     def tasks(self, wanted: Sequence[str]) -> tuple[str, ...]:
-        """Those of a table's tasks that the data has; where it has none of them, all of its own."""
+        """The tasks of a table that the data has; if it has none of them, all tasks of the data."""
         _, known = DATA[self.data]
         return tuple(task for task in wanted if task in known) or tuple(known)
 
@@ -108,7 +108,7 @@ class Run:
     seed: int
 
     def argument(self, plan: Plan) -> str:
-        """The argument of its config, by which its folder is named too."""
+        """The config's argument, which also names the run's folder."""
         _, tasks = DATA[plan.data]
         settings = _OF_THE_PAPER | dict(plan.settings) | dict(self.settings)
         settings |= {"seed": str(self.seed)}
@@ -118,7 +118,7 @@ class Run:
         return ",".join([tasks[self.task], *plan.words, *changes])
 
     def config(self, plan: Plan) -> ConfigDict:
-        """Its config.
+        """The run's config.
 
         Raises:
           UserError: if a word or a setting is unknown.
@@ -127,9 +127,9 @@ class Run:
         return config_files.load(f"{file}:{self.argument(plan)}")
 
     def workdir(self, plan: Plan, folder: Path) -> Workdir:
-        """Where it lies: a name for what it computes, whatever table asks for it.
+        """Working directory, named after the settings, so that tables share equal runs.
 
-        Runs lie beside each other, where each finds the stages that it shares with others.
+        All runs are in one folder, where each finds the stages that it shares with others.
         """
         file, _ = DATA[plan.data]
         parts = [part for part in self.argument(plan).split(",") if not is_location_setting(part)]
@@ -137,11 +137,11 @@ class Run:
 
 
 def runs_of(table: tables.Table, tasks: Sequence[str], plan: Plan) -> list[Run]:
-    """All runs of a table on some tasks, each once, those of a task and of a seed together.
+    """All runs of a table on some tasks, each once, grouped by task and seed.
 
-    The ceiling comes first, as the reports of the others show its attention.
+    The upper bound comes first, as the reports of the other runs show its attention.
     """
-    rows = sorted(table.rows, key=lambda row: row.method != tables.CEILING)
+    rows = sorted(table.rows, key=lambda row: row.method != tables.UPPER_BOUND)
     return [
         Run(task, row.settings, seed)
         for task in tasks
@@ -152,12 +152,13 @@ def runs_of(table: tables.Table, tasks: Sequence[str], plan: Plan) -> list[Run]:
 
 
 def some_rows(table: tables.Table, methods: Sequence[str]) -> tables.Table:
-    """A table of the rows of these methods, whatever the case; all for none.
+    """The table with only the rows of `methods`; with all rows if that is empty.
 
-    Where none is called so, of those that begin so: `ours` is with and without L_AT.
+    Ignores case. A name that no method equals selects all methods that start with it: `ours` is
+    with and without L_AT.
 
     Raises:
-      UserError: if no row does.
+      UserError: if no method starts with a name.
     """
     known = dict.fromkeys(row.method for row in table.rows)
     chosen = set() if methods else set(known)
@@ -166,7 +167,7 @@ def some_rows(table: tables.Table, methods: Sequence[str]) -> tables.Table:
         begin = [method for method in known if method.lower().startswith(name.lower())]
         if not begin:
             raise UserError(
-                f"--methods={','.join(methods)}: {name!r} is none of {', '.join(known)}"
+                f"--methods={','.join(methods)}: {name!r} is not one of {', '.join(known)}"
             )
         chosen |= set(same or begin)
     rows = tuple(row for row in table.rows if row.method in chosen)
@@ -174,9 +175,9 @@ def some_rows(table: tables.Table, methods: Sequence[str]) -> tables.Table:
 
 
 def share(runs: Sequence[Run], part: int, of: int) -> list[Run]:
-    """Part 1, 2, … of so many, for as many hosts.
+    """The runs of host `part`, from 1, of `of` hosts.
 
-    What shares a CycleGAN stays together while there are enough pairs of domains for all hosts.
+    Runs that share a CycleGAN stay on one host if there are enough pairs of domains for all hosts.
     """
     pairs = list(dict.fromkeys(_pair(run) for run in runs))
     if not is_split(runs, of):
@@ -185,7 +186,7 @@ def share(runs: Sequence[Run], part: int, of: int) -> list[Run]:
 
 
 def is_split(runs: Sequence[Run], of: int) -> bool:
-    """Whether so many hosts come to share a pair of domains, of which each needs the CycleGAN."""
+    """Whether hosts share a pair of domains, as there are more hosts than pairs."""
     return of > len({_pair(run) for run in runs})
 
 
@@ -194,10 +195,10 @@ def _pair(run: Run) -> tuple[str, ...]:
 
 
 def result(run: Run, plan: Plan, folder: Path) -> dict[str, Any] | None:
-    """What a finished run has reached; None if it is not finished.
+    """Content of `result.json` of a finished run; None if it is not finished.
 
     Raises:
-      UserError: if what lies there was made with other settings.
+      UserError: if the run in its folder was made with other settings.
     """
     workdir = run.workdir(plan, folder)
     if (found := workdir.result()) is None:
@@ -207,19 +208,19 @@ def result(run: Run, plan: Plan, folder: Path) -> dict[str, Any] | None:
     differing = files.differing_settings(identity_settings(made_with), identity_settings(config))
     if differing:
         raise UserError(
-            f"{workdir} was made with other settings: {'; '.join(differing[:5])}. Choose another "
+            f"{workdir} was made with other settings: {'; '.join(differing[:5])}. Give another "
             "--workdir, or the settings that it was made with"
         )
     return found
 
 
 def is_to_do(run: Run, plan: Plan, folder: Path) -> bool:
-    """Whether a run is not finished, or was on data elsewhere.
+    """Whether a run is unfinished, or read its data from another path.
 
-    A path does not tell whether that is the same: `pipeline.run` finds out.
+    `pipeline.run` then finds out whether the data at both paths are the same.
 
     Raises:
-      UserError: if what lies there was made with other settings.
+      UserError: if the run in its folder was made with other settings.
     """
     if result(run, plan, folder) is None:
         return True
@@ -227,7 +228,7 @@ def is_to_do(run: Run, plan: Plan, folder: Path) -> bool:
 
 
 def has_diverged(run: Run, plan: Plan, folder: Path) -> bool:
-    """Whether a run ended because its loss became infinite or NaN, and was not finished since."""
+    """Whether a run ended with an infinite or NaN loss, and has not been finished since."""
     workdir = run.workdir(plan, folder)
     return workdir.diverged_json.exists() and not workdir.result_json.exists()
 
@@ -235,10 +236,9 @@ def has_diverged(run: Run, plan: Plan, folder: Path) -> bool:
 def accuracies(
     table: tables.Table, tasks: Sequence[str], plan: Plan, folder: Path
 ) -> dict[tuple[int, str], list[float | None]]:
-    """By row number and task, the accuracy of each seed in per cent.
+    """Accuracy of each seed in per cent, by row number and task.
 
-    None where there is no finished run behind it, or the target domain has no labels; NaN where the
-    run diverged.
+    None if the run is not finished or the target domain is unlabelled; NaN if the run diverged.
     """
     return {
         (number, task): _of_seeds(table, row, task, plan, folder)
@@ -251,13 +251,13 @@ def _of_seeds(table, row, task, plan, folder) -> list[float | None]:
     seeds = range(plan.seeds)
     if row.is_trained or plan.own_networks:
         return [_accuracy(table, row, task, seed, plan, folder) for seed in seeds]
-    # One source network, whichever seed's run tells of it: no deviation can be given.
+    # All seeds share one source network: one accuracy, without a deviation.
     found = (_accuracy(table, row, task, seed, plan, folder) for seed in seeds)
     return [next((accuracy for accuracy in found if accuracy is not None), None)]
 
 
 def _accuracy(table, row, task, seed, plan, folder) -> float | None:
-    # What the source network gives is the same in every run of a task and a seed.
+    # The source network is the same in every run of a task and a seed.
     candidates = [row] if row.is_trained else [r for r in table.rows if r.is_trained]
     for candidate in candidates:
         run = Run(task, candidate.settings, seed)
@@ -266,14 +266,14 @@ def _accuracy(table, row, task, seed, plan, folder) -> float | None:
         found = result(run, plan, folder)
         reached = (found or {"accuracy": {}})["accuracy"]
         reached = reached.get("target_test", {}) if row.is_trained else reached
-        if row.figure in reached:  # a baseline's run knows nothing of translations
-            accuracy = reached[row.figure]
+        if row.metric in reached:  # a baseline's run has no translations
+            accuracy = reached[row.metric]
             return None if accuracy is None else 100 * accuracy
     return None
 
 
 def chosen_tasks(plan: Plan, known_tasks: Sequence[str], wanted: Sequence[str]) -> tuple[str, ...]:
-    """The tasks that a user names, in the table's order; all where none is named.
+    """The requested tasks, in the table's order; all if none is requested.
 
     Raises:
       UserError: if the table has no such task on this data.
@@ -283,34 +283,34 @@ def chosen_tasks(plan: Plan, known_tasks: Sequence[str], wanted: Sequence[str]) 
     unknown = [name for name in wanted if name not in names]
     if unknown:
         known = ", ".join(DATA[plan.data][1][task] for task in tasks)
-        raise UserError(f"--tasks={','.join(wanted)}: {unknown[0]!r} is none of {known}")
+        raise UserError(f"--tasks={','.join(wanted)}: {unknown[0]!r} is not one of {known}")
     chosen = {names[name] for name in wanted} or set(tasks)
     return tuple(task for task in tasks if task in chosen)
 
 
 def settings_for_all(settings: Mapping[str, str]) -> Mapping[str, str]:
-    """Settings that a user changes for all cells.
+    """Checks and returns the settings that a user changes in all cells.
 
     Raises:
-      UserError: if one cannot be the same in all cells.
+      UserError: if one cannot be the same in all cells, or has a comma in its value.
     """
     for name, value in settings.items():
         if "," in value:
-            raise UserError(f"--config.{name}={value}: values with commas cannot be set for cells")
+            raise UserError(f"--config.{name}={value}: values with commas cannot be set here")
         if name in _OF_CELLS:
             raise UserError(f"--config.{name}={value}: {_OF_CELLS[name]}")
     return settings
 
 
 def words_of(data: str) -> tuple[str, tuple[str, ...]]:
-    """`office10,cpu` → the data and the words after it.
+    """Splits `office10,cpu` into the data and the words after it.
 
     Raises:
-      UserError: if there is no such data, or a setting stands among the words.
+      UserError: if the data is unknown, or a setting is among the words.
     """
     name, *words = data.split(",")
     if settings := [word for word in words if "=" in word]:
         raise UserError(f"--data={data}: use --config.{settings[0]}")
     if name not in DATA:
-        raise UserError(f"--data={name} is unknown: choose {', '.join(DATA)}")
+        raise UserError(f"--data={name} is not known: expected one of {', '.join(DATA)}")
     return name, tuple(words)

@@ -1,4 +1,4 @@
-"""What each validator would have chosen for p_t and for β, without target labels (Fig. A1)."""
+"""Values of p_t and β that each validator chooses without target labels (Fig. A1)."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -16,18 +16,18 @@ def choices(
     plan: cells.Plan,
     folder: Path,
 ) -> list[dict[str, Any]]:
-    """For each axis and validator the value of the highest score after the last round.
+    """For each axis and validator, the value with the highest score after the last round.
 
     Args:
-      task: of the sweep.
-      sweep: by axis and value, the settings of its points.
-      plan: what all runs share.
-      folder: where they lie.
+      task: the task of the sweep.
+      sweep: settings of each point, by axis and value.
+      plan: settings shared by all runs.
+      folder: the working directory of the sweep.
 
     Returns:
-      `task`, `axis`, `validator`, `chosen`, `accuracy` there and `best` of all points, in per cent,
-      None where the target has no labels; only of points whose runs are all finished, means over
-      seeds.
+      Rows with `task`, `axis`, `validator`, `chosen` (value), `accuracy` at that value and `best`
+      accuracy of all points: per cent, means over seeds, None if the target is unlabelled. Points
+      with unfinished runs are left out.
     """
     found = []
     for axis, points in sweep.items():
@@ -58,7 +58,7 @@ def choices(
 
 
 def _last_round(task, change, plan, folder) -> Mapping[str, float] | None:
-    """The figures of the last round, means over seeds of those that all have."""
+    """Metrics of the last round that all seeds have, as means; None if a run is unfinished."""
     each = []
     for seed in range(plan.seeds):
         run = cells.Run(task, change, seed)
@@ -75,8 +75,8 @@ def _last_round(task, change, plan, folder) -> Mapping[str, float] | None:
 
 
 def sheet(title: str, found: Sequence[Mapping[str, Any]]) -> summary.Sheet:
-    """A table of `choices`, for people."""
-    columns = ["task", "setting", "validator", "its choice", "accuracy there", "best of all"]
+    """Formats `choices` as a table."""
+    columns = ["task", "setting", "validator", "chosen value", "accuracy at it", "best accuracy"]
     rows = []
     for one in found:
         accuracy, best = (

@@ -1,4 +1,4 @@
-"""The paper's figures of accuracy against a setting (A1) and over the rounds (4), as pictures."""
+"""Plots of the paper's Fig. A1, accuracy against p_t and β, and Fig. 4, over the rounds."""
 
 import csv
 import dataclasses
@@ -16,9 +16,9 @@ class Figure:
     """A figure of the paper.
 
     Attributes:
-      title: what it shows.
-      data: the config that the paper's figure is of.
-      tasks: those that it shows.
+      title: heading of the plot.
+      data: data of the paper's figure, a key of `cells.DATA`.
+      tasks: the tasks that it shows.
     """
 
     title: str
@@ -52,9 +52,9 @@ def _sweep(task: str, plan: cells.Plan) -> Mapping[str, Mapping[float, Mapping[s
 
 
 def write(name: str, tasks: Sequence[str], plan: cells.Plan, folder: Path) -> None:
-    """Writes a figure as CSV and SVG, of the runs that are finished; see `Plan.file_name`.
+    """Writes a figure of the finished runs as CSV and SVG, named by `Plan.file_name`.
 
-    Beside Fig. A1 lies a Markdown file, what validators without target labels would have chosen.
+    For Fig. A1 also writes a Markdown file with the choices of validators without target labels.
     """
     path = folder / plan.file_name(name, FIGURES[name], tasks)
     make = {"figA1": _sweep_points, "fig4": _curve_points}[name]
@@ -80,7 +80,7 @@ def write(name: str, tasks: Sequence[str], plan: cells.Plan, folder: Path) -> No
 
 
 def _note(runs: Sequence[cells.Run], plan: cells.Plan, folder: Path) -> str:
-    """What the points are: one line for each thing to say."""
+    """The note below the plot: seeds, unfinished and diverged runs, changed settings."""
     lines = [f"mean ± std over {plan.seeds} seeds" if plan.seeds > 1 else "one seed"]
     diverged = sum(cells.has_diverged(run, plan, folder) for run in runs)
     missing = sum(cells.result(run, plan, folder) is None for run in runs) - diverged
@@ -88,8 +88,8 @@ def _note(runs: Sequence[cells.Run], plan: cells.Plan, folder: Path) -> str:
         lines.append(f"{missing} of {len(runs)} runs are not finished")
     if diverged:
         lines.append(f"{diverged} of {len(runs)} runs diverged")
-    if plan.told_settings:
-        lines.append(f"with {', '.join(plan.told_settings)}")
+    if plan.changed_settings:
+        lines.append(f"with {', '.join(plan.changed_settings)}")
     if "smoke" in plan.words:
         lines.append("smoke run: metrics are not meaningful")
     return "\n".join(lines)
@@ -132,15 +132,15 @@ def _curve_points(task: str, plan: cells.Plan, folder: Path) -> list[dict[str, A
             if cells.result(run, plan, folder) is not None
         ]
         longest = max(map(len, runs), default=0)
-        for figure, factor in (("round_alignment", 1.0), ("target_test", 100.0)):
+        for metric, factor in (("round_alignment", 1.0), ("target_test", 100.0)):
             for number in range(longest):
                 values = [
-                    factor * run[number][figure]
+                    factor * run[number][metric]
                     for run in runs
-                    if number < len(run) and figure in run[number]
+                    if number < len(run) and metric in run[number]
                 ]
                 if values:
-                    y = "L_AT" if figure == "round_alignment" else "accuracy"
+                    y = "L_AT" if metric == "round_alignment" else "accuracy"
                     points.append(_point(task, curve, number + 1, y, values))
     return points
 
@@ -151,21 +151,21 @@ def draw(
     line: tuple[float, str] | None,
     note: str = "",
 ) -> bytes:
-    """A picture of curves, as SVG.
+    """Plots curves as SVG.
 
     Args:
-      title: its heading.
-      points: `task`, `curve`, `x`, `y` (what is shown), `mean`, `std`.
-      line: an accuracy to compare with, and whose it is.
-      note: what to say under it.
+      title: heading.
+      points: rows with `task`, `curve`, `x`, `y` (name of the quantity), `mean`, `std`.
+      line: an accuracy to compare with, per cent, and its label.
+      note: text below the plot.
     """
-    # Imported here, as it takes most of a second.
+    # Imported here, as importing matplotlib takes most of a second.
     import matplotlib
     from matplotlib.figure import Figure as Canvas
     from matplotlib.ticker import MaxNLocator
 
     sweep = {point["curve"] for point in points} <= set(_SWEPT)
-    # A panel for each axis of a sweep, or for each thing that is shown over the rounds.
+    # One panel per axis of a sweep, or per quantity over the rounds.
     panels = sorted({(p["task"], p["curve"] if sweep else p["y"]) for p in points})
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
         canvas = Canvas(figsize=(4 * max(2, len(panels)), 3.6), layout="constrained")

@@ -1,7 +1,4 @@
-"""Tables as Markdown and CSV: our mean and deviation over seeds, and the paper's figure.
-
-A cell without a finished run is shown as not run.
-"""
+"""Tables as Markdown and CSV: our mean and deviation over seeds, and the paper's accuracy."""
 
 import csv
 import dataclasses
@@ -12,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from daaa_jax.paper import tables
-from daaa_jax.paper.tables import Figure, Table
+from daaa_jax.paper.tables import PaperValue, Table
 from daaa_jax.runtime import files
 
 NOT_RUN = "not run"
@@ -36,7 +33,7 @@ Accuracies = Mapping[tuple[int, str], Sequence[float | None]]
 
 @dataclasses.dataclass(frozen=True)
 class Sheet:
-    """A table of text with a heading and notes: Markdown, and JSON for the page of a sweep."""
+    """A table of text with title and notes: Markdown, and JSON for the page of a sweep."""
 
     title: str
     columns: Sequence[str]
@@ -44,12 +41,12 @@ class Sheet:
     notes: Sequence[str]
 
     def write(self, path: Path) -> None:
-        """Writes both; `path` has no ending."""
+        """Writes `path` + `.md` and `.json`."""
         files.write_bytes(Path(f"{path}.md"), self.to_markdown().encode())
         files.write_json(Path(f"{path}.json"), dataclasses.asdict(self))
 
     def to_markdown(self) -> str:
-        """For people."""
+        """The table as Markdown."""
         text = [f"## {self.title}", ""]
         if self.rows:
             text += [f"| {' | '.join(self.columns)} |", "|" + " --- |" * len(self.columns)]
@@ -59,15 +56,15 @@ class Sheet:
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
-    """The mean, and the deviation of a sample (divided by n - 1); None where it is of one."""
+    """Mean and sample standard deviation (divisor n - 1); None for a single value."""
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def average(by_task: Sequence[Sequence[float | None]]) -> list[float | None]:
-    """For each seed the mean over all tasks; None where one of them is missing.
+    """Mean over all tasks for each seed; None if one of them is missing.
 
     Args:
-      by_task: for each task the accuracy of each seed; NaN makes NaN.
+      by_task: accuracy of each seed, by task; NaN gives NaN.
     """
     return [
         None if any(value is None for value in seed) else statistics.mean(seed)
@@ -75,8 +72,8 @@ def average(by_task: Sequence[Sequence[float | None]]) -> list[float | None]:
     ]
 
 
-def paper_average(figures: Sequence[Figure]) -> Figure:
-    """The average of a row, rounded as the paper mostly rounds: a half down."""
+def paper_average(figures: Sequence[PaperValue]) -> PaperValue:
+    """Average of a row of the paper, with halves rounded down, as the paper mostly does."""
     if None in figures:
         return None
     if tables.VERY_LOW in figures:
@@ -87,19 +84,19 @@ def paper_average(figures: Sequence[Figure]) -> Figure:
 def lines(
     name: str, table: Table, tasks: Sequence[str], found: Accuracies, same_data: bool
 ) -> Iterator[dict]:
-    """Every cell of a table.
+    """Yields every cell of a table.
 
     Args:
-      name: of the table.
-      table: what the paper reports.
+      name: name of the table, such as `table1`.
+      table: rows of the paper's table and its accuracies.
       tasks: our columns.
-      found: what was reached, by row number and task.
-      same_data: whether that is on the paper's data; its figures are given only then.
+      found: our accuracies in per cent, by row number and task.
+      same_data: whether they are on the paper's data; if not, `paper` is None.
 
     Yields:
-      For each row and task, and for the average where there are several: `method`, `train_data`,
-      `task`, `seeds` (how many are finished), `diverged` (how many did), `wanted` (how many there
-      are), `mean`, `std`, `paper`, `difference`; None for what there is not.
+      For each row and task, and for the average if there are several tasks: `table`, `method`,
+      `train_data`, `task`; counts of runs: `seeds` (finished), `diverged`, `wanted`; `mean`,
+      `std`, `paper` and `difference`, None if unknown.
     """
     for number, row in enumerate(table.rows):
         paper = dict(zip(table.tasks, row.paper, strict=True)) if same_data else {}
@@ -130,7 +127,7 @@ def lines(
 
 
 def to_csv(cells: Sequence[Mapping]) -> str:
-    """One line for each cell, rounded to a hundredth of a per cent."""
+    """CSV with one line per cell, accuracies in per cent with two decimals."""
     text = io.StringIO()
     writer = csv.DictWriter(text, _COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -145,12 +142,12 @@ def to_csv(cells: Sequence[Mapping]) -> str:
 
 
 def sheet(title: str, cells: Sequence[Mapping], notes: Sequence[str]) -> Sheet:
-    """A table for people: `74.7 ± 0.3 (73.9, +0.8)` is ours, the paper's and the difference.
+    """Formats cells: `74.7 ± 0.3 (73.9, +0.8)` is ours, the paper's and the difference.
 
     Args:
-      title: its heading.
-      cells: see `lines`.
-      notes: what to say under it.
+      title: heading.
+      cells: as yielded by `lines`.
+      notes: text below the table.
     """
     tasks = list(dict.fromkeys(cell["task"] for cell in cells))
     rows: dict[tuple[str, str], list[str]] = {}
@@ -163,17 +160,17 @@ def sheet(title: str, cells: Sequence[Mapping], notes: Sequence[str]) -> Sheet:
 
 def _shown(cell: Mapping) -> str:
     paper, mean = cell["paper"], cell["mean"]
-    said = f"{paper:.1f}" if isinstance(paper, float | int) else paper or ""
+    reported = f"{paper:.1f}" if isinstance(paper, float | int) else paper or ""
     if mean is None:
         none = NOT_RUN
         if cell["diverged"]:
             some = f" [{cell['diverged']} of {cell['wanted']} seeds]"
             none = DIVERGED + (some if cell["diverged"] < cell["wanted"] else "")
-        return f"{none} ({said})" if said else none
+        return f"{none} ({reported})" if reported else none
     ours = f"{mean:.1f}" + (f" ± {cell['std']:.1f}" if cell["std"] is not None else "")
     if cell["seeds"] < cell["wanted"]:
         diverged = f", {cell['diverged']} {DIVERGED}" if cell["diverged"] else ""
         ours += f" [{cell['seeds']} of {cell['wanted']} seeds{diverged}]"
     if cell["difference"] is not None:
-        said = f"{said}, {cell['difference']:+.1f}"
-    return f"{ours} ({said})" if said else ours
+        reported = f"{reported}, {cell['difference']:+.1f}"
+    return f"{ours} ({reported})" if reported else ours

@@ -1,23 +1,23 @@
-"""What the paper reports: the rows of its tables, the settings that give them, and its figures."""
+"""The paper's tables: their rows, the settings that reproduce them, and the accuracies."""
 
 import dataclasses
 from collections.abc import Mapping
 
-VERY_LOW = "very low"  # what the paper says of some rows instead of a figure
+VERY_LOW = "very low"  # reported by the paper for some rows instead of a number
 
 OFFICE = ("A->W", "D->W", "W->D", "A->D", "D->A", "W->A")
 FOUR = ("A->W", "A->D", "D->A", "W->A")
-# What a network is called, by `model.name`.
+# Display names of the networks, by `model.name`.
 NETWORKS = {
     "digits": "CNN",
     "resnet50": "ResNet-50",
     "efficientnet_lite0": "EfficientNet-Lite0",
 }
 DIGITS = ("MNIST->MNIST-M",)
-CEILING = "Ceiling"
-L1_AT_OUR_BETA = "L1-norm at L2's β"  # where the row of L1 has another
+UPPER_BOUND = "Upper bound"
+L1_AT_OUR_BETA = "L1-norm at L2's β"  # shown if the row of L1 uses another β
 
-Figure = float | str | None
+PaperValue = float | str | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,29 +25,29 @@ class Row:
     """A row of a table.
 
     Attributes:
-      method: as the paper calls it; `{network}` stands for the network's name.
-      train_data: the images that it trains on: S, T real, T_f, S_f synthetic.
-      paper: its accuracy by task, in per cent, in the table's order.
-      settings: what its config changes, `{"adapt.beta": "0.0"}`.
-      figure: the accuracy of a run that is meant: `last`; or `source_only`, or `source_translated`
-        of the source network on G_TS(x^T), which every run of ours on the same task has.
-      average: the paper's own, where it is not what `summary.paper_average` makes of its figures.
-      as_strong: whether beta is such that the gradient of L_AT is as large as that of ours, see
-        `EQUAL_GRADIENT_FACTORS`.
+      method: the paper's name of the method; `{network}` stands for the network's name.
+      train_data: images that it trains on: S, T real; T_f, S_f synthetic.
+      paper: the paper's accuracies in per cent, in the order of the table's tasks.
+      settings: settings that the row changes, such as `{"adapt.beta": "0.0"}`.
+      metric: which accuracy of a run is shown: `last`; or, of the source network, `source_only` or
+        `source_translated` (on G_TS(x^T)), which all our runs on a task share.
+      average: the paper's average, if it differs from `summary.paper_average` of its accuracies.
+      as_strong: whether to scale beta so that the gradient of L_AT is as large as with our
+        measure, see `EQUAL_GRADIENT_FACTORS`.
     """
 
     method: str
     train_data: str
-    paper: tuple[Figure, ...]
+    paper: tuple[PaperValue, ...]
     settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    figure: str = "last"
+    metric: str = "last"
     average: float | None = None
     as_strong: bool = False
 
     @property
     def is_trained(self) -> bool:
-        """Whether the row has runs of its own."""
-        return self.figure == "last"
+        """Whether the row needs its own runs; the others show the source network."""
+        return self.metric == "last"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +55,10 @@ class Table:
     """A table of the paper.
 
     Attributes:
-      title: what it shows.
-      data: the config that the paper's figures are of.
-      tasks: its columns.
-      rows: its rows.
+      title: heading of the table.
+      data: data of the paper's accuracies, a key of `cells.DATA`.
+      tasks: columns.
+      rows: rows.
     """
 
     title: str
@@ -68,18 +68,18 @@ class Table:
 
 
 _NO_TARGET = {"adapt.mix.t": "0.0", "adapt.mix.s_f": "0.0"}
-# Nor does it start from the source network, which has seen S.
+# Starts from scratch, as the source network was trained on S.
 _SYNTHETIC_ALONE = {"adapt.mix.s": "0.0", "adapt.init": "scratch", **_NO_TARGET}
 _NO_SOURCE = {"adapt.mix.s": "0.0", "adapt.mix.s_f": "0.0"}
 _WITHOUT = {"adapt.beta": "0.0"}
-_REAL_ALONE = {"adapt.mix.t_f": "0.0", "adapt.mix.s_f": "0.0"}  # translations for L_AT at most
+_REAL_ALONE = {"adapt.mix.t_f": "0.0", "adapt.mix.s_f": "0.0"}  # translations only for L_AT
 _ALL = "S+T_f+T+S_f"
-# EM-A, EM-B and EM-C of Table 3, each without one of the three measures of section 3.3.
+# EM-A, EM-B and EM-C of Table 3, each without one of the three parts of section 3.3.
 _EM_A = {"em.refresh_every": "1"}
 _EM_B = {"em.threshold": "0.0"}
 _EM_C = {"adapt.restart": "False"}
 
-# Ours, not the paper's: soft labels from both images of a pair, and random colours.
+# Not in the paper: soft labels from both images of a pair, and random colours.
 _PAIRED = {"em.posterior": "paired"}
 _RECOLOURED = {"adapt.recolour": "0.5"}
 
@@ -88,8 +88,8 @@ _OURS_WITHOUT = (87.1, 99.3, 100.0, 87.1, 72.3, 72.2)
 _SOURCE_ONLY = (68.4, 96.7, 99.3, 68.9, 62.5, 60.7)
 
 
-def _four(figures: tuple[Figure, ...]) -> tuple[Figure, ...]:
-    return tuple(figures[OFFICE.index(task)] for task in FOUR)
+def _four(accuracies: tuple[PaperValue, ...]) -> tuple[PaperValue, ...]:
+    return tuple(accuracies[OFFICE.index(task)] for task in FOUR)
 
 
 def _ours_of_four(method: str) -> Row:
@@ -97,27 +97,29 @@ def _ours_of_four(method: str) -> Row:
 
 
 def _of_pairs(tasks: tuple[str, ...]) -> tuple[Row, ...]:
-    """What translations tell, and what is reached without; the paper has no such rows."""
+    """Rows on the use of translations, which are not in the paper."""
     none = (None,) * len(tasks)
     return (
         Row("EM", "S+T", none, _REAL_ALONE | _WITHOUT),
         Row("EM + L_AT", "S+T", none, _REAL_ALONE),
-        Row("Source network on G_TS(x^T)", "S", none, figure="source_translated"),
+        Row("Source network on G_TS(x^T)", "S", none, metric="source_translated"),
         Row("Ours (paired posterior)", _ALL, none, _PAIRED),
     )
 
 
-def _of_measure(method: str, figures: tuple[Figure, ...], measure: str) -> Row:
-    return Row(method, _ALL, figures, {"adapt.measure": measure}, as_strong=True)
+def _of_measure(method: str, accuracies: tuple[PaperValue, ...], measure: str) -> Row:
+    return Row(method, _ALL, accuracies, {"adapt.measure": measure}, as_strong=True)
 
 
-def _of_maps(method: str, figures: tuple[Figure, ...], attention: str) -> Row:
-    return Row(method, _ALL, figures, {"adapt.attention": attention}, as_strong=True)
+def _of_maps(method: str, accuracies: tuple[PaperValue, ...], attention: str) -> Row:
+    return Row(method, _ALL, accuracies, {"adapt.attention": attention}, as_strong=True)
 
 
-def _ceiling(tasks: tuple[str, ...]) -> Row:
-    """What the adapted network reaches with the target's labels; the paper has no such row."""
-    return Row(CEILING, "T with labels, from S", (None,) * len(tasks), {"method": "upper_bound"})
+def _upper_bound(tasks: tuple[str, ...]) -> Row:
+    """The upper bound, trained on target labels, which is not in the paper."""
+    return Row(
+        UPPER_BOUND, "T with labels, from S", (None,) * len(tasks), {"method": "upper_bound"}
+    )
 
 
 TABLES = {
@@ -130,7 +132,7 @@ TABLES = {
             Row("DSN", "S+T", (83.2,), {"method": "dsn"}),
             Row("ADA", "S+T", (85.9,), {"method": "ada"}),
             Row("PixelDA", "S+T+T_f", (98.2,), {"method": "pixelda"}),
-            Row("{network}", "S", (45.6,), figure="source_only"),
+            Row("{network}", "S", (45.6,), metric="source_only"),
             Row("{network}", "T_f", (75.0,), _SYNTHETIC_ALONE | _WITHOUT),
             Row("{network}", "S+T_f", (78.5,), _NO_TARGET | _WITHOUT),
             Row("{network} + L_AT", "S+T_f", (85.7,), _NO_TARGET),
@@ -138,7 +140,7 @@ TABLES = {
             Row("Ours (w L_AT)", _ALL, (95.6,)),
             *_of_pairs(DIGITS),
             Row("Ours (paired posterior, recoloured)", _ALL, (None,), _PAIRED | _RECOLOURED),
-            _ceiling(DIGITS),
+            _upper_bound(DIGITS),
         ),
     ),
     "table2": Table(
@@ -146,7 +148,7 @@ TABLES = {
         "office",
         OFFICE,
         (
-            Row("{network}", "S", _SOURCE_ONLY, figure="source_only"),
+            Row("{network}", "S", _SOURCE_ONLY, metric="source_only"),
             Row("RevGrad", "S+T", (82.0, 96.9, 99.1, 79.7, 68.2, 67.4), {"method": "dann"}),
             Row("JAN", "S+T", (85.4, 97.4, 99.8, 84.7, 68.6, 70.0), {"method": "jan"}),
             Row("JAN-A", "S+T", (86.0, 96.7, 99.7, 85.1, 69.2, 70.7), {"method": "jan_a"}),
@@ -168,7 +170,7 @@ TABLES = {
             Row("Ours (wo L_AT)", _ALL, _OURS_WITHOUT, _WITHOUT),
             Row("Ours (w L_AT)", _ALL, _OURS),
             *_of_pairs(OFFICE),
-            _ceiling(OFFICE),
+            _upper_bound(OFFICE),
         ),
     ),
     "table3": Table(
@@ -176,7 +178,7 @@ TABLES = {
         "office",
         FOUR,
         (
-            Row("{network}", "S", _four(_SOURCE_ONLY), figure="source_only"),
+            Row("{network}", "S", _four(_SOURCE_ONLY), metric="source_only"),
             Row("EM-A", _ALL, (68.6, 73.5, 62.7, 52.8), _EM_A | _WITHOUT),
             Row("EM-A + L_AT", _ALL, (80.4, 79.1, 66.4, 58.4), _EM_A),
             Row("EM-C", _ALL, (86.4, 87.0, 69.5, 71.4), _EM_C | _WITHOUT),
@@ -213,10 +215,10 @@ TABLES = {
 }
 
 
-# By network, how many times our beta another measure, or kind of map, needs for a gradient as
-# large, all four groups of a batch after the first round: `python -m benchmarks.measures`. With one
-# beta for all, rows would compare weights. Of a network that is not here nothing is known, and all
-# rows keep our beta.
+# By network, the factor on beta with which another measure or kind of map has as large a gradient
+# as ours, measured on all four groups of a batch after the first round by `python -m
+# benchmarks.measures`. With the same beta for all, rows would compare the weight of L_AT. For a
+# network that is not listed, all rows use our beta.
 EQUAL_GRADIENT_FACTORS = {
     "digits": {
         "l1": 0.0555,
@@ -230,12 +232,12 @@ EQUAL_GRADIENT_FACTORS = {
 
 
 def on_network(table: Table, name: str, beta: float) -> Table:
-    """A table whose rows tell the network's name, and weigh its measures alike.
+    """The table with the network's name in its rows, and with beta scaled in `as_strong` rows.
 
     Args:
-      table: with `{network}` in its rows' names.
+      table: a table of `TABLES`.
       name: `model.name`.
-      beta: `adapt.beta`, of L2.
+      beta: `adapt.beta` of our rows.
     """
     network = NETWORKS.get(name, name)
     factors = EQUAL_GRADIENT_FACTORS.get(name)
@@ -253,18 +255,18 @@ def on_network(table: Table, name: str, beta: float) -> Table:
 
 
 THRESHOLDS = ("0.5", "0.6", "0.7", "0.8", "0.9", "0.95", "0.99")
-# Of the config's own beta: tenfold around it, and finer within.
+# Factors on the config's beta: from a tenth of it to ten times it, and 0.
 BETA_FACTORS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
 
-BEST_EARLIER = (69.2, "JAN-A")  # on D->A, the line in Fig. A1
+BEST_EARLIER = (69.2, "JAN-A")  # on D->A; the horizontal line in Fig. A1
 
 
 def sweep_settings(threshold: float, beta: float) -> dict[str, dict[float, Mapping[str, str]]]:
-    """Fig. A1: by axis and value, the settings of its points, accuracy against p_t and against β.
+    """Settings of the points of Fig. A1, by axis (p_t and β) and value.
 
     Args:
-      threshold: the config's own; its point is ours, with no setting changed.
-      beta: the config's own; likewise.
+      threshold: `em.threshold` of the config; its point changes no setting.
+      beta: `adapt.beta` of the config; likewise.
     """
     return {
         "p_t": {

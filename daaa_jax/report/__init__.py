@@ -1,1 +1,1 @@
-"""The report of a run: one page that shows a person whether to trust the result."""
+"""The report of a run: one HTML page that shows whether to trust the result."""

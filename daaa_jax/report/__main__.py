@@ -1,4 +1,4 @@
-"""The command `python -m daaa_jax.report --workdir=runs/digits`, at any time of a run."""
+"""The command `daaa report --workdir=runs/digits`; works at any time during a run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,22 +10,20 @@ from daaa_jax.runtime import exit_codes
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Writes the report and says where.
+    """Writes the report and prints its path.
 
     Raises:
-      UserError: if the working directory is none.
+      UserError: if `--workdir` is not a working directory.
     """
-    parser = Parser(
-        "report", "Writes the report of a run or of a sweep, of one still going on too."
-    )
-    parser.add_argument("--workdir", required=True, help="of the run, or of daaa_jax.reproduce")
+    parser = Parser("report", "Writes the report of a run or of a sweep, finished or not.")
+    parser.add_argument("--workdir", required=True, help="of a run, or of daaa reproduce")
     options = parser.parse_args(arguments)
     workdir = Path(options.workdir).expanduser()
     print(page.write_sweep(workdir) if page.is_sweep(workdir) else page.write(Workdir(workdir)))
 
 
 def command() -> None:
-    """The command; see `exit_codes.run` for how it ends."""
+    """Entry point; `exit_codes.run` sets the exit code."""
     exit_codes.run(main)
 
 

@@ -1,8 +1,7 @@
-"""Charts as SVG and pictures as JPEG, to put into a page.
+"""Charts as SVG and pictures as JPEG, for an HTML page.
 
-Text of a chart stays text, and takes the page's own colour.
-
-Colours are those of Okabe and Ito, which colour-blind readers tell apart, on light and on dark.
+The text of a chart stays text, in the page's text colour. Curves use the colour-blind-safe palette
+of Okabe and Ito, readable on light and dark pages.
 """
 
 import base64
@@ -14,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-NUMBERED = 10  # classes that a scatter tells apart by their numbers
-_INK = "#010203"  # stands for the page's own colour of text until the picture is finished
+NUMBERED = 10  # up to this many classes, scatter plots draw points as class numbers
+_INK = "#010203"  # placeholder, replaced by the page's text colour
 _WIDTH, _HEIGHT = 4.6, 2.6  # inches
 
 Curve = tuple[Sequence[float], Sequence[float]]
@@ -25,11 +24,11 @@ def lines(name: str, curves: Mapping[str, Curve], x: str, y: str, percent: bool 
     """Curves over steps or rounds.
 
     Args:
-      name: of the chart, unlike all others on the page.
-      curves: by label, the x and the y values.
-      x: what the horizontal axis is.
-      y: what the vertical axis is.
-      percent: whether y values are shares, shown in per cent.
+      name: name of the chart, unique on the page.
+      curves: x and y values, by label.
+      x: label of the horizontal axis.
+      y: label of the vertical axis.
+      percent: whether y values are shares in [0, 1], shown in per cent.
     """
     canvas, axis = _canvas()
     for number, (label, (places, values)) in enumerate(curves.items()):
@@ -55,7 +54,7 @@ def lines(name: str, curves: Mapping[str, Curve], x: str, y: str, percent: bool 
 
 
 def bars(name: str, values: Mapping[str, float | None], x: str) -> str:
-    """A horizontal bar for each label, shares in per cent; None is shown as missing."""
+    """Horizontal bars of shares in [0, 1], shown in per cent; None is shown as `no images`."""
     canvas, axis = _canvas(height=max(1.2, 0.24 * len(values) + 0.6))
     labels = list(values)[::-1]
     shares = [100 * (values[label] or 0) for label in labels]
@@ -71,7 +70,7 @@ def bars(name: str, values: Mapping[str, float | None], x: str) -> str:
 
 
 def matrix(name: str, counts: np.ndarray, labels: Sequence[str], rows: str, columns: str) -> str:
-    """Counts by row and column, each row's shares as shades; few classes have their numbers too."""
+    """A matrix of counts, shaded by the share of each row; up to 12 classes show the counts."""
     counts = np.asarray(counts, float)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(7.0, 2.6 + 0.3 * len(labels))
@@ -94,13 +93,13 @@ def matrix(name: str, counts: np.ndarray, labels: Sequence[str], rows: str, colu
 def scatter(
     name: str, points: Mapping[str, np.ndarray], classes: Mapping[str, np.ndarray], title: str
 ) -> str:
-    """Points in the plane, coloured by group.
+    """A scatter plot, coloured by group.
 
     Args:
-      name: of the chart, unlike all others on the page.
-      points: by group, `[N,2]`.
-      classes: by group, `[N]`; where there are at most ten, each point is drawn as its number.
-      title: what it shows.
+      name: name of the chart, unique on the page.
+      points: `[N,2]`, by group.
+      classes: class numbers `[N]`, by group; drawn as digits if there are at most ten classes.
+      title: text below the plot.
     """
     canvas, axis = _canvas(height=_WIDTH)
     numbers = max(int(c.max(initial=0)) for c in classes.values()) < NUMBERED
@@ -121,7 +120,7 @@ def scatter(
 
 
 def _canvas(width: float = _WIDTH, height: float = _HEIGHT):
-    # Imported here, as it takes most of a second.
+    # Imported here, as importing matplotlib takes most of a second.
     from matplotlib.figure import Figure
 
     canvas = Figure(figsize=(width, height), layout="constrained")
@@ -138,7 +137,7 @@ def _canvas(width: float = _WIDTH, height: float = _HEIGHT):
 
 
 def _legend(axis) -> None:
-    """Above the axis, where it hides nothing."""
+    """Adds a legend above the axes, where it hides nothing."""
     axis.legend(
         frameon=False,
         fontsize=8,
@@ -150,7 +149,7 @@ def _legend(axis) -> None:
 
 
 def _short(label: str) -> str:
-    """A label that a chart has room for, as text alone: `$` would start a formula."""
+    """Shortens a label, and escapes `$`, which would start a formula."""
     label = label if len(label) <= 22 else f"{label[:21]}…"
     return label.replace("$", r"\$")
 
@@ -164,11 +163,11 @@ def _svg(canvas, name: str) -> str:
     text = file.getvalue()
     text = text[text.index("<svg") :].replace(_INK, "currentColor")
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    # Names are those of one page, where other charts have the same.
+    # Prefix ids, which other charts on the page use too.
     text = re.sub(r'id="', f'id="{name}-', text)
     text = re.sub(r'href="#', f'href="#{name}-', text)
     text = text.replace("url(#", f"url(#{name}-")
-    # As wide as there is room for, but not wider than drawn.
+    # Fill the available width, up to the width as drawn.
     width = re.search(r'<svg[^>]*? width="([\d.]+)pt"', text)[1]
     text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
     style = f'style="width:100%;max-width:{float(width) * 4 / 3:.0f}px;height:auto"'
@@ -176,12 +175,12 @@ def _svg(canvas, name: str) -> str:
 
 
 def compressed(png: bytes) -> str:
-    """A PNG as a JPEG in base64, see `jpeg`."""
+    """Converts a PNG to a JPEG in base64, see `jpeg`."""
     return jpeg(np.asarray(Image.open(io.BytesIO(png)).convert("RGB")))
 
 
 def jpeg(pixels: np.ndarray, least: int = 500, most: int = 1400) -> str:
-    """uint8 pixels `[H,W,3]` as a JPEG in base64, brought to a width that a page has room for."""
+    """Encodes uint8 pixels `[H,W,3]` as a JPEG in base64, `least` to `most` pixels wide."""
     image = Image.fromarray(pixels)
     if image.width < least:
         factor = -(-least // image.width)

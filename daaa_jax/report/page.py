@@ -1,4 +1,4 @@
-"""The report: a run's working directory, or a sweep's, as one HTML file that needs no network."""
+"""Writes the report of a run or of a sweep as one self-contained HTML file."""
 
 import base64
 import contextlib
@@ -22,18 +22,18 @@ _RUNS = "runs"
 
 @dataclasses.dataclass(frozen=True)
 class RunArtifacts:
-    """What a working directory holds of a run so far.
+    """The files of a run, finished or not.
 
     Attributes:
-      name: of the working directory.
-      about: `config.json`: `config`, `command` and `versions`.
-      result: `result.json`; None while the run goes on.
-      lines: of the metrics.
-      pairs: the picture of the pairs, a PNG.
+      name: name of the working directory.
+      about: content of `config.json`: `config`, `command` and `versions`.
+      result: content of `result.json`; None until the run is finished.
+      lines: lines of `metrics.jsonl`.
+      pairs: sheet of image pairs, a PNG.
       syncs: soft labels of each round, see `rounds.soft_labels`.
-      diagnostics: metrics of `diagnostics.write`.
-      arrays: of `diagnostics.write`.
-      upper_bound: the same of a run beside it that was trained on target labels, if there is one.
+      diagnostics: metrics written by `diagnostics.write`.
+      arrays: arrays written by `diagnostics.write`.
+      upper_bound: such arrays of a run in the same folder with `method=upper_bound`; empty if none.
     """
 
     name: str
@@ -48,10 +48,10 @@ class RunArtifacts:
 
 
 def write(workdir: Workdir) -> Path:
-    """Writes the report of a working directory, of a run still going on too.
+    """Writes the report of a run, finished or not.
 
     Returns:
-      The page's path.
+      Path of the page.
 
     Raises:
       UserError: if it is not a working directory.
@@ -73,12 +73,12 @@ def write(workdir: Workdir) -> Path:
 
 
 def render(found: RunArtifacts) -> str:
-    """The page as HTML."""
+    """Renders the page as HTML."""
     result, about = found.result, found.about
     config = about["config"]
     class_names = list(result["per_class"]) if result else []
     method = config.get("method", OURS)
-    seeds = (result or {}).get("seeds", [config.get("seed")])  # once one run could have several
+    seeds = (result or {}).get("seeds", [config.get("seed")])  # runs of older versions have several
     return templates.render(
         "run.html",
         title=result["task"] if result else found.name,
@@ -130,13 +130,13 @@ def _arrays(workdir: Workdir) -> dict[str, np.ndarray]:
 def _upper_bound(
     workdir: Workdir, diagnostics: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Of a run beside this one that was trained on target labels: same images, same layers."""
+    """Arrays of an upper-bound run in the same folder, with the same images and layers."""
     own = workdir.path.absolute()
     others: list[Path] = []
     with contextlib.suppress(OSError):
         others = sorted(place for place in own.parent.iterdir() if place != own)
     for other in map(Workdir, others):
-        # What is wrong with a neighbour is not this run's concern.
+        # Skip damaged runs.
         with contextlib.suppress(OSError, UserError, ValueError, KeyError, zipfile.BadZipFile):
             layers = (_json(other.diagnostics_json) or {}).get("layers")
             method = (_json(other.config_json) or {}).get("config", {}).get("method")
@@ -148,7 +148,7 @@ def _upper_bound(
 
 
 def _pairs(workdir: Workdir) -> bytes | None:
-    """The four-tuples of the CycleGAN, of this run or of the one that it has taken them from."""
+    """The sheet of image pairs, of this run or of the run whose stage `pair` it reuses."""
     places = [workdir]
     if pair := (_json(workdir.reused_json) or {}).get("pair"):
         places.append(Workdir(pair["from"]))
@@ -157,18 +157,18 @@ def _pairs(workdir: Workdir) -> bytes | None:
 
 
 def is_sweep(folder: Path) -> bool:
-    """Whether a folder is what `daaa_jax.reproduce` writes to."""
+    """Whether a folder was written by `daaa_jax.reproduce`."""
     return (folder / _RUNS).is_dir() and not Workdir(folder).config_json.exists()
 
 
 def write_sweep(folder: Path) -> Path:
-    """Writes the page of a sweep, of one still going on too.
+    """Writes the page of a sweep, finished or not.
 
     Args:
-      folder: as `daaa_jax.reproduce` writes it: `<table>.json`, `<figure>.svg`, and `runs/`.
+      folder: output of `daaa_jax.reproduce`: `<table>.json`, `<figure>.svg` and `runs/`.
 
     Returns:
-      The page's path.
+      Path of the page.
     """
     path = Workdir(folder).report
     title = f"Tables and figures in {folder.absolute().name}"

@@ -1,4 +1,4 @@
-"""What each section of a run's report shows: charts, tables and metrics for the template."""
+"""The content of each section of a run's report: charts, tables and metrics for the template."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from daaa_jax.inference import overlay
 from daaa_jax.report import charts
 from daaa_jax.runtime import image_grid, metrics
 
-_MOST_POINTS = 400  # of a curve; more are averaged
+_MOST_POINTS = 400  # per curve; neighbouring points are averaged beyond
 _STAGES = ("pair", "source", "adapt")
 VALIDATOR_NAMES = {
     "entropy": "entropy",
@@ -24,14 +24,14 @@ VALIDATOR_NAMES = {
 _NETWORKS = {"source": "source network", "adapted": "adapted network"}
 _DOMAINS = ("source", "target")
 _COUNTS = {
-    "gamma": "weight of the second view (0: not used, 1: as much as the image itself)",
+    "gamma": "weight of the second view (0: not used, 1: equal to the image itself)",
     "confident": "target images on which M^post is confident",
-    "contradictions": "of them, contradicted by the source network on their translations",
+    "contradictions": "of these, contradicted by the source network on their translations",
     "own": "contradicted by the source network on the images themselves",
     "others": "outside M^post's most frequent class",
     "e": "e, share contradicted on translations",
     "e0": "e0, share contradicted without a translation",
-    "e1": "e1, share that a view of one class would contradict",
+    "e1": "e1, share contradicted by a view that always names one class",
 }
 _VIEWS = {"used": "in use", "own": "M^post on the image", "second_view": "second view"}
 _SHARES = {
@@ -45,12 +45,12 @@ Lines = Sequence[Mapping[str, Any]]
 
 
 def percent(share: float | None) -> str:
-    """A share for people; None where there were no labels."""
+    """Formats a share in [0, 1] in per cent; None as `no labels`."""
     return "no labels" if share is None else f"{100 * share:.1f} %"
 
 
 def curve(lines: Lines, name: str, x: str = "") -> charts.Curve | None:
-    """Where a metric is known, against the round's number, or against `x`; long ones averaged."""
+    """The known values of a metric against the round, or against `x`; long curves are averaged."""
     points = [
         (line[x] if x else number, line[name])
         for number, line in enumerate(lines, start=1)
@@ -67,13 +67,13 @@ def curve(lines: Lines, name: str, x: str = "") -> charts.Curve | None:
 
 
 def _lines(name: str, curves: Mapping[str, charts.Curve | None], *axes: str, **options) -> list:
-    """A chart of the curves that are known; no chart where none is."""
+    """A chart of the known curves, in a list that is empty if there is none."""
     known = {label: curve for label, curve in curves.items() if curve is not None}
     return [Markup(charts.lines(name, known, *axes, **options))] if known else []
 
 
 def accuracies(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Accuracies on the target domain, and what they were measured on."""
+    """Accuracies and the images that they were measured on."""
     reached = result["accuracy"]
     target = reached["target_test"]
     items = [
@@ -102,7 +102,7 @@ def accuracies(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rounds(lines: Lines) -> list[Markup]:
-    """Accuracies and L_AT over the rounds of adaptation."""
+    """Charts of accuracy and L_AT over the rounds of adaptation."""
     each = metrics.rounds(lines)
     accuracy = {
         "target": curve(each, "target_test"),
@@ -117,12 +117,12 @@ def rounds(lines: Lines) -> list[Markup]:
 
 
 def soft_labels(lines: Lines, syncs: Lines, class_names: Sequence[str]) -> list[Markup]:
-    """Soft labels at each sync: how many are kept, how right they are, and of which classes.
+    """Charts of the soft labels at each sync: shares kept, accuracy, calibration, classes.
 
     Args:
-      lines: of the metrics.
+      lines: lines of `metrics.jsonl`.
       syncs: see `rounds.soft_labels`; may be empty.
-      class_names: of all classes; empty where they are not known yet.
+      class_names: names of all classes; empty before the run is finished.
     """
     each = metrics.rounds(lines)
     shares = {
@@ -167,15 +167,15 @@ def _by_class(sync: Mapping[str, Any], names: Sequence[str]) -> Iterator[Markup]
 def second_view(
     syncs: Lines, em: Mapping[str, Any] | None, settings: Mapping[str, Any]
 ) -> dict[str, Any] | None:
-    """How gamma was measured, and charts of each view's soft labels (ours, not the paper's).
+    """How gamma was measured, and charts of each view's soft labels (not in the paper).
 
     Args:
       syncs: see `rounds.soft_labels`.
-      em: of the result, see `second_view.SecondView.measure`; None while the run goes on.
+      em: `em` of the result, see `second_view.SecondView.measure`; None in an unfinished run.
       settings: `config.em`.
 
     Returns:
-      None without a second view.
+      Values for the template; None without a second view.
     """
     drawn: list[Markup] = []
     if any(len(sync.get("views", {})) > 1 for sync in syncs):
@@ -203,7 +203,7 @@ def second_view(
 
 
 def validators(lines: Lines) -> dict[str, Any] | None:
-    """Each validator's choice of a round, how far it is from the best, and its scores."""
+    """The round that each validator chooses, its distance to the best round, and the scores."""
     each = metrics.rounds(lines)
     known = [name for name in VALIDATORS if any(line.get(name) is not None for line in each)]
     if not known:
@@ -231,7 +231,7 @@ def _choice(name: str, each: Lines) -> list[str]:
 
 
 def rank_correlation(left: Sequence[float], right: Sequence[float]) -> float | None:
-    """Spearman's, equal values sharing their mean rank; None where either says nothing."""
+    """Spearman's rank correlation; None for fewer than three or for constant values."""
     if len(left) < 3 or len(set(left)) == 1 or len(set(right)) == 1:
         return None
     from scipy.stats import spearmanr
@@ -240,7 +240,7 @@ def rank_correlation(left: Sequence[float], right: Sequence[float]) -> float | N
 
 
 def classes(result: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Accuracy of each class, and the confusion of classes."""
+    """Accuracy by class, the confusion matrix, and the most frequent errors."""
     names, confusion = list(result["per_class"]), np.array(result["confusion"])
     if not confusion.sum():
         return None
@@ -264,14 +264,14 @@ def translations(
     arrays: Mapping[str, np.ndarray],
     class_names: Sequence[str],
 ) -> dict[str, Any] | None:
-    """How translations look, whether networks still see the label, and what they copy.
+    """Image pairs, colour distances, classes recognised in translations, and nearest real images.
 
     Args:
-      pairs: the picture of the pairs, a PNG.
-      colours: see `diagnostics.translation_colours`; empty where nothing was translated here.
-      diagnostics: metrics of `diagnostics.write`; empty before a run ends.
-      arrays: of `diagnostics.write`; likewise.
-      class_names: of all classes.
+      pairs: sheet of image pairs, a PNG.
+      colours: see `diagnostics.translation_colours`; empty if nothing was translated here.
+      diagnostics: metrics written by `diagnostics.write`; empty in an unfinished run.
+      arrays: arrays written by `diagnostics.write`; likewise.
+      class_names: names of all classes.
     """
     translated = diagnostics.get("translated", {})
     matrices = {name: np.array(translated[name]) for name in _NETWORKS if name in translated}
@@ -303,12 +303,12 @@ def translations(
 def attention(
     arrays: Mapping[str, np.ndarray], layers: Sequence[str], upper_bound: Mapping[str, np.ndarray]
 ) -> dict[str, Any] | None:
-    """Where the networks attend, as in Fig. 1 of the paper: a picture for each layer.
+    """Attention of the networks as in Fig. 1 of the paper, one picture per layer.
 
     Args:
-      arrays: of `diagnostics.write`; empty before a run ends.
-      layers: names of those that they hold.
-      upper_bound: the same, of a run that was trained on target labels; empty if none.
+      arrays: arrays written by `diagnostics.write`; empty in an unfinished run.
+      layers: names of the layers in `arrays`.
+      upper_bound: such arrays of a run trained on target labels; empty if none.
     """
     if "examples" not in arrays:
         return None
@@ -331,7 +331,7 @@ def _overlaid(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
 
 
 def features(arrays: Mapping[str, np.ndarray], class_names: Sequence[str]) -> dict[str, Any] | None:
-    """Both domains in the plane, as the source and the adapted network see them."""
+    """t-SNE plots of the features of both domains, of the source and the adapted network."""
     if "plane_source_source" not in arrays:
         return None
     labels = {domain: arrays[f"classes_{domain}"] for domain in _DOMAINS}
@@ -349,7 +349,7 @@ def features(arrays: Mapping[str, np.ndarray], class_names: Sequence[str]) -> di
 
 
 def losses(lines: Lines) -> list[Markup]:
-    """Every logged metric of every stage."""
+    """Charts of every logged metric of every stage."""
     drawn: list[Markup] = []
     for stage in _STAGES:
         here = [line for line in lines if line["stage"] == stage and "loss" in line]
@@ -361,7 +361,7 @@ def losses(lines: Lines) -> list[Markup]:
 
 
 def time(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Minutes of each stage, and the memory of an update."""
+    """Rows with the minutes of each stage and the memory of an update."""
     seconds, sizes = result["seconds"], result.get("step_bytes", {})
     rows = []
     for stage, value in seconds.items():

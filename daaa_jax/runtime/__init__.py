@@ -1,1 +1,1 @@
-"""What a run needs besides its mathematics: devices, checkpoints, figures, markers, progress."""
+"""Support for runs: devices, processes, checkpoints, files, metrics, preemption and progress."""

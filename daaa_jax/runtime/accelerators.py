@@ -1,4 +1,4 @@
-"""A GPU or TPU that this machine has and JAX does not use, and how to install what it needs."""
+"""Detects a GPU or TPU that JAX does not use, and says how to install its support."""
 
 import os
 import shutil
@@ -11,9 +11,9 @@ _TPU_FILES = ("/dev/accel0", "/dev/vfio/0")
 
 
 def unused() -> str:
-    """`cuda12` or `tpu`, the extra that is missing; empty if nothing is unused.
+    """The missing extra of JAX, `cuda12` or `tpu`; empty if no accelerator is unused.
 
-    Silent where `JAX_PLATFORMS=cpu` was set.
+    Also empty if `JAX_PLATFORMS=cpu` is set.
     """
     if os.environ.get("JAX_PLATFORMS") == "cpu" or jax.default_backend() != "cpu":
         return ""
@@ -25,11 +25,11 @@ def unused() -> str:
 
 
 def warn_if_unused() -> None:
-    """Says how to install the other JAX, as the first line of a command."""
+    """Prints how to install JAX for an accelerator that it does not use."""
     if extra := unused():
         kind = "TPU" if extra == "tpu" else "GPU"
         print(
-            f"this machine has a {kind}, and JAX runs on the CPU: pip install "
-            f'"jax[{extra}]" (or set JAX_PLATFORMS=cpu)',
+            f"this machine has a {kind}, but JAX runs on the CPU: pip install "
+            f'"jax[{extra}]", or set JAX_PLATFORMS=cpu to hide this message',
             flush=True,
         )

@@ -1,4 +1,4 @@
-"""The one place that knows how a stage's state is kept on disk and brought back bit for bit."""
+"""Saves the state of a stage to disk, and restores it bit for bit."""
 
 import contextlib
 import json
@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from daaa_jax.errors import UserError
 from daaa_jax.runtime import device_memory, distributed
 
-_SHOWN_MISFITS = 3
-# In what Orbax and its storage raise; the later says more.
-_DISK_REFUSES = (
+_SHOWN_MISMATCHES = 3
+# Found in the messages of Orbax and its storage; later entries are more specific.
+_DISK_ERRORS = (
     "Error writing",
     "Permission denied",
     "Read-only file system",
@@ -29,7 +29,7 @@ def abstract(state: Any) -> Any:
     """Shape, dtype and sharding of every array of a state, without the arrays.
 
     Args:
-      state: a tree of `jax.Array`, placed on the mesh that a restored state shall lie on.
+      state: a tree of `jax.Array`, placed as the restored state is to be placed.
 
     Returns:
       The same tree of `jax.ShapeDtypeStruct`, for `Checkpoints.restore`.
@@ -40,32 +40,31 @@ def abstract(state: Any) -> Any:
 
 
 class Checkpoints(contextlib.AbstractContextManager):
-    """Checkpoints of one stage, in one directory, the newest kept.
+    """Checkpoints of one stage, in one directory; only the newest are kept.
 
-    A checkpoint holds a state (a tree of arrays) and what the loop around it needs to go on (a
-    dict that JSON can express). It exists whole or not at all: what a killed save has left is
-    removed when the directory is opened again.
+    A checkpoint holds a state (a tree of arrays) and the loop state (a dict of JSON values). It is
+    written atomically: the remains of a killed save are removed when the directory is opened again.
     """
 
     def __init__(self, directory: str | Path, keep: int = 1):
-        """Opens, and makes if need be, a directory of checkpoints.
+        """Opens a directory of checkpoints, and creates it if needed.
 
         Args:
-          directory: where they lie.
-          keep: how many of the newest are kept.
+          directory: one for each stage.
+          keep: how many of the newest checkpoints are kept.
         """
-        # Imported here, as Orbax takes most of a second that commands without a checkpoint spare.
+        # Imported here, as it takes most of a second and not every command needs checkpoints.
         import orbax.checkpoint as ocp
 
         self._ocp = ocp
-        logging.getLogger("absl").addFilter(_is_not_raised_too)
+        logging.getLogger("absl").addFilter(_is_not_also_raised)
         self.directory = Path(directory).absolute()
-        # Orbax would do it on a thread of its own, which a command that ends at once outlives, and
-        # which then shows a traceback.
+        # Orbax would remove these on a background thread, which prints a traceback if the command
+        # ends before it does.
         if distributed.is_first():
-            for half in self.directory.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(half, ignore_errors=True)
-        # Without a registry a manager that has not saved yet cannot describe what it finds.
+            for unfinished in self.directory.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(unfinished, ignore_errors=True)
+        # Without a registry, a manager that has not saved yet cannot read a checkpoint's metadata.
         registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
         for item, handler, save, restore in (
             (
@@ -83,52 +82,52 @@ class Checkpoints(contextlib.AbstractContextManager):
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
             handler_registry=registry,
         )
-        # A manager asks JAX at each save whether the run is to end, by the stage's step. JAX keeps
-        # one counter for all who ask, and `preemption.Notice` asks by another: it would be misled.
+        # At each save a manager asks JAX, with the stage's step, whether the run is preempted. JAX
+        # keeps one counter for all callers, for which `preemption.Notice` counts differently.
         self._manager.reached_preemption = lambda step: False
 
     def latest_step(self) -> int | None:
-        """The newest checkpoint's step, that of a save still under way included."""
+        """The newest checkpoint's step, even if it is still being written; None without one."""
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any, loop: dict[str, Any]) -> bool:
-        """Starts to save; the arrays may be donated as soon as this returns.
+        """Starts a save in the background; the arrays may be donated as soon as this returns.
 
-        A step that is not above the newest is skipped: a resumed run passes steps that an
-        earlier one has saved already.
+        A step that is not above the newest is skipped: a resumed run repeats steps that are saved
+        already.
 
         Args:
-          step: the number of updates made.
+          step: number of updates made.
           state: a tree of `jax.Array`.
-          loop: figures of the loop, as JSON has them (tuples come back as lists).
+          loop: the loop state, JSON values (tuples come back as lists).
 
         Returns:
-          Whether it was not skipped.
+          False if the step was skipped.
         """
         latest = self.latest_step()
         if latest is not None and step <= latest:
             return False
-        # Written in the background, by when the caller's lists may have grown.
+        # A copy: the caller's lists may grow before the background thread writes them.
         loop = json.loads(json.dumps(loop))
         args = self._ocp.args.Composite(
             state=self._ocp.args.StandardSave(state), loop=self._ocp.args.JsonSave(loop)
         )
-        with self._told_of_disk():
+        with self._disk_errors_in_one_line():
             return self._manager.save(step, args=args)
 
     def restore(self, abstract_state: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
-        """Brings back a state and its loop.
+        """Restores a state and its loop state.
 
         Args:
-          abstract_state: what to expect and where to put it, as `abstract` gives it. The devices
-            need not be those it was saved from.
+          abstract_state: the expected shapes, dtypes and shardings, see `abstract`. The devices may
+            differ from those that the state was saved from.
           step: which checkpoint, by default the newest.
 
         Returns:
           `(state, loop)` as they were saved.
 
         Raises:
-          UserError: if there is no such checkpoint, it cannot be read, or does not fit: the
+          UserError: if there is no such checkpoint, it cannot be read, or does not match; then the
             message names the leaf, the shape found and the shape expected.
         """
         self.wait()
@@ -147,29 +146,29 @@ class Checkpoints(contextlib.AbstractContextManager):
             )
         except UserError:
             raise
-        except Exception as error:  # Orbax raises that very class on a damaged file
+        except Exception as error:  # Orbax raises this base class for a damaged file
             if distributed.is_loss(error) or device_memory.is_full(error):
                 raise
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise UserError(
-                f"checkpoint {self.directory / str(step)} cannot be read ({reason[0][:200]}): make "
-                f"sure that its disk can be read; if it is damaged, remove {self.directory.parent} "
-                "to start the stage again"
+                f"checkpoint {self.directory / str(step)} cannot be read ({reason[0][:200]}): "
+                "check that the disk is readable; if the checkpoint is damaged, remove "
+                f"{self.directory.parent} to run the stage again"
             ) from error
         return restored.state, restored.loop
 
     def wait(self) -> None:
-        """Returns when every save has reached the disk; raises what went wrong in one.
+        """Waits until every save is on disk; raises the error of a save that failed.
 
         Raises:
-          UserError: if the disk is full, or may not be written.
+          UserError: if the disk is full or not writable.
         """
-        with self._told_of_disk():
+        with self._disk_errors_in_one_line():
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, then lets go of the directory; raises as `wait` does."""
-        with self._told_of_disk():
+        """Waits as `wait` does, then closes the directory."""
+        with self._disk_errors_in_one_line():
             self._manager.close()
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
@@ -178,18 +177,18 @@ class Checkpoints(contextlib.AbstractContextManager):
             self.close()
 
     @contextlib.contextmanager
-    def _told_of_disk(self) -> Iterator[None]:
-        """One line instead of the hundreds in which Orbax says that a disk takes no more."""
+    def _disk_errors_in_one_line(self) -> Iterator[None]:
+        """Replaces Orbax's disk errors, of hundreds of lines, by a `UserError`."""
         try:
             yield
         except Exception as error:
             text = str(error)
-            if not any(sign in text for sign in _DISK_REFUSES):
+            if not any(sign in text for sign in _DISK_ERRORS):
                 raise
-            reason = next(sign for sign in reversed(_DISK_REFUSES) if sign in text)
+            reason = next(sign for sign in reversed(_DISK_ERRORS) if sign in text)
             raise UserError(
-                f"a checkpoint cannot be written to {self.directory} ({reason.lower()}): make "
-                "room, or see who may write there; the same command goes on from the last one"
+                f"a checkpoint cannot be written to {self.directory} ({reason.lower()}): free disk "
+                "space or change the permissions, then rerun the same command to resume"
             ) from error
 
     def _check_fit(self, step: int, abstract_state: Any) -> None:
@@ -198,27 +197,27 @@ class Checkpoints(contextlib.AbstractContextManager):
             raise ValueError("its state is missing")
         found = _leaves(metadata.tree)
         expected = _leaves(abstract_state)
-        misfits = [
+        mismatches = [
             f"{name} is {found.get(name, 'absent')}, expected {expected.get(name, 'no such leaf')}"
             for name in [*expected, *(found.keys() - expected.keys())]
             if found.get(name) != expected.get(name)
         ]
-        if misfits:
-            more = len(misfits) - _SHOWN_MISFITS
+        if mismatches:
+            more = len(mismatches) - _SHOWN_MISMATCHES
             raise UserError(
-                f"checkpoint {self.directory / str(step)} does not fit the settings: "
-                + "; ".join(misfits[:_SHOWN_MISFITS])
+                f"checkpoint {self.directory / str(step)} does not match the settings: "
+                + "; ".join(mismatches[:_SHOWN_MISMATCHES])
                 + (f"; and {more} more" if more > 0 else "")
             )
 
 
-def _is_not_raised_too(record: logging.LogRecord) -> bool:
-    """Whether a log says what nobody else does: Orbax logs, at length, what it raises as well."""
+def _is_not_also_raised(record: logging.LogRecord) -> bool:
+    """False for Orbax's long log entries of exceptions, which it raises as well."""
     return not (record.exc_info and "orbax" in record.pathname)
 
 
 def _leaves(tree: Any) -> dict[str, str]:
-    """Name → what it is, as in `"params.conv1.kernel": "float32[3,3,3,32]"`."""
+    """Name → dtype and shape, such as `"params.conv1.kernel": "float32[3,3,3,32]"`."""
     names = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):

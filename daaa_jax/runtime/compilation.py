@@ -1,4 +1,4 @@
-"""How programs are compiled: kept on disk for the next start, and on request without chance."""
+"""Compilation options: the persistent cache, and deterministic operations on request."""
 
 import os
 import platform
@@ -8,17 +8,17 @@ from pathlib import Path
 
 import jax
 
-# Shorter compilations are not worth a file; the default of a second leaves out the digit networks.
+# Seconds; shorter compilations are not cached. JAX's default of 1 s leaves out the digit networks.
 _SHORTEST_COMPILATION = 0.1
 
 
 def enable_cache() -> Path | None:
     """Turns on JAX's persistent compilation cache.
 
-    It lies in `~/.cache/daaa_jax/xla`, or where `JAX_COMPILATION_CACHE_DIR` says.
+    It is in `JAX_COMPILATION_CACHE_DIR` if set, else in `~/.cache/daaa_jax/xla`.
 
     Returns:
-      The folder, or None if it cannot be written and the run goes without.
+      The folder, or None if it is not writable and the run uses no cache.
     """
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _SHORTEST_COMPILATION)
@@ -28,7 +28,7 @@ def enable_cache() -> Path | None:
             folder = Path.home() / ".cache" / "daaa_jax" / "xla" / _processor()
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
-        except (OSError, RuntimeError):  # no home at all is a RuntimeError
+        except (OSError, RuntimeError):  # a missing home folder is a RuntimeError
             # JAX itself would warn once for every program.
             return None
         jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -37,16 +37,16 @@ def enable_cache() -> Path | None:
 
 
 def be_deterministic() -> None:
-    """Has XLA leave out what gives other bits each time on a GPU; before JAX's first computation.
+    """Restricts XLA to deterministic operations on a GPU; call it before JAX's first computation.
 
-    CPUs and TPUs compute the same bits each time as they are.
+    CPUs and TPUs are deterministic by default.
     """
     flag = "--xla_gpu_deterministic_ops=true"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
 
 
 def _processor() -> str:
-    """Tells kinds of processor apart: home folders are shared, and one may lack the other's AVX."""
+    """Identifies the kind of processor: machines that share a home folder may differ in AVX."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         flags = next(line for line in lines if line.startswith(("flags", "Features")))

@@ -1,4 +1,4 @@
-"""A step is compiled before its first update, which tells what memory it takes, and if it fits."""
+"""Compiles a step before its first update, reports its memory and checks that it fits."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -12,21 +12,21 @@ _MIB = 2**20
 
 
 def compile_step(name: str, step: Callable, arguments: tuple, reduce: str) -> Callable:
-    """Compiles a jitted step for its arguments, and prints once what memory it takes.
+    """Compiles a jitted step for its arguments, and prints how much memory it takes.
 
     Args:
-      name: the stage.
-      step: as `jax.jit` gives it.
+      name: of the stage.
+      step: a function returned by `jax.jit`.
       arguments: those of the first call.
-      reduce: the settings that make it take less, for the message.
+      reduce: the settings that reduce its memory, for the error message.
 
     Returns:
       The compiled step, for arguments of the same shapes and shardings.
 
     Raises:
-      UserError: if the devices have less memory than the step takes.
+      UserError: if the step takes more memory than the devices have.
     """
-    # It can take minutes, in which nothing else is shown.
+    # Compiling can take minutes, during which nothing else is printed.
     print(f"{name}: compiling its step", flush=True)
     with enough_memory(f"stage {name}", reduce):
         compiled = step.lower(*arguments).compile()
@@ -44,14 +44,14 @@ def compile_step(name: str, step: Callable, arguments: tuple, reduce: str) -> Ca
 
 @contextlib.contextmanager
 def enough_memory(name: str, reduce: str) -> Iterator[None]:
-    """Tells what to change where the devices run out of memory.
+    """Turns the out-of-memory errors of a block into a `UserError` that names what to change.
 
     Args:
-      name: what is going on.
-      reduce: the settings that make it take less.
+      name: what the block does, for the message.
+      reduce: the settings that reduce its memory.
 
     Raises:
-      UserError: instead of JAX's own error, of some hundred lines.
+      UserError: instead of JAX's error of some hundred lines.
     """
     try:
         yield
@@ -67,9 +67,9 @@ def is_full(error: Exception) -> bool:
 
 
 def step_bytes(compiled: Any) -> int | None:
-    """What a compiled step takes on each device; None where that cannot be told.
+    """Memory of a compiled step on each device, in bytes; None if the backend does not report it.
 
-    Arguments, results and all that lives between them; donated arguments count once.
+    Includes arguments, results and temporaries; donated arguments count once.
     """
     analysis = compiled.memory_analysis()
     if analysis is None:

@@ -1,4 +1,4 @@
-"""Several processes as one run: how they find each other, wait, agree, and end together."""
+"""Several processes as one run: how they connect, wait for each other, agree, and end together."""
 
 import os
 import sys
@@ -12,39 +12,39 @@ from jax.experimental import multihost_utils
 
 from daaa_jax.errors import UserError
 
-# How a process ends, for what starts it: 0 is finished, 1 is for a person to mend, and after
-# anything else, this one above all, the same command on every host goes on from the last save.
+# Exit codes, for launchers: 0 is finished and 1 needs a person to fix something. After any other
+# code, this one in particular, the same command on every host resumes from the last checkpoint.
 RESTART = 75
-# Seconds without a sign of life after which a process counts as dead, and all others end.
+# Seconds without a heartbeat after which a process counts as dead, and all others end.
 _HEARTBEAT = 30
 _SHUTDOWN = 60
 _METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/"
 _LONGEST_TEXT = 4096
-# How JAX's runtime errors begin that no other process's end can cause.
-_COMES_AGAIN = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
+# Prefixes of JAX's runtime errors that are not caused by the end of another process.
+_NOT_A_LOSS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
 
 
 class Unreached(Exception):
-    """The other processes of a run were not there in time."""
+    """The other processes of a run did not connect in time."""
 
 
 def start(
     coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
 ) -> None:
-    """Joins the other processes of a run, if there are any; before JAX's first computation.
+    """Connects to the other processes of a run, if any; call it before JAX's first computation.
 
     On Cloud TPU, Slurm, Kubernetes (an indexed Job or JobSet) and Open MPI, JAX finds them by
-    itself; elsewhere the arguments say where they are. A single process starts nothing. All
-    processes but the first are silent from here on, but for errors.
+    itself; elsewhere all arguments are required. With a single process nothing happens. From here
+    on only process 0 writes to standard output.
 
     Args:
-      coordinator: `HOST:PORT` of process 0, a free port there.
-      num_processes: how many there are.
-      process_id: which this one is, counted from 0.
+      coordinator: `HOST:PORT` of process 0; the port must be free.
+      num_processes: number of processes.
+      process_id: number of this process, from 0.
 
     Raises:
-      UserError: if the arguments are incomplete or do not suit.
-      Unreached: if the others were not there in time; they may be, the next time.
+      UserError: if the arguments are incomplete or invalid.
+      Unreached: if the other processes did not connect in time; another try may succeed.
     """
     given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
     if any(value is not None for value in given.values()):
@@ -63,13 +63,13 @@ def start(
         )
     except ValueError as error:
         raise UserError(
-            f"the processes of this run do not find each other ({_first_line(error)}): say where "
+            f"the processes of this run cannot find each other ({_first_line(error)}): say where "
             "they are by --coordinator, --num_processes and --process_id"
         ) from error
     except RuntimeError as error:
         raise Unreached(
             f"the processes of this run did not find each other ({_first_line(error)}): make sure "
-            "that the same command starts on every host, and start all of them again"
+            "that the same command runs on every host, and start all of them again"
         ) from error
     if jax.process_index():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, for the process's life
@@ -84,7 +84,7 @@ def _check(given: Mapping[str, str | int | None]) -> None:
         )
     host, _, port = str(given["coordinator"]).rpartition(":")
     if not host or not port.isdecimal():
-        raise UserError(f"--coordinator={given['coordinator']} is no HOST:PORT")
+        raise UserError(f"--coordinator={given['coordinator']} is not of the form HOST:PORT")
     if not 0 <= given["process_id"] < given["num_processes"]:
         raise UserError(
             f"--process_id={given['process_id']} must be from 0 to --num_processes less 1, "
@@ -93,15 +93,11 @@ def _check(given: Mapping[str, str | int | None]) -> None:
 
 
 def in_cluster(environment: Mapping[str, str]) -> bool:
-    """Whether a launcher has started this process as one of several.
-
-    Args:
-      environment: the environment variables.
-    """
+    """Whether a launcher has started this process as one of several, by environment variables."""
     for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
         if int(environment.get(name) or 1) > 1:
             return True
-    # How many pods there are, JAX asks the cluster itself.
+    # JAX asks the cluster itself for the number of pods.
     if "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment:
         return True
     if int(environment.get("MEGASCALE_NUM_SLICES") or 1) > 1:
@@ -110,7 +106,7 @@ def in_cluster(environment: Mapping[str, str]) -> bool:
 
 
 def _tpu_hosts(environment: Mapping[str, str]) -> list[str]:
-    """The hosts of the TPU slice that this one belongs to; empty where there is no TPU."""
+    """The hosts of this machine's TPU slice; empty without a TPU."""
     for name in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"):  # GKE
         if environment.get(name):
             return environment[name].split(",")
@@ -127,25 +123,25 @@ def _tpu_hosts(environment: Mapping[str, str]) -> list[str]:
 
 
 def started() -> bool:
-    """Whether this process is one of several; asks no device."""
+    """Whether this process is one of several; initialises no device."""
     return jax.distributed.is_initialized()
 
 
 def is_loss(error: Exception) -> bool:
-    """Whether an error may be the sight of another process's end.
+    """Whether an error may be caused by the end of another process.
 
-    One that would come again, such as too little memory, is not: it is for a person to mend.
+    An error that would recur, such as too little memory, is not: a person must fix it.
     """
     if not (started() and isinstance(error, jax.errors.JaxRuntimeError)):
         return False
-    return not str(error).startswith(_COMES_AGAIN)
+    return not str(error).startswith(_NOT_A_LOSS)
 
 
 def loss(error: Exception) -> str:
-    """What to say of it."""
+    """The message for an error of which `is_loss` is true."""
     return (
-        f"process {jax.process_index()} has lost another one ({_first_line(error)}); start all of "
-        "them again, the run goes on from its last checkpoint"
+        f"process {jax.process_index()} has lost another one ({_first_line(error)}): start all of "
+        "them again to resume from the last checkpoint"
     )
 
 
@@ -154,44 +150,44 @@ def _first_line(error: Exception) -> str:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes what all would write alike.
+    """Whether this is process 0, which alone writes files that are the same for all.
 
-    Asks no device where there is only one process.
+    Initialises no device if there is only one process.
     """
     return not started() or jax.process_index() == 0
 
 
 def barrier(name: str) -> None:
-    """Returns when every process is here; `name` tells barriers apart."""
+    """Waits until every process has reached the barrier `name`."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def of_first(find: Callable[[], str]) -> str:
-    """What the first process finds holds for all; the others do not look.
+    """The result of `find` on process 0, sent to all processes.
 
-    A file system that hosts share may show them a little later what it shows the first.
+    On a shared file system, other hosts may see a change later than process 0 does.
 
     Args:
-      find: called on the first process alone.
+      find: called on process 0 only; returns up to 4,096 bytes of text.
     """
     if jax.process_count() == 1:
         return find()
     content = find().encode() if is_first() else b""
     if len(content) > _LONGEST_TEXT:
-        raise ValueError(f"a text of {len(content)} bytes is not sent to other processes")
+        raise ValueError(f"a text of {len(content)} bytes is too long for other processes")
     padded = np.zeros(_LONGEST_TEXT, np.uint8)
     padded[: len(content)] = np.frombuffer(content, np.uint8)
-    # The sum over processes, by which it is sent, has a wider type.
+    # The broadcast is a sum over processes, which has a wider type.
     sent = np.asarray(multihost_utils.broadcast_one_to_all(padded)).astype(np.uint8)
     return sent.tobytes().rstrip(b"\0").decode()
 
 
 def check_shared(folder: Path) -> None:
-    """Makes sure that all processes see the same working directory, which exists.
+    """Checks that all processes see the same working directory, which must exist.
 
     Raises:
-      UserError: on a process that does not see what the first one writes there.
+      UserError: on a process that does not see a file written by process 0.
     """
     if jax.process_count() == 1:
         return
@@ -212,9 +208,9 @@ def check_shared(folder: Path) -> None:
 
 
 def end_at_once(code: int) -> None:
-    """Ends this process without waiting for others, who may never come.
+    """Ends this process without waiting for the others, which may never respond.
 
-    They notice by what they were about to do together, or by its missing signs of life.
+    They notice in the next collective operation, or by the missing heartbeat.
     """
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""How a command that trains ends: its exit code, and one line for a person."""
+"""Exit codes of commands that train, with one line on standard error for expected failures."""
 
 import errno
 import os
@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from daaa_jax.errors import UserError
 
-# A full disk, a quota, no permission, a disk that fails: nothing of the program's own.
-_TO_MEND = {
+# A full disk, a quota, missing permissions, a failing disk: no bugs of the program.
+_FIXED_BY_USER = {
     errno.ENOSPC,
     errno.EDQUOT,
     errno.EACCES,
@@ -22,11 +22,11 @@ _TO_MEND = {
 
 
 def run(command: Callable[[], None]) -> None:
-    """Calls a command, and ends the process where it fails.
+    """Calls a command, and ends the process if it fails.
 
-    With 0 when all is done, with 1 and one line where a person must mend something, and with
-    `distributed.RESTART` where the same command goes on: after SIGTERM, and when another process
-    of the run has ended, or was not there in time.
+    The exit code is 0 when finished; 1, with one line, if a person must fix something; and
+    `distributed.RESTART` if the same command resumes the run: after SIGTERM, and when another
+    process of the run has ended or did not connect in time.
     """
     try:
         command()
@@ -35,29 +35,29 @@ def run(command: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; what was saved is kept\n")
         sys.stderr.flush()
-        # Of the signal, so that a shell script around it ends too.
+        # Ends by the signal, so that a calling shell script ends too.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _TO_MEND:
+        if isinstance(error, OSError) and error.errno in _FIXED_BY_USER:
             _end(f"error: {error.filename or 'a file'}: {error.strerror.lower()}", 1)
-        # Imported here, so that a misspelt flag is answered at once.
+        # Imported here, so that a misspelt flag is reported at once.
         from daaa_jax.runtime import distributed, preemption
 
         if isinstance(error, preemption.Preempted):
-            sys.stderr.write(f"told to end: {error}; the same command goes on from there\n")
+            sys.stderr.write(f"preempted: {error}; rerun the same command to resume\n")
             sys.exit(distributed.RESTART)
         if isinstance(error, distributed.Unreached):
             _end(f"error: {error}", distributed.RESTART)
         if distributed.is_loss(error):
             _end(f"error: {distributed.loss(error)}", distributed.RESTART)
-        if distributed.started():  # its usual end would wait for the others
+        if distributed.started():  # a normal exit would wait for the others
             _end(traceback.format_exc(), 1)
         raise
 
 
 def _end(message: str, code: int) -> None:
-    """Ends the process; one of several does not wait for the others, who may wait for it."""
+    """Ends the process; one of several does not wait for the others, which may wait for it."""
     sys.stderr.write(f"{message}\n")
     if "jax" in sys.modules:
         from daaa_jax.runtime import distributed

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all: bytes, JSON, and checksums of what they hold."""
+"""Atomic writes of bytes and JSON, and checksums of arrays and settings."""
 
 import contextlib
 import hashlib
@@ -20,20 +20,20 @@ from daaa_jax.runtime import mesh as meshes
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`, which takes its place when the block ends without an error.
+    """A temporary file that replaces `path` when the block ends without an error.
 
-    Readers, and a run that is killed, see the old file or the new one, whole. The folder is made if
-    need be.
+    Even if the process is killed, `path` is the complete old file or the complete new one. Its
+    folder is created if needed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Processes of several containers can have the same number.
+    # Random, as processes in different containers can have the same id.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:  # of a full disk, for one, says no name
+    except OSError as error:  # that of a full disk names no file
         error.filename = error.filename or str(path)
         raise
     finally:
@@ -42,7 +42,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """Writes a file atomically, on the first of several processes, as all would write the same."""
+    """Writes a file atomically, on process 0 only."""
     if distributed.is_first():
         with replacing(Path(path)) as temporary:
             temporary.write_bytes(content)
@@ -52,21 +52,18 @@ def write_json(path: str | Path, value: Any) -> None:
     """Writes a value as readable JSON, atomically.
 
     Args:
-      path: the file; its folder is made if need be.
-      value: anything that `plain` understands. Numbers that are not finite become null.
+      path: the file; its folder is created if needed.
+      value: anything that `plain` accepts. Numbers that are not finite become null.
     """
     text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
     write_bytes(path, (text + "\n").encode())
 
 
 def read_json(path: str | Path) -> Any:
-    """What `write_json` wrote.
-
-    Args:
-      path: the file.
+    """Reads a JSON file.
 
     Raises:
-      UserError: if it is no JSON, or there is no such file.
+      UserError: if the file does not exist or is not valid JSON.
     """
     try:
         return json.loads(Path(path).read_bytes())
@@ -77,16 +74,13 @@ def read_json(path: str | Path) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Turns mappings, sequences, paths, NumPy and JAX scalars and arrays into what JSON knows.
-
-    Args:
-      value: what shall be written.
+    """Converts mappings, sequences, paths, NumPy and JAX scalars and arrays to JSON types.
 
     Returns:
-      dicts with string keys, lists, strings, bools, ints, finite floats and None.
+      Dicts with string keys, lists, strings, bools, ints, finite floats and None.
 
     Raises:
-      TypeError: if there is something else in it.
+      TypeError: for a value of any other type.
     """
     if value is None or isinstance(value, bool | int | str):
         return value
@@ -94,7 +88,7 @@ def plain(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if isinstance(value, Path):
         return str(value)
-    if hasattr(value, "items"):  # a ConfigDict is no Mapping
+    if hasattr(value, "items"):  # a ConfigDict is not a Mapping
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
@@ -104,10 +98,10 @@ def plain(value: Any) -> Any:
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:
-    """Hash of settings: the same for equal ones, in whatever order and on any machine.
+    """Hash of settings, independent of their order and of the machine.
 
     Args:
-      settings: as `plain` understands them.
+      settings: values that `plain` accepts.
 
     Returns:
       The SHA-256 of their canonical JSON, in hexadecimal.
@@ -119,7 +113,7 @@ def settings_hash(settings: Mapping[str, Any]) -> str:
 def checksum(tree: Any) -> str:
     """The SHA-256 of a tree of arrays: of the leaves' names, types, shapes and bytes.
 
-    What has an attribute `sha256`, as images in files have, is not read: that stands for its bytes.
+    A leaf with an attribute `sha256`, such as images in files, is not read: its `sha256` is used.
     """
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -134,15 +128,15 @@ def checksum(tree: Any) -> str:
 
 
 def differing_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Lists what is not the same in two nested settings.
+    """Lists the differences between two nested settings.
 
     Args:
-      old: the settings of before, possibly read from JSON.
-      new: those of now.
+      old: earlier settings, possibly read from JSON.
+      new: current settings.
 
     Returns:
-      Lines such as `adapt.beta (was 0.1, is 0.3)`, in the order of the names; empty exactly if
-      the hashes are equal.
+      Lines such as `adapt.beta (was 0.1, is 0.3)`, sorted by name; empty exactly if the hashes are
+      equal.
     """
     before, now = _flat(plain(old)), _flat(plain(new))
     return [
@@ -153,7 +147,7 @@ def differing_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[s
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, str]:
-    """Dotted name → JSON text: text, as 1, 1.0 and True are equal in Python but not in JSON."""
+    """Dotted name → value as JSON text, as 1, 1.0 and True are equal in Python but not in JSON."""
     if isinstance(value, dict) and (value or not prefix):
         leaves: dict[str, str] = {}
         for key, item in value.items():
@@ -163,7 +157,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, str]:
 
 
 def _sync_folder(folder: Path) -> None:
-    # The rename itself lies in the folder; some file systems and Windows cannot sync one.
+    # Makes the rename durable; some file systems and Windows cannot sync a folder.
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:

@@ -10,7 +10,7 @@ from daaa_jax.runtime import files
 
 
 def grid(images: np.ndarray, gap: int = 2) -> np.ndarray:
-    """Lays images out in rows and columns on white.
+    """Arranges images in rows and columns on a white background.
 
     Args:
       images: `[rows,columns,H,W,3]` in [-1,1].
@@ -30,7 +30,7 @@ def grid(images: np.ndarray, gap: int = 2) -> np.ndarray:
 
 
 def write_png(path: Path, pixels: np.ndarray, scale: int = 2) -> None:
-    """Writes uint8 `[H,W,3]` pixels, each enlarged to `scale`² of them, or not at all."""
+    """Writes uint8 `[H,W,3]` pixels atomically, enlarged `scale` times in both directions."""
     content = io.BytesIO()
     enlarged = pixels.repeat(scale, axis=0).repeat(scale, axis=1)
     Image.fromarray(enlarged).save(content, format="png")

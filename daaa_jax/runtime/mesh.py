@@ -1,4 +1,4 @@
-"""Which device holds what: batches are split over all, states copied to each, or split too."""
+"""Placement of arrays on devices: batches are split, states are replicated or sharded."""
 
 import dataclasses
 import math
@@ -14,22 +14,22 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from daaa_jax.errors import UserError
 
 DATA, SHARDS = "data", "shards"
-SPLIT_FROM = 1024  # numbers in an array; smaller ones are not worth a message
+SPLIT_FROM = 1024  # elements; smaller arrays are not worth the communication
 
 
 def data_mesh(devices: Sequence[jax.Device] | None = None, shards: int = 1) -> Mesh:
-    """The mesh that every stage runs on.
+    """The device mesh of every stage.
 
     Args:
-      devices: the devices to use, by default all of them, those of other processes too.
-      shards: number of devices that hold one copy of a state together (as FSDP and ZeRO do).
+      devices: the devices to use, by default all, including those of other processes.
+      shards: number of devices that share one copy of a state (as in FSDP and ZeRO).
 
     Returns:
-      A mesh with the axis `data`, and where `shards` is not 1 a second one, `shards`. Devices of
-      one process are neighbours, so that its rows of a batch are, too.
+      A mesh with the axis `data`, and a second axis `shards` unless `shards` is 1. Devices of one
+      process are neighbours, so that its rows of a batch are contiguous.
 
     Raises:
-      UserError: if `shards` does not divide the number of devices; names what does.
+      UserError: if `shards` does not divide the number of devices; names the divisors.
     """
     devices = jax.devices() if devices is None else devices
     devices = np.array(sorted(devices, key=lambda device: (device.process_index, device.id)))
@@ -46,20 +46,20 @@ def data_mesh(devices: Sequence[jax.Device] | None = None, shards: int = 1) -> M
 
 
 def connect(mesh: Mesh) -> None:
-    """Lets every group of devices that sums something meet, while the processes are together.
+    """Connects every group of devices that communicates, before the processes get out of step.
 
-    They are together just after JAX has exchanged the lists of devices. On CPUs, Gloo gives the
-    devices of a group 30 seconds to meet the first time, and processes that load data or compile
-    can be further apart; later it waits far longer.
+    Call it just after JAX has exchanged the lists of devices. On CPUs, Gloo allows 30 seconds for
+    the first connection of a group, and processes that load data or compile can be further apart;
+    later it waits far longer.
 
     Args:
-      mesh: the mesh; if all its devices belong to this process, nothing happens.
+      mesh: if all its devices belong to this process, nothing happens.
     """
     if replicated(mesh).is_fully_addressable:
         return
-    # JAX's own barriers and broadcasts sum over groups of one device of each process.
+    # JAX's barriers and broadcasts sum over a group with one device of each process.
     multihost_utils.sync_global_devices("connected")
-    # No set, whose order differs between processes. With one axis both are the same.
+    # Not a set, whose order differs between processes. With one axis both groups are the same.
     for axes in dict.fromkeys([mesh.axis_names, *((name,) for name in mesh.axis_names)]):
         size = math.prod(mesh.shape[name] for name in axes)
         ones = place(np.ones(size), NamedSharding(mesh, PartitionSpec(axes)))
@@ -67,7 +67,7 @@ def connect(mesh: Mesh) -> None:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Sharding of an array that lies whole on every device."""
+    """Sharding of an array that every device holds in full."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -77,14 +77,14 @@ def batch_sharded(mesh: Mesh) -> NamedSharding:
 
 
 def state_shardings(shapes: Any, mesh: Mesh) -> Any:
-    """Shardings of a state: whole on every device, or split over the axis `shards`.
+    """Shardings of a state: replicated, or split over the axis `shards`.
 
     Args:
       shapes: a tree of arrays or of `jax.ShapeDtypeStruct`.
-      mesh: the mesh.
+      mesh: without the axis `shards`, every array is replicated.
 
     Returns:
-      The tree of shardings. An array is split along the largest dimension that the axis divides.
+      The tree of shardings. An array is split along its largest dimension that `shards` divides.
     """
     shards = mesh.shape.get(SHARDS, 1)
 
@@ -99,15 +99,15 @@ def state_shardings(shapes: Any, mesh: Mesh) -> Any:
 
 
 def check_batch_size(name: str, size: int, mesh: Mesh) -> None:
-    """Makes sure that a batch splits evenly over the mesh.
+    """Checks that a batch splits evenly over the mesh.
 
     Args:
       name: the setting that holds the size, for the message.
       size: the global batch size.
-      mesh: the mesh.
+      mesh: its number of devices must divide `size`.
 
     Raises:
-      UserError: if it does not; names the nearest sizes that do.
+      UserError: if it does not; names the nearest valid sizes.
     """
     devices = mesh.size
     if size > 0 and size % devices == 0:
@@ -121,30 +121,25 @@ def check_batch_size(name: str, size: int, mesh: Mesh) -> None:
 
 
 def place(tree: Any, shardings: Any) -> Any:
-    """Puts every array of a tree where its sharding says.
+    """Places every array of a tree by its sharding.
 
     Args:
-      tree: arrays (of NumPy or JAX, typed PRNG keys too), the same on each process.
-      shardings: of each.
+      tree: arrays (NumPy or JAX, including typed PRNG keys), the same on each process.
+      shardings: one for each array.
 
     Returns:
       The tree on the devices. It shares no buffer with `tree`, so either may be donated.
     """
     if all(sharding.is_fully_addressable for sharding in jax.tree.leaves(shardings)):
         # Without may_alias=False a state could share its buffers with the caller's arrays, and
-        # donating the one would delete the other. On a CPU it does not hold for NumPy's arrays.
+        # donating the one would delete the other. On a CPU it has no effect on NumPy arrays.
         tree = jax.tree.map(lambda x: x.copy() if isinstance(x, np.ndarray) else x, tree)
         return jax.device_put(tree, shardings, may_alias=False)
     return jax.tree.map(_place_on_many_processes, tree, shardings)
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Copies every array of a tree to every device of the mesh.
-
-    Args:
-      tree: as for `place`.
-      mesh: the mesh.
-    """
+    """Copies every array of a tree to every device of the mesh, see `place`."""
     return place(tree, jax.tree.map(lambda _: replicated(mesh), tree))
 
 
@@ -152,9 +147,9 @@ def shard_batch(tree: Any, mesh: Mesh) -> Any:
     """Splits the first dimension of every array of a tree over the devices of the mesh.
 
     Args:
-      tree: the *global* batch, arrays `[B, ...]`, the same on each process; a process moves no more
-        than the rows that its own devices hold.
-      mesh: the mesh, whose size divides each B.
+      tree: the *global* batch, arrays `[B, ...]`, the same on each process; a process transfers
+        only the rows of its own devices.
+      mesh: its size must divide each B.
 
     Returns:
       The tree on the mesh, global shapes unchanged.
@@ -164,30 +159,30 @@ def shard_batch(tree: Any, mesh: Mesh) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """The rows of a batch that this process's devices hold: parts `first` to `last` of `of`."""
+    """The rows of a batch on this process's devices: parts `first` to `last - 1` of `of`."""
 
     first: int
     last: int
     of: int
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
-        """Those of an array `[B, ...]` that is the same on each process; `of` divides B."""
+        """Selects them from an array `[B, ...]`, the same on each process; `of` must divide B."""
         each = len(rows) // self.of
         return rows[self.first * each : self.last * each]
 
 
 def local_share(mesh: Mesh) -> Share:
-    """What of every batch this process has to read."""
+    """The part of every batch that this process reads."""
     here = [device.process_index == jax.process_index() for device in mesh.devices.flat]
     return Share(here.index(True), len(here) - here[::-1].index(True), len(here))
 
 
 def assemble_batch(tree: Any, mesh: Mesh) -> Any:
-    """Makes global arrays of what each process has read.
+    """Assembles global arrays from the rows that each process has read.
 
     Args:
-      tree: this process's rows, as `local_share` takes them of a batch.
-      mesh: the mesh.
+      tree: this process's rows of a batch, as selected by `local_share`.
+      mesh: the mesh of `local_share`.
 
     Returns:
       The tree on the mesh, arrays `[B, ...]` whose first dimension is split over the devices.
@@ -202,10 +197,10 @@ def assemble_batch(tree: Any, mesh: Mesh) -> Any:
 
 
 def to_host(tree: Any) -> Any:
-    """The whole of every array as NumPy's; all processes call it together.
+    """Every array in full, as a NumPy array; all processes must call it together.
 
     Args:
-      tree: arrays, of which a process may hold a part only; typed PRNG keys come as their data.
+      tree: arrays, possibly split over processes; typed PRNG keys are returned as their data.
     """
 
     def whole(leaf):

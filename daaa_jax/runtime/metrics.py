@@ -1,4 +1,4 @@
-"""Metrics of a run: JSON lines, and TensorBoard's events."""
+"""Metrics of a run, as JSON lines and TensorBoard events."""
 
 import contextlib
 import io
@@ -15,18 +15,18 @@ from daaa_jax.runtime import distributed, files
 
 
 class MetricWriter(contextlib.AbstractContextManager):
-    """Writes metrics and pictures of a run; only process 0 does, the others pass in silence.
+    """Writes metrics and images of a run, on process 0 only.
 
-    `metrics.jsonl` has one JSON object a line: `stage`, `step`, and the metrics. TensorBoard sees
-    each stage as a run of its own, under `tensorboard/<stage>/`.
+    `metrics.jsonl` has one JSON object per line: `stage`, `step`, and the metrics. TensorBoard
+    shows each stage as a separate run, from `tensorboard/<stage>/`.
     """
 
     def __init__(self, path: Path, tensorboard: Path):
-        """Opens the files, made if need be, to append to them.
+        """Opens the files to append to them, and creates them if needed.
 
         Args:
-          path: of the JSON lines.
-          tensorboard: the folder of TensorBoard's events.
+          path: the file of JSON lines.
+          tensorboard: the folder of TensorBoard events.
         """
         self.path, self._events_folder = path, tensorboard
         self._events: dict[str, Any] = {}
@@ -34,16 +34,15 @@ class MetricWriter(contextlib.AbstractContextManager):
         self._file: io.TextIOWrapper | None = None
         if distributed.is_first():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            _cut_torn_line(self.path)
+            _drop_incomplete_line(self.path)
             self._file = self._open()
 
     def scalars(self, stage: str, step: int, metrics: Mapping[str, Any]) -> None:
         """Writes the metrics of one step.
 
         Args:
-          stage: the stage's name.
-          step: the number of updates made.
-          metrics: name → number (a scalar array will do). One that is not finite becomes null.
+          step: number of updates made.
+          metrics: name → number or scalar array. Values that are not finite become null.
         """
         if self._file is None:
             return
@@ -57,16 +56,15 @@ class MetricWriter(contextlib.AbstractContextManager):
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
 
     def image(self, stage: str, step: int, name: str, image: np.ndarray) -> None:
-        """Writes a picture, for TensorBoard alone.
+        """Writes an image, to TensorBoard only.
 
         Args:
-          stage: the stage's name.
-          step: the number of updates made.
-          name: the picture's name.
+          step: number of updates made.
+          name: title of the image in TensorBoard.
           image: uint8 `[H, W, C]`, C being 1 or 3.
 
         Raises:
-          ValueError: if it is no such array.
+          ValueError: if `image` has another shape or type.
         """
         image = np.asarray(image)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (1, 3):
@@ -77,11 +75,11 @@ class MetricWriter(contextlib.AbstractContextManager):
             self._event_writer(stage).add_image(name, image, step, dataformats="HWC")
 
     def drop_after(self, stage: str, step: int) -> None:
-        """Forgets what a stage wrote past a step, as a run resumed from it will write it again.
+        """Removes what a stage wrote after a step, as the resumed run writes it again.
 
         Args:
           stage: the stage that resumes; call this before it writes anything.
-          step: the step that was restored, itself kept; -1 forgets all of the stage.
+          step: the restored step, whose entries are kept; -1 removes all entries of the stage.
         """
         if self._file is None:
             return
@@ -91,11 +89,11 @@ class MetricWriter(contextlib.AbstractContextManager):
         if len(kept) < len(lines):
             files.write_bytes(self.path, "".join(kept).encode())
         self._file = self._open()
-        # Event files cannot be cut; TensorBoard hides what lies at or past a purge step.
+        # Event files cannot be truncated; TensorBoard hides events from a purge step on.
         self._purge_steps[stage] = step + 1
 
     def flush(self) -> None:
-        """Brings everything written so far to the disk."""
+        """Writes everything so far to disk."""
         if self._file is not None:
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -130,14 +128,14 @@ class MetricWriter(contextlib.AbstractContextManager):
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics, in the order they were written.
+    """Reads the metrics of a run, in the order they were written.
 
     Args:
-      path: of the JSON lines.
+      path: the file of JSON lines.
 
     Returns:
-      One dict a line, with `stage`, `step` and the metrics; empty if nothing was written yet. A
-      last line that a killed run left unfinished is passed over.
+      One dict per line, with `stage`, `step` and the metrics; empty if nothing was written yet. A
+      line that a killed run left incomplete is skipped.
     """
     if not path.exists():
         return []
@@ -146,7 +144,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def rounds(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Those of `read` that end a round of adaptation, one for each round so far."""
+    """The lines of `read` that end a round of adaptation, one for each round so far."""
     return [line for line in lines if line["stage"] == "adapt" and "round_loss" in line]
 
 
@@ -171,8 +169,8 @@ def _parse(line: str) -> dict[str, Any] | None:
     return parsed if isinstance(parsed, dict) and {"stage", "step"} <= parsed.keys() else None
 
 
-def _cut_torn_line(path: Path) -> None:
-    """Removes a last line without its end, or the next one would be glued to it."""
+def _drop_incomplete_line(path: Path) -> None:
+    """Removes an incomplete last line, to which the next one would otherwise be joined."""
     if not path.exists():
         return
     content = path.read_bytes()

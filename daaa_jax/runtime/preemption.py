@@ -1,4 +1,4 @@
-"""SIGTERM, the notice that a machine is about to be taken away: the run saves, then ends."""
+"""Preemption: on SIGTERM, the notice that a machine will be taken away, a run saves and ends."""
 
 import contextlib
 import signal
@@ -10,28 +10,28 @@ from jax.experimental import multihost_utils
 
 
 class Preempted(Exception):
-    """The run was told to end, and has saved; says where it stands."""
+    """The run was preempted and has saved; the message says how far it came."""
 
 
-_listening: list["Notice"] = []  # the outermost of those that listen now
+_listening: list["Notice"] = []  # the outermost notice that is listening, if any
 
 
 class Notice:
-    """Whether the run has been told to end."""
+    """Whether the run is preempted."""
 
     def __init__(self):
-        """Has heard nothing yet."""
+        """Not preempted; `listening` has to be entered."""
         self._heard, self._calls = False, 0
         self._outer: Notice | None = None
 
     @contextlib.contextmanager
     def listening(self) -> Iterator["Notice"]:
-        """Hears SIGTERM from here on; a second one ends the process at once, as without this.
+        """Listens for SIGTERM within the block; a second signal ends the process, as usual.
 
-        Within another one that listens it has heard what that one has.
+        Within the block of another notice it takes over what that one hears.
 
-        Only a process's main thread can; elsewhere nothing is heard. With several processes JAX
-        listens itself, and tells all of them what one has heard.
+        Only the main thread can listen; in others signals are not heard. With several processes
+        JAX itself listens, and notifies all of them of a signal to one.
         """
         main = threading.current_thread() is threading.main_thread()
         if jax.process_count() > 1 or not main:
@@ -56,10 +56,10 @@ class Notice:
             signal.signal(signal.SIGTERM, before)
 
     def after_update(self) -> bool:
-        """Whether to save and end now; every process asks after every update.
+        """Whether to save and end now; every process must call it after every update.
 
-        With several processes it is true on all of them after the same update, the first that
-        none of them had made when one heard the signal.
+        With several processes it is true on all of them after the same update: the first that none
+        of them had made when one received the signal.
         """
         if jax.process_count() == 1:
             return self.heard()
@@ -67,5 +67,5 @@ class Notice:
         return multihost_utils.reached_preemption_sync_point(self._calls)
 
     def heard(self) -> bool:
-        """Whether this process, the only one, has been told to end; False among several."""
+        """Whether this process, if it is the only one, is preempted; False with several."""
         return self._heard or (self._outer is not None and self._outer.heard())

@@ -14,7 +14,7 @@ _WARM_UP = 5  # updates before them
 
 
 class Profile(contextlib.AbstractContextManager):
-    """Traces 20 updates of a stage, after a few others and within one round, on process 0."""
+    """Traces up to 20 updates within one round, after a few warm-up updates, on process 0."""
 
     def __init__(
         self,
@@ -24,14 +24,14 @@ class Profile(contextlib.AbstractContextManager):
         round_steps: int,
         log: Callable[[str], None] = print,
     ):
-        """Traces nothing yet.
+        """Chooses the updates to trace.
 
         Args:
           folder: of the trace; None for no profile.
-          start: updates made before.
-          steps: of the stage.
+          start: updates made before this run, which resumes the stage.
+          steps: number of updates in the stage.
           round_steps: updates between two evaluations, which are not traced.
-          log: gets a line on where the profile lies.
+          log: called with a line that names the folder.
         """
         self._folder = folder if distributed.is_first() else None
         self._first = min(start + 1 + _WARM_UP, max(start + 1, steps - _UPDATES + 1))
@@ -40,7 +40,7 @@ class Profile(contextlib.AbstractContextManager):
         self._log, self._tracing = log, False
 
     def before(self, step: int, state: Any) -> None:
-        """Starts the trace if this update, counted from 1, is the first of it."""
+        """Starts the trace before its first update; `step` counts from 1."""
         if self._folder is not None and step == self._first:
             jax.block_until_ready(state)
             options = jax.profiler.ProfileOptions()
@@ -49,7 +49,7 @@ class Profile(contextlib.AbstractContextManager):
             self._tracing = True
 
     def after(self, step: int, state: Any) -> None:
-        """Ends it after the last update."""
+        """Stops the trace after its last update."""
         if self._tracing and step == self._last:
             jax.block_until_ready(state)
             self._stop()

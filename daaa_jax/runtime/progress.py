@@ -1,4 +1,4 @@
-"""How far a stage has come: a bar on a terminal, plain lines in a log."""
+"""Progress of a stage: a bar on a terminal, plain lines in a log."""
 
 import contextlib
 import sys
@@ -13,10 +13,10 @@ _SECONDS_ON_A_TERMINAL = 0.5
 
 
 class Progress(contextlib.AbstractContextManager):
-    """Shows steps made, metrics, speed and time left on the standard error output.
+    """Shows steps made, metrics, speed and time left on standard error, on process 0 only.
 
-    Metrics may be arrays still being computed: they are looked at, and so waited for, only when
-    they are shown. Only process 0 shows anything.
+    Metrics may be arrays that are still being computed: they are waited for only when they are
+    shown.
     """
 
     def __init__(
@@ -28,14 +28,14 @@ class Progress(contextlib.AbstractContextManager):
         later: float = 0.0,
         stream: TextIO | None = None,
     ):
-        """Starts, at once visible on a terminal.
+        """Starts the display; on a terminal the bar is visible at once.
 
         Args:
-          label: what is going on, such as the stage's name.
-          total: how many steps there are.
-          initial: how many were made before, by the run that this one resumes.
-          later: how many of these steps what follows in the run costs, about.
-          stream: where to show it, by default the standard error output.
+          label: what the steps are of, such as the stage's name.
+          total: number of steps.
+          initial: steps made before, by the run that this one resumes.
+          later: approximate cost of the rest of the run, in steps of this stage.
+          stream: by default standard error.
         """
         self._label, self._total, self._later = label, total, later
         self._stream = stream or sys.stderr
@@ -52,11 +52,11 @@ class Progress(contextlib.AbstractContextManager):
             )
 
     def update(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Shows, now and then, how many steps have been made.
+        """Records the steps made, and shows them at intervals.
 
         Args:
-          step: the number of steps made in all.
-          metrics: name → number to show beside it, such as loss and accuracy.
+          step: number of steps made in all.
+          metrics: name → number to show, such as loss and accuracy.
         """
         now = time.monotonic()
         self._step, self._metrics = step, metrics
@@ -65,7 +65,7 @@ class Progress(contextlib.AbstractContextManager):
             self._show(now)
 
     def line(self, text: str) -> None:
-        """Writes a line that must be seen, bar or no bar."""
+        """Writes a line, without disturbing the bar if there is one."""
         if self._bar is not None:
             self._bar.write(text, file=self._stream)
         elif not self._silent:

@@ -1,4 +1,4 @@
-"""What every stage gets beside its settings: where to write, on which devices, how often."""
+"""The context that all stages of a run share: working directory, devices, writer, intervals."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,16 +14,16 @@ from daaa_jax.runtime.preemption import Notice
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """Of a run: what all its stages share.
+    """What all stages of a run share.
 
     Attributes:
       workdir: where the stages write.
       mesh: the devices.
-      writer: of metrics and pictures.
-      settings: `config.run`: how often to log and to save; nothing in it changes a result.
+      writer: of metrics and images.
+      settings: `config.run`, such as the logging and saving intervals; none changes a result.
       notice: whether the run is preempted.
       profiled: whether some updates of each stage are traced, see `profiling`.
-      later: by stage, what those after it cost in units of its own, see `time_left.later`.
+      later: by stage, the cost of the stages after it, see `time_left.later`.
     """
 
     workdir: Workdir
@@ -35,5 +35,5 @@ class Context:
     later: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def profile(self, stage: str) -> Path | None:
-        """The folder for a stage's trace, if one is wanted."""
+        """The folder for a stage's trace; None if the run is not profiled."""
         return self.workdir.profile(stage) if self.profiled else None

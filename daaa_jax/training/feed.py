@@ -1,4 +1,4 @@
-"""How the images of a batch reach a step: all on the devices from the start, or streamed."""
+"""Feeds batches of images to a step, from device memory or streamed from the host."""
 
 import os
 import threading
@@ -19,17 +19,17 @@ from daaa_jax.runtime import device_memory, distributed
 from daaa_jax.runtime import mesh as meshes
 
 # Share of a device's memory for images; the rest is for networks and activations. On a CPU there
-# are up to three copies of them while they are put in place.
+# are up to three copies of them while they are placed.
 _SHARE, _SHARE_ON_CPU = 0.25, 0.1
 _MIB = 2**20
-_AHEAD = 4  # batches made before they are asked for
+_AHEAD = 4  # batches that are prefetched
 
 
 class Feed:
-    """Gives a training step its batches, with images.
+    """Supplies a training step with batches of images.
 
-    Images that fit are copied to every device, and gathered inside the compiled step; others are
-    gathered by workers and streamed.
+    Images that fit in device memory are copied to every device and gathered inside the compiled
+    step; larger datasets are gathered by workers and streamed.
     """
 
     def __init__(
@@ -41,21 +41,20 @@ class Feed:
         mesh: Mesh,
         settings: ConfigDict,
     ):
-        """Copies the images to every device where they fit; else streams them by Grain.
+        """Copies the images to every device if they fit; otherwise streams them with Grain.
 
         Args:
           image_sets: each `[N,H,W,3]`, uint8.
-          batch_at: the batch of a step, counted from 0: a tree of NumPy arrays and `Rows`;
-            picklable where `settings.workers` is not 0.
-          steps: the number of steps in all.
-          mesh: the devices.
+          batch_at: the batch of a step, counted from 0: a tree of NumPy arrays and `Rows`. Must be
+            picklable unless `settings.workers` is 0.
+          steps: total number of steps.
           settings: `config.run`; `resident_mib` and `workers` are read.
         """
         self._image_sets = [Images(part) for part in image_sets]
         self._batch_at, self._steps = batch_at, steps
         self._mesh, self._settings = mesh, settings
         needed = sum(part.nbytes for part in self._image_sets)
-        # Hosts may have more or less memory.
+        # Process 0 decides for all, as hosts may have more or less memory.
         self._streams = bool(
             distributed.of_first(lambda: "yes" if needed > _room(mesh, settings) else "")
         )
@@ -69,18 +68,18 @@ class Feed:
         self._batches, self._next = None, -1
 
     def bind(self, train_step: Callable) -> Callable:
-        """`(state, *arguments) -> (state, metrics)` of `(state, batch) -> (state, metrics)`.
+        """Makes `(state, *arguments) -> (state, metrics)` of `(state, batch) -> (state, metrics)`.
 
-        `arguments` are those that `at` gives.
+        `arguments` are what `at` returns.
         """
         if self._streams:
             return train_step
         return lambda state, resident, batch: train_step(state, gather(resident, batch))
 
     def at(self, step: int) -> tuple[Any, ...]:
-        """The arguments of update `step`, on the mesh: a function of `step` alone.
+        """The arguments of update `step`, on the mesh; they depend on `step` alone.
 
-        Where images are streamed, each process reads those of its own devices.
+        If images are streamed, each process reads those of its own devices.
         """
         if not self._streams:
             return self._resident, meshes.shard_batch(self._batch_at(step), self._mesh)
@@ -99,7 +98,7 @@ class Feed:
         dataset = grain.MapDataset.range(start, self._steps).map(read)
         workers = self._settings.workers
         if workers:
-            if not flags.FLAGS.is_parsed():  # Grain asks for one of its own
+            if not flags.FLAGS.is_parsed():  # Grain reads a flag
                 flags.FLAGS.mark_as_parsed()
             options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=_AHEAD)
             return dataset.to_iter_dataset().mp_prefetch(options, _end_with_parent)
@@ -108,7 +107,7 @@ class Feed:
 
 
 class _ReadBatch:
-    """From a step's number to this process's share of its batch, with images, in a worker."""
+    """Reads this process's part of the batch of a step, with images, in a worker."""
 
     def __init__(self, batch_at, image_sets, share):
         self.batch_at, self.image_sets, self.share = batch_at, image_sets, share
@@ -118,7 +117,7 @@ class _ReadBatch:
 
 
 def _end_with_parent(*_: int) -> None:
-    """In a worker: ends it when the process that it works for is gone, which may not tell it."""
+    """Ends a worker when its parent process is gone, which sends no signal if it was killed."""
     parent = os.getppid()
 
     def watch() -> None:
@@ -141,7 +140,7 @@ def _room(mesh: Mesh, settings: ConfigDict) -> float:
 
 
 def _host_memory() -> int:
-    """Bytes of this machine, or of the container that the process is confined to."""
+    """Memory of this machine, or the limit of the process's container, in bytes."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
         return min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text()))

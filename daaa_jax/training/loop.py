@@ -1,4 +1,4 @@
-"""The training loop that the stages share, in an order that survives a kill at any moment."""
+"""The training loop of all stages, which can be resumed after a kill at any moment."""
 
 import math
 import time
@@ -26,12 +26,12 @@ LoopState = MutableMapping[str, Any]
 
 
 def stage_key(seed: int, name: str) -> jax.Array:
-    """The PRNG key of a stage: those of other stages, and of other seeds, are independent."""
+    """The PRNG key of a stage, independent of those of other stages and seeds."""
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
 
 
 def mean(values: jax.Array) -> Average:
-    """A metric of one step as a (sum, count) pair, so that uneven groups average rightly."""
+    """A metric of one step as a (sum, count) pair, which averages groups of any size correctly."""
     return Average(total=values.sum(), count=jax.numpy.float32(values.size))
 
 
@@ -52,42 +52,43 @@ def run(
 ) -> tuple[State, LoopState]:
     """Trains one stage to its end, from its last checkpoint if it has one.
 
-    After the update number `s` that ends a logging interval, a saving interval or a round:
+    After an update that ends a logging interval, a saving interval or a round:
 
-    1. the metrics since the last such point are fetched and must be finite, so that a checkpoint
-       never holds a state that is not;
+    1. the metrics since the last such point are fetched and must be finite, so that no checkpoint
+       holds a diverged state;
     2. they are written, and added to the round's sums;
     3. at the end of a round, `between_rounds` may change the state, `end_of_round` evaluates, and
        its metrics are written;
-    4. only then the state and the loop state are saved. What was written past the last save is
-       dropped when the run resumes, and is written again;
+    4. at the end of a saving interval or a round, the state and the loop state are saved. Metrics
+       written after the last save are removed when the run resumes, and are written again;
     5. if the run is preempted, which counts as the end of a saving interval, it ends.
 
     Args:
-      name: the stage, and the folder under the workdir.
-      create_state: makes the initial state; only its shapes are asked for where it is restored.
+      name: of the stage, and of its folder in the working directory.
+      create_state: makes the initial state; if a checkpoint is restored, only its shapes are used.
       train_step: `(state, *arguments) -> (state, metrics)`; compiled here, donating the state.
-      arguments_at: those of update `s`, counted from 0: a function of `s` alone, see `Feed`.
-      steps: number of updates in all.
+      arguments_at: the arguments of an update, counted from 0; they depend on its number alone, see
+        `Feed`.
+      steps: total number of updates.
       round_steps: number of updates between two calls of `end_of_round`, which is also called
         after the last update.
-      end_of_round: `(step, state, round_metrics, loop_state) -> metrics`; it may keep what it needs
-        in the loop state, a JSON object that is saved with the state.
-      context: of the run.
-      between_rounds: `(step, state, loop_state) -> state`, before `end_of_round`; arrays that it
-        replaces may be NumPy's.
-      shardings: where each array of a state lies on a mesh, given the shapes.
-      reduce: the settings that make a step take less memory, for a message.
-      quiet: metrics of `end_of_round` that are written, but not in the round's log line.
+      end_of_round: `(step, state, round_metrics, loop_state) -> metrics`; it may store JSON values
+        in the loop state, which is saved with the state.
+      between_rounds: `(step, state, loop_state) -> state`, called before `end_of_round`; arrays
+        that it replaces may be NumPy arrays.
+      shardings: `(shapes, mesh) -> shardings` of the state.
+      reduce: the settings that reduce a step's memory, for an error message.
+      quiet: metrics of `end_of_round` that are left out of the round's log line.
 
     Returns:
-      The final state and the loop state; in it are `seconds`, the time the stage took over all its
-      starts, `step_bytes`, what a step takes on each device, and `sha256` of the final state.
+      The final state, and the loop state with `seconds` (of all starts of the stage together),
+      `step_bytes` (memory of a step on each device) and `sha256` of the final state.
 
     Raises:
       Diverged: if a metric is not finite.
-      UserError: if the devices run out of memory, or a finished stage has lost its last checkpoint.
-      Preempted: if the run is preempted; all is saved.
+      UserError: if the devices run out of memory, or the last checkpoint of a finished stage is
+        missing.
+      Preempted: if the run is preempted, after saving.
     """
     writer = context.writer
     with Checkpoints(context.workdir.checkpoints(name)) as checkpoints:
@@ -137,18 +138,18 @@ def run(
 
 
 class _MetricSums:
-    """Sums of metrics since the last interval's end, and of the round, kept in the loop state."""
+    """Sums of metrics over the current interval and, in the loop state, over the current round."""
 
     def __init__(self, loop_state: LoopState):
         self._loop_state, self._interval = loop_state, None
         loop_state.setdefault("round", {})
 
     def add(self, metrics: Metrics) -> None:
-        """Adds those of one step, which may still be computed."""
+        """Adds the metrics of one step, without waiting for them."""
         self._interval = metrics if self._interval is None else _merge(self._interval, metrics)
 
     def end_interval(self) -> dict[str, float]:
-        """Averages over the interval, of the pairs that counted anything."""
+        """Averages over the interval, without metrics whose count is 0."""
         sums, self._interval = jax.device_get(self._interval), None
         pairs = {k: (float(m.total), float(m.count)) for k, m in sums.items()}
         old = self._loop_state["round"]
@@ -174,11 +175,11 @@ def _jitted(train_step: Callable, out_shardings: Any) -> Callable:
 
 
 def _last_saved(checkpoints: Checkpoints, workdir: Workdir, name: str, steps: int) -> int:
-    """Updates made by the last checkpoint; a stage that is finished must still have it."""
+    """Number of updates at the last checkpoint, which a finished stage must still have."""
     start = checkpoints.latest_step() or 0
     if start < steps and workdir.marker(name) is not None:
         raise UserError(
-            f"stage {name} is finished in {workdir}, and its last checkpoint is missing: restore "
+            f"stage {name} is finished in {workdir}, but its last checkpoint is missing: restore "
             f"{workdir.checkpoints(name)}, or remove {workdir.stage(name)} to run the stage again"
         )
     return start
@@ -187,7 +188,7 @@ def _last_saved(checkpoints: Checkpoints, workdir: Workdir, name: str, steps: in
 def _first_state(
     create_state: Callable[[], State], places: Any, start: int, checkpoints: Checkpoints
 ) -> tuple[State, LoopState]:
-    """A fresh state, or the one saved after `start` updates, and what is kept beside it."""
+    """A new state, or the one saved after `start` updates, and its loop state."""
     if not start:
         return meshes.place(create_state(), places), {"seconds": 0.0}
     expected = jax.tree.map(
@@ -199,7 +200,7 @@ def _first_state(
 
 
 def _save(checkpoints, step, state, loop_state, clock: float, writer) -> float:
-    """Saves everything; the time at which it was begun."""
+    """Saves the state and the loop state; returns the time at which the save started."""
     now = time.monotonic()
     loop_state["seconds"] += now - clock
     writer.flush()
@@ -208,7 +209,7 @@ def _save(checkpoints, step, state, loop_state, clock: float, writer) -> float:
 
 
 def _placed(state: State, places: Any) -> State:
-    """A state whose NumPy arrays are put on the devices."""
+    """Places the NumPy arrays of a state on the devices."""
     return jax.tree.map(
         lambda leaf, place: leaf if isinstance(leaf, jax.Array) else meshes.place(leaf, place),
         state,
@@ -219,16 +220,16 @@ def _placed(state: State, places: Any) -> State:
 def _finite(
     name: str, step: int, averages: Mapping[str, float], checkpoints: Checkpoints
 ) -> Mapping[str, float]:
-    """The averages, if all of them are finite; else the stage ends as diverged."""
+    """Returns the averages if all are finite; raises `Diverged` otherwise."""
     bad = [key for key, value in averages.items() if not math.isfinite(value)]
     if not bad:
         return averages
     checkpoints.wait()
-    good = checkpoints.latest_step()
-    kept = f"the checkpoint after step {good} is kept" if good else "no checkpoint was written yet"
+    saved = checkpoints.latest_step()
+    kept = f"the checkpoint after step {saved} is kept" if saved else "there is no checkpoint yet"
     raise Diverged(
         f"stage {name}: {', '.join(bad)} not finite by step {step}; {kept}. "
-        f"Lower the learning rate of this stage, or look at its input."
+        f"Lower the learning rate of this stage, or check its input."
     )
 
 

@@ -22,10 +22,10 @@ def make(
       settings: `name`, one of `NAMES`, `learning_rate`, `schedule` (see `schedules.make`),
         `decay_fraction` (for the `linear` schedule), `b1` and `b2` (adam), `momentum` (sgd),
         `weight_decay` (added to the gradient before the momentum, as JAN's solver does),
-        `classifier_factor` (the learning rate of parameters under `classifier`, which pretrained
-        networks have anew, against that of the others).
-      total_steps: updates in the whole stage.
-      restart_every: updates after which the schedule starts again (section 3.3, C); None: never.
+        `classifier_factor` (multiplies the learning rate of parameters under `classifier`, which
+        are new in a pretrained network).
+      total_steps: number of updates in the stage.
+      restart_every: updates between two restarts of the schedule (section 3.3, C); None for none.
 
     Raises:
       ValueError: if the optimiser's name is unknown.
@@ -45,8 +45,8 @@ def make(
     if settings.weight_decay:
         rule = optax.chain(optax.add_decayed_weights(settings.weight_decay), rule)
     if settings.classifier_factor != 1:
-        newer = optax.masked(optax.scale(settings.classifier_factor), _is_classifier)
-        rule = optax.chain(rule, newer)
+        scaled = optax.masked(optax.scale(settings.classifier_factor), _is_classifier)
+        rule = optax.chain(rule, scaled)
     return rule
 
 

@@ -1,4 +1,4 @@
-"""Stage `adapt` around any method: rounds of updates, each ended by evaluation and selection."""
+"""Stage `adapt` of any method: rounds of updates, each followed by evaluation and selection."""
 
 import dataclasses
 import math
@@ -21,7 +21,7 @@ from daaa_jax.training.feed import Feed
 
 NAME = "adapt"
 _REDUCE = "adapt.batch_size or augment.crop, or set model.remat=True"
-# Logged for a report, and too many for a line.
+# Written for the report, but too many for the round's log line.
 _QUIET = (
     "confidence",
     "rejected_accuracy",
@@ -46,11 +46,11 @@ class TargetTraining:
       train_step: `(state, batch) -> (state, metrics)`, one update.
       image_sets: sets of training images, see `Feed`.
       batch_at: the batch of a step, counted from 0, with `Rows` of the images.
-      round_metrics: the metrics that are logged as the round's.
-      posterior: of a state at the end of a round, the network that the next round's soft labels
-        come from where it is not the target network; else None.
-      second_view: makes, of `originals` and `evaluate`, what reads the translations of the target
-        images; None for a method that has none. The state then has `gamma`.
+      round_metrics: the metrics whose averages over the round are logged.
+      posterior: of a state at the end of a round, the network that gives the next round's soft
+        labels, or None if it is the target network.
+      second_view: `(originals, evaluate) -> SecondView`, for a method that reads the translations
+        of target images and whose state has `gamma`; else None.
     """
 
     create_state: Callable[[], Any]
@@ -73,14 +73,13 @@ def run(
     """Trains the target network, or resumes it.
 
     Args:
-      training: of the method.
-      config: the whole config; `adapt`, `evaluate` are read.
+      training: how the method trains the network.
+      config: the whole config; `adapt` and `evaluate` are read.
       evaluate: measures a network on some images.
-      measured: the images that the rounds are evaluated on; nothing of it reaches the training, and
-        only its unlabelled part chooses the selected checkpoint.
-      context: of the run.
-      keep: called with the step and the target network whenever it is the best by the label-free
-        validator. A run that was killed may call it again.
+      measured: the images that the rounds are evaluated on; its target labels are used neither in
+        training nor to select a checkpoint.
+      keep: called with the step and the target network when the label-free validator scores it
+        highest so far. A resumed run may repeat a call.
 
     Returns:
       The target network's variables after the last update, and the loop state: `last`, `selected`
@@ -131,12 +130,12 @@ class RoundEnd:
 
     Attributes:
       evaluate: measures a network on some images.
-      measured: the images; of the target domain's, none with a label reaches a validator.
+      measured: the images; validators get no label of the target domain.
       settings: `config.evaluate`; `validator` and `validation_images` are read.
-      keep: called with the step and the network where it is the best so far.
+      keep: called with the step and the network if it is the best so far.
       posterior_json: where `soft_labels` of every round is written.
-      training: of the method.
-      view: reads the translations of the target images, where the method has them.
+      training: how the method trains the network.
+      view: reads the translations of the target images, if the method uses them.
     """
 
     evaluate: Evaluator
@@ -150,17 +149,17 @@ class RoundEnd:
     def __call__(
         self, step: int, state: Any, metrics: loop.Metrics, loop_state: loop.LoopState
     ) -> dict[str, float]:
-        """What is logged of the round; accuracies that are not known are left out.
+        """Evaluates the round and returns the metrics to log; unknown accuracies are left out.
 
         `kept`, `confidence`, `kept_accuracy`, `rejected_accuracy` and `calibration_error` are those
-        of the soft labels, on the unlabelled training images as they are.
+        of the soft labels, on the unlabelled training images without augmentation.
 
         Args:
           step: updates made.
           state: after them.
           metrics: of the round.
-          loop_state: `last`, `selected` and `oracle` are written, each with its `step`, the
-            accuracies and the validator's score there, and `posterior`.
+          loop_state: receives `posterior`, and `last`, `selected` and `oracle`, each with its
+            `step`, the accuracies and the validator's score there.
         """
         target, measured = state.target, self.measured
         unlabelled = self._with_outputs(target, measured.target_train)
@@ -171,7 +170,7 @@ class RoundEnd:
         scores = self._scores(unlabelled, target)
         last = {
             "step": step,
-            measured.source_figure: self.evaluate(target, measured.source_test).accuracy,
+            measured.source_metric: self.evaluate(target, measured.source_test).accuracy,
             "target_test": on_target.accuracy,
             self.settings.validator: scores.get(self.settings.validator),
         }
@@ -193,7 +192,7 @@ class RoundEnd:
             **({} if self.view is None else {"gamma": loop_state["em"]["gamma"]}),
             **{f"{name}_accuracy": of.accuracy for name, of in views.items() if len(views) > 1},
             **scores,
-            measured.source_figure: last[measured.source_figure],
+            measured.source_metric: last[measured.source_metric],
             "target_test": last["target_test"],
             "target_test_selected": loop_state["selected"]["target_test"],
             "target_test_oracle": loop_state["oracle"]["target_test"],
@@ -203,7 +202,7 @@ class RoundEnd:
     def _soft_label_views(
         self, state: Any, unlabelled: Evaluation, loop_state: loop.LoopState
     ) -> Mapping[str, Evaluation]:
-        """Of the next round's soft labels: `used`, and of a method with a second view each view."""
+        """Evaluates the next round's soft labels: `used`, and each view if there are two."""
         posterior = self.training.posterior(state)
         own = unlabelled
         if posterior is not None:
@@ -227,12 +226,12 @@ class RoundEnd:
             loop_state["oracle"] = last
 
     def _with_outputs(self, network: Variables, data: LabelledImages) -> Evaluation:
-        """With the outputs of as many images as validators see."""
+        """Evaluates a network, with the outputs of the images that validators use."""
         rows = spread(len(data.labels), self.settings.validation_images)
         return self.evaluate(network, data, rows)
 
     def _scores(self, unlabelled: Evaluation, network: Variables) -> Mapping[str, float]:
-        """By name, the score of each validator that applies, where it is finite."""
+        """Validator → score, for those that apply and whose score is finite."""
         held_out = None
         if self.measured.source_held_out is not None:
             apart, trained = (
@@ -254,15 +253,15 @@ class RoundEnd:
 
 
 def soft_labels(step: int, found: Evaluation) -> dict[str, Any]:
-    """What is kept of the soft labels of a round, for a report.
+    """Statistics of a round's soft labels, for the report.
 
     Args:
       step: updates made.
-      found: of the network that they come from, on the unlabelled training images.
+      found: evaluation of the soft labels on the unlabelled training images.
 
     Returns:
-      `step`; by true class, images that there are (`images`), that are kept (`kept`) and that are
-      kept and right (`right`); and `calibration`, see `evaluation.Sums`.
+      `step`; by true class, the number of images (`images`), of kept images (`kept`) and of kept
+      images that are classified correctly (`right`); and `calibration`, see `evaluate.Sums`.
     """
     return {
         "step": step,

@@ -1,7 +1,7 @@
-"""Relative cost of a run's stages, for the time left of the whole run.
+"""Relative cost of a run's stages, from which the time left of the whole run is estimated.
 
-Floating-point operations of the networks' forward passes, counted before anything is compiled;
-passes over the images for evaluation are left out.
+The cost is the number of floating-point operations of the networks' forward passes, counted before
+anything is compiled; evaluation is left out.
 """
 
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ from daaa_jax.data.types import Task
 from daaa_jax.experiment.stages import OURS, trains_cyclegan
 from daaa_jax.models import layers
 
-_TRAINED = 3  # forward passes that a forward and a backward pass cost
+_TRAINED = 3  # cost of a forward and a backward pass, in forward passes
 
 
 def later(config: ConfigDict, task: Task, names: Sequence[str]) -> dict[str, float]:
-    """How many of a stage's units the stages after it cost; a unit is an update, or an image.
+    """Cost of the stages after each stage, in units of that stage: updates, or images.
 
     Args:
       config: the whole config.
@@ -30,7 +30,7 @@ def later(config: ConfigDict, task: Task, names: Sequence[str]) -> dict[str, flo
       names: of the stages to come, in order.
 
     Returns:
-      By stage; empty where the backend does not count operations, as PJRT plugins do not.
+      Stage → cost; empty if the backend does not count operations, as with PJRT plugins.
     """
     if not names:
         return {}
@@ -45,7 +45,7 @@ def later(config: ConfigDict, task: Task, names: Sequence[str]) -> dict[str, flo
 
 
 def _units(config: ConfigDict, task: Task) -> dict[str, tuple[int, float]]:
-    """Of each stage how many units it has, and the operations of one."""
+    """Stage → number of units, and operations of one unit."""
     image = jnp.zeros((1, *task.source_train.images.shape[1:]))
     view = evaluation_views(image, config.augment, 1)[0]
     classifier = models.create_classifier(config.model, len(task.class_names), "sum_squares")
@@ -56,16 +56,18 @@ def _units(config: ConfigDict, task: Task) -> dict[str, tuple[int, float]]:
     epoch = -(-max(sizes) // pair.batch_size)
     if config.method == OURS:
         groups = group_sizes(adapt.batch_size, [adapt.mix[group] for group in GROUPS])
-        # The target network is trained, the source network sees the whole batch, M^post T alone.
-        update = (_TRAINED + 1) * sum(groups) + sum(groups[2:])
+        # The target network is trained; the source network reads the whole batch, M^post the last
+        # two groups.
+        reads = 2 if config.em.second_view == "posterior" and config.em.posterior == "paired" else 1
+        update = (_TRAINED + 1) * sum(groups) + reads * sum(groups[2:])
     else:
         update = _TRAINED * adapt.batch_size
     translate = discriminate = 1.0
     if trains_cyclegan(config):
         translate = _operations(generator, image)
         discriminate = _operations(discriminator, image)
-    # Both translations, both ways back, and with an identity term two more. The discriminators see
-    # two translations for the generators' sake, then two real and two past images.
+    # Two translations, two reconstructions, and with an identity term two more. The discriminators
+    # read two translations for the generators' loss, then two real and two replayed images.
     made = 4 + 2 * bool(pair.identity_weight)
     both = _TRAINED * (made * translate + 6 * discriminate)
     return {
@@ -80,7 +82,7 @@ def _units(config: ConfigDict, task: Task) -> dict[str, tuple[int, float]]:
 
 
 def _operations(network: nn.Module, image: jax.Array, **options) -> float:
-    """Of a forward pass on one image."""
+    """Floating-point operations of a forward pass on one image."""
 
     shapes = jax.eval_shape(lambda key: network.init(key, image, **options), jax.random.key(0))
     apply = jax.jit(lambda variables, image: network.apply(variables, image, **options))

@@ -1,18 +1,17 @@
-"""Convolutions made of matrix products, because XLA's own run at a fraction of a CPU's speed.
+"""Convolutions by matrix products, as XLA's own run at a fraction of a CPU's speed.
 
-Seven forms, each the same function of finite numbers as the plain convolution up to rounding,
-gradients included:
+Seven methods, equal to the plain convolution of finite numbers up to rounding, including gradients:
 
-* `winograd` and `winograd_upsampled`, for small square kernels: see `cpu_winograd.py`.
-* `few_inputs`, for an image's 3 channels: patches times a matrix.
-* `few_outputs`, for an image as output: the transpose, products added up where patches overlap.
-  Both make four neighbouring outputs at once where that spares copies.
-* `pointwise`, for 1x1 kernels: a product and nothing else.
-* `strided`: forwards and to the images XLA's own, the kernel's gradient a product for each pixel.
-* `depthwise`, for a kernel for each channel: a sum of shifted images, without a matrix.
+* `winograd` and `winograd_upsampled`, for small square kernels: see `winograd.py`.
+* `few_inputs`, for the 3 channels of an image: patches times a matrix.
+* `few_outputs`, for an image as output: the transpose; adds products where patches overlap. Both
+  compute four neighbouring outputs at once where that saves copies.
+* `pointwise`, for 1x1 kernels: a single product.
+* `strided`: XLA's own convolution, except for the kernel's gradient, a product per kernel pixel.
+* `depthwise`, for one kernel per channel: a sum of shifted images, without a matrix product.
 
-All take `[B, H, W, C]` that is padded already and a standard HWIO kernel, and move by one pixel;
-the last three by any stride.
+All take padded images `[B, H, W, C]` and a standard HWIO kernel. The stride is 1; the last three
+support any stride.
 """
 
 import functools
@@ -28,15 +27,15 @@ from daaa_jax.models.cpu.winograd import SCHEMES, winograd
 
 
 def _patches(images, size):
-    """Patches `[B, h, w, size * size * C]`; in two steps, of which the second copies long rows."""
+    """Patches `[B, h, w, size * size * C]`, in two steps, of which the second copies long rows."""
     height, width = (extent - size + 1 for extent in images.shape[1:3])
     rows = jnp.concatenate([images[:, :, j : j + width] for j in range(size)], -1)
-    rows = stored(rows) if size > 3 else rows  # three copies are made sooner again than stored
+    rows = stored(rows) if size > 3 else rows  # recomputing three copies is faster
     return jnp.concatenate([rows[:, i : i + height] for i in range(size)], -1)
 
 
 def _overlap_added(products, size):
-    """Transpose of `_patches`: every product is added to the pixel that it came from."""
+    """Transpose of `_patches`: adds every product to the pixel that it came from."""
     batch, height, width, _ = products.shape
     products = products.reshape(batch, height, width, size, -1)
     rows = sum(
@@ -50,7 +49,7 @@ def _overlap_added(products, size):
 
 
 def _summed(products, size):
-    """The part of `_overlap_added`, of products in turned order, that sees whole kernels."""
+    """Sums the products of kernel and image pixels to the outputs of a `VALID` convolution."""
     batch, height, width, _ = products.shape
     products = products.reshape(batch, height, width, size, -1)
     rows = sum(products[:, i : height - size + 1 + i, :, i] for i in range(size))
@@ -63,7 +62,7 @@ def _turned(kernel):
 
 
 def _fold(images):
-    """Four neighbours as channels of one pixel: `[B, H / 2, W / 2, 4 C]`."""
+    """Four neighbours as the channels of one pixel: `[B, H / 2, W / 2, 4 C]`."""
     batch, height, width, channels = images.shape
     split = images.reshape(batch, height // 2, 2, width // 2, 2, channels)
     return split.swapaxes(2, 3).reshape(batch, height // 2, width // 2, 4 * channels)
@@ -76,9 +75,9 @@ def _unfold(images):
 
 
 def _folded_kernel(kernel):
-    """What maps folded images to folded outputs, of an odd kernel: `[size', size', 4 C, 4 F]`."""
+    """Kernel from folded images to folded outputs, of an odd kernel: `[size', size', 4 C, 4 F]`."""
     size, _, channels, features = kernel.shape
-    folded = (size + 1) // 2  # of folded pixels, those that four neighbouring outputs see
+    folded = (size + 1) // 2  # folded pixels that four neighbouring outputs depend on
     places = [
         jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i, j in np.ndindex(2, 2)
     ]
@@ -87,10 +86,10 @@ def _folded_kernel(kernel):
 
 
 def _by_fours(convolution, images, kernel):
-    """The convolution, of folded images if the kernel is large.
+    """Applies a convolution; to folded images if the kernel is large.
 
-    For each number of the images a 7x7 kernel takes 49 in patches, and 16 in patches for four
-    outputs. A folded even kernel has a row and a column of zeros, a small one many.
+    The patches of a 7x7 kernel contain each number of the images 49 times, those for four outputs
+    16 times. A folded even kernel would have a row and a column of zeros, a small one many.
     """
     size = kernel.shape[0]
     if size < 5 or size % 2 == 0:
@@ -146,9 +145,9 @@ def few_outputs(images: Array, kernel: Array) -> Array:
 
 
 def pointwise(images: Array, kernel: Array, stride: int = 1) -> Array:
-    """A 1x1 convolution as one product.
+    """A 1x1 convolution as one product of matrices.
 
-    Of matrices: XLA would copy whole batches to get the kernel's gradient from `[B, H, W, C]`.
+    From `[B, H, W, C]`, XLA would copy whole batches to compute the kernel's gradient.
     """
     return matmul(images[:, ::stride, ::stride], kernel[0, 0])
 
@@ -161,7 +160,7 @@ def _strided(images, kernel, stride):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def strided(images: Array, kernel: Array, stride: int) -> Array:
-    """XLA's own convolution but for the kernel's gradient: a product for each of its pixels."""
+    """XLA's own convolution, except for the kernel's gradient: a product per kernel pixel."""
     return _strided(images, kernel, stride)
 
 
@@ -182,7 +181,7 @@ strided.defvjp(lambda *inputs: (_strided(*inputs), inputs[:2]), _strided_backwar
 
 
 def depthwise(images: Array, kernel: Array, stride: int = 1) -> Array:
-    """Each channel with a kernel of its own, `[size, size, 1, C]`."""
+    """Convolution of each channel with its own kernel, `[size, size, 1, C]`."""
     size = kernel.shape[0]
     height, width = ((extent - size) // stride * stride + 1 for extent in images.shape[1:3])
     return sum(
@@ -194,7 +193,7 @@ def depthwise(images: Array, kernel: Array, stride: int = 1) -> Array:
 def choose(
     kernel: Array, stride: int = 1, groups: int = 1
 ) -> Callable[[Array, Array], Array] | None:
-    """The form that was measured to be the fastest for a kernel; None is XLA's own convolution."""
+    """The method that was measured to be fastest for a kernel; None is XLA's own convolution."""
     size, width, channels, features = kernel.shape
     if size == width and 1 < groups == features and channels == 1:
         return functools.partial(depthwise, stride=stride)
@@ -203,8 +202,8 @@ def choose(
     if size == 1:
         return functools.partial(pointwise, stride=stride)
     if stride != 1:
-        # Measured: half the time at 4 x 256x256 x 64, three quarters at 32 x 56x56 x 128, none less
-        # at 4x4 kernels and few channels.
+        # Measured: half the time at 4 x 256x256 x 64, three quarters at 32 x 56x56 x 128, no gain
+        # for 4x4 kernels or few channels.
         pays = size == 3 and channels >= 64
         return functools.partial(strided, stride=stride) if pays else None
     if channels <= 4:
@@ -220,4 +219,4 @@ def upsampling_pays(kernel: Array) -> bool:
 
 
 def _is_wide(kernel):
-    return min(kernel.shape[2:]) >= 32  # below, sums take longer than the products they spare
+    return min(kernel.shape[2:]) >= 32  # for fewer, sums take longer than the products they save

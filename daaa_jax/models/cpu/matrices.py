@@ -1,14 +1,14 @@
-"""Images as matrices, and arrays that XLA writes once: what the convolutions of a CPU share."""
+"""Helpers of the CPU convolutions: images as matrices, and arrays that XLA computes once."""
 
 from jax import Array
 
 
 def stored(array: Array) -> Array:
-    """The same array, of finite numbers, written to memory once.
+    """Returns the same array, of finite numbers, written to memory once.
 
-    XLA would repeat the operations that give it inside each of the many that use it, but never a
-    division. That this one divides by 1 it cannot know, as 0 times an infinity is not 0; nor can it
-    make a product of it, which it does with a division by one number for all.
+    XLA repeats the operations that compute an array inside each operation that uses it, but never
+    repeats a division. It cannot remove this division by 1, as 0 times an infinity is not 0, nor
+    turn it into a product, as it does for division by a scalar.
     """
     return array / (1 + 0 * array)
 

@@ -1,8 +1,8 @@
 """Convolutions with small square kernels by Winograd's minimal filtering, for a CPU.
 
-A tile of outputs costs fewer products than its pixels times the kernel's (Lavin and Gray 2016,
-arXiv:1509.09308); each product is one of matrices, over all tiles of all images. Of an image that
-is doubled by repetition first, it costs fewer still, and the doubled image is never built.
+A tile of outputs needs fewer products than its pixels times the kernel's (Lavin and Gray 2016,
+arXiv:1509.09308); each is a matrix product over all tiles of all images. For an image that is
+doubled by repetition first, it needs fewer still, and the doubled image is never built.
 """
 
 import dataclasses
@@ -20,13 +20,13 @@ from daaa_jax.models.cpu.matrices import flat, matmul, stored
 
 @dataclasses.dataclass(frozen=True)
 class Scheme:
-    """A convolution along one axis as products: `outputs @ ((kernel @ k) * (inputs @ x))`.
+    """Convolution along one axis by products: `outputs @ ((kernel @ k) * (inputs @ x))`.
 
     Attributes:
       inputs: coefficients of each product's left factor over a tile's pixels.
       kernel: coefficients of each product's right factor over the kernel's pixels.
       outputs: coefficients of each of the tile's outputs over the products.
-      step: pixels between the tiles.
+      step: distance between tiles, in pixels.
     """
 
     inputs: tuple[tuple[float, ...], ...]
@@ -36,7 +36,7 @@ class Scheme:
 
 
 def minimal_filtering(outputs: int, taps: int, points: tuple[float, ...]) -> Scheme:
-    """Toom and Cook's scheme: polynomials multiplied by their values at `points` and infinity."""
+    """Toom-Cook scheme: multiplies polynomials by their values at `points` and infinity."""
     factors = [[other for other in points if other != point] for point in points]
     left = [np.pad(np.poly(others)[::-1], (0, 1)) for others in factors]
     left.append(np.poly(points)[::-1])
@@ -54,8 +54,8 @@ SCHEMES = {
     3: minimal_filtering(2, 3, (0.0, 1.0, -1.0)),
     4: minimal_filtering(2, 4, (0.0, 1.0, -1.0, 2.0)),
 }
-# Of an image doubled by repetition, a tile of two outputs sees three pixels a, b, c as a b b c:
-# the products are (a-b)k0, b(k0+k1+k2) and (c-b)k2.
+# In an image doubled by repetition, a tile of two outputs depends on three pixels a, b, c, as
+# a b b c: the products are (a-b)k0, b(k0+k1+k2) and (c-b)k2.
 UPSAMPLING = Scheme(
     inputs=((1, -1, 0), (0, 1, 0), (0, -1, 1)),
     kernel=((1, 0, 0), (1, 1, 1), (0, 0, 1)),
@@ -65,7 +65,7 @@ UPSAMPLING = Scheme(
 
 
 def _weighted(coefficients, arrays):
-    """Sum of coefficient times array, without the products by 0, 1 and -1."""
+    """Sum of coefficients times arrays, without multiplying by 0, 1 and -1."""
     total = None
     for coefficient, array in zip(coefficients, arrays, strict=True):
         if coefficient == 0:
@@ -194,6 +194,6 @@ def winograd(images: Array, kernel: Array) -> Array:
 def winograd_upsampled(images: Array, kernel: Array) -> Array:
     """Doubles height and width by repetition, then convolves with a 3x3 kernel.
 
-    The padding of the images, one pixel, is doubled too, and half of it is left over.
+    The padding of one pixel is doubled too; half of it is not used.
     """
     return _tiled(images, kernel, UPSAMPLING)
