@@ -7,7 +7,8 @@ from typing import Any
 class UserError(Exception):
     """A mistake in settings, files or data.
 
-    Its message is a single line, followed by the files where several are named. Commands print it and exit with code 1, without a traceback.
+    Its message is a single line, followed by the files where several are named. Commands print it
+    and exit with code 1, without a traceback.
     """
 
 
