@@ -100,7 +100,7 @@ class Generators:
             return encode(self.module.apply({"params": params}, decode(images)))
 
         return {
-            f"{origin}_to_{other}": functools.partial(translation, self.params_from(origin))
+            f"{origin}_to_{other}": functools.partial(translate, self.params_from(origin))
             for origin, other in (self.domains, self.domains[::-1])
         }
 

@@ -74,7 +74,7 @@ def train(steps, state=None, settings=()):
     step, stream = compiled(tuple(sorted(dict(settings).items())))
     states, lines = [make_state() if state is None else state], []
     for number in range(steps):
-        state, metrics = step(states[-1], IMAGES, stream.at(number))
+        state, metrics = step(states[-1], gather([IMAGES], stream.at(number)))
         states.append(state)
         lines.append({k: (float(m.total), float(m.count)) for k, m in metrics.items()})
     return states, lines

@@ -56,7 +56,7 @@ def why_no_generators(config: ConfigDict) -> str:
     if config.method != OURS:
         return f"method={config.method} has no generators"
     if needs_translations(config):
-        return "pair.translations has no generators"
+        return f"pair.translations={config.pair.translations} replaces the CycleGAN"
     return (
         "no loss uses translations (adapt.mix.t_f, adapt.mix.s_f and adapt.beta are 0, and "
         "em.posterior is target)"
