@@ -20,6 +20,7 @@ from configs import folder as folder_config
 from daaa_jax import convert, predict
 from daaa_jax.data import load_task, photos
 from daaa_jax.errors import UserError
+from daaa_jax.experiment.workdir import Workdir
 
 CLASSES = ("mug", "pen", "stapler")
 
@@ -215,7 +216,7 @@ def test_exported_program_gives_the_same_probabilities_in_a_fresh_process(finish
     shown = re.findall(r"[\d.]+%", card)
     assert shown == [f"{100 * result['accuracy']['source_train']:.1f}%"]
 
-    network = inference.load_network(finished, "selected")
+    network = inference.load_network(Workdir(finished), "selected")
     side = network.about["image_size"]
     for count in (1, 5):
         images = np.random.default_rng(count).integers(0, 256, (count, side, side, 3), np.uint8)
@@ -234,7 +235,7 @@ def test_exported_onnx_gives_the_same_probabilities(finished, tmp_path):
     pytest.importorskip("jax2onnx")
     from daaa_jax import inference
 
-    network = inference.load_network(finished, "selected")
+    network = inference.load_network(Workdir(finished), "selected")
     out = tmp_path / "model"
     done = call("export", "--onnx", f"--workdir={finished}", f"--out={out}")
     assert done.returncode == 0, done.stderr
