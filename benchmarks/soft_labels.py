@@ -21,7 +21,6 @@ from daaa_jax.evaluation import Evaluation
 from daaa_jax.runtime import allocator, compilation, mesh
 
 _THRESHOLD = 0.95
-_BATCH = 256
 
 
 def variants(folder: Path) -> Mapping[str, Evaluation]:
@@ -32,15 +31,11 @@ def variants(folder: Path) -> Mapping[str, Evaluation]:
     """
     config, devices = workdir.read_config(folder), mesh.data_mesh()
     task = load_task(config.data)
-    generators, measured = inference.load_generators(folder), task.evaluation.target_test
+    measured, direction = task.evaluation.target_test, f"{task.target_name}_to_{task.source_name}"
+    if measured is not task.evaluation.target_train:
+        direction += "_test"
+    translated = translation.read(folder / "translate" / direction)
     last, source = (inference.load_network(folder, name) for name in ("last", "source"))
-    translated = translation.apply(
-        generators.module,
-        generators.params_from(task.target_name),
-        measured.images,
-        _BATCH,
-        devices,
-    )
     evaluate = evaluation.make_evaluator(last.model, devices, config)
 
     def read(network, images) -> np.ndarray:
