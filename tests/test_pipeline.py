@@ -123,6 +123,19 @@ def test_examples_of_the_python_interface_run(finished, tmp_path, monkeypatch):
     assert found["translations"].dtype == np.uint8
 
 
+def test_benchmark_of_soft_labels_reads_the_networks_and_translations_of_a_run(finished):
+    from benchmarks import soft_labels
+
+    found = soft_labels.variants(Workdir(finished[0]))
+    accuracy = json.loads((finished[0] / "result.json").read_text())["accuracy"]
+    wanted = {
+        "adapted network on x^T": accuracy["target_test"]["last"],
+        "source network on G_TS(x^T)": accuracy["source_translated"],
+    }
+    for name, value in wanted.items():
+        assert found[name].accuracy == pytest.approx(value, abs=0.005)  # an image of 256
+
+
 def test_second_run_of_the_same_command_only_prints_the_result(finished):
     workdir, _ = finished
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
