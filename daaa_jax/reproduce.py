@@ -155,6 +155,7 @@ def _parse(arguments: Sequence[str] | None):
         cells.settings_for_all(settings_of(others)),
         options.seeds,
         options.own_networks,
+        options.only_show,
     )
     wanted = [task for task in options.tasks.split(",") if task]
     options.tasks = cells.chosen_tasks(plan, subject.tasks, wanted)
@@ -181,11 +182,11 @@ def _write(options, plan: cells.Plan, folder: Path) -> None:
     lines = list(summary.lines(name, table, options.tasks, found, plan.is_as(table.data)))
     path = folder / plan.file_name(name, table, options.tasks)
     title = f"{table.title}, on {plan.where}"
-    summary.sheet(title, lines, _notes(options, plan)).write(path)
+    summary.sheet(title, lines, _notes(options, plan, folder)).write(path)
     files.write_bytes(Path(f"{path}.csv"), summary.to_csv(lines).encode())
 
 
-def _notes(options, plan: cells.Plan) -> list[str]:
+def _notes(options, plan: cells.Plan, folder: Path) -> list[str]:
     same = (
         "Each seed has its own CycleGAN and source network."
         if plan.own_networks
@@ -199,6 +200,7 @@ def _notes(options, plan: cells.Plan) -> list[str]:
         else ""
     )
     settings = " ".join(f"`{change}`" for change in plan.changed_settings)
+    other = cells.settings_of_earlier_versions(options.all_runs, plan, folder)
     what = (
         f"mean ± standard deviation over {plan.seeds} seeds. {same}"
         if plan.seeds > 1
@@ -212,7 +214,8 @@ def _notes(options, plan: cells.Plan) -> list[str]:
     smoke = " Smoke run: metrics are not meaningful." if "smoke" in plan.words else ""
     return [
         f"On {plan.where}, accuracy on the target domain after the last round, in per cent: {what}"
-        f"{paper}{smoke}" + (f" With {settings}." if settings else "") + fitted
+        f"{paper}{smoke}" + (f" With {settings}." if settings else "") + fitted,
+        *([f"Some runs had other settings: {'; '.join(other)}."] if other else []),
     ]
 
 

@@ -1,12 +1,14 @@
 """Configs: an argument of words and settings, overrides that keep types, and errors that help."""
 
+import functools
 import re
 
 import jax
 import pytest
+from ml_collections import ConfigDict
 
 from configs import digits, office
-from daaa_jax import validate
+from daaa_jax import config_files, validate
 from daaa_jax.errors import UserError
 from daaa_jax.experiment.workdir import identity_settings
 from daaa_jax.runtime.mesh import data_mesh
@@ -112,6 +114,49 @@ def test_override_keeps_the_type_of_the_setting(setting, text, value):
 def test_value_of_another_type_is_refused(setting, text, kind):
     with pytest.raises(ValueError, match=rf"{setting}={text}.*\b{kind}\b"):
         digits.get_config(f"{setting}={text}")
+
+
+GOOD = {bool: ("True", True), int: ("7", 7), float: ("1", 1.0), str: ("x", "x")}
+BAD = {bool: ["1", "no", ""], int: ["2.5", "x", "True"], float: ["x", "", "True"], str: []}
+
+
+def settings_by_type(config, prefix=""):
+    """One setting of each type in each group."""
+    found = {}
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            found |= settings_by_type(value, f"{prefix}{name}.")
+        else:
+            found[prefix, type(value)] = f"{prefix}{name}"
+    return found
+
+
+def loaded_or_refused(*arguments):
+    try:
+        return config_files.load(*arguments).to_dict()
+    except UserError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("file", ["digits", "folder"])
+def test_both_spellings_of_a_setting_give_the_same_value_and_the_same_error(file):
+    tried = set()
+    for (_, kind), name in settings_by_type(config_files.load(file)).items():
+        if kind is tuple:  # has commas, which the argument cannot have
+            continue
+        good, value = GOOD[kind]
+        for text in [good, *BAD[kind]]:
+            in_argument = loaded_or_refused(f"{file}:{name}={text}")
+            assert in_argument == loaded_or_refused(file, {name: text}), (name, text)
+            if text == good:
+                found = functools.reduce(dict.__getitem__, name.split("."), in_argument)
+                assert found == value and type(found) is kind, name
+            else:
+                assert name in in_argument and isinstance(in_argument, str), (name, text)
+            tried.add((kind, text))
+    assert len(tried) == 4 + sum(map(len, BAD.values()))
+    for name in ("adapt.bta", "adapt", "adapt.beta.x"):
+        assert loaded_or_refused(f"{file}:{name}=1") == loaded_or_refused(file, {name: "1"})
 
 
 # Settings that depend on others

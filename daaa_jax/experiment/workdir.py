@@ -30,6 +30,15 @@ _EXTERNAL = (
     "source.checkpoint",
     "model.weights",
 )
+# Behaviour of versions that did not have a setting.
+_BEFORE = {
+    "adapt.recolour": 0.0,
+    "em.class_prior": False,
+    "em.posterior": "target",
+    "em.second_view": "source",
+    "em.tolerance": 0.2,
+    "pair.identity_start": False,
+}
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections", "clu", "numpy")
 
 
@@ -145,12 +154,17 @@ class Workdir:
         return content
 
     def config(self) -> ConfigDict:
-        """The config of the run.
+        """The config of the run; settings that its version did not have keep its behaviour.
 
         Raises:
           UserError: if this is not a working directory.
         """
-        return ConfigDict(self.about()["config"])
+        config = ConfigDict(self.about()["config"])
+        for name, value in _BEFORE.items():
+            group, setting = name.split(".")
+            if group in config and setting not in config[group]:
+                config[group][setting] = value
+        return config
 
     def write_config(self, config: ConfigDict) -> None:
         """Writes the config, the command and the versions.

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,8 @@ class Plan:
       seeds: number of runs per cell.
       own_networks: whether each seed trains its own CycleGAN and source network, or uses those of
         seed 0.
+      only_show: whether nothing is trained; runs of earlier versions are then shown too, though
+        their settings may differ.
     """
 
     data: str
@@ -57,6 +59,7 @@ class Plan:
     settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
     seeds: int = 3
     own_networks: bool = False
+    only_show: bool = False
 
     @property
     def where(self) -> str:
@@ -107,10 +110,15 @@ class Run:
     settings: Mapping[str, str]
     seed: int
 
-    def argument(self, plan: Plan) -> str:
-        """The config's argument, which also names the run's folder."""
+    def argument(self, plan: Plan, pinned: Mapping[str, str] = _OF_THE_PAPER) -> str:
+        """The config's argument, which also names the run's folder.
+
+        Args:
+          plan: what all runs share.
+          pinned: settings of every run that does not say otherwise.
+        """
         _, tasks = DATA[plan.data]
-        settings = _OF_THE_PAPER | dict(plan.settings) | dict(self.settings)
+        settings = dict(pinned) | dict(plan.settings) | dict(self.settings)
         settings |= {"seed": str(self.seed)}
         if not plan.own_networks:
             settings |= {"pair.seed": "0", "source.seed": "0"}
@@ -131,8 +139,16 @@ class Run:
 
         All runs are in one folder, where each finds the stages that it shares with others.
         """
+        workdir, before = (
+            self._workdir(plan, folder, self.argument(plan, pinned))
+            for pinned in (_OF_THE_PAPER, {})
+        )
+        older = plan.only_show and not workdir.path.exists() and before.path.exists()
+        return before if older else workdir
+
+    def _workdir(self, plan: Plan, folder: Path, argument: str) -> Workdir:
         file, _ = DATA[plan.data]
-        parts = [part for part in self.argument(plan).split(",") if not is_location_setting(part)]
+        parts = [part for part in argument.split(",") if not is_location_setting(part)]
         return Workdir(folder / "runs" / folder_name([file, *parts]))
 
 
@@ -198,20 +214,34 @@ def result(run: Run, plan: Plan, folder: Path) -> dict[str, Any] | None:
     """Content of `result.json` of a finished run; None if it is not finished.
 
     Raises:
-      UserError: if the run in its folder was made with other settings.
+      UserError: if the run in its folder was made with other settings, unless `plan.only_show`.
     """
     workdir = run.workdir(plan, folder)
-    if (found := workdir.result()) is None:
-        return None
-    config, made_with = run.config(plan), workdir.config()
-    fit_to_devices(config, 1, made_with)
-    differing = files.differing_settings(identity_settings(made_with), identity_settings(config))
+    found = workdir.result()
+    differing = [] if found is None or plan.only_show else other_settings(run, plan, folder)
     if differing:
         raise UserError(
             f"{workdir} was made with other settings: {'; '.join(differing[:5])}. Give another "
             "--workdir, or the settings that it was made with"
         )
     return found
+
+
+def other_settings(run: Run, plan: Plan, folder: Path) -> list[str]:
+    """How the settings of a run in its folder differ, see `files.differing_settings`."""
+    config, made_with = run.config(plan), run.workdir(plan, folder).config()
+    fit_to_devices(config, 1, made_with)
+    return files.differing_settings(identity_settings(made_with), identity_settings(config))
+
+
+def settings_of_earlier_versions(runs: Iterable[Run], plan: Plan, folder: Path) -> list[str]:
+    """How the settings of finished runs differ, each difference once; empty while training."""
+    finished = [run for run in runs if plan.only_show and result(run, plan, folder)]
+    return list(
+        dict.fromkeys(
+            difference for run in finished for difference in other_settings(run, plan, folder)
+        )
+    )
 
 
 def is_to_do(run: Run, plan: Plan, folder: Path) -> bool:

@@ -90,6 +90,8 @@ def _note(runs: Sequence[cells.Run], plan: cells.Plan, folder: Path) -> str:
         lines.append(f"{diverged} of {len(runs)} runs diverged")
     if plan.changed_settings:
         lines.append(f"with {', '.join(plan.changed_settings)}")
+    if cells.settings_of_earlier_versions(runs, plan, folder):
+        lines.append("some runs had other settings")
     if "smoke" in plan.words:
         lines.append("smoke run: metrics are not meaningful")
     return "\n".join(lines)
