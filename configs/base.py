@@ -245,7 +245,7 @@ def override(config: ConfigDict, settings: Mapping[str, str]) -> None:
 
 
 def _names(config: ConfigDict, prefix: str = "") -> list[str]:
-    names = []
+    names: list[str] = []
     for key, value in config.items():
         nested = isinstance(value, ConfigDict)
         names += _names(value, f"{prefix}{key}.") if nested else [prefix + key]

@@ -21,8 +21,9 @@ from daaa_jax.data.augment import (
     evaluation_views,
     recolour,
 )
-from daaa_jax.data.images import Images, chosen
+from daaa_jax.data.images import chosen
 from daaa_jax.data.pairs import GROUPS, AdaptationBatch, BatchStream, group_sizes
+from daaa_jax.data.types import ImageArray
 from daaa_jax.errors import check_choice
 from daaa_jax.evaluation import second_view
 from daaa_jax.experiment.stages import needs_translations
@@ -31,8 +32,7 @@ from daaa_jax.training import loop, optimizers
 from daaa_jax.training.rounds import TargetTraining
 
 
-@struct.dataclass
-class AdaptationState:
+class AdaptationState(struct.PyTreeNode):
     """The state of stage `adapt`.
 
     Attributes:
@@ -56,7 +56,7 @@ class AdaptationState:
 
 def objective(
     logits: Array,
-    labels: Array,
+    labels: Array | np.ndarray,
     posterior: Array,
     kept: Array,
     alignment: Array,
@@ -113,8 +113,7 @@ def create_state(
     )
 
 
-@struct.dataclass
-class Seen:
+class Seen(struct.PyTreeNode):
     """The networks' inputs of a batch, float32 in [-1, 1]; images of a pair are cropped alike.
 
     Attributes:
@@ -130,7 +129,7 @@ class Seen:
 
 def train_step(
     state: AdaptationState,
-    batch: AdaptationBatch,
+    batch: AdaptationBatch[Array],
     *,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
@@ -207,7 +206,7 @@ def train_step(
 
 
 def draw_views_of_pairs(
-    state: AdaptationState, batch: AdaptationBatch, sizes: Sequence[int], config: ConfigDict
+    state: AdaptationState, batch: AdaptationBatch[Array], sizes: Sequence[int], config: ConfigDict
 ) -> Seen:
     """Random views of a batch: the same crop and flip for all images of a pair.
 
@@ -287,7 +286,7 @@ def target_training(
     config: ConfigDict,
     model: nn.Module,
     source: Variables,
-    images: Images,
+    images: ImageArray,
     labels: np.ndarray,
     devices: int,
 ) -> TargetTraining:

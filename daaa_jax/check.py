@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except UserError as error:
             print(f"error: {error}")
             failed, source_failed = True, source_failed or number == 0
-    owners = collections.defaultdict(list)
+    owners: dict[str, list] = collections.defaultdict(list)
     for number, listing in enumerate(listings):
         failed |= _check(listing, owners, is_source=number == 0 and not source_failed)
     if listings and not source_failed:

@@ -53,10 +53,11 @@ def _module(name: str) -> ModuleType:
     if path.resolve().parent == FOLDER.resolve():
         module = importlib.import_module(f"configs.{path.stem}")
     else:
-        spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
-        module = importlib.util.module_from_spec(spec)
+        loader = importlib.machinery.SourceFileLoader(f"_config_{path.stem}", str(path))
+        module = ModuleType(loader.name)
+        module.__file__ = loader.path
         try:
-            spec.loader.exec_module(module)
+            loader.exec_module(module)
         except (ImportError, SyntaxError) as error:
             raise UserError(f"--config={name} cannot be imported: {error}") from error
     if not hasattr(module, "get_config"):

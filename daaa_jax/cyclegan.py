@@ -7,7 +7,7 @@ serves both directions of adaptation: the paper's G_ST is `a_to_b` where the sou
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Generic
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,8 @@ from ml_collections import ConfigDict
 
 from daaa_jax import losses, models
 from daaa_jax.data.augment import decode, random_view
-from daaa_jax.data.batches import IndexStream, Rows
+from daaa_jax.data.batches import ImagesOrRows, IndexStream, Rows
+from daaa_jax.data.types import ImageArray
 from daaa_jax.errors import UserError
 from daaa_jax.runtime import image_grid
 from daaa_jax.runtime import mesh as meshes
@@ -31,8 +32,7 @@ from daaa_jax.training.feed import Feed
 Params = Mapping[str, Any]
 
 
-@struct.dataclass
-class ImagePools:
+class ImagePools(struct.PyTreeNode):
     """Past translations: `images` `[k,P,H,W,3]`; of each pool, the first `filled` are in use."""
 
     images: Array
@@ -87,24 +87,21 @@ def replay(pools: ImagePools, images: Array, key: Array) -> tuple[ImagePools, Ar
     return pools, replayed.reshape(images.shape)
 
 
-@struct.dataclass
-class UnpairedBatch:
+class UnpairedBatch(struct.PyTreeNode, Generic[ImagesOrRows]):
     """Images of both domains, uint8 `[B,H,W,3]`, or their `Rows` until they are gathered."""
 
-    a: Array | Rows
-    b: Array | Rows
+    a: ImagesOrRows
+    b: ImagesOrRows
 
 
-@struct.dataclass
-class GeneratorState:
+class GeneratorState(struct.PyTreeNode):
     """Parameters of `a_to_b` and `b_to_a`, and the optimiser of both."""
 
     params: Mapping[str, Params]
     opt_state: optax.OptState
 
 
-@struct.dataclass
-class DiscriminatorState:
+class DiscriminatorState(struct.PyTreeNode):
     """Parameters of the discriminators of `a` and `b`, their optimiser, and pools for each."""
 
     params: Mapping[str, Params]
@@ -112,8 +109,7 @@ class DiscriminatorState:
     pools: Mapping[str, ImagePools]
 
 
-@struct.dataclass
-class CycleGanState:
+class CycleGanState(struct.PyTreeNode):
     """The state of stage `pair`: `step` updates made, generators and discriminators."""
 
     step: Array
@@ -211,16 +207,16 @@ def discriminator_loss(
         logits = discriminator.apply({"params": params[domain]}, images)
         return losses.adversarial_loss(logits, is_real, settings.adversarial)
 
-    loss = 0.0
-    for domain in ("a", "b"):
-        loss += 0.5 * d_loss(domain, real[domain], True)
-        loss += 0.5 * d_loss(domain, replayed[domain], False)
-    return loss
+    return losses.total(
+        0.5 * d_loss(domain, images[domain], is_real)
+        for domain in ("a", "b")
+        for images, is_real in ((real, True), (replayed, False))
+    )
 
 
 def train_step(
     state: CycleGanState,
-    batch: UnpairedBatch,
+    batch: UnpairedBatch[Array],
     *,
     settings: ConfigDict,
     optimizer: optax.GradientTransformation,
@@ -284,8 +280,8 @@ def _updated(optimizer, gradient, opt_state, params) -> dict[str, Any]:
 
 def run(
     settings: ConfigDict,
-    images_a: np.ndarray,
-    images_b: np.ndarray,
+    images_a: ImageArray,
+    images_b: ImageArray,
     context: Context,
 ) -> tuple[Mapping[str, Params], Mapping[str, Any]]:
     """Trains the CycleGAN of a pair of domains, or resumes it.
@@ -342,7 +338,7 @@ def _check_size(settings: ConfigDict, size: Sequence[int]) -> None:
         )
 
 
-def _batch_at(streams: Sequence[IndexStream], step: int) -> UnpairedBatch:
+def _batch_at(streams: Sequence[IndexStream], step: int) -> UnpairedBatch[Rows]:
     return UnpairedBatch(*(Rows(stream.at(step), number) for number, stream in enumerate(streams)))
 
 

@@ -17,7 +17,7 @@ POSTERIORS, SECOND_VIEWS, NORMALIZERS = (
 CONFIDENT = 0.95  # least value of the largest posterior of an image that `ViewCounts` counts
 
 
-def posterior(logits: Array) -> Array:
+def posterior(logits: Array | np.ndarray) -> Array:
     """Class posterior `p_post(z | x)` of the frozen posterior network M^post (Eq. 8).
 
     Args:
@@ -30,10 +30,10 @@ def posterior(logits: Array) -> Array:
 
 
 def paired_posterior(
-    logits: Array,
-    other_logits: Array,
+    logits: Array | np.ndarray,
+    other_logits: Array | np.ndarray,
     weight: Array | float = 1.0,
-    log_prior: Array | float = 0.0,
+    log_prior: np.ndarray | float = 0.0,
 ) -> Array:
     """Posterior of both images of a pair, a product of experts. Ours, not the paper's.
 

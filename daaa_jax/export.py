@@ -104,7 +104,7 @@ def stablehlo(program: Program, side: int) -> bytes:
     images = jax.ShapeDtypeStruct((batch, side, side, 3), jnp.uint8)
     with layers.plain_convolutions():
         exported = jax_export.export(jax.jit(program), platforms=PLATFORMS)(images)
-    return exported.serialize()
+    return bytes(exported.serialize())
 
 
 def onnx(program: Program, side: int, tolerance: float) -> bytes:

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import Array
+from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
-from daaa_jax import attention, evaluation, models, translation
+from daaa_jax import attention, evaluation, losses, models, translation
 from daaa_jax.data import folders, photos
 from daaa_jax.data.augment import crop_size, decode, encode, evaluation_views
 from daaa_jax.errors import UserError
@@ -163,7 +164,7 @@ def find_images(places: Sequence[str]) -> list[Path]:
         try:
             place.stat()
         except OSError as error:
-            raise UserError(f"{place}: {error.strerror.lower()}") from error
+            raise UserError(f"{place}: {(error.strerror or str(error)).lower()}") from error
         found += folders.images_in(place) if place.is_dir() else [place]
     if not found:
         endings = ", ".join(sorted(photos.SUFFIXES))
@@ -252,7 +253,7 @@ def posterior(network: network_file.Trained, variables, images: Array) -> Array:
     return read(network.model, variables, images, augment, about["crops"]).posteriors
 
 
-def attention_observer(network: network_file.Trained) -> Callable[[Array], dict[str, Array]]:
+def attention_observer(network: network_file.Trained) -> Callable[[ArrayLike], dict[str, Array]]:
     """A function from uint8 images `[B,H,W,3]` to maps `[B,h,w]`, by aligned layer."""
     about, variables = network.about, network.variables
     # Summed squares whatever `adapt.attention` is: features cannot be drawn as one map.
@@ -260,7 +261,7 @@ def attention_observer(network: network_file.Trained) -> Callable[[Array], dict[
     alone = variables if network.generator is None else variables["classifier"]
 
     @jax.jit
-    def observe(images: Array) -> dict[str, Array]:
+    def observe(images: ArrayLike) -> dict[str, Array]:
         (view,) = evaluation_views(decode(images), ConfigDict(about["augment"]), 1)
         _, observed = watched.apply(alone, view, train=False, mutable=["intermediates"])
         maps = attention.collect(observed["intermediates"], about["layers"])
@@ -281,10 +282,11 @@ def heat(maps: dict[str, Array], size: int) -> Array:
 
     Each map is normalised as in Eq. 5 and resized; the sum over layers is scaled to [0, 1].
     """
-    total = 0.0
-    for square in map(normalised_maps, maps.values()):
-        scaled = square * square.shape[1]  # mean square 1 at any size
-        total += jax.image.resize(scaled, (len(square), size, size), "bilinear")
+    total = losses.total(
+        # The factor makes the mean square 1 at any size.
+        jax.image.resize(square * square.shape[1], (len(square), size, size), "bilinear")
+        for square in map(normalised_maps, maps.values())
+    )
     low, high = total.min((1, 2), keepdims=True), total.max((1, 2), keepdims=True)
     return (total - low) / jnp.maximum(high - low, 1e-20)
 

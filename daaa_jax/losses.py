@@ -2,10 +2,11 @@
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
@@ -61,7 +62,7 @@ def cycle_loss(images: Array, reconstructed: Array) -> Array:
     return jnp.mean(absolute(images.astype(jnp.float32) - reconstructed.astype(jnp.float32)))
 
 
-def cross_entropy(logits: Array, labels: Array) -> Array:
+def cross_entropy(logits: Array, labels: Array | np.ndarray) -> Array:
     """Cross-entropy with given labels, L_CE by sample (Eq. 6).
 
     Args:
@@ -149,6 +150,11 @@ def jmmd(xs: Sequence[Array], ys: Sequence[Array]) -> Array:
     return within - 2 * jnp.mean(kernel[:size, size:])
 
 
+def total(terms: Iterable[Array]) -> Array:
+    """Sum of at least one term."""
+    return sum(terms)  # type: ignore[return-value]  # typeshed: 0 without terms
+
+
 def absolute(x: Array) -> Array:
     """`|x|` with gradient 0 at 0, as in PyTorch; that of `jnp.abs` is 1 there."""
     return x * jnp.sign(x)
@@ -169,7 +175,7 @@ def _kernel(x: Array, y: Array) -> Array:
     count = len(points)
     mean = jax.lax.stop_gradient(jnp.sum(distances) / (count * (count - 1)))
     mean = jnp.where(mean > _ZERO_DISTANCE, mean, 1.0)
-    return sum(jnp.exp(-distances / (factor * mean)) for factor in _BANDWIDTHS) / len(_BANDWIDTHS)
+    return total(jnp.exp(-distances / (factor * mean)) for factor in _BANDWIDTHS) / len(_BANDWIDTHS)
 
 
 def _require_same_shape(first_name: str, first: Array, second_name: str, second: Array) -> None:

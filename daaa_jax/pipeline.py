@@ -14,7 +14,7 @@ from daaa_jax.data import external_translations, load_task
 from daaa_jax.data.images import Images
 from daaa_jax.data.pairs import all_images
 from daaa_jax.data.records import Records
-from daaa_jax.data.types import Task
+from daaa_jax.data.types import ImageArray, Task
 from daaa_jax.errors import Diverged, UserError
 from daaa_jax.evaluation import diagnostics, paired_inference
 from daaa_jax.experiment import result as results
@@ -97,7 +97,7 @@ def _finished_before(workdir: Workdir, config: ConfigDict, profiled: bool) -> di
             workdir.update_paths(config)
         if not workdir.report.exists():
             page.write(workdir)
-    return workdir.result()
+    return files.read_json(workdir.result_json)
 
 
 class _Run:
@@ -201,7 +201,7 @@ class _Run:
         for name, step in self.steps.items():
             if wanted not in ("all", name):
                 continue
-            if distributed.of_first(lambda of=name: "yes" if self.stages.finished(of) else ""):
+            if self._is_finished(name):
                 self._use(name)
                 if context.profiled and name != "translate":
                     print(f"{name}: has no updates left to profile", flush=True)
@@ -220,6 +220,9 @@ class _Run:
             self.stages.finish(name, outputs)
             distributed.barrier(f"{name} finished")  # before other processes read its outputs
 
+    def _is_finished(self, name: str) -> bool:
+        return bool(distributed.of_first(lambda: "yes" if self.stages.finished(name) else ""))
+
     def _use(self, name: str) -> None:
         """Uses a finished stage of this or of another working directory."""
         if distributed.is_first():
@@ -229,7 +232,8 @@ class _Run:
             print(f"{name}: {how}, in {place.stage(name)}", flush=True)
 
     def _pair(self, context: Context) -> Mapping[str, Any]:
-        params, loop_state = cyclegan.run(self.config.pair, *self.domains.values(), context)
+        images_a, images_b = self.domains.values()
+        params, loop_state = cyclegan.run(self.config.pair, images_a, images_b, context)
         about = {
             "domains": list(self.domains),
             "image_size": self.task.source_train.images.shape[1],
@@ -279,7 +283,7 @@ class _Run:
             path = self.workdir_of("source").source_network
             variables = network_file.read(path).variables
         # Not in stage `source`, which runs with other target domains may share.
-        outputs = {"source_network": self._accuracies(variables)}
+        outputs: dict[str, Any] = {"source_network": self._accuracies(variables)}
         translations = self._translations()
         self._keep_generators()
         candidates = results.Candidates(self.workdir, self.config, self.task)
@@ -297,10 +301,10 @@ class _Run:
         candidates.select(loop_state["selected"]["step"], em)
         final = self.evaluate(last, self.task.evaluation.target_test)
         outputs |= {**loop_state, "per_class": final.per_class, "confusion": final.confusion}
-        return outputs | self._paired(variables, last, translations, em, context)
+        return outputs | self._paired(variables, last, translations, loop_state, context)
 
     def _target_training(
-        self, variables: models.Variables, translations: Mapping[str, Images], devices: int
+        self, variables: models.Variables, translations: Mapping[str, ImageArray], devices: int
     ) -> rounds.TargetTraining:
         config, task = self.config, self.task
         if config.method != OURS:
@@ -323,7 +327,10 @@ class _Run:
         return adaptation.target_training(config, self.model, variables, images, labels, devices)
 
     def _write_diagnostics(
-        self, variables: models.Variables, last: models.Variables, synthetic_target: Images | None
+        self,
+        variables: models.Variables,
+        last: models.Variables,
+        synthetic_target: ImageArray | None,
     ) -> None:
         print("adapt: measuring what the report shows", flush=True)
         with device_memory.enough_memory(
@@ -356,8 +363,8 @@ class _Run:
         self,
         variables: models.Variables,
         last: models.Variables,
-        translations: Mapping[str, Images],
-        em: Mapping[str, Any] | None,
+        translations: Mapping[str, ImageArray],
+        loop_state: Mapping[str, Any],
         context: Context,
     ) -> dict[str, Any]:
         """Accuracies of inference on both images of a pair; empty where there is no generator."""
@@ -382,11 +389,11 @@ class _Run:
             measured.target_test,
             translated,
             {"source": variables, "last": last, "selected": selected},
-            em["gamma"],
+            loop_state["em"]["gamma"],
             self.config.em.threshold,
         )
 
-    def _translations(self) -> Mapping[str, Images | Records]:
+    def _translations(self) -> Mapping[str, ImageArray]:
         """Translations by direction; empty if none are needed."""
         if not stage_rules.trains_cyclegan(self.config):
             return self.external_translations

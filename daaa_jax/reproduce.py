@@ -160,7 +160,7 @@ def _parse(arguments: Sequence[str] | None):
     wanted = [task for task in options.tasks.split(",") if task]
     options.tasks = cells.chosen_tasks(plan, subject.tasks, wanted)
     methods = [method for method in options.methods.split(",") if method]
-    if options.name in tables.TABLES:
+    if isinstance(subject, tables.Table):
         config = cells.Run(options.tasks[0], {}, 0).config(plan)
         options.table = tables.on_network(subject, config.model.name, config.adapt.beta)
         options.all_runs = cells.runs_of(options.table, options.tasks, plan)
@@ -236,7 +236,7 @@ def _trainer(config: ConfigDict, together: bool) -> Trainer:
 
     def train(config: ConfigDict, workdir: Workdir) -> None:
         try:
-            pipeline.run(config, workdir)
+            pipeline.run(config, workdir.path)
         except (Diverged, Busy):
             raise
         except UserError as error:

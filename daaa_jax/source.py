@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Generic
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from daaa_jax import losses
 from daaa_jax.data.augment import decode, evaluation_views, random_view
-from daaa_jax.data.batches import IndexStream, Rows
+from daaa_jax.data.batches import ImagesOrRows, IndexStream, Rows
 from daaa_jax.data.types import LabelledImages
 from daaa_jax.models import Variables, initial_variables, starting_variables
 from daaa_jax.training import loop, optimizers
@@ -23,16 +23,14 @@ from daaa_jax.training.context import Context
 from daaa_jax.training.feed import Feed
 
 
-@struct.dataclass
-class LabelledBatch:
+class LabelledBatch(struct.PyTreeNode, Generic[ImagesOrRows]):
     """Source images, uint8 `[B,H,W,3]`, or their `Rows` until gathered; labels, int32 `[B]`."""
 
-    images: Array | Rows
-    labels: Array
+    images: ImagesOrRows
+    labels: Array | np.ndarray
 
 
-@struct.dataclass
-class SourceState:
+class SourceState(struct.PyTreeNode):
     """The state of stage `source` after `step` updates: variables and optimiser."""
 
     step: Array
@@ -67,7 +65,7 @@ def create_state(
 
 def train_step(
     state: SourceState,
-    batch: LabelledBatch,
+    batch: LabelledBatch[Array],
     *,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
@@ -160,6 +158,6 @@ def run(
     return state.variables, loop_state
 
 
-def _batch_at(stream: IndexStream, labels: np.ndarray, step: int) -> LabelledBatch:
+def _batch_at(stream: IndexStream, labels: np.ndarray, step: int) -> LabelledBatch[Rows]:
     rows = stream.at(step)
     return LabelledBatch(Rows(rows), labels[rows])

@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 
 from daaa_jax.data import records
 from daaa_jax.data.augment import decode, encode
-from daaa_jax.data.images import Images
 from daaa_jax.data.records import Records
+from daaa_jax.data.types import ImageArray
 from daaa_jax.errors import UserError
 from daaa_jax.runtime import device_memory, distributed, files
 from daaa_jax.runtime import mesh as meshes
@@ -32,7 +32,7 @@ def run(
     settings: ConfigDict,
     generator: nn.Module,
     params: Mapping[str, Any],
-    images: np.ndarray | Images | Records,
+    images: ImageArray,
     direction: str,
     context: Context,
 ) -> None:
@@ -86,7 +86,7 @@ def run(
 
 
 def _start(
-    folder: Path, part_size: int, direction: str, images: Any, params: Mapping[str, Any]
+    folder: Path, part_size: int, direction: str, images: ImageArray, params: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Writes the manifest of a direction, and removes parts of other images or generators."""
     manifest = {

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from daaa_jax.baselines.method import ClassifierOutputs, Inputs, Method, Params, ramp
@@ -15,7 +16,9 @@ from daaa_jax.baselines.method import ClassifierOutputs, Inputs, Method, Params,
 _SMALLEST = 1e-8  # added to a probability before its logarithm is taken, as in the released code
 
 
-def walker_loss(source: Array, target: Array, labels: Array, temperature: float) -> Array:
+def walker_loss(
+    source: Array, target: Array, labels: Array | np.ndarray, temperature: float
+) -> Array:
     """Cross-entropy of the ends of walks with a uniform distribution over their class (Eq. 2 to 5).
 
     Args:

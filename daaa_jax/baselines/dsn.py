@@ -117,7 +117,8 @@ class Dsn(Method):
     ) -> Mapping[str, Array]:
         """Reconstruction, difference and similarity (Eq. 1), the last growing with `ramp`."""
         settings = self.settings
-        reconstruction = difference = 0.0
+        reconstruction: Array | float = 0.0
+        difference: Array | float = 0.0
         for domain, images, shared in (
             ("source", inputs.source, source.features),
             ("target", inputs.target, target.features),

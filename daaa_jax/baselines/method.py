@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax import struct
 from jax import Array
@@ -15,8 +16,7 @@ from daaa_jax import losses
 Params = Mapping[str, Any]
 
 
-@struct.dataclass
-class ClassifierOutputs:
+class ClassifierOutputs(struct.PyTreeNode):
     """The classifier's outputs for some images.
 
     Attributes:
@@ -30,8 +30,7 @@ class ClassifierOutputs:
     batch_stats: Any
 
 
-@struct.dataclass
-class Inputs:
+class Inputs(struct.PyTreeNode):
     """Inputs of a method's loss in one step.
 
     Attributes:
@@ -45,8 +44,8 @@ class Inputs:
 
     source: Array
     target: Array
-    labels: Array
-    target_labels: Array
+    labels: Array | np.ndarray
+    target_labels: Array | np.ndarray
     progress: Array
     key: Array
 
@@ -111,7 +110,7 @@ class Method:
         )
         supervised = losses.cross_entropy(source.logits, inputs.labels).mean()
         parts = self.penalty(aux_params, model, source, target, inputs)
-        penalty = sum(parts.values())
+        penalty = losses.total(parts.values())
         logged = {"cross_entropy": supervised, "penalty": penalty, **parts}
         return supervised + penalty, logged, given
 

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from typing import Generic
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from ml_collections import ConfigDict
 from daaa_jax import baselines, models
 from daaa_jax.baselines.method import ClassifierOutputs, Inputs, Method, Params
 from daaa_jax.data.augment import decode, evaluation_views, random_view, recolour
-from daaa_jax.data.batches import IndexStream, Rows
+from daaa_jax.data.batches import ImagesOrRows, IndexStream, Rows
 from daaa_jax.data.types import LabelledImages, UnlabelledImages
 from daaa_jax.models import Variables
 from daaa_jax.training import loop
@@ -23,8 +24,7 @@ from daaa_jax.training.optimizers import make as make_optimizer
 from daaa_jax.training.rounds import TargetTraining
 
 
-@struct.dataclass
-class DomainBatch:
+class DomainBatch(struct.PyTreeNode, Generic[ImagesOrRows]):
     """A batch of both domains.
 
     Attributes:
@@ -34,14 +34,13 @@ class DomainBatch:
       target_labels: see `Inputs.target_labels`.
     """
 
-    source: Array | Rows
-    target: Array | Rows
-    labels: Array
-    target_labels: Array
+    source: ImagesOrRows
+    target: ImagesOrRows
+    labels: Array | np.ndarray
+    target_labels: Array | np.ndarray
 
 
-@struct.dataclass
-class BaselineState:
+class BaselineState(struct.PyTreeNode):
     """The state of stage `adapt` of a baseline.
 
     Attributes:
@@ -123,7 +122,7 @@ def create_state(
 
 def train_step(
     state: BaselineState,
-    batch: DomainBatch,
+    batch: DomainBatch[Array],
     *,
     method: Method,
     model: nn.Module,
@@ -182,7 +181,9 @@ def train_step(
     return state, metrics
 
 
-def _inputs(state: BaselineState, batch: DomainBatch, method: Method, total_steps: int) -> Inputs:
+def _inputs(
+    state: BaselineState, batch: DomainBatch[Array], method: Method, total_steps: int
+) -> Inputs:
     """Random views of a batch, with the other inputs of a method's loss."""
     config = method.config
     key = jax.random.fold_in(state.key, state.step)
@@ -247,6 +248,6 @@ def target_training(
 
 def _batch_at(
     streams: Sequence[IndexStream], labels: np.ndarray, target_labels: np.ndarray, step: int
-) -> DomainBatch:
+) -> DomainBatch[Rows]:
     source, target = (stream.at(step) for stream in streams)
     return DomainBatch(Rows(source, 0), Rows(target, 1), labels[source], target_labels[target])

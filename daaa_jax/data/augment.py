@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import Array
+from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
 from daaa_jax.errors import check_choice
@@ -15,8 +16,7 @@ from daaa_jax.errors import check_choice
 CROPS = (1, 10)  # crops per image in evaluation
 
 
-@struct.dataclass
-class Views:
+class Views(struct.PyTreeNode):
     """Crop position and flip of each of `B` images.
 
     Attributes:
@@ -28,7 +28,7 @@ class Views:
     flipped: Array
 
 
-def decode(images: Array) -> Array:
+def decode(images: ArrayLike) -> Array:
     """Converts uint8 pixels, of any shape, to float32 in [-1, 1]."""
     return jnp.asarray(images, jnp.float32) / 127.5 - 1
 

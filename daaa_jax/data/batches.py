@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -10,11 +10,10 @@ from flax import struct
 from jax import Array
 
 from daaa_jax.data import randomness
-from daaa_jax.data.images import Images
+from daaa_jax.data.types import ImageArray
 
 
-@struct.dataclass
-class Rows:
+class Rows(struct.PyTreeNode):
     """Images of a batch, given by their row numbers in a set of images.
 
     Attributes:
@@ -22,15 +21,19 @@ class Rows:
       image_set: index of the set in the `image_sets` of `gather`.
     """
 
-    rows: Array | np.ndarray
+    rows: np.ndarray
     image_set: int = struct.field(pytree_node=False, default=0)
 
 
-def gather(image_sets: Sequence[Array | Images], batch: Any) -> Any:
+# A batch's images, or their `Rows` until they are gathered.
+ImagesOrRows = TypeVar("ImagesOrRows", Array, Rows)
+
+
+def gather(image_sets: Sequence[Array | ImageArray], batch: Any) -> Any:
     """Replaces each `Rows` in a batch by its images, uint8 `[B,H,W,3]`.
 
     Args:
-      image_sets: each `[N,H,W,3]`: device arrays inside a jitted step, `Images` in a worker.
+      image_sets: each `[N,H,W,3]`: device arrays inside a jitted step, on the host in a worker.
       batch: a tree of arrays and `Rows`.
     """
 

@@ -72,10 +72,11 @@ def get(
         decoded = decode(new)
         with contextlib.suppress(*_DAMAGED):
             for key in arrays:
-                if isinstance(decoded[key], np.memmap):
-                    decoded[key].flush()
+                array = decoded[key]
+                if isinstance(array, np.memmap):
+                    array.flush()
                 else:
-                    np.save(temporary / f"{key}.npy", decoded[key])
+                    np.save(temporary / f"{key}.npy", array)
             try:
                 temporary.rename(place)
             except OSError:

@@ -11,6 +11,7 @@ import numpy as np
 
 from daaa_jax.data import cache, list_files, photos
 from daaa_jax.data.images import chosen
+from daaa_jax.data.types import ImageArray
 from daaa_jax.errors import UserError
 
 UNKNOWN = -1  # label of the images of a flat folder, one without classes
@@ -172,7 +173,7 @@ def _images(files: list[Path]) -> tuple[list[Path], list[Path]]:
 
 def decode(
     listings: Mapping[str, Listing], size: int, on_error: str
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+) -> dict[str, tuple[ImageArray, np.ndarray]]:
     """Decodes the images of several domains.
 
     Args:
@@ -209,7 +210,7 @@ def decode(
                 f"suffix ({listing.others[0].name})",
                 flush=True,
             )
-    result = {}
+    result: dict[str, tuple[ImageArray, np.ndarray]] = {}
     for name, (images, reasons) in decoded.items():
         good = np.flatnonzero(reasons == "")
         if not len(good):

@@ -4,15 +4,17 @@ import mmap
 
 import numpy as np
 
+from daaa_jax.data.types import ImageArray
+
 
 class Images:
     """uint8 images `[N,H,W,3]` in consecutive parts; rows are read on access."""
 
-    def __init__(self, *parts: np.ndarray):
+    def __init__(self, *parts: ImageArray):
         """Keeps references to the parts; memory maps stay on the disk.
 
         Args:
-          *parts: arrays `[n,H,W,3]` or `Images`, at least one.
+          *parts: `[n,H,W,3]`, at least one.
 
         Raises:
           ValueError: if their images have different shapes.
@@ -21,7 +23,7 @@ class Images:
         shapes = {part.shape[1:] for part in flat}
         if len(shapes) != 1:
             raise ValueError(f"images of different shapes: {sorted(shapes)}")
-        self.parts: tuple[np.ndarray, ...] = tuple(flat)
+        self.parts: tuple[ImageArray, ...] = tuple(flat)
         self._ends = np.cumsum([len(part) for part in flat])
 
     @property
@@ -64,7 +66,7 @@ class Images:
 class Chosen:
     """Subset of images that are stored in files; rows are read on access."""
 
-    def __init__(self, images: np.ndarray | Images, rows: np.ndarray):
+    def __init__(self, images: ImageArray, rows: np.ndarray):
         """Reads nothing yet.
 
         Args:
@@ -94,7 +96,7 @@ class Chosen:
         return Chosen, (Images(self._images), self._rows)
 
 
-def chosen(images, rows: np.ndarray):
+def chosen(images: ImageArray, rows: np.ndarray) -> ImageArray:
     """Subset of images in the order of `rows`; images stored in files are not read."""
     if hasattr(images, "chosen"):  # records
         return images.chosen(rows)
@@ -103,9 +105,10 @@ def chosen(images, rows: np.ndarray):
     return images[rows]
 
 
-def _location(part: np.ndarray):
-    whole_file = isinstance(part, np.memmap) and isinstance(part.base, mmap.mmap)
-    return (part.filename, part.dtype, part.shape, part.offset) if whole_file else part
+def _location(part: ImageArray):
+    if isinstance(part, np.memmap) and isinstance(part.base, mmap.mmap):  # the whole file
+        return part.filename, part.dtype, part.shape, part.offset
+    return part
 
 
 def _restored(locations) -> Images:

@@ -57,10 +57,10 @@ def _decode_archive(archive: Path) -> dict[str, np.ndarray]:
         file = Path(name).name
         where = f"{archive}: {name}"
         found[split][file] = content if file.endswith(".txt") else _decode(content, where)
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for split in SPLITS:
         data = _in_order(split, archive, found[split])
-        arrays |= {f"{split}_images": data.images, f"{split}_labels": data.labels}
+        arrays |= {f"{split}_images": data.images[:], f"{split}_labels": data.labels}
     return arrays
 
 
@@ -69,8 +69,9 @@ def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
     try:
         with tarfile.open(archive, "r|gz") as tar:
             for member in tar:
-                if member.isfile() and _is_part(member.name):
-                    yield member.name, tar.extractfile(member).read()
+                wanted = member.isfile() and _is_part(member.name)
+                if wanted and (file := tar.extractfile(member)):
+                    yield member.name, file.read()
     except (tarfile.TarError, OSError, EOFError) as error:
         raise UserError(f"{archive} cannot be read to its end ({error}): fetch it again") from error
 
@@ -98,9 +99,10 @@ def _from_folder(folder: Path, split: str) -> dict[str, bytes | np.ndarray]:
 def _in_order(split: str, where: Path, found: dict[str, bytes | np.ndarray]) -> LabelledImages:
     """Arranges the images of a split in the order of its label file."""
     name = f"mnist_m_{split}_labels.txt"
-    if name not in found:
+    text = found.get(name)
+    if not isinstance(text, bytes):
         raise UserError(f"{where} holds no {name} and may be truncated: fetch it again")
-    files, labels = _parse_labels(found[name].decode(errors="replace"), where / name)
+    files, labels = _parse_labels(text.decode(errors="replace"), where / name)
     missing = [file for file in files if file not in found]
     if missing:
         raise UserError(

@@ -73,7 +73,7 @@ def _blended(source: dict[str, LabelledImages], settings: ConfigDict) -> dict[st
     return {
         split: LabelledImages(
             recipe.blend(
-                data.images, photos, randomness.generator(settings.seed, f"blend {split}")
+                data.images[:], photos, randomness.generator(settings.seed, f"blend {split}")
             ),
             data.labels,
         )

@@ -2,21 +2,22 @@
 
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Generic
 
 import numpy as np
 from flax import struct
 from jax import Array
 
-from daaa_jax.data.batches import IndexStream, Rows
+from daaa_jax.data.batches import ImagesOrRows, IndexStream, Rows
 from daaa_jax.data.images import Images
+from daaa_jax.data.types import ImageArray
 
 # Real source, synthetic target, real target, synthetic source: the order in a batch and in
 # `all_images`, where translations are in the order of their originals.
 GROUPS = ("s", "t_f", "t", "s_f")
 
 
-@struct.dataclass
-class AdaptationBatch:
+class AdaptationBatch(struct.PyTreeNode, Generic[ImagesOrRows]):
     """Images of the four groups, uint8; before they are gathered, `Rows` of `all_images`.
 
     Attributes:
@@ -27,10 +28,10 @@ class AdaptationBatch:
       labels: classes of the first two groups, int32 `[B]`; 0 and unused for the others.
     """
 
-    target: Array | Rows
-    source: Array | Rows
-    posterior: Array | Rows
-    labels: Array
+    target: ImagesOrRows
+    source: ImagesOrRows
+    posterior: ImagesOrRows
+    labels: Array | np.ndarray
 
 
 def group_sizes(batch_size: int, proportions: Sequence[float]) -> tuple[int, ...]:
@@ -88,7 +89,7 @@ class BatchStream:
                 by_target, by_source = seen[group]
                 self._groups.append((stream, first[by_target], first[by_source]))
 
-    def at(self, step: int) -> AdaptationBatch:
+    def at(self, step: int) -> AdaptationBatch[Rows]:
         """The batch of update `step`, counted from 0, as `Rows`."""
         drawn = [(stream.at(step), target, source) for stream, target, source in self._groups]
         originals = np.concatenate([rows for rows, _, _ in drawn])
@@ -106,10 +107,10 @@ class BatchStream:
 
 
 def all_images(
-    source: np.ndarray,
-    synthetic_target: np.ndarray | Images,
-    target: np.ndarray,
-    synthetic_source: np.ndarray | Images,
+    source: ImageArray,
+    synthetic_target: ImageArray,
+    target: ImageArray,
+    synthetic_source: ImageArray,
 ) -> Images:
     """Concatenates the images of all groups, for the rows of a `BatchStream`.
 

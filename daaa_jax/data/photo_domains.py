@@ -7,8 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from daaa_jax.data import folders, randomness, record_sets
-from daaa_jax.data.records import Records
-from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
+from daaa_jax.data.types import ImageArray, LabelledImages, MeasuredData, Task, UnlabelledImages
 from daaa_jax.errors import UserError
 
 DOMAINS = ("amazon", "dslr", "webcam")
@@ -116,7 +115,7 @@ def _find(place: str) -> folders.Listing | record_sets.RecordSet:
 
 def _images(
     listings: Mapping[str, folders.Listing | record_sets.RecordSet], settings: ConfigDict
-) -> dict[str, tuple[np.ndarray | Records, np.ndarray]]:
+) -> dict[str, tuple[ImageArray, np.ndarray]]:
     """Reads the images of several domains; returns them with their rows in the listings."""
     converted = {
         name: listing
@@ -130,7 +129,7 @@ def _images(
                 f"{settings.image_size}: set it to {listing.size}, or convert the photos again"
             )
     decoded = folders.decode(
-        {name: listing for name, listing in listings.items() if name not in converted},
+        {name: found for name, found in listings.items() if isinstance(found, folders.Listing)},
         settings.image_size,
         settings.on_error,
     )
@@ -189,7 +188,7 @@ def _some(
 
 def _labelled(
     listing: folders.Listing | record_sets.RecordSet,
-    images: np.ndarray | Records,
+    images: ImageArray,
     read: np.ndarray,
     classes: tuple[str, ...],
 ) -> tuple[LabelledImages, tuple[PurePath, ...]]:

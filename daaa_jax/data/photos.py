@@ -58,8 +58,8 @@ def read(path: Path, size: int) -> np.ndarray:
                     f"it claims {width} x {height} pixels, more than {_MOST_PIXELS:,}"
                 )
             image.load()
-            image = _to_rgb(_upright(image))
-            return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+            rgb = _to_rgb(_upright(image))
+            return np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR))
     except UnreadableImage:
         raise
     except Exception as error:  # Pillow's decoders raise errors of many classes

@@ -30,7 +30,7 @@ def blend(
         raise ValueError(f"the recipe needs photos of at least {height}x{width} pixels")
     blended = np.empty((len(digits), height, width, 3), np.uint8)
     for row, digit in enumerate(digits.reshape(len(digits), height, width, -1)):
-        photo = photos[generator.integers(len(photos))]
+        photo = photos[int(generator.integers(len(photos)))]
         top = generator.integers(photo.shape[0] - height + 1)
         left = generator.integers(photo.shape[1] - width + 1)
         patch = photo[top : top + height, left : left + width]

@@ -102,7 +102,8 @@ def find(place: str) -> RecordSet | None:
     if not is_ours and not (folder / BEGUN).exists():  # an unrelated file beside photos
         return None
     index = _checked(index, str(folder / INDEX))
-    files, labels = [], []
+    files: list[PurePath] = []
+    labels: list[int] = []
     for shard in index["shards"]:
         content = read_json(folder / f"{shard['name']}.json")
         files += [PurePosixPath(name) for name in content["files"]]
@@ -114,7 +115,8 @@ def find(place: str) -> RecordSet | None:
     names = [folders.composed(name) for name in index["classes"]]
     classes = tuple(sorted(names))
     if classes:
-        labels = np.array([classes.index(name) for name in names])[labels]
+        numbers = [classes.index(name) for name in names]
+        labels = [numbers[label] for label in labels]
     size = index["size"]
     images = Records(shards, (size, size, 3), settings_hash(index))
     if len(files) != len(images) or len(labels) != len(images):

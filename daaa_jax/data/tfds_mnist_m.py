@@ -51,7 +51,7 @@ class MnistM(tfds.core.GeneratorBasedBuilder):
         return {name: self._generate_examples(data) for name, data in splits.items()}
 
     def _generate_examples(self, data: LabelledImages) -> Iterator[tuple[int, dict[str, Any]]]:
-        for row, (image, label) in enumerate(zip(data.images, data.labels, strict=True)):
+        for row, (image, label) in enumerate(zip(data.images[:], data.labels, strict=True)):
             # Encoded here, as TFDS would use TensorFlow to encode an array.
             png = io.BytesIO()
             Image.fromarray(image).save(png, format="png")

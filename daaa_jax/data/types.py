@@ -3,15 +3,30 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import PurePath
+from typing import Protocol
 
 import numpy as np
+
+
+class ImageArray(Protocol):
+    """Images, uint8 `[N,H,W,3]`, in memory or in files that are read on access."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype: ...
+    @property
+    def nbytes(self) -> int: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: slice | np.ndarray, /) -> np.ndarray: ...
+    def __array__(self) -> np.ndarray: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelledImages:
     """Images, uint8 `[N,H,W,3]`, and their classes, int32 `[N]`."""
 
-    images: np.ndarray
+    images: ImageArray
     labels: np.ndarray
 
 
@@ -19,7 +34,7 @@ class LabelledImages:
 class UnlabelledImages:
     """Images without labels, uint8 `[N,H,W,3]`: all that training sees of a target domain."""
 
-    images: np.ndarray
+    images: ImageArray
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,8 +15,7 @@ from scipy.spatial.distance import cdist
 
 from daaa_jax import attention
 from daaa_jax.data.augment import crop_size, decode, evaluation_views
-from daaa_jax.data.images import Images
-from daaa_jax.data.types import LabelledImages, Task
+from daaa_jax.data.types import ImageArray, LabelledImages, Task
 from daaa_jax.evaluation import Evaluator, spread
 from daaa_jax.models import Variables
 from daaa_jax.runtime import distributed, files
@@ -36,7 +35,7 @@ def write(
     model: nn.Module,
     networks: Mapping[str, Variables],
     task: Task,
-    synthetic_target: Images | None,
+    synthetic_target: ImageArray | None,
     evaluate: Evaluator,
     config: ConfigDict,
 ) -> None:
@@ -55,11 +54,14 @@ def write(
     arrays: dict[str, np.ndarray] = {}
     shown = config.evaluate.audit_images
     domains = {"source": measured.source_test, "target": measured.target_test}
+
+    def features_of(variables: Variables, data: LabelledImages) -> np.ndarray:
+        outputs = evaluate(variables, data, spread(len(data.labels), shown)).outputs
+        assert outputs is not None  # some rows were requested
+        return outputs.features
+
     seen = {
-        name: {
-            domain: evaluate(variables, data, spread(len(data.labels), shown)).outputs.features
-            for domain, data in domains.items()
-        }
+        name: {domain: features_of(variables, data) for domain, data in domains.items()}
         for name, variables in networks.items()
     }
     if synthetic_target is not None:
@@ -89,7 +91,7 @@ def write(
         metrics["layers"] = list(maps)
         arrays[f"attention_{name}"] = np.stack(list(maps.values()))
     content = io.BytesIO()
-    np.savez_compressed(content, **arrays)
+    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]  # for `allow_pickle`
     files.write_bytes(arrays_npz, content.getvalue())
     files.write_json(metrics_json, metrics)
 
@@ -120,9 +122,7 @@ def embed(source: np.ndarray, target: np.ndarray, seed: int) -> dict[str, np.nda
     return {"source": plane[: len(source)], "target": plane[len(source) :]}
 
 
-def nearest(
-    images: np.ndarray, others: np.ndarray | Images, at_once: int = _READ_AT_ONCE
-) -> np.ndarray:
+def nearest(images: np.ndarray, others: ImageArray, at_once: int = _READ_AT_ONCE) -> np.ndarray:
     """For each image its nearest neighbour among `others`, or among 5,000 spread over them.
 
     Args:
@@ -187,9 +187,10 @@ def attention_maps(
 
 
 def _enlarged(maps: np.ndarray, size: int) -> np.ndarray:
-    return np.stack(
-        [np.asarray(Image.fromarray(m).resize((size, size), Image.BILINEAR)) for m in maps]
+    pictures = (
+        Image.fromarray(one).resize((size, size), Image.Resampling.BILINEAR) for one in maps
     )
+    return np.stack([np.asarray(picture) for picture in pictures])
 
 
 def energy_distance(colours: np.ndarray, others: np.ndarray) -> float:
@@ -208,7 +209,7 @@ def energy_distance(colours: np.ndarray, others: np.ndarray) -> float:
     return float(2 * between - sum(within))
 
 
-def mean_colours(images: np.ndarray | Images) -> np.ndarray:
+def mean_colours(images: ImageArray) -> np.ndarray:
     """Mean red, green and blue of each of up to 2,000 images, `[N,3]` in [-1,1]."""
     rows = spread(len(images), _COLOURED)
     blocks = [rows[first : first + _READ_AT_ONCE] for first in range(0, len(rows), _READ_AT_ONCE)]
@@ -217,7 +218,7 @@ def mean_colours(images: np.ndarray | Images) -> np.ndarray:
 
 
 def translation_colours(
-    domains: Mapping[str, np.ndarray | Images], made: Mapping[str, np.ndarray | Images]
+    domains: Mapping[str, ImageArray], made: Mapping[str, ImageArray]
 ) -> dict[str, dict[str, float]]:
     """Energy distance of the mean colours to the other domain's, before and after translation.
 

@@ -25,8 +25,7 @@ from daaa_jax.runtime import mesh as meshes
 _BINS = 10  # of confidence
 
 
-@struct.dataclass
-class Sums:
+class Sums(struct.PyTreeNode):
     """Sums over the images of a batch, without padding rows.
 
     Attributes:
@@ -50,20 +49,26 @@ class Sums:
     calibration: Array
 
 
-@struct.dataclass
-class Outputs:
-    """Outputs of a network for some images.
+class BatchOutputs(struct.PyTreeNode):
+    """Outputs of a network for a batch of images.
 
     Attributes:
-      posteriors: mean over the crops of an image, float32 `[N,K]`, rows sum to 1.
-      features: inputs of the last layer, mean over the crops, float32 `[N,D]`.
-      log_posteriors: logarithms of `posteriors`, finite also where these round to 0; None if not
-        needed.
+      posteriors: mean over the crops of an image, float32 `[B,K]`, rows sum to 1.
+      features: inputs of the last layer, mean over the crops, float32 `[B,D]`.
+      log_posteriors: logarithms of `posteriors`, finite also where these round to 0.
     """
 
     posteriors: Array
     features: Array
-    log_posteriors: Array | None = None
+    log_posteriors: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """The `posteriors`, `[N,K]`, and `features`, `[N,D]`, of `BatchOutputs` for some images."""
+
+    posteriors: np.ndarray
+    features: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +82,8 @@ class Evaluation:
       kept_by_class: kept images of each true class, `[K]`.
       kept_correct: those of them that are classified correctly, `[K]`.
       calibration: see `Sums`.
-      outputs: of the requested images, NumPy arrays in their order; None if none were requested.
-      log_posteriors: of all images, in their order, float32 `[N,K]`.
+      log_posteriors: of all images, in their order, `[N,K]`.
+      outputs: of the requested images, in their order; None if none were requested.
     """
 
     confusion: np.ndarray
@@ -87,8 +92,8 @@ class Evaluation:
     kept_by_class: np.ndarray
     kept_correct: np.ndarray
     calibration: np.ndarray
+    log_posteriors: np.ndarray
     outputs: Outputs | None = None
-    log_posteriors: np.ndarray | None = None
 
     @property
     def accuracy(self) -> float:
@@ -128,7 +133,7 @@ Evaluator = Callable[..., Evaluation]
 
 def outputs(
     model: nn.Module, variables: Variables, images: Array, augment: ConfigDict, crops: int
-) -> Outputs:
+) -> BatchOutputs:
     """Posteriors p(z|x) and features of images, averaged over their crops.
 
     Args:
@@ -147,7 +152,7 @@ def outputs(
         return each.reshape(crops, -1, each.shape[-1])
 
     scores = by_crop(jax.nn.log_softmax(logits.astype(jnp.float32)))
-    return Outputs(
+    return BatchOutputs(
         posteriors=by_crop(em.posterior(logits)).mean(axis=0),
         features=by_crop(models.features(observed)).mean(axis=0),
         log_posteriors=jax.nn.logsumexp(scores, axis=0) - np.log(crops),
@@ -161,7 +166,7 @@ def paired_outputs(
     augment: ConfigDict,
     crops: int,
     generator: nn.Module,
-) -> Outputs:
+) -> BatchOutputs:
     """Inference on both images of a pair: `(p(z|x) + gamma p(z|G_TS(x))) / (1 + gamma)`.
 
     Ours, not the paper's; both posteriors are the adapted network's, and the translation is rounded
@@ -242,8 +247,7 @@ def make_evaluator(model: nn.Module, mesh: Mesh, config: ConfigDict) -> Evaluato
 
     @device_memory.enough_memory("an evaluation", "evaluate.batch_size or evaluate.crops")
     def evaluate(variables: Variables, data: LabelledImages, rows=()) -> Evaluation:
-        total: Sums | None = None
-        kept, scores, wanted = [], [], np.asarray(rows, int)
+        sums, kept, scores, wanted = [], [], [], np.asarray(rows, int)
         if jax.process_count() > 1 and isinstance(jax.tree.leaves(variables)[0], np.ndarray):
             variables = meshes.replicate(variables, mesh)
         for start in range(0, len(data.labels), batch_size):
@@ -251,15 +255,16 @@ def make_evaluator(model: nn.Module, mesh: Mesh, config: ConfigDict) -> Evaluato
             mask = (here < len(data.labels)).astype(np.float32)
             here = np.minimum(here, len(data.labels) - 1)
             batch = meshes.assemble_batch((data.images[here], data.labels[here], mask), mesh)
-            sums, given = step(variables, *batch)
-            sums = jax.device_get(sums)
+            of_batch, given = step(variables, *batch)
+            sums.append(jax.device_get(of_batch))
             scores.append(np.asarray(given.log_posteriors)[: len(data.labels) - start])
-            total = sums if total is None else jax.tree.map(np.add, total, sums)
             first, last = np.searchsorted(wanted, (start, start + batch_size))
             if last > first:
                 inside = wanted[first:last] - start
-                kept.append(jax.tree.map(lambda x, of=inside: np.asarray(x)[of], given))
-        return _summary(total, _joined(kept), np.concatenate(scores))
+                kept.append([np.asarray(x)[inside] for x in (given.posteriors, given.features)])
+        total = functools.reduce(functools.partial(jax.tree.map, np.add), sums)
+        seen = Outputs(*map(np.concatenate, zip(*kept, strict=True))) if kept else None
+        return _summary(total, np.concatenate(scores), seen)
 
     return evaluate
 
@@ -269,7 +274,9 @@ def _sums_of(posteriors: Array, labels: Array, threshold: float) -> Sums:
     return batch_sums(posteriors, labels, jnp.ones(len(labels)), threshold)
 
 
-def of_posteriors(posteriors: Array, labels: np.ndarray, threshold: float) -> Evaluation:
+def of_posteriors(
+    posteriors: Array | np.ndarray, labels: np.ndarray, threshold: float
+) -> Evaluation:
     """The `Evaluation` of given posteriors.
 
     Args:
@@ -277,7 +284,9 @@ def of_posteriors(posteriors: Array, labels: np.ndarray, threshold: float) -> Ev
       labels: int32 `[N]`; negative where the class is not known.
       threshold: p_t of section 3.3, B.
     """
-    return _summary(jax.device_get(_sums_of(posteriors, labels, threshold)), None, None)
+    with np.errstate(divide="ignore"):
+        log_posteriors = np.log(posteriors)
+    return _summary(jax.device_get(_sums_of(posteriors, labels, threshold)), log_posteriors)
 
 
 def spread(count: int, most: int) -> np.ndarray:
@@ -286,11 +295,7 @@ def spread(count: int, most: int) -> np.ndarray:
     return np.arange(shown) * count // max(shown, 1)
 
 
-def _joined(parts: list[Outputs]) -> Outputs | None:
-    return jax.tree.map(lambda *each: np.concatenate(each), *parts) if parts else None
-
-
-def _summary(sums: Sums, given: Outputs | None, log_posteriors: np.ndarray | None) -> Evaluation:
+def _summary(sums: Sums, log_posteriors: np.ndarray, seen: Outputs | None = None) -> Evaluation:
     if not np.isfinite(sums.confidence):
         raise Diverged(
             "evaluation: the network's outputs are not finite, as training has diverged: lower the "
@@ -304,6 +309,6 @@ def _summary(sums: Sums, given: Outputs | None, log_posteriors: np.ndarray | Non
         kept_by_class=np.asarray(sums.kept_known),
         kept_correct=np.asarray(sums.kept_correct),
         calibration=np.asarray(sums.calibration),
-        outputs=given,
         log_posteriors=log_posteriors,
+        outputs=seen,
     )

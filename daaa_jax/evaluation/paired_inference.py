@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 
 from daaa_jax import evaluation
-from daaa_jax.data.images import Images
-from daaa_jax.data.records import Records
-from daaa_jax.data.types import LabelledImages
+from daaa_jax.data.types import ImageArray, LabelledImages
 from daaa_jax.evaluation import Evaluator
 from daaa_jax.models import Variables
 
@@ -19,7 +17,7 @@ from daaa_jax.models import Variables
 def accuracies(
     evaluate: Evaluator,
     test: LabelledImages,
-    translations: np.ndarray | Images | Records,
+    translations: ImageArray,
     networks: Mapping[str, Variables],
     gamma: float,
     threshold: float,

@@ -12,8 +12,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from daaa_jax import em, evaluation
-from daaa_jax.data.images import Images, chosen
-from daaa_jax.data.types import LabelledImages
+from daaa_jax.data.images import chosen
+from daaa_jax.data.types import ImageArray, LabelledImages
 from daaa_jax.evaluation import Evaluation, Evaluator
 from daaa_jax.models import Variables
 from daaa_jax.runtime import distributed
@@ -130,7 +130,7 @@ class SecondView:
     """
 
     source: Variables
-    translations: np.ndarray | Images
+    translations: ImageArray
     originals: LabelledImages
     evaluate: Evaluator
     config: ConfigDict

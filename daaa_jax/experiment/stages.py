@@ -194,13 +194,10 @@ class Stages:
 
         That directory may be gone when this run ends.
         """
-        other = self.workdir_of(stage)
-        if other != self.workdir:
+        other, marker = self.workdir_of(stage), self.finished(stage)
+        if marker and other != self.workdir:
             reused = self._reused()
-            reused[stage] = {
-                "from": other.path.absolute(),
-                "extra": self.finished(stage)["extra"],
-            }
+            reused[stage] = {"from": other.path.absolute(), "extra": marker["extra"]}
             files.write_json(self.workdir.reused_json, reused)
 
     def outputs(self, stage: str) -> dict[str, Any]:

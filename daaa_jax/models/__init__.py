@@ -1,7 +1,7 @@
 """Builds the networks that a config names, with initial or pretrained variables."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax
@@ -36,7 +36,7 @@ Variables = Mapping[str, Mapping]  # of a classifier: `params` and `batch_stats`
 DTYPES = ("auto", "float32", "bfloat16")  # of `config.model.dtype`
 # Each classifier with the table of its weight names in published files. A new classifier needs a
 # file and a line here.
-CLASSIFIERS = {
+CLASSIFIERS: dict[str, tuple[type[nn.Module], Sequence[tuple[str, str]]]] = {
     "digits": (DigitNetwork, ()),
     "efficientnet_lite0": (EfficientNetLite0, efficientnet.WEIGHT_NAMES),
     "resnet50": (ResNet50, resnet.WEIGHT_NAMES),
@@ -66,7 +66,7 @@ def create_classifier(settings, num_classes: int, attention: str) -> nn.Module:
     return network(num_classes=num_classes, attention=attention, **chosen)
 
 
-def create_gan(settings) -> tuple[Generator, PatchDiscriminator]:
+def create_gan(settings) -> tuple[nn.Module, nn.Module]:
     """Builds the generator and the discriminator of `config.pair`, each used for both domains."""
     return (
         Generator(

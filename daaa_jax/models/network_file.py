@@ -40,7 +40,7 @@ class Trained:
     """
 
     model: nn.Module
-    variables: Variables
+    variables: Mapping[str, Any]
     about: Mapping[str, Any]
     generator: nn.Module | None = None
 
@@ -61,7 +61,7 @@ def metadata(about: Mapping[str, Any]) -> dict[str, str]:
     return {_ABOUT: json.dumps(files.plain(about))}
 
 
-def write_tensors(path: Path, tree: Variables, metadata: Mapping[str, str] | None = None) -> None:
+def write_tensors(path: Path, tree: Variables, metadata: dict[str, str] | None = None) -> None:
     """Writes a tree of arrays atomically."""
     flat = traverse_util.flatten_dict(meshes.to_host(tree), sep="/")
     tensors = {name: np.ascontiguousarray(value) for name, value in flat.items()}

@@ -159,7 +159,8 @@ def identity(weights: str) -> str:
     except OSError as error:
         known = "" if path.suffix else f"; known names are {', '.join(PUBLISHED)}"
         raise UserError(
-            f"model.weights={weights} cannot be read: {error.strerror.lower()}{known}"
+            f"model.weights={weights} cannot be read: "
+            f"{(error.strerror or str(error)).lower()}{known}"
         ) from error
 
 
@@ -224,7 +225,7 @@ def read(path: Path, what: str = "model.weights") -> dict[str, np.ndarray]:
     if not path.is_file():
         raise UserError(f"{what}={path}: there is no such file")
     if path.suffix == ".safetensors":
-        content = _read_safetensors(path)
+        content: object = _read_safetensors(path)
     elif path.suffix == ".npz":
         content = _read_npz(path)
     else:
@@ -290,14 +291,15 @@ def fit(
     flat = traverse_util.flatten_dict(variables, sep="/")
     wanted = {name for name in flat if whole or name.split("/")[1] != "classifier"}
     ours = any(name.startswith("params/") for name in tensors)
-    found, problems = {}, {"unexpected": [], "of another shape": [], "not finite": []}
+    found: dict[str, np.ndarray] = {}
+    problems: dict[str, list[str]] = {"unexpected": [], "of another shape": [], "not finite": []}
     for name, value in tensors.items():
         place = name if ours else _place(name, value, names)
         if not whole and place is not None and place.split("/")[1:2] == ["classifier"]:
             continue
         if name.endswith("num_batches_tracked"):
             continue
-        if place not in wanted:
+        if place is None or place not in wanted:
             problems["unexpected"].append(name)
             continue
         value = value if ours else _transposed(value)
@@ -327,7 +329,7 @@ def _place(name: str, value: np.ndarray, names: Sequence[tuple[str, str]]) -> st
         layer, _, last = path.rpartition("/")
         if last == "kernel" or layer == "classifier":
             return f"params/{path}"
-        collection, last = _BATCH_NORM.get(last, (None, None))
+        collection, last = _BATCH_NORM.get(last, ("", ""))
         return f"{collection}/{layer}/{last}" if collection else None
     return None
 

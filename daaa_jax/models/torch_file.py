@@ -104,7 +104,8 @@ class _Storage(_Fixed):
     __slots__ = ("dtype", "size", "values")
 
     def __init__(self, dtype: np.dtype, size: int):
-        self.dtype, self.size, self.values = dtype, size, None
+        self.dtype, self.size = dtype, size
+        self.values: np.ndarray | None = None
 
 
 class _Tensor(_Fixed):
@@ -276,7 +277,7 @@ def _arrays(value: Any, most: int, done: dict[int, Any] | None = None) -> Any:
     done = {} if done is None else done
     if id(value) not in done:
         if isinstance(value, _Tensor):
-            made = value.array()
+            made: np.ndarray | dict | list | tuple = value.array()
             if sum(x.nbytes for x in (*done.values(), made) if isinstance(x, np.ndarray)) > most:
                 raise ValueError("tensors that are views of the same numbers too often")
         elif isinstance(value, Mapping):

@@ -36,13 +36,15 @@ def choices(
             for x, change in points.items()
             if (last := _last_round(task, change, plan, folder)) is not None
         }
-        accuracies = {x: last.get("target_test") for x, last in reached.items()}
+        accuracies = {
+            x: 100 * last["target_test"] for x, last in reached.items() if "target_test" in last
+        }
         for name in VALIDATORS:
             scores = {x: last[name] for x, last in reached.items() if name in last}
             if len(scores) < 2:
                 continue
-            chosen = max(scores, key=scores.get)
-            known = [100 * accuracies[x] for x in scores if accuracies[x] is not None]
+            chosen = max(scores, key=scores.__getitem__)
+            known = [accuracies[x] for x in scores if x in accuracies]
             whole = len(known) == len(scores)
             found.append(
                 {
@@ -50,7 +52,7 @@ def choices(
                     "axis": axis,
                     "validator": name,
                     "chosen": chosen,
-                    "accuracy": 100 * accuracies[chosen] if whole else None,
+                    "accuracy": accuracies[chosen] if whole else None,
                     "best": max(known) if whole else None,
                 }
             )

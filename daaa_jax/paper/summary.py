@@ -74,11 +74,10 @@ def average(by_task: Sequence[Sequence[float | None]]) -> list[float | None]:
 
 def paper_average(figures: Sequence[PaperValue]) -> PaperValue:
     """Average of a row of the paper, with halves rounded down, as the paper mostly does."""
-    if None in figures:
-        return None
-    if tables.VERY_LOW in figures:
-        return tables.VERY_LOW
-    return math.ceil(10 * statistics.mean(figures) - 0.5 - 1e-6) / 10
+    known = [figure for figure in figures if isinstance(figure, float | int)]
+    if len(known) < len(figures):
+        return None if None in figures else tables.VERY_LOW
+    return math.ceil(10 * statistics.mean(known) - 0.5 - 1e-6) / 10
 
 
 def lines(
@@ -110,7 +109,9 @@ def lines(
             known = [value for value in values if value is not None]
             finished = [value for value in known if math.isfinite(value)]
             mean, std = mean_and_std(finished) if finished else (None, None)
-            comparable = mean is not None and isinstance(figure, float | int)
+            difference = None
+            if mean is not None and isinstance(figure, float | int):
+                difference = mean - figure
             yield {
                 "table": name,
                 "method": row.method,
@@ -122,7 +123,7 @@ def lines(
                 "mean": mean,
                 "std": std,
                 "paper": figure,
-                "difference": mean - figure if comparable else None,
+                "difference": difference,
             }
 
 

@@ -168,7 +168,7 @@ def _svg(canvas, name: str) -> str:
     text = re.sub(r'href="#', f'href="#{name}-', text)
     text = text.replace("url(#", f"url(#{name}-")
     # Fill the available width, up to the width as drawn.
-    width = re.search(r'<svg[^>]*? width="([\d.]+)pt"', text)[1]
+    width = re.findall(r'<svg[^>]*? width="([\d.]+)pt"', text)[0]
     text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
     style = f'style="width:100%;max-width:{float(width) * 4 / 3:.0f}px;height:auto"'
     return text.replace("<svg ", f'<svg role="img" {style} ', 1)

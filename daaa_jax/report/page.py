@@ -189,7 +189,7 @@ def _runs(folder: Path) -> list[dict[str, Any]]:
     for place in sorted((folder / _RUNS).glob("*/result.json")):
         workdir = Workdir(place.parent)
         try:
-            result = workdir.result()
+            result = files.read_json(workdir.result_json)
             target = result["accuracy"]["target_test"]
             minutes = sum(result["seconds"].values()) / 60
         except (UserError, KeyError, TypeError, AttributeError):

@@ -66,10 +66,12 @@ def curve(lines: Lines, name: str, x: str = "") -> charts.Curve | None:
     )
 
 
-def _lines(name: str, curves: Mapping[str, charts.Curve | None], *axes: str, **options) -> list:
+def _lines(
+    name: str, curves: Mapping[str, charts.Curve | None], x: str, y: str, percent: bool = False
+) -> list[Markup]:
     """A chart of the known curves, in a list that is empty if there is none."""
     known = {label: curve for label, curve in curves.items() if curve is not None}
-    return [Markup(charts.lines(name, known, *axes, **options))] if known else []
+    return [Markup(charts.lines(name, known, x, y, percent))] if known else []
 
 
 def accuracies(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -187,16 +189,16 @@ def second_view(
             drawn += _lines(f"views-{name}", views, "round", text, percent=True)
     if em is None and not drawn:
         return None
-    measured = em is not None and "confident" in em
+    measured = em if em is not None and "confident" in em else {}
     return {
         "charts": drawn,
         "counts": [
-            (text, f"{em[name]:.3f}" if isinstance(em[name], float) else em[name])
+            (text, f"{measured[name]:.3f}" if isinstance(measured[name], float) else measured[name])
             for name, text in _COUNTS.items()
         ]
         if measured
         else [],
-        "warning": second_views.warning(em, settings["tolerance"]) if measured else "",
+        "warning": second_views.warning(measured, settings["tolerance"]) if measured else "",
         "not_measured": em is not None and not measured,
         "paired": settings.get("posterior") == "paired",
     }

@@ -1,8 +1,7 @@
 """Compiles a step before its first update, reports its memory and checks that it fits."""
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import jax
 
@@ -11,7 +10,9 @@ from daaa_jax.errors import UserError
 _MIB = 2**20
 
 
-def compile_step(name: str, step: Callable, arguments: tuple, reduce: str) -> Callable:
+def compile_step(
+    name: str, step: jax.stages.Wrapped, arguments: tuple, reduce: str
+) -> jax.stages.Compiled:
     """Compiles a jitted step for its arguments, and prints how much memory it takes.
 
     Args:
@@ -30,16 +31,19 @@ def compile_step(name: str, step: Callable, arguments: tuple, reduce: str) -> Ca
     print(f"{name}: compiling its step", flush=True)
     with enough_memory(f"stage {name}", reduce):
         compiled = step.lower(*arguments).compile()
-    needed = step_bytes(compiled)
-    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
-    limit = min(limits) if all(limits) else None
+    needed, available = step_bytes(compiled), limit(jax.local_devices())
     if needed is None:
         return compiled
-    of = f" of {limit / _MIB:.0f}" if limit else ""
+    of = f" of {available / _MIB:.0f}" if available else ""
     print(f"{name}: a step takes {needed / _MIB:.0f}{of} MiB on each device", flush=True)
-    if limit and needed > limit:
+    if available and needed > available:
         raise UserError(_too_large(f"stage {name}", reduce))
     return compiled
+
+
+def limit(devices: Sequence[jax.Device]) -> int | None:
+    """Memory of the smallest device, in bytes; None if the backend does not report it."""
+    return min((device.memory_stats() or {}).get("bytes_limit", 0) for device in devices) or None
 
 
 @contextlib.contextmanager
@@ -66,7 +70,7 @@ def is_full(error: Exception) -> bool:
     return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
 
 
-def step_bytes(compiled: Any) -> int | None:
+def step_bytes(compiled: jax.stages.Compiled) -> int | None:
     """Memory of a compiled step on each device, in bytes; None if the backend does not report it.
 
     Includes arguments, results and temporaries; donated arguments count once.

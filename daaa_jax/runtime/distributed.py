@@ -46,9 +46,8 @@ def start(
       UserError: if the arguments are incomplete or invalid.
       Unreached: if the other processes did not connect in time; another try may succeed.
     """
-    given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
-    if any(value is not None for value in given.values()):
-        _check(given)
+    if (coordinator, num_processes, process_id) != (None, None, None):
+        _check(coordinator, num_processes, process_id)
         if num_processes == 1:
             return
     elif not in_cluster(os.environ):
@@ -75,20 +74,22 @@ def start(
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, for the process's life
 
 
-def _check(given: Mapping[str, str | int | None]) -> None:
-    missing = [f"--{name}" for name, value in given.items() if value is None]
-    if missing:
+def _check(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    if coordinator is None or num_processes is None or process_id is None:
+        names = ("--coordinator", "--num_processes", "--process_id")
+        given = zip(names, (coordinator, num_processes, process_id), strict=True)
+        missing = [name for name, value in given if value is None]
         raise UserError(
             f"{', '.join(missing)} missing: --coordinator=HOST:PORT, --num_processes and "
             "--process_id go together"
         )
-    host, _, port = str(given["coordinator"]).rpartition(":")
+    host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal():
-        raise UserError(f"--coordinator={given['coordinator']} is not of the form HOST:PORT")
-    if not 0 <= given["process_id"] < given["num_processes"]:
+        raise UserError(f"--coordinator={coordinator} is not of the form HOST:PORT")
+    if not 0 <= process_id < num_processes:
         raise UserError(
-            f"--process_id={given['process_id']} must be from 0 to --num_processes less 1, "
-            f"{given['num_processes'] - 1}"
+            f"--process_id={process_id} must be from 0 to --num_processes less 1, "
+            f"{num_processes - 1}"
         )
 
 

@@ -40,7 +40,8 @@ def run(command: Callable[[], None]) -> None:
         os.kill(os.getpid(), signal.SIGINT)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _FIXED_BY_USER:
-            _end(f"error: {error.filename or 'a file'}: {error.strerror.lower()}", 1)
+            reason = (error.strerror or str(error)).lower()
+            _end(f"error: {error.filename or 'a file'}: {reason}", 1)
         # Imported here, so that a misspelt flag is reported at once.
         from daaa_jax.runtime import distributed, preemption
 

@@ -32,17 +32,17 @@ def data_mesh(devices: Sequence[jax.Device] | None = None, shards: int = 1) -> M
       UserError: if `shards` does not divide the number of devices; names the divisors.
     """
     devices = jax.devices() if devices is None else devices
-    devices = np.array(sorted(devices, key=lambda device: (device.process_index, device.id)))
-    if shards < 1 or len(devices) % shards:
-        fit = [str(n) for n in range(1, len(devices) + 1) if len(devices) % n == 0]
+    ordered = np.array(sorted(devices, key=lambda device: (device.process_index, device.id)))
+    if shards < 1 or len(ordered) % shards:
+        fit = [str(n) for n in range(1, len(ordered) + 1) if len(ordered) % n == 0]
         raise UserError(
-            f"run.parameter_shards={shards} does not split {len(devices)} devices evenly: choose "
+            f"run.parameter_shards={shards} does not split {len(ordered)} devices evenly: choose "
             f"{', '.join(fit)}"
         )
     # jax.make_mesh would default to explicit axis types, which put shardings into array types.
     if shards == 1:
-        return Mesh(devices, (DATA,), axis_types=(AxisType.Auto,))
-    return Mesh(devices.reshape(-1, shards), (DATA, SHARDS), axis_types=(AxisType.Auto,) * 2)
+        return Mesh(ordered, (DATA,), axis_types=(AxisType.Auto,))
+    return Mesh(ordered.reshape(-1, shards), (DATA, SHARDS), axis_types=(AxisType.Auto,) * 2)
 
 
 def connect(mesh: Mesh) -> None:

@@ -40,7 +40,8 @@ class Progress(contextlib.AbstractContextManager):
         self._label, self._total, self._later = label, total, later
         self._stream = stream or sys.stderr
         self._silent = not distributed.is_first()
-        self._step, self._metrics, self._shown = initial, {}, initial
+        self._step, self._shown = initial, initial
+        self._metrics: Mapping[str, Any] = {}
         self._first: tuple[int, float] | None = None  # after the first step, which compiles
         self._shown_at, self._interval, self._bar = time.monotonic(), _SECONDS_BETWEEN_LINES, None
         if not self._silent and self._stream.isatty():

@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from daaa_jax.data.batches import gather
 from daaa_jax.data.images import Images
+from daaa_jax.data.types import ImageArray
 from daaa_jax.runtime import device_memory, distributed
 from daaa_jax.runtime import mesh as meshes
 
@@ -34,7 +35,7 @@ class Feed:
 
     def __init__(
         self,
-        image_sets: Sequence[np.ndarray | Images],
+        image_sets: Sequence[ImageArray],
         batch_at: Callable[[int], Any],
         *,
         steps: int,
@@ -65,7 +66,8 @@ class Feed:
                 self._resident = meshes.replicate(
                     tuple(np.asarray(part) for part in self._image_sets), mesh
                 )
-        self._batches, self._next = None, -1
+        self._batches: Iterator[Any] = iter(())
+        self._next = -1  # the step of its next batch
 
     def bind(self, train_step: Callable) -> Callable:
         """Makes `(state, *arguments) -> (state, metrics)` of `(state, batch) -> (state, metrics)`.
@@ -132,9 +134,8 @@ def _room(mesh: Mesh, settings: ConfigDict) -> float:
     """Bytes that images may take on each device."""
     if settings.resident_mib >= 0:
         return settings.resident_mib * _MIB
-    limits = [(d.memory_stats() or {}).get("bytes_limit") for d in mesh.local_devices]
-    if all(limits):
-        return _SHARE * min(limits)
+    if limit := device_memory.limit(mesh.local_devices):
+        return _SHARE * limit
     # CPU devices share the memory of their host.
     return _SHARE_ON_CPU * _host_memory() / jax.local_device_count()
 

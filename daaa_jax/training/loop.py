@@ -96,7 +96,7 @@ def run(
         places = shardings(jax.eval_shape(create_state), context.mesh)
         with device_memory.enough_memory(f"stage {name}", reduce):
             state, loop_state = _first_state(create_state, places, start, checkpoints)
-        update = _jitted(train_step, (places, meshes.replicated(context.mesh)))
+        jitted = _jitted(train_step, (places, meshes.replicated(context.mesh)))
         sums = _MetricSums(loop_state)
         writer.drop_after(name, start)
         with (
@@ -110,7 +110,7 @@ def run(
             for step in range(start + 1, steps + 1):
                 arguments = arguments_at(step - 1)
                 if step == start + 1:
-                    update = device_memory.compile_step(name, update, (state, *arguments), reduce)
+                    update = device_memory.compile_step(name, jitted, (state, *arguments), reduce)
                     loop_state["step_bytes"] = device_memory.step_bytes(update)
                 profile.before(step, state)
                 state, metrics = update(state, *arguments)
@@ -141,7 +141,8 @@ class _MetricSums:
     """Sums of metrics over the current interval and, in the loop state, over the current round."""
 
     def __init__(self, loop_state: LoopState):
-        self._loop_state, self._interval = loop_state, None
+        self._loop_state = loop_state
+        self._interval: Metrics | None = None
         loop_state.setdefault("round", {})
 
     def add(self, metrics: Metrics) -> None:
@@ -170,7 +171,7 @@ def _merge(left: Metrics, right: Metrics) -> Metrics:
     return jax.tree.map(jax.numpy.add, left, right)
 
 
-def _jitted(train_step: Callable, out_shardings: Any) -> Callable:
+def _jitted(train_step: Callable, out_shardings: Any) -> jax.stages.Wrapped:
     return jax.jit(train_step, donate_argnums=0, out_shardings=out_shardings)
 
 

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from daaa_jax.data.images import Images
-from daaa_jax.data.types import LabelledImages, MeasuredData
+from daaa_jax.data.types import ImageArray, LabelledImages, MeasuredData
 from daaa_jax.evaluation import Evaluation, Evaluator, Outputs, model_selection, spread
 from daaa_jax.evaluation.second_view import SecondView, measure_once
 from daaa_jax.models import Variables
@@ -55,7 +54,7 @@ class TargetTraining:
 
     create_state: Callable[[], Any]
     train_step: Callable[[Any, Any], tuple[Any, loop.Metrics]]
-    image_sets: Sequence[np.ndarray | Images]
+    image_sets: Sequence[ImageArray]
     batch_at: Callable[[int], Any]
     round_metrics: Sequence[str] = ("loss",)
     posterior: Callable[[Any], Variables | None] = lambda state: None
@@ -168,9 +167,10 @@ class RoundEnd:
         same = measured.target_test is measured.target_train
         on_target = unlabelled if same else self.evaluate(target, measured.target_test)
         scores = self._scores(unlabelled, target)
+        on_source = self.evaluate(target, measured.source_test)
         last = {
             "step": step,
-            measured.source_metric: self.evaluate(target, measured.source_test).accuracy,
+            measured.source_metric: on_source.accuracy,
             "target_test": on_target.accuracy,
             self.settings.validator: scores.get(self.settings.validator),
         }
@@ -192,8 +192,8 @@ class RoundEnd:
             **({} if self.view is None else {"gamma": loop_state["em"]["gamma"]}),
             **{f"{name}_accuracy": of.accuracy for name, of in views.items() if len(views) > 1},
             **scores,
-            measured.source_metric: last[measured.source_metric],
-            "target_test": last["target_test"],
+            measured.source_metric: on_source.accuracy,
+            "target_test": on_target.accuracy,
             "target_test_selected": loop_state["selected"]["target_test"],
             "target_test_oracle": loop_state["oracle"]["target_test"],
         }
@@ -232,18 +232,16 @@ class RoundEnd:
 
     def _scores(self, unlabelled: Evaluation, network: Variables) -> Mapping[str, float]:
         """Validator → score, for those that apply and whose score is finite."""
-        held_out = None
-        if self.measured.source_held_out is not None:
+        held_out, measured = None, self.measured
+        if measured.source_held_out is not None and measured.source_train is not None:
             apart, trained = (
-                self._with_outputs(network, data)
-                for data in (self.measured.source_held_out, self.measured.source_train)
+                _precise(self._with_outputs(network, data))
+                for data in (measured.source_held_out, measured.source_train)
             )
-            labels = self.measured.source_held_out.labels
+            labels = measured.source_held_out.labels
             shown = labels[spread(len(labels), self.settings.validation_images)]
-            held_out = model_selection.HeldOut(
-                _precise(apart.outputs), shown, _precise(trained.outputs).features
-            )
-        seen = _precise(unlabelled.outputs)
+            held_out = model_selection.HeldOut(apart, shown, trained.features)
+        seen = _precise(unlabelled)
         scores = {
             name: validator(seen, held_out)
             for name, validator in model_selection.VALIDATORS.items()
@@ -277,5 +275,7 @@ def _shares(found: Evaluation) -> dict[str, float]:
     return {name: getattr(found, name) for name in names}
 
 
-def _precise(given: Outputs) -> Outputs:
+def _precise(found: Evaluation) -> Outputs:
+    assert found.outputs is not None  # they were requested
+    given = found.outputs
     return Outputs(given.posteriors.astype(np.float64), given.features.astype(np.float64))

@@ -184,7 +184,7 @@ def depthwise(images: Array, kernel: Array, stride: int = 1) -> Array:
     """Convolution of each channel with its own kernel, `[size, size, 1, C]`."""
     size = kernel.shape[0]
     height, width = ((extent - size) // stride * stride + 1 for extent in images.shape[1:3])
-    return sum(
+    return sum(  # type: ignore[return-value]  # typeshed: 0 without terms
         images[:, i : i + height : stride, j : j + width : stride] * kernel[i, j]
         for i, j in np.ndindex(size, size)
     )

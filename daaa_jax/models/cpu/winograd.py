@@ -46,8 +46,8 @@ def minimal_filtering(outputs: int, taps: int, points: tuple[float, ...]) -> Sch
     ]
     right.append(np.eye(taps)[-1])
     sums = [[point**i for point in points] + [float(i == outputs - 1)] for i in range(outputs)]
-    rows = (tuple(tuple(map(float, row)) for row in rows) for rows in (left, right, sums))
-    return Scheme(*rows, step=outputs)
+    rows = [tuple(tuple(map(float, row)) for row in rows) for rows in (left, right, sums)]
+    return Scheme(rows[0], rows[1], rows[2], step=outputs)
 
 
 SCHEMES = {
