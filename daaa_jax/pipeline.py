@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 from jax.sharding import Mesh
@@ -32,7 +32,7 @@ from daaa_jax.training.context import Context
 
 
 def run(
-    config: ConfigDict, workdir: str | Path, stage: str = "all", profiled: bool = False
+    config: ConfigDict, workdir: str | PathLike, stage: str = "all", profiled: bool = False
 ) -> dict[str, Any]:
     """Runs all stages, or one of them, in a working directory.
 

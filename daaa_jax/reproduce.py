@@ -236,7 +236,7 @@ def _trainer(config: ConfigDict, together: bool) -> Trainer:
 
     def train(config: ConfigDict, workdir: Workdir) -> None:
         try:
-            pipeline.run(config, workdir.path)
+            pipeline.run(config, workdir)
         except (Diverged, Busy):
             raise
         except UserError as error:

@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class Busy(UserError):
 class Workdir:
     """The paths of a run's files, and access to the small ones among them."""
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | PathLike):
         """Reads no file yet; expands `~`."""
         self.path = Path(path).expanduser()
 
