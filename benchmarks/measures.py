@@ -43,9 +43,10 @@ def gradient_norms(workdir: Workdir) -> dict[str, float]:
     """Mean gradient norm of L_AT, by name of `VARIANTS`, for a finished run."""
     config = workdir.config()
     task = load_task(config.data)
-    source, target = (inference.load_network(workdir, name) for name in ("source", "last"))
+    source = inference.load_network(workdir.origin("source"), "source")
+    target = inference.load_network(workdir, "last")
     made = [
-        translation.read(workdir.translations(f"{origin}_to_{other}"))
+        translation.read(workdir.origin("translate").translations(f"{origin}_to_{other}"))
         for origin, other in (
             (task.source_name, task.target_name),
             (task.target_name, task.source_name),

@@ -30,8 +30,10 @@ def variants(workdir: Workdir) -> Mapping[str, Evaluation]:
     measured, direction = task.evaluation.target_test, f"{task.target_name}_to_{task.source_name}"
     if measured is not task.evaluation.target_train:
         direction += "_test"
-    translated = translation.read(workdir.translations(direction))
-    last, source = (inference.load_network(workdir, name) for name in ("last", "source"))
+    translates = workdir if direction.endswith("_test") else workdir.origin("translate")
+    translated = translation.read(translates.translations(direction))
+    last = inference.load_network(workdir, "last")
+    source = inference.load_network(workdir.origin("source"), "source")
     evaluate = evaluation.make_evaluator(last.model, devices, config)
 
     def read(network, images) -> np.ndarray:

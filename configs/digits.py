@@ -65,10 +65,8 @@ def _embedded(config: ConfigDict) -> None:
     config.data.name = "embedded"
     # 4,000 digits are a fifteenth of the benchmark's: hence more epochs of the source network and
     # shorter rounds. Random shifts keep wrong soft labels from being reinforced. Random colours
-    # reduce overfitting of the target network: without them it reached 92 % on training and 87 % on
-    # development images. Half the discriminator's filters save a fifth of a step's time; the
-    # translations are classified slightly worse (86 to 89 % on development images), the adapted
-    # network is as accurate.
+    # reduce overfitting of the target network. Half the discriminator's filters save time, and the
+    # adapted network is as accurate. Figures are in docs/results.md.
     config.pair.update(discriminator_filters=32, batch_size=8, epochs=7)
     config.source.epochs = 20
     config.augment.shift = 2

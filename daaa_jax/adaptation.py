@@ -148,6 +148,8 @@ def train_step(
     settings = config.adapt
     sizes = group_sizes(settings.batch_size, [settings.mix[group] for group in GROUPS])
     sources = sum(sizes[:2])
+    # Without translations both networks see the same image, and its L_AT says nothing.
+    aligned = needs_translations(config)
 
     # Views.
     seen = draw_views_of_pairs(state, batch, sizes, config)
@@ -167,9 +169,11 @@ def train_step(
             mutable=["intermediates", *(["batch_stats"] * (settings.batch_norm == "batch"))],
         )
         target_maps = attention.collect(updates["intermediates"], settings.layers)
-        alignment = attention.alignment_loss(
-            source_maps, target_maps, settings.measure, settings.jmmd_layers
-        )
+        alignment = jnp.float32(0)
+        if aligned:
+            alignment = attention.alignment_loss(
+                source_maps, target_maps, settings.measure, settings.jmmd_layers
+            )
         total, parts = objective(
             logits,
             batch.labels,
@@ -181,7 +185,8 @@ def train_step(
             normalize=config.em.normalize,
         )
         statistics = updates.get("batch_stats", state.target.get("batch_stats"))
-        return total, (logits, statistics, {"loss": total, "alignment": alignment, **parts})
+        measured = {"alignment": alignment} if aligned else {}
+        return total, (logits, statistics, {"loss": total, **measured, **parts})
 
     # Update.
     params = state.target["params"]
@@ -330,7 +335,6 @@ def target_training(
         ),
         image_sets=(images,),
         batch_at=stream.at,
-        # Without translations L_AT compares the networks on the same image.
         round_metrics=("loss", "alignment") if translated else ("loss",),
         posterior=lambda state: None if refreshed else state.posterior,
         second_view=view if translated else None,

@@ -24,7 +24,6 @@ from daaa_jax.experiment import stages
 from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.models import network_file
 from daaa_jax.runtime import image_grid
-from daaa_jax.runtime.files import read_json
 from daaa_jax.runtime.progress import Progress
 
 NETWORKS = ("selected", "last", "source")
@@ -56,10 +55,8 @@ def load_network(workdir: Workdir, which: str) -> network_file.Trained:
 
 def _why_missing(workdir: Workdir, which: str) -> str:
     stage = workdir.network(which).parent.name
-    reused = read_json(workdir.reused_json).get(stage) if workdir.reused_json.is_file() else None
-    if reused:
-        place = f"{reused['from']}: give --workdir={reused['from']}"
-        return f"this run has its {stage} network from {place}"
+    if (origin := workdir.origin(stage)) != workdir:
+        return f"this run has its {stage} network from {origin}: give --workdir={origin}"
     if not workdir.config_json.is_file():
         return f"{workdir} is not the working directory of a run"
     config = workdir.config()
@@ -145,10 +142,12 @@ def with_second_image(
             "--paired: the network has no weight for the second image: it is the source network, "
             "or was adapted by an older version"
         )
+    if not (gamma := np.float32(about["em"]["gamma"])):
+        print("--paired: gamma is 0, so that translations change no prediction", flush=True)
     variables = {
         "classifier": network.variables,
         "generator": generators.params_from(about["target"]),
-        "gamma": np.float32(about["em"]["gamma"]),
+        "gamma": gamma,
     }
     return dataclasses.replace(network, variables=variables, generator=generators.module)
 

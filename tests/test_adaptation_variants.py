@@ -148,6 +148,22 @@ def test_paired_posterior_reads_the_translations_too(reader):
     np.testing.assert_allclose(line["confidence"][0], wanted, rtol=1e-5)
 
 
+def test_class_prior_divides_the_translations_posterior_by_the_classes_frequencies():
+    config = make_config({"em.start_step": 0, "em.class_prior": True, "augment.shift": 0})
+    frequencies = np.bincount(SOURCE.labels, minlength=CLASSES) / len(SOURCE.labels)
+    training = adaptation.target_training(
+        config, MODEL, make_state().source, IMAGES, SOURCE.labels, 1
+    )
+    state = training.create_state().replace(gamma=jnp.float32(0.7), posterior=variables_of(5))
+    batch = training.batch_at(0)
+    own = targets_logits(state.posterior, batch.posterior.rows)
+    other = targets_logits(state.source, batch.posterior.rows + len(TARGET.images))
+    wanted = em.paired_posterior(own, other, 0.7, np.log(frequencies)).max(axis=-1).sum()
+    assert len(set(frequencies)) > 1
+    _, metrics = fast_jit(training.train_step)(state, gather([IMAGES], batch))
+    np.testing.assert_allclose(metrics["confidence"].total, wanted, rtol=1e-5)
+
+
 def test_paired_posterior_without_weight_is_the_papers():
     """Until the weight is measured, and where it is 0: of one step the gradient too."""
     (_, papers), lines = train(1)
@@ -174,8 +190,8 @@ def test_weight_is_measured_after_the_first_round_with_another_posterior_network
     assert second_view.measured_at(config) == step
 
 
-def given_weight(monkeypatch, weight=0.625):
-    """Fixes the weight, as small networks are never confident; returns the steps of measurement."""
+def given_weight(monkeypatch):
+    """A weight that follows the counts; returns the steps at which it is measured."""
     measured = []
     real = second_view.measure_once
 
@@ -184,7 +200,12 @@ def given_weight(monkeypatch, weight=0.625):
         measured.extend([step] if gamma is not None else [])
         return gamma
 
-    monkeypatch.setattr(em.ViewCounts, "weight", lambda counts, tolerance: weight)
+    def weight(counts, tolerance):
+        assert counts.confident
+        return float(np.float32((1 + counts.contradictions) / (2 + counts.confident)))
+
+    monkeypatch.setattr(em, "CONFIDENT", 0.3)
+    monkeypatch.setattr(em.ViewCounts, "weight", weight)
     monkeypatch.setattr(rounds, "measure_once", noted)
     return measured
 
@@ -193,7 +214,7 @@ def test_weight_acts_from_the_round_after_its_measurement(tmp_path, monkeypatch)
     measured = given_weight(monkeypatch)
     every = {"em.posterior": "paired", "adapt.rounds": 3, "em.start_step": 3}
     paired, loop_state = adapt(tmp_path / "paired", every)
-    assert measured == [3] and loop_state["em"]["gamma"] == 0.625
+    assert measured == [3] and 0 < loop_state["em"]["gamma"] < 1
     papers, other_loop_state = adapt(tmp_path / "papers", every | {"em.posterior": "target"})
     # It is measured there too, for inference on both images, and weighs nothing.
     assert other_loop_state["em"] == loop_state["em"]

@@ -1,5 +1,6 @@
 """Networks for photos agree with PyTorch's, from the pixels to the logits."""
 
+import functools
 import re
 from pathlib import Path
 
@@ -86,6 +87,22 @@ def test_logits_are_those_of_pytorch(name):
     assert np.linalg.norm(logits - expected) < 1e-4 * np.linalg.norm(expected)
     # Otherwise the comparison would not distinguish the images.
     assert np.linalg.norm(expected[0] - expected[1]) > 0.01 * np.linalg.norm(expected[0])
+
+
+@pytest.mark.parametrize(("name", "momentum"), [("efficientnet_lite0", 0.99), ("resnet50", 0.9)])
+def test_statistics_move_with_the_published_momentum(name, momentum):
+    model, size = network(name), (32, 32, 3)
+    images = jax.random.normal(jax.random.key(1), (4, *size))
+    first = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), images)
+    update = jax.jit(
+        lambda variables: model.apply(variables, images, train=True, mutable=["batch_stats"])[1]
+    )
+    means = []
+    for _ in range(2):
+        first = {"params": first["params"], **update(first)}
+        flat = traverse_util.flatten_dict(first["batch_stats"], sep="/")
+        means.append(next(leaf for name, leaf in flat.items() if name.endswith("mean")))
+    np.testing.assert_allclose(means[1], (1 + momentum) * means[0], rtol=1e-4, atol=1e-7)
 
 
 def test_versions_of_resnet_differ_in_where_they_stride_and_pool():

@@ -133,13 +133,13 @@ def test_noise_changes_what_pixelda_makes():
     np.testing.assert_array_equal(one, made.translate(params, images, jax.random.key(0)))
 
 
-def test_domain_discriminators_of_digits_are_the_papers():
+@pytest.mark.parametrize("name", ["dann", "dsn"])
+def test_domain_discriminators_of_digits_are_the_papers(name):
     """DANN and the release of DSN have one hidden layer of 100 units for them."""
-    for name, path in (("dann", "dann"), ("dsn", "dsn")):
-        _, _, state = state_of(name)
-        layers = state.aux_params["discriminator"]
-        assert set(layers) == {"hidden1", "logit"}, path
-        assert layers["hidden1"]["kernel"].shape[1] == 100
+    _, _, state = state_of(name)
+    layers = state.aux_params["discriminator"]
+    assert set(layers) == {"hidden1", "logit"}
+    assert layers["hidden1"]["kernel"].shape[1] == 100
 
 
 def test_difference_loss_is_the_frobenius_norm_of_the_correlations():

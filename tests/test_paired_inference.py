@@ -79,6 +79,28 @@ def test_predict_and_export_average_image_and_translation(tmp_path, source, targ
     np.testing.assert_allclose(program.call(IMAGES), wanted, atol=1e-4)
 
 
+@pytest.mark.parametrize("what", ["--paired", "--generators"])
+def test_onnx_of_pairs_and_generators_is_as_the_program(tmp_path, what):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("jax2onnx")
+    generator, params = write_run(tmp_path)
+    name, wanted, tolerance = "model", paired(generator, params["b_to_a"]), 1e-3
+    if what == "--generators":
+        name, tolerance = "mnist_m_to_mnist", 1
+        wanted = encode(generator.apply({"params": params["b_to_a"]}, decode(IMAGES)))
+    export.main([f"--workdir={tmp_path}", what, "--onnx", f"--out={tmp_path / 'out'}"])
+    session = onnxruntime.InferenceSession(tmp_path / "out" / f"{name}.onnx")
+    (found,) = session.run(None, {session.get_inputs()[0].name: IMAGES})
+    np.testing.assert_allclose(found.astype(float), np.asarray(wanted, float), atol=tolerance)
+
+
+def test_weight_of_zero_is_told(tmp_path, capsys):
+    write_run(tmp_path, em={"gamma": 0.0})
+    Image.fromarray(IMAGES[0]).save(tmp_path / "one.png")
+    predict.main([f"--workdir={tmp_path}", "--paired", str(tmp_path / "one.png")])
+    assert "gamma is 0" in capsys.readouterr().out
+
+
 def test_accuracies_of_the_result_are_those_of_the_mean_of_both_posteriors():
     """With networks and translations that all differ, so that mixing them up would show."""
     data, translations = make_labelled(200, seed=5), make_images(200, seed=6)

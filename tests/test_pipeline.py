@@ -1,5 +1,6 @@
 """The command, from its flags to its result: run as a user runs it."""
 
+import csv
 import json
 import random
 import re
@@ -14,10 +15,12 @@ import commands
 import numpy as np
 import pytest
 from commands import call, refused
+from PIL import Image
 
+from daaa_jax.data import load_task
 from daaa_jax.experiment.workdir import Workdir, command, default_workdir
 from daaa_jax.models import network_file
-from daaa_jax.runtime import exit_codes
+from daaa_jax.runtime import exit_codes, metrics
 
 STAGES = ("pair", "translate", "source", "adapt")
 
@@ -136,6 +139,19 @@ def test_benchmark_of_soft_labels_reads_the_networks_and_translations_of_a_run(f
         assert found[name].accuracy == pytest.approx(value, abs=0.005)  # an image of 256
 
 
+def test_paired_predictions_have_the_accuracy_of_the_result(finished, tmp_path):
+    workdir = Workdir(finished[0])
+    test = load_task(workdir.config().data).evaluation.target_test
+    for number, image in enumerate(test.images[:]):
+        Image.fromarray(image).save(tmp_path / f"{number:03}.png")
+    out = tmp_path / "out.csv"
+    done = call("predict", f"--workdir={workdir}", "--paired", f"--out={out}", tmp_path)
+    assert done.returncode == 0, done.stderr
+    classes = [int(row["class"]) for row in csv.DictReader(out.open())]
+    accuracy = workdir.result()["accuracy"]["target_test"]["paired_selected"]
+    assert np.mean(classes == test.labels) == pytest.approx(accuracy, abs=0.005)
+
+
 def test_second_run_of_the_same_command_only_prints_the_result(finished):
     workdir, _ = finished
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
@@ -246,6 +262,11 @@ def test_finished_stage_that_lost_its_network_is_not_trained_again(finished, tmp
             ["--config=configs/digits.py:smoke", "--config.model.widths=(0,8,8)"],
             ["model.widths=(0, 8, 8)"],
         ),
+        (
+            ["--config=configs/digits.py:smoke,em.start_step=0,em.refresh_every=600"],
+            ["em.posterior=paired", "em.refresh_every=600", "24"],
+        ),
+        (["--config=configs/digits.py:smoke,em.tolerance=0"], ["em.tolerance=0"]),
         (["--config=configs/digits.py:smoke,adapt=3"], ["adapt.beta", "adapt.rounds"]),
         (["--config=configs/digits.py:smoke,pair.epochs=True"], ["pair.epochs=True", "int"]),
         (["--config=configs/digits.py:smoke,adapt.mix.s=nan"], ["adapt.mix.s=nan"]),
@@ -320,6 +341,7 @@ def test_no_cyclegan_is_trained_if_no_loss_uses_translations(tmp_path):
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["seconds"].keys() == {"source", "adapt"}
     assert "em" not in result and "paired_last" not in result["accuracy"]["target_test"]
+    assert not any("alignment" in line for line in metrics.read(tmp_path / "metrics.jsonl"))
     line = refused("predict", f"--workdir={tmp_path}", "--paired", ".")
     assert "adapt.mix.t_f" in line and "em.posterior" in line
 

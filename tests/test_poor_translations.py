@@ -8,7 +8,7 @@ from commands import fresh
 
 pytestmark = pytest.mark.slow
 
-# The default CycleGAN's first updates: its rate is constant over the first half of six epochs.
+# The default CycleGAN's first updates, while its learning rate is constant.
 STOPPED = {"pair.epochs": 1, "pair.optimizer.schedule": "constant"}
 SETTINGS = STOPPED | {"data.development_size": 500, "adapt.rounds": 6, "adapt.round_steps": 100}
 

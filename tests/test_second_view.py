@@ -6,17 +6,19 @@ G_ST is MNIST-M's recipe itself, and each test defines its G_TS: no CycleGAN is 
 import dataclasses
 import functools
 from collections.abc import Mapping
+from unittest import mock
 
 import jax
 import numpy as np
 import pytest
 from tiny import make_config, make_context
 
-from daaa_jax import adaptation, evaluation, source
+from daaa_jax import adaptation, em, evaluation, source
 from daaa_jax.data import mnist5k, randomness, recipe
 from daaa_jax.data.augment import decode, encode
 from daaa_jax.data.pairs import all_images
 from daaa_jax.data.types import LabelledImages, MeasuredData
+from daaa_jax.evaluation import second_view
 from daaa_jax.evaluation.second_view import SecondView
 from daaa_jax.models import DigitNetwork, Generator
 from daaa_jax.runtime import metrics
@@ -161,6 +163,28 @@ def test_no_label_of_the_target_is_read(networks):
     unknown = LabelledImages(target.images, np.full_like(target.labels, -1))
     view = dataclasses.replace(networks.view, originals=unknown)
     assert view.measure(networks.posterior) == networks.view.measure(networks.posterior)
+
+
+@pytest.mark.parametrize(
+    ("counts", "warned"),
+    [
+        ((300, 1, 150, 250), False),
+        ((300, 90, 150, 250), True),  # poor translations
+        ((300, 9, 12, 200), True),  # hardly better than the images themselves
+        ((20, 4, 8, 15), True),  # too few to tell
+    ],
+)
+def test_low_weight_is_warned_of_with_what_can_be_set(counts, warned, capsys):
+    found = em.ViewCounts(*counts)
+    view = mock.Mock(config=make_config())
+    view.measure.return_value = {
+        "gamma": found.weight(0.2), **dataclasses.asdict(found), **found.errors
+    }  # fmt: skip
+    second_view.measure_once(view, view.config.adapt.round_steps, {}, {})
+    printed = capsys.readouterr().out
+    assert f"gamma {found.weight(0.2):.3f}" in printed
+    settings = ("warning:", "adapt.mix.t_f=0", "adapt.mix.s_f=0", "adapt.beta=0", "em.posterior")
+    assert [text in printed for text in settings] == [warned] * 5
 
 
 # What EM and L_AT do

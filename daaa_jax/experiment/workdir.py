@@ -124,6 +124,11 @@ class Workdir:
         """The existing candidates, oldest first."""
         return sorted((self.path / "adapt").glob("selected-*.safetensors"))
 
+    def origin(self, stage: str) -> "Workdir":
+        """The working directory that the run took a finished stage from; else this one."""
+        reused = files.read_json(self.reused_json) if self.reused_json.is_file() else {}
+        return Workdir(reused[stage]["from"]) if stage in reused else self
+
     def marker(self, stage: str) -> dict[str, Any] | None:
         """A finished stage's `stage`, `fingerprint`, `settings` and `extra`; else None.
 

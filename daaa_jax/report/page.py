@@ -149,10 +149,7 @@ def _upper_bound(
 
 def _pairs(workdir: Workdir) -> bytes | None:
     """The sheet of image pairs, of this run or of the run whose stage `pair` it reuses."""
-    places = [workdir]
-    if pair := (_json(workdir.reused_json) or {}).get("pair"):
-        places.append(Workdir(pair["from"]))
-    found = (place.pair_sheet for place in places)
+    found = (place.pair_sheet for place in (workdir, workdir.origin("pair")))
     return next((path.read_bytes() for path in found if path.is_file()), None)
 
 
