@@ -3,6 +3,8 @@
 import importlib
 import sys
 
+from daaa_jax.runtime import exit_codes
+
 _COMMANDS = {
     "train": ("main", "adapt a classifier to unlabelled images"),
     "predict": ("predict", "classify images"),
@@ -25,7 +27,7 @@ def main() -> None:
         sys.exit(f"error: {name} is not a command: expected one of {', '.join(_COMMANDS)}")
     module, _ = _COMMANDS[name]
     sys.argv = [f"daaa {name}", *sys.argv[2:]]
-    importlib.import_module(f"daaa_jax.{module}").command()
+    exit_codes.run(importlib.import_module(f"daaa_jax.{module}").main)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The Python interface: train, load a network, predict, attention maps, translate."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 
 from daaa_jax import config_files, inference, pipeline
 from daaa_jax.data import photos
-from daaa_jax.errors import UserError
+from daaa_jax.errors import UserError, check_choice
 from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.models.network_file import Trained
 
@@ -96,13 +97,7 @@ def load_network(workdir: str | Path, which: str = "selected", *, paired: bool =
     Raises:
       UserError: if the network is missing or damaged.
     """
-    place = Workdir(workdir)
-    network = inference.load_network(place, which)
-    return (
-        inference.with_second_image(network, inference.load_generators(place))
-        if paired
-        else network
-    )
+    return inference.load_network(Workdir(workdir), which, paired)
 
 
 def predict(network: Trained, images: np.ndarray | Sequence[str | Path]) -> np.ndarray:
@@ -115,9 +110,9 @@ def predict(network: Trained, images: np.ndarray | Sequence[str | Path]) -> np.n
     Raises:
       UserError: if images have another shape or type, or a file cannot be read.
     """
-    pixels, variables = _pixels(network, images), jax.device_put(network.variables)
-    classify = jax.jit(lambda variables, batch: inference.posterior(network, variables, batch))
-    return _batched(lambda batch: classify(variables, batch), pixels)
+    classify = jax.jit(functools.partial(inference.posterior, network))
+    on_device = functools.partial(classify, jax.device_put(network.variables))
+    return _batched(on_device, _pixels(network, images))
 
 
 def attention_maps(
@@ -150,10 +145,7 @@ def translate(workdir: str | Path, images: np.ndarray, direction: str) -> np.nda
     """
     generators = inference.load_generators(Workdir(workdir))
     functions = generators.functions()
-    if direction not in functions:
-        raise UserError(
-            f"direction={direction} is not known: expected one of {', '.join(functions)}"
-        )
+    check_choice("direction", direction, functions, UserError)
     _check_shape(images, generators.image_size)
     return _batched(jax.jit(functions[direction]), images)
 

@@ -9,13 +9,13 @@ code is 1 if training would refuse a folder.
 
 import collections
 import hashlib
-import sys
 from collections.abc import Sequence
 
 from PIL import Image
 
 from daaa_jax.command_line import Parser
 from daaa_jax.data import folders, photos, record_sets
+from daaa_jax.data.record_sets import Domain
 from daaa_jax.errors import UserError
 from daaa_jax.runtime import exit_codes
 
@@ -39,21 +39,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         failed |= _check(listing, owners, is_source=number == 0 and not source_failed)
     if listings and not source_failed:
         failed |= _compare(listings)
-    duplicates = {
-        digest: paths
-        for digest, paths in owners.items()
-        if len({listing for listing, _ in paths}) > 1
-    }
+    duplicates = [paths for paths in owners.values() if len({folder for folder, _ in paths}) > 1]
     if duplicates:
         print(f"{len(duplicates)} images are in more than one domain (identical files):")
-        _show([" = ".join(str(path) for _, path in paths) for paths in duplicates.values()])
+        _show([" = ".join(str(path) for _, path in paths) for paths in duplicates])
     print("dataset check failed: fix the problems above" if failed else "OK")
     return int(failed)
 
 
-def _check(
-    listing: folders.Listing | record_sets.RecordSet, owners: dict[str, list], is_source: bool
-) -> bool:
+def _check(listing: Domain, owners: dict[str, list], is_source: bool) -> bool:
     """Prints the findings for one domain; returns whether training would refuse it."""
     classes = f"{len(listing.classes)} classes" if listing.classes else "no classes (unlabelled)"
     print(f"{listing.folder}: {len(listing.labels)} images, {classes}")
@@ -89,7 +83,7 @@ def _check(
     return bool(bad or (empty and is_source))
 
 
-def _compare(listings: Sequence[folders.Listing | record_sets.RecordSet]) -> bool:
+def _compare(listings: Sequence[Domain]) -> bool:
     """Prints the differences between the classes; returns whether training would refuse them.
 
     Targets may lack classes of the source, the first domain, but not add any.
@@ -121,10 +115,5 @@ def _show(lines: Sequence[str], indent: str = "  ") -> None:
         print(f"{indent}and {len(lines) - _SHOWN} more")
 
 
-def command() -> None:
-    """Entry point; `exit_codes.run` sets the exit code."""
-    exit_codes.run(lambda: sys.exit(main()))
-
-
 if __name__ == "__main__":
-    command()
+    exit_codes.run(main)

@@ -16,6 +16,28 @@ class Parser(argparse.ArgumentParser):
             prog=f"daaa {command}", description=description, allow_abbrev=False, **options
         )
 
+    def add_network_flags(self, networks: Sequence[str], default: str | None = None):
+        """Adds the flags that select a network of a run.
+
+        Returns:
+          The group with `--paired`, for flags that exclude it.
+        """
+        self.add_argument("--workdir", required=True, help="working directory of a finished run")
+        self.add_argument(
+            "--network",
+            choices=networks,
+            default=default,
+            help="the adapted network selected without labels (default), the last one, or the "
+            "source network",
+        )
+        group = self.add_mutually_exclusive_group()
+        group.add_argument(
+            "--paired",
+            action="store_true",
+            help="average the posteriors of each image and its translation to the source's style",
+        )
+        return group
+
     def error(self, message: str) -> NoReturn:
         """Raises a `UserError` instead of printing the usage."""
         raise UserError(message)

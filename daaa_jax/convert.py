@@ -7,6 +7,7 @@ object storage and read from there: `--config.data.source=gs://…`. Rerun the s
 """
 
 import hashlib
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ import numpy as np
 
 from daaa_jax.command_line import Parser
 from daaa_jax.data import folders, photos, record_sets, records
-from daaa_jax.errors import UserError
+from daaa_jax.errors import UserError, writable
 from daaa_jax.runtime import exit_codes
 from daaa_jax.runtime.files import read_json, write_json
 from daaa_jax.runtime.progress import Progress
@@ -41,10 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if getattr(options, name) < 1:
             raise UserError(f"--{name}={getattr(options, name)} must be at least 1")
     out = Path(options.out).expanduser()
-    try:
+    with writable(f"--out={options.out}"):
         convert(options.folder, out, options.size, options.shard, options.on_error)
-    except OSError as error:
-        raise UserError(f"--out={options.out} cannot be written: {error.strerror}") from error
 
 
 def convert(folder: str | Path, out: Path, size: int, shard: int, on_error: str) -> None:
@@ -133,24 +132,13 @@ def _decoded(
     paths: Sequence[Path], rows: range, size: int
 ) -> Iterator[tuple[int, np.ndarray | str]]:
     """Yields each row with its image, or the reason if unreadable; decodes a few ahead."""
-
-    def one(row: int) -> np.ndarray | str:
-        try:
-            return photos.read(paths[row], size)
-        except photos.UnreadableImage as error:
-            return str(error)
-
     threads = os.cpu_count() or 1
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(rows), threads * _AHEAD):
             some = rows[start : start + threads * _AHEAD]
-            yield from zip(some, pool.map(one, some), strict=True)
-
-
-def command() -> None:
-    """Entry point; `exit_codes.run` sets the exit code."""
-    exit_codes.run(main)
+            images = pool.map(photos.try_read, (paths[row] for row in some), itertools.repeat(size))
+            yield from zip(some, images, strict=True)
 
 
 if __name__ == "__main__":
-    command()
+    exit_codes.run(main)

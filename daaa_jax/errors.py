@@ -1,6 +1,7 @@
 """Errors that the user can fix; one line says what is wrong, where, and what to do."""
 
-from collections.abc import Collection
+import contextlib
+from collections.abc import Collection, Iterator
 from typing import Any
 
 
@@ -20,6 +21,20 @@ class Diverged(UserError):
     """
 
     stage = ""
+
+
+@contextlib.contextmanager
+def writable(what: object) -> Iterator[None]:
+    """Turns an `OSError` of a block, such as a full disk, into a `UserError` that names `what`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{what} cannot be written: {error.strerror}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, up to 200 characters; without a message its class."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def check_choice(

@@ -21,7 +21,7 @@ from jax import export as jax_export
 
 from daaa_jax import inference, model_card
 from daaa_jax.command_line import Parser
-from daaa_jax.errors import UserError
+from daaa_jax.errors import UserError, first_line, writable
 from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.models import layers
 from daaa_jax.runtime import exit_codes
@@ -44,21 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
       UserError: for any error that the user can fix.
     """
     parser = Parser("export", __doc__.splitlines()[0])
-    parser.add_argument("--workdir", required=True, help="working directory of a finished run")
-    parser.add_argument(
-        "--network",
-        choices=inference.NETWORKS,
-        help="the adapted network selected without labels (default), the last one, or the source "
-        "network",
-    )
+    what = parser.add_network_flags(inference.NETWORKS)
     parser.add_argument("--out", required=True, help="folder to create")
     parser.add_argument("--onnx", action="store_true", help="also write ONNX, by jax2onnx")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument(
-        "--paired",
-        action="store_true",
-        help="average the posteriors of each image and its translation to the source's style",
-    )
     what.add_argument(
         "--generators", action="store_true", help="export only the two generators, no classifier"
     )
@@ -74,10 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         side, programs = generators.image_size, generators.functions()
         files = {"README.md": model_card.of_generators(side, programs).encode()}
     else:
-        network = inference.load_network(workdir, chosen)
+        network = inference.load_network(workdir, chosen, options.paired)
         side = network.about["image_size"]
-        if options.paired:
-            network = inference.with_second_image(network, inference.load_generators(workdir))
         programs = {"model": lambda x: inference.posterior(network, network.variables, x)}
         files = {
             "classes.txt": "".join(f"{name}\n" for name in network.about["classes"]).encode(),
@@ -135,8 +121,7 @@ def onnx(program: Program, side: int, tolerance: float) -> bytes:
         session = onnxruntime.InferenceSession(content)
         (found,) = session.run(None, {session.get_inputs()[0].name: images})
     except Exception as error:  # both packages raise many types of their own
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{_UNFAITHFUL}: {reason[0][:200]}") from error
+        raise UserError(f"{_UNFAITHFUL}: {first_line(error)}") from error
     if (difference := float(np.abs(found.astype(np.float32) - wanted).max())) > tolerance:
         raise UserError(f"{_UNFAITHFUL}: outputs differ by {difference:.2g}")
     return content
@@ -146,20 +131,14 @@ def _write(out: Path, files: dict[str, bytes]) -> None:
     """Writes the folder with all files, atomically."""
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        temporary.mkdir(parents=True)
-        for name, content in files.items():
-            (temporary / name).write_bytes(content)
-        temporary.rename(out)
-    except OSError as error:
-        raise UserError(f"--out={out} cannot be written: {error.strerror}") from error
+        with writable(f"--out={out}"):
+            temporary.mkdir(parents=True)
+            for name, content in files.items():
+                (temporary / name).write_bytes(content)
+            temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def command() -> None:
-    """Entry point; `exit_codes.run` sets the exit code."""
-    exit_codes.run(main)
-
-
 if __name__ == "__main__":
-    command()
+    exit_codes.run(main)

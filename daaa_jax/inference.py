@@ -16,10 +16,10 @@ from jax import Array
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
-from daaa_jax import attention, evaluation, losses, models, translation
+from daaa_jax import evaluation, losses, models, translation
 from daaa_jax.data import folders, photos
-from daaa_jax.data.augment import crop_size, decode, encode, evaluation_views
-from daaa_jax.errors import UserError
+from daaa_jax.data.augment import crop_size, decode, encode
+from daaa_jax.errors import UserError, writable
 from daaa_jax.experiment import stages
 from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.models import network_file
@@ -32,15 +32,16 @@ _LONGEST_STEM = 150  # bytes of an overlay's file name, which may have 255
 _LEAST_WIDTH = 200  # pixels; smaller overlays are enlarged
 
 
-def load_network(workdir: Workdir, which: str) -> network_file.Trained:
+def load_network(workdir: Workdir, which: str, paired: bool = False) -> network_file.Trained:
     """Loads a network of a finished run, to compute in float32 whatever it was trained in.
 
     Args:
       workdir: working directory of the run.
       which: one of `NETWORKS`.
+      paired: whether to add G_TS, see `with_second_image`.
 
     Raises:
-      UserError: if the network is missing or damaged.
+      UserError: if the network, or a generator that it needs, is missing or damaged.
     """
     path = workdir.network(which)
     if not workdir.path.is_dir():
@@ -50,7 +51,7 @@ def load_network(workdir: Workdir, which: str) -> network_file.Trained:
     network = network_file.read(path)
     if hasattr(network.model, "dtype"):
         network = dataclasses.replace(network, model=network.model.clone(dtype=jnp.float32))
-    return network
+    return with_second_image(network, load_generators(workdir)) if paired else network
 
 
 def _why_missing(workdir: Workdir, which: str) -> str:
@@ -194,23 +195,16 @@ def predict(
     Raises:
       UserError: if no layer matches `overlay_layers`.
     """
-    about = network.about
-    augment, size = ConfigDict(about["augment"]), about["image_size"]
+    about, size = network.about, network.about["image_size"]
     batch_size = min(batch_size, len(files))
-    # Summed squares whatever `adapt.attention` is: features cannot be drawn as one map.
-    watched = network.model.clone(attention="sum_squares")
-
-    @jax.jit
-    def classify(variables, images):
-        return posterior(network, variables, images)
+    crop = crop_size(size, ConfigDict(about["augment"]))
+    scale = -(-_LEAST_WIDTH // crop)
+    classify = jax.jit(functools.partial(posterior, network))
 
     @jax.jit
     def attend(variables, images):
-        (view,) = evaluation_views(decode(images), augment, 1)
-        alone = variables if network.generator is None else variables["classifier"]
-        _, observed = watched.apply(alone, view, train=False, mutable=["intermediates"])
-        maps = attention.collect(observed["intermediates"], overlay_layers)
-        return heat(maps, crop_size(size, augment)), view
+        maps, view = _attention(network, variables, images, overlay_layers)
+        return heat(maps, crop), view
 
     variables = jax.device_put(network.variables)
     with Progress("predict", len(files)) as progress:
@@ -231,16 +225,10 @@ def predict(
                 if overlays is not None:
                     stem = os.fsencode(path.stem)[:_LONGEST_STEM].decode(errors="ignore")
                     place = overlays / f"{start + row:06d}_{stem}.png"
-                    _write_overlay(place, overlay(views[row], maps[row]))
+                    with writable(f"--overlays: {place}"):
+                        image_grid.write_png(place, overlay(views[row], maps[row]), scale)
                 yield path, posteriors[row], ""
             progress.update(start + len(batch), {})
-
-
-def _write_overlay(path: Path, pixels: np.ndarray) -> None:
-    try:
-        image_grid.write_png(path, pixels, scale=-(-_LEAST_WIDTH // pixels.shape[1]))
-    except OSError as error:
-        raise UserError(f"--overlays: {path} cannot be written: {error.strerror}") from error
 
 
 def posterior(network: network_file.Trained, variables, images: Array) -> Array:
@@ -254,19 +242,20 @@ def posterior(network: network_file.Trained, variables, images: Array) -> Array:
 
 def attention_observer(network: network_file.Trained) -> Callable[[ArrayLike], dict[str, Array]]:
     """A function from uint8 images `[B,H,W,3]` to maps `[B,h,w]`, by aligned layer."""
-    about, variables = network.about, network.variables
-    # Summed squares whatever `adapt.attention` is: features cannot be drawn as one map.
-    watched = network.model.clone(attention="sum_squares")
-    alone = variables if network.generator is None else variables["classifier"]
 
     @jax.jit
     def observe(images: ArrayLike) -> dict[str, Array]:
-        (view,) = evaluation_views(decode(images), ConfigDict(about["augment"]), 1)
-        _, observed = watched.apply(alone, view, train=False, mutable=["intermediates"])
-        maps = attention.collect(observed["intermediates"], about["layers"])
+        maps, _ = _attention(network, network.variables, images, network.about["layers"])
         return {name: normalised_maps(flat) for name, flat in maps.items()}
 
     return observe
+
+
+def _attention(network: network_file.Trained, variables, images: ArrayLike, layers: str):
+    """Attention maps by layer and crops, see `evaluation.attention_of`; of the images alone."""
+    alone = variables if network.generator is None else variables["classifier"]
+    augment = ConfigDict(network.about["augment"])
+    return evaluation.attention_of(network.model, alone, images, augment, layers)
 
 
 def normalised_maps(flat: Array) -> Array:

@@ -109,10 +109,5 @@ def _row(meaning: str, accuracy: float | None, name: str) -> str:
     return f"  {meaning:36} {shown}{name}"
 
 
-def command() -> None:
-    """Entry point; `exit_codes.run` sets the exit code."""
-    exit_codes.run(main)
-
-
 if __name__ == "__main__":
-    command()
+    exit_codes.run(main)

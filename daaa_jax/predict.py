@@ -6,6 +6,7 @@ Writes a CSV with one row per image: file, class, the probability of each class,
 the image could not be read. `--overlays=DIR` also writes each image with an attention overlay.
 """
 
+import contextlib
 import csv
 import os
 import sys
@@ -18,9 +19,9 @@ import numpy as np
 
 from daaa_jax import inference
 from daaa_jax.command_line import Parser
-from daaa_jax.errors import UserError
+from daaa_jax.errors import UserError, writable
 from daaa_jax.experiment.workdir import Workdir
-from daaa_jax.runtime import compilation, exit_codes
+from daaa_jax.runtime import compilation, exit_codes, files
 
 Row = tuple[Path, np.ndarray | None, str]
 
@@ -33,14 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = Parser("predict", __doc__.splitlines()[0])
     parser.add_argument("images", nargs="+", help="image files or folders of images")
-    parser.add_argument("--workdir", required=True, help="working directory of a finished run")
-    parser.add_argument(
-        "--network",
-        choices=inference.NETWORKS,
-        default="selected",
-        help="the adapted network selected without labels (default), the last one, or the source "
-        "network",
-    )
+    parser.add_network_flags(inference.NETWORKS, default="selected")
     parser.add_argument(
         "--out", help="CSV file; by default predictions.csv in --workdir; - for standard output"
     )
@@ -48,34 +42,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--overlay_layers", help="regular expression of the layers shown; default: the aligned ones"
     )
-    parser.add_argument(
-        "--paired",
-        action="store_true",
-        help="average the posteriors of each image and its translation to the source's style",
-    )
     parser.add_argument("--batch_size", type=int, default=64, help="images per batch")
     options = parser.parse_args(arguments)
     if options.batch_size < 1:
         raise UserError(f"--batch_size={options.batch_size} must be at least 1")
-    options.out = options.out or str(Workdir(options.workdir).predictions)
+    workdir = Workdir(options.workdir)
+    options.out = options.out or str(workdir.predictions)
     if Path(options.out).expanduser().is_dir():
         raise UserError(f"--out={options.out} is a folder: give a file, such as predictions.csv")
     compilation.enable_cache()
-    workdir = Workdir(options.workdir)
-    network = inference.load_network(workdir, options.network)
-    if options.paired:
-        network = inference.with_second_image(network, inference.load_generators(workdir))
-    files = inference.find_images(options.images)
+    network = inference.load_network(workdir, options.network, options.paired)
+    images = inference.find_images(options.images)
     rows = inference.predict(
         network,
-        files,
+        images,
         batch_size=options.batch_size,
         overlays=Path(options.overlays).expanduser() if options.overlays else None,
         overlay_layers=options.overlay_layers or network.about["layers"],
     )
-    unreadable = write_csv(rows, network.about["classes"], options.out)
+    try:
+        unreadable = write_csv(rows, network.about["classes"], options.out)
+    except BrokenPipeError:  # --out=- | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return
     failed = f", {unreadable} unreadable (see column error)" if unreadable else ""
-    print(f"{len(files)} images{failed}: {options.out}", file=sys.stderr)
+    print(f"{len(images)} images{failed}: {options.out}", file=sys.stderr)
 
 
 def write_csv(rows: Iterable[Row], classes: Sequence[str], out: str) -> int:
@@ -96,20 +87,13 @@ def write_csv(rows: Iterable[Row], classes: Sequence[str], out: str) -> int:
         return _write(rows, classes, sys.stdout)
     path = Path(out).expanduser()
     is_device = path.exists() and not path.is_file()  # /dev/null or a pipe: not replaced
-    path = path if is_device else path.resolve()  # keeps symbolic links
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        place = path if is_device else temporary
-        with place.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-            unreadable = _write(rows, classes, file)
-        if not is_device:
-            temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"--out={out} cannot be written: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return unreadable
+    with (
+        writable(f"--out={out}"),
+        # Resolving keeps symbolic links.
+        contextlib.nullcontext(path) if is_device else files.replacing(path.resolve()) as place,
+        place.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        return _write(rows, classes, file)
 
 
 def _write(rows: Iterable[Row], classes: Sequence[str], file: TextIO) -> int:
@@ -138,13 +122,5 @@ class _Callable(types.ModuleType):
 sys.modules[__name__].__class__ = _Callable
 
 
-def command() -> None:
-    """Entry point; `exit_codes.run` sets the exit code."""
-    try:
-        exit_codes.run(main)
-    except BrokenPipeError:  # --out=- | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 if __name__ == "__main__":
-    command()
+    exit_codes.run(main)

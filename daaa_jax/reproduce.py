@@ -187,34 +187,29 @@ def _write(options, plan: cells.Plan, folder: Path) -> None:
 
 
 def _notes(options, plan: cells.Plan, folder: Path) -> list[str]:
-    same = (
-        "Each seed has its own CycleGAN and source network."
-        if plan.own_networks
-        else "All seeds share the CycleGAN and the source network of seed 0."
-    )
+    what = "one seed."
+    if plan.seeds > 1:
+        same = "All seeds share the CycleGAN and the source network of seed 0."
+        if plan.own_networks:
+            same = "Each seed has its own CycleGAN and source network."
+        what = f"mean ± standard deviation over {plan.seeds} seeds. {same}"
+    settings = " ".join(f"`{change}`" for change in plan.changed_settings)
     fitted = (
-        " The upper bound is measured on the images that it was trained on."
-        if plan.data in ("office", "office10")
+        plan.data in ("office", "office10")
         and "data.target_test" not in plan.settings
         and any(row.method == tables.UPPER_BOUND for row in options.table.rows)
-        else ""
     )
-    settings = " ".join(f"`{change}`" for change in plan.changed_settings)
+    sentences = {
+        f"On {plan.where}, accuracy on the target domain after the last round, in per cent: "
+        f"{what}": True,
+        "In brackets: the paper's accuracy and the difference.": plan.is_as(options.table.data),
+        "Smoke run: metrics are not meaningful.": "smoke" in plan.words,
+        f"With {settings}.": settings,
+        "The upper bound is measured on the images that it was trained on.": fitted,
+    }
     other = cells.settings_of_earlier_versions(options.all_runs, plan, folder)
-    what = (
-        f"mean ± standard deviation over {plan.seeds} seeds. {same}"
-        if plan.seeds > 1
-        else "one seed."
-    )
-    paper = (
-        " In brackets: the paper's accuracy and the difference."
-        if plan.is_as(options.table.data)
-        else ""
-    )
-    smoke = " Smoke run: metrics are not meaningful." if "smoke" in plan.words else ""
     return [
-        f"On {plan.where}, accuracy on the target domain after the last round, in per cent: {what}"
-        f"{paper}{smoke}" + (f" With {settings}." if settings else "") + fitted,
+        " ".join(sentence for sentence, holds in sentences.items() if holds),
         *([f"Some runs had other settings: {'; '.join(other)}."] if other else []),
     ]
 
@@ -247,10 +242,5 @@ def _trainer(config: ConfigDict, together: bool) -> Trainer:
     return train
 
 
-def command() -> None:
-    """Entry point; `exit_codes.run` sets the exit code."""
-    exit_codes.run(main)
-
-
 if __name__ == "__main__":
-    command()
+    exit_codes.run(main)

@@ -165,12 +165,12 @@ def test_reconstruction_loss_does_not_see_a_change_of_brightness():
 
 
 def outputs_of(logits, seen):
-    return method.ClassifierOutputs(jnp.asarray(logits), jnp.asarray(seen), None)
+    return method.ClassifierOutput(jnp.asarray(logits), jnp.asarray(seen), None)
 
 
 def make_baseline(name, **changes):
     changes = {f"baselines.{name}.{key}": value for key, value in changes.items()}
-    return baselines.make(make_config({"method": name, **changes}))
+    return baselines.make(make_config({"method": name, **changes}), MODEL)
 
 
 def batch_of(progress=1.0, count=6):
@@ -192,7 +192,7 @@ def test_jan_takes_the_joint_distance_of_features_and_softmax():
         [source.features, softmax(np.asarray(source.logits))],
         [target.features, softmax(np.asarray(target.logits))],
     )
-    found = make_baseline("jan", weight=3.0).penalty({}, MODEL, source, target, batch_of(0.2))
+    found = make_baseline("jan", weight=3.0).penalty({}, source, target, batch_of(0.2))
     np.testing.assert_allclose(found["jmmd"], 3 * method.ramp(0.2) * distance, rtol=1e-5)
 
 
@@ -208,7 +208,7 @@ def some_outputs(made):
     width = seen["features"]["seen"].shape[1]
     source = outputs_of(features(6, CLASSES), features(6, width, 1))
     target = outputs_of(features(6, CLASSES, 2), features(6, width, 3))
-    return source, target, made.create(jax.random.key(0), MODEL, image, source)
+    return source, target, made.create(jax.random.key(0), image, source)
 
 
 def test_jan_a_takes_the_joint_distance_behind_an_adversary_of_each_layer():
@@ -226,7 +226,7 @@ def test_jan_a_takes_the_joint_distance_behind_an_adversary_of_each_layer():
         ]
 
     distance = losses.jmmd(behind(source), behind(target))
-    found = made.penalty(aux_params, MODEL, source, target, batch_of(0.3))
+    found = made.penalty(aux_params, source, target, batch_of(0.3))
     np.testing.assert_allclose(found["jmmd"], 3 * distance, rtol=1e-3)
 
 
@@ -234,7 +234,7 @@ def test_dsn_sums_both_domains_each_with_its_own_private_network():
     made = make_baseline("dsn", reconstruction=2.0, difference=3.0, similarity=0.5)
     source, target, aux_params = some_outputs(made)
     batch = batch_of(0.3)
-    found = made.penalty(aux_params, MODEL, source, target, batch)
+    found = made.penalty(aux_params, source, target, batch)
     assert found.keys() == {"reconstruction", "difference", "domain"}
     reconstruction = difference = 0.0
     for domain, images, shared in (
@@ -254,7 +254,7 @@ def test_dsn_sums_both_domains_each_with_its_own_private_network():
     np.testing.assert_allclose(found["difference"], 3 * difference, rtol=1e-4)
     alone = make_baseline("dann", weight=0.5)
     similarity = alone.penalty(
-        {"discriminator": aux_params["discriminator"]}, MODEL, source, target, batch
+        {"discriminator": aux_params["discriminator"]}, source, target, batch
     )
     np.testing.assert_allclose(found["domain"], sum(similarity.values()), rtol=1e-4)
 
@@ -262,10 +262,10 @@ def test_dsn_sums_both_domains_each_with_its_own_private_network():
 def state_of(name, changes=None, seed=0):
     config = make_config({"method": name, "adapt.optimizer.learning_rate": 1e-3, **(changes or {})})
     variables = initial_variables(jax.random.key(1), MODEL, decode(SOURCE.images[:1]))
-    made = baselines.make(config)
+    made = baselines.make(config, MODEL)
     updates = training.make_optimizers(made, 10)
     image = decode(SOURCE.images[:1])
-    state = training.create_state(jax.random.key(seed), made, MODEL, variables, image, updates)
+    state = training.create_state(jax.random.key(seed), made, variables, image, updates)
     return made, updates, state
 
 
@@ -279,11 +279,11 @@ def gradients(name, progress, changes=None):
             logits, observed = MODEL.apply(
                 variables, images, train=True, mutable=["features", "batch_stats"]
             )
-            return method.ClassifierOutputs(
+            return method.ClassifierOutput(
                 logits, observed["features"]["seen"], observed["batch_stats"]
             )
 
-        return made.loss(aux_params, MODEL, classify, batch_of(progress))[:2]
+        return made.loss(aux_params, classify, batch_of(progress))[:2]
 
     found, parts = fast_jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(
         state.target["params"], state.aux_params
@@ -330,8 +330,8 @@ def test_adversary_and_classifier_pull_in_opposite_directions(name):
         for images in (batch.source, batch.target):
             variables = {**state.target, "params": params}
             logits, observed = MODEL.apply(variables, images, train=False, mutable=["features"])
-            given.append(method.ClassifierOutputs(logits, observed["features"]["seen"], None))
-        return sum(made.penalty(aux_params, MODEL, *given, batch).values())
+            given.append(method.ClassifierOutput(logits, observed["features"]["seen"], None))
+        return sum(made.penalty(aux_params, *given, batch).values())
 
     params, aux_params = state.target["params"], state.aux_params
     value = fast_jit(term)
@@ -477,7 +477,7 @@ def test_target_images_are_recoloured_unless_the_method_generates_them(name, mon
     )
     labels = SOURCE.labels[:4]
     batch = training.DomainBatch(SOURCE.images[:4], TARGET.images[:4], labels, labels)
-    settings = {"method": made, "model": MODEL, "optimizers": updates, "total_steps": 10}
+    settings = {"method": made, "optimizers": updates, "total_steps": 10}
     assert_drawn_once(monkeypatch, lambda: training.train_step(state, batch, **settings))
     assert len(seen) == (name == "dann")
 

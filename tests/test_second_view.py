@@ -14,7 +14,7 @@ import pytest
 from tiny import make_config, make_context
 
 from daaa_jax import adaptation, em, evaluation, source
-from daaa_jax.data import mnist5k, randomness, recipe
+from daaa_jax.data import mnist5k, mnist_m_recipe, randomness
 from daaa_jax.data.augment import decode, encode
 from daaa_jax.data.pairs import all_images
 from daaa_jax.data.types import LabelledImages, MeasuredData
@@ -59,7 +59,7 @@ def digits() -> Digits:
     pixels, labels = mnist5k._digits()
     rows = randomness.generator(0, "test").permutation(len(labels))[:3500]
     colour = np.repeat(pixels[rows][..., None], 3, axis=-1)
-    blended = recipe.blend(pixels[rows], mnist5k.photos(), randomness.generator(0, "blend"))
+    blended = mnist_m_recipe.blend(pixels[rows], mnist5k.photos(), randomness.generator(0, "blend"))
     here, there, test = slice(0, 1500), slice(1500, 3000), slice(3000, None)
     labels = labels[rows]
     return Digits(

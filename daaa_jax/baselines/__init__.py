@@ -1,5 +1,6 @@
 """The baselines by name, one file each; `training.py` trains them as stage `adapt`."""
 
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from daaa_jax.baselines.ada import Ada
@@ -22,6 +23,6 @@ METHODS: dict[str, type[Method]] = {
 }
 
 
-def make(config: ConfigDict) -> Method:
-    """The method that `config.method` names, one of `METHODS`, with its settings."""
-    return METHODS[config.method](config)
+def make(config: ConfigDict, model: nn.Module) -> Method:
+    """The method that `config.method` names, one of `METHODS`, for the classifier `model`."""
+    return METHODS[config.method](config, model)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from daaa_jax.baselines.method import ClassifierOutputs, Inputs, Method, Params, ramp
+from daaa_jax.baselines.method import ClassifierOutput, Inputs, Method, Params, normalised, ramp
 
 _SMALLEST = 1e-8  # added to a probability before its logarithm is taken, as in the released code
 
@@ -58,14 +58,9 @@ def _steps(origin: Array, other: Array, temperature: float) -> Array:
     128-unit embedding that is trained from scratch; those of a trained network's features are so
     large that nearly all walks pass through one target image, and the loss has no gradient.
     """
-    origin, other = _normalised(origin), _normalised(other)
+    origin, other = normalised(origin), normalised(other)
     cosines = jnp.matmul(origin, other.T, precision=jax.lax.Precision.HIGHEST)
     return nn.softmax(cosines / temperature, axis=1)
-
-
-def _normalised(features: Array) -> Array:
-    squares = jnp.square(features).sum(axis=1, keepdims=True)
-    return features * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
 
 
 class Ada(Method):
@@ -77,12 +72,7 @@ class Ada(Method):
     """
 
     def penalty(
-        self,
-        aux_params: Params,
-        model: nn.Module,
-        source: ClassifierOutputs,
-        target: ClassifierOutputs,
-        inputs: Inputs,
+        self, aux_params: Params, source: ClassifierOutput, target: ClassifierOutput, inputs: Inputs
     ) -> Mapping[str, Array]:
         """Both losses, their weight growing with `ramp`."""
         weight, features = ramp(inputs.progress), (source.features, target.features)

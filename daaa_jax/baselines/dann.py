@@ -11,7 +11,7 @@ import optax
 from jax import Array
 
 from daaa_jax.baselines.method import (
-    ClassifierOutputs,
+    ClassifierOutput,
     Inputs,
     Method,
     Params,
@@ -58,20 +58,13 @@ class Dann(Method):
     The reversed gradient grows with `ramp`; the discriminator's gradient does not.
     """
 
-    def create(
-        self, key: Array, model: nn.Module, image: Array, given: ClassifierOutputs
-    ) -> Params:
+    def create(self, key: Array, image: Array, given: ClassifierOutput) -> Params:
         """The discriminator's parameters."""
         discriminator = DomainDiscriminator(self.settings.widths)
         return {"discriminator": discriminator.init(key, given.features)["params"]}
 
     def penalty(
-        self,
-        aux_params: Params,
-        model: nn.Module,
-        source: ClassifierOutputs,
-        target: ClassifierOutputs,
-        inputs: Inputs,
+        self, aux_params: Params, source: ClassifierOutput, target: ClassifierOutput, inputs: Inputs
     ) -> Mapping[str, Array]:
         """The domain loss, with reversed gradient for the features."""
         weight = self.settings.weight * ramp(inputs.progress)
@@ -82,8 +75,8 @@ class Dann(Method):
 def adversarial(
     params: Params,
     widths: Sequence[int],
-    source: ClassifierOutputs,
-    target: ClassifierOutputs,
+    source: ClassifierOutput,
+    target: ClassifierOutput,
     weight: Array,
 ) -> Array:
     """The domain loss of a discriminator, whose gradient reaches the features times `-weight`."""

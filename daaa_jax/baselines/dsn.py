@@ -14,7 +14,7 @@ from jax import Array
 
 from daaa_jax import models
 from daaa_jax.baselines import dann
-from daaa_jax.baselines.method import ClassifierOutputs, Inputs, Method, Params, ramp
+from daaa_jax.baselines.method import ClassifierOutput, Inputs, Method, Params, normalised, ramp
 from daaa_jax.models.layers import Convolution
 
 _LARGEST_START = 8  # pixels; side of a decoder's first feature map, which is then doubled
@@ -61,7 +61,7 @@ def difference_loss(shared: Array, private: Array) -> Array:
     if len(shared) != len(private):
         raise ValueError(f"{len(shared)} shared and {len(private)} private features: must be equal")
     # From the B x B products between images, which are fewer than those between features.
-    directions = [_directions(features) for features in (shared, private)]
+    directions = [normalised(each - each.mean(axis=0)) for each in (shared, private)]
     return jnp.mean((directions[0] @ directions[0].T) * (directions[1] @ directions[1].T))
 
 
@@ -79,12 +79,6 @@ def reconstruction_loss(images: Array, decoded: Array) -> Array:
     return (jnp.square(error).mean(axis=1) - jnp.square(error.mean(axis=1))).mean()
 
 
-def _directions(features: Array) -> Array:
-    centred = features - features.mean(axis=0)
-    squares = jnp.square(centred).sum(axis=1, keepdims=True)
-    return centred * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
-
-
 class Dsn(Method):
     """A private network for each domain beside the shared one, and a decoder of their sum.
 
@@ -93,27 +87,20 @@ class Dsn(Method):
 
     recolours = False
 
-    def create(
-        self, key: Array, model: nn.Module, image: Array, given: ClassifierOutputs
-    ) -> Params:
+    def create(self, key: Array, image: Array, given: ClassifierOutput) -> Params:
         """Parameters of both private networks, the decoder and the discriminator."""
         keys = jax.random.split(key, 4)
         decoder = Decoder(image.shape[1])
         discriminator = dann.DomainDiscriminator(self.settings.widths)
         return {
-            "source": models.initial_variables(keys[0], model, image)["params"],
-            "target": models.initial_variables(keys[1], model, image)["params"],
+            "source": models.initial_variables(keys[0], self.model, image)["params"],
+            "target": models.initial_variables(keys[1], self.model, image)["params"],
             "decoder": decoder.init(keys[2], given.features)["params"],
             "discriminator": discriminator.init(keys[3], given.features)["params"],
         }
 
     def penalty(
-        self,
-        aux_params: Params,
-        model: nn.Module,
-        source: ClassifierOutputs,
-        target: ClassifierOutputs,
-        inputs: Inputs,
+        self, aux_params: Params, source: ClassifierOutput, target: ClassifierOutput, inputs: Inputs
     ) -> Mapping[str, Array]:
         """Reconstruction, difference and similarity (Eq. 1), the last growing with `ramp`."""
         settings = self.settings
@@ -123,7 +110,7 @@ class Dsn(Method):
             ("source", inputs.source, source.features),
             ("target", inputs.target, target.features),
         ):
-            private = _features(model, aux_params[domain], images)
+            private = _features(self.model, aux_params[domain], images)
             decode = functools.partial(
                 Decoder(images.shape[1]).apply, {"params": aux_params["decoder"]}
             )

@@ -9,7 +9,7 @@ import flax.linen as nn
 from jax import Array
 
 from daaa_jax import losses
-from daaa_jax.baselines.method import ClassifierOutputs, Inputs, Method, Params, ramp
+from daaa_jax.baselines.method import ClassifierOutput, Inputs, Method, Params, ramp
 
 
 class Jan(Method):
@@ -23,18 +23,13 @@ class Jan(Method):
     """
 
     def penalty(
-        self,
-        aux_params: Params,
-        model: nn.Module,
-        source: ClassifierOutputs,
-        target: ClassifierOutputs,
-        inputs: Inputs,
+        self, aux_params: Params, source: ClassifierOutput, target: ClassifierOutput, inputs: Inputs
     ) -> Mapping[str, Array]:
         """JMMD, its weight growing with `ramp`."""
         distance = losses.jmmd(layers(source), layers(target))
         return {"jmmd": self.settings.weight * ramp(inputs.progress) * distance}
 
 
-def layers(given: ClassifierOutputs) -> list[Array]:
+def layers(given: ClassifierOutput) -> list[Array]:
     """The layers that JAN aligns: features `[B,D]`, and the softmax of the logits `[B,K]`."""
     return [given.features, nn.softmax(given.logits.astype("float32"))]

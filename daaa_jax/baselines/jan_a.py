@@ -13,7 +13,7 @@ from jax import Array
 from daaa_jax import losses
 from daaa_jax.baselines.jan import layers
 from daaa_jax.baselines.method import (
-    ClassifierOutputs,
+    ClassifierOutput,
     Inputs,
     Method,
     Params,
@@ -44,9 +44,7 @@ class JanA(Method):
     DANN's discriminator, as they must learn from the start.
     """
 
-    def create(
-        self, key: Array, model: nn.Module, image: Array, given: ClassifierOutputs
-    ) -> Params:
+    def create(self, key: Array, image: Array, given: ClassifierOutput) -> Params:
         """The adversaries' parameters."""
         return {
             f"layer{number}": Adversary(self.settings.width).init(own, features)["params"]
@@ -56,17 +54,12 @@ class JanA(Method):
         }
 
     def penalty(
-        self,
-        aux_params: Params,
-        model: nn.Module,
-        source: ClassifierOutputs,
-        target: ClassifierOutputs,
-        inputs: Inputs,
+        self, aux_params: Params, source: ClassifierOutput, target: ClassifierOutput, inputs: Inputs
     ) -> Mapping[str, Array]:
         """JMMD of the adversaries' outputs; its gradient to the network grows with `ramp`."""
         maximising = reverse_gradient(aux_params, jnp.float32(1))
 
-        def seen(given: ClassifierOutputs) -> list[Array]:
+        def seen(given: ClassifierOutput) -> list[Array]:
             # Reversed twice: the gradient keeps its sign and is multiplied by the ramp.
             growing = reverse_gradient(layers(given), -ramp(inputs.progress))
             return [

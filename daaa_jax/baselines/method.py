@@ -16,7 +16,7 @@ from daaa_jax import losses
 Params = Mapping[str, Any]
 
 
-class ClassifierOutputs(struct.PyTreeNode):
+class ClassifierOutput(struct.PyTreeNode):
     """The classifier's outputs for some images.
 
     Attributes:
@@ -50,7 +50,7 @@ class Inputs(struct.PyTreeNode):
     key: Array
 
 
-Classify = Callable[[Array], ClassifierOutputs]
+Classify = Callable[[Array], ClassifierOutput]
 
 
 class Method:
@@ -67,26 +67,29 @@ class Method:
     recolours: ClassVar[bool] = True
     optimizer: ClassVar[str] = "adapt"
 
-    def __init__(self, config: ConfigDict):
-        """Reads the settings of `config.baselines` under the method's name."""
-        self.config, self.settings = config, config.baselines.get(config.method)
+    def __init__(self, config: ConfigDict, model: nn.Module):
+        """Reads the settings of `config.baselines` under the method's name.
 
-    def create(
-        self, key: Array, model: nn.Module, image: Array, given: ClassifierOutputs
-    ) -> Params:
+        Args:
+          config: the whole config.
+          model: the classifier.
+        """
+        self.config, self.settings = config, config.baselines.get(config.method)
+        self.model = model
+
+    def create(self, key: Array, image: Array, given: ClassifierOutput) -> Params:
         """Parameters of the method's auxiliary networks, by name.
 
         Args:
-          model: the classifier.
           image: float32 `[1,H,W,3]`, for its shape alone.
           given: the classifier's outputs for it, for their shapes alone.
         """
-        del key, model, image, given
+        del key, image, given
         return {}
 
     def loss(
-        self, aux_params: Params, model: nn.Module, classify: Classify, inputs: Inputs
-    ) -> tuple[Array, Mapping[str, Array], ClassifierOutputs]:
+        self, aux_params: Params, classify: Classify, inputs: Inputs
+    ) -> tuple[Array, Mapping[str, Array], ClassifierOutput]:
         """The loss that the classifier and the auxiliary networks minimise together.
 
         By default the cross-entropy on the source images plus `penalty`; both domains pass through
@@ -94,7 +97,6 @@ class Method:
 
         Args:
           aux_params: parameters of the method's auxiliary networks.
-          model: the classifier's module, for methods with further networks of its kind.
           classify: applies the classifier that is trained.
           inputs: images, labels, progress and key of the step.
 
@@ -109,21 +111,22 @@ class Method:
             for part in (slice(count), slice(count, None))
         )
         supervised = losses.cross_entropy(source.logits, inputs.labels).mean()
-        parts = self.penalty(aux_params, model, source, target, inputs)
+        parts = self.penalty(aux_params, source, target, inputs)
         penalty = losses.total(parts.values())
         logged = {"cross_entropy": supervised, "penalty": penalty, **parts}
         return supervised + penalty, logged, given
 
     def penalty(
-        self,
-        aux_params: Params,
-        model: nn.Module,
-        source: ClassifierOutputs,
-        target: ClassifierOutputs,
-        inputs: Inputs,
+        self, aux_params: Params, source: ClassifierOutput, target: ClassifierOutput, inputs: Inputs
     ) -> Mapping[str, Array]:
         """The terms added to the cross-entropy, by name, each with its weight."""
         raise NotImplementedError
+
+
+def normalised(features: Array) -> Array:
+    """Divides each row of features `[B,D]` by its L2 norm; zeros stay zeros."""
+    squares = jnp.square(features).sum(axis=1, keepdims=True)
+    return features * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
 
 
 def ramp(progress: Array) -> Array:
@@ -142,12 +145,8 @@ def reverse_gradient(tree: Any, factor: Array) -> Any:
     return tree
 
 
-def _forward(tree, factor):
-    return tree, factor
-
-
 def _backward(factor, gradient):
     return jax.tree.map(lambda g: -factor * g, gradient), jnp.zeros_like(factor)
 
 
-reverse_gradient.defvjp(_forward, _backward)
+reverse_gradient.defvjp(lambda tree, factor: (tree, factor), _backward)

@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax import Array
 
 from daaa_jax import losses, models
-from daaa_jax.baselines.method import ClassifierOutputs, Classify, Inputs, Method, Params
+from daaa_jax.baselines.method import ClassifierOutput, Classify, Inputs, Method, Params
 
 
 class NoiseChannel(nn.Module):
@@ -42,9 +42,7 @@ class PixelDa(Method):
     recolours = False
     optimizer = "pair"
 
-    def create(
-        self, key: Array, model: nn.Module, image: Array, given: ClassifierOutputs
-    ) -> Params:
+    def create(self, key: Array, image: Array, given: ClassifierOutput) -> Params:
         """Parameters of the generator and the discriminator."""
         generator, discriminator = models.create_gan(self.config.pair)
         keys = jax.random.split(key, 3)
@@ -57,8 +55,8 @@ class PixelDa(Method):
         }
 
     def loss(
-        self, aux_params: Params, model: nn.Module, classify: Classify, inputs: Inputs
-    ) -> tuple[Array, Mapping[str, Array], ClassifierOutputs]:
+        self, aux_params: Params, classify: Classify, inputs: Inputs
+    ) -> tuple[Array, Mapping[str, Array], ClassifierOutput]:
         """The sum of the losses of the three networks (Eq. 1 to 4).
 
         The classifier's, on source images and their translations; the generator's, which is the

@@ -14,7 +14,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from daaa_jax import baselines, models
-from daaa_jax.baselines.method import ClassifierOutputs, Inputs, Method, Params
+from daaa_jax.baselines.method import ClassifierOutput, Inputs, Method, Params
 from daaa_jax.data.augment import decode, evaluation_views, random_view, recolour
 from daaa_jax.data.batches import ImagesOrRows, IndexStream, Rows
 from daaa_jax.data.types import LabelledImages, UnlabelledImages
@@ -84,18 +84,17 @@ def create_auxiliary(config: ConfigDict, model: nn.Module, image: Array, key: Ar
       ValueError: if they do not suit images of this size.
     """
     variables = models.initial_variables(key, model, image)
-    return baselines.make(config).create(key, model, image, _outputs(model, variables, image))
+    return baselines.make(config, model).create(key, image, _outputs(model, variables, image))
 
 
-def _outputs(model: nn.Module, variables: Variables, image: Array) -> ClassifierOutputs:
+def _outputs(model: nn.Module, variables: Variables, image: Array) -> ClassifierOutput:
     logits, observed = model.apply(variables, image, train=False, mutable=["features"])
-    return ClassifierOutputs(logits, models.features(observed), variables.get("batch_stats"))
+    return ClassifierOutput(logits, models.features(observed), variables.get("batch_stats"))
 
 
 def create_state(
     key: Array,
     method: Method,
-    model: nn.Module,
     start: Variables,
     image: Array,
     optimizers: tuple[optax.GradientTransformation, optax.GradientTransformation],
@@ -108,7 +107,7 @@ def create_state(
       optimizers: those of `make_optimizers`.
     """
     aux_key, step_key = jax.random.split(key)
-    aux_params = method.create(aux_key, model, image, _outputs(model, start, image))
+    aux_params = method.create(aux_key, image, _outputs(method.model, start, image))
     target = jax.tree.map(jnp.array, start)
     return BaselineState(
         step=jnp.int32(0),
@@ -125,7 +124,6 @@ def train_step(
     batch: DomainBatch[Array],
     *,
     method: Method,
-    model: nn.Module,
     optimizers: tuple[optax.GradientTransformation, optax.GradientTransformation],
     total_steps: int,
 ) -> tuple[BaselineState, loop.Metrics]:
@@ -141,17 +139,17 @@ def train_step(
     learns_statistics = config.adapt.batch_norm == "batch"
 
     def loss(params, aux_params):
-        def classify(images: Array) -> ClassifierOutputs:
-            logits, observed = model.apply(
+        def classify(images: Array) -> ClassifierOutput:
+            logits, observed = method.model.apply(
                 {**state.target, "params": params},
                 images,
                 train=learns_statistics,
                 mutable=["features", *(["batch_stats"] if learns_statistics else [])],
             )
             statistics = observed.get("batch_stats", state.target.get("batch_stats"))
-            return ClassifierOutputs(logits, models.features(observed), statistics)
+            return ClassifierOutput(logits, models.features(observed), statistics)
 
-        total, parts, given = method.loss(aux_params, model, classify, inputs)
+        total, parts, given = method.loss(aux_params, classify, inputs)
         return total, ({"loss": total, **parts}, given)
 
     params = state.target["params"]
@@ -220,16 +218,14 @@ def target_training(
       target_train: unlabelled target images.
       target_labels: classes of `target_train`, read by `UpperBound` only.
     """
-    settings, method = config.adapt, baselines.make(config)
+    settings, method = config.adapt, baselines.make(config, model)
     steps = settings.rounds * settings.round_steps
     optimizers = make_optimizers(method, steps)
     image = evaluation_views(decode(source_train.images[:1]), config.augment, 1)[0]
     init_key, key = jax.random.split(loop.stage_key(config.seed, f"adapt {config.method}"))
-    start = (
-        source
-        if settings.init == "source"
-        else models.starting_variables(config.model, init_key, model, image)
-    )
+    start = source
+    if settings.init == "scratch":
+        start = models.starting_variables(config.model, init_key, model, image)
     image_sets = (source_train.images, target_train.images)
     streams = [
         IndexStream(len(images), settings.batch_size // 2, config.seed, f"adapt {group}")
@@ -237,9 +233,9 @@ def target_training(
     ]
     known = target_labels if method.reads_target_labels else np.zeros_like(target_labels)
     return TargetTraining(
-        create_state=functools.partial(create_state, key, method, model, start, image, optimizers),
+        create_state=functools.partial(create_state, key, method, start, image, optimizers),
         train_step=functools.partial(
-            train_step, method=method, model=model, optimizers=optimizers, total_steps=steps
+            train_step, method=method, optimizers=optimizers, total_steps=steps
         ),
         image_sets=image_sets,
         batch_at=functools.partial(_batch_at, streams, source_train.labels, known),

@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 
-from flax import linen as nn
 from jax import Array
 
 from daaa_jax import losses
-from daaa_jax.baselines.method import ClassifierOutputs, Classify, Inputs, Method, Params
+from daaa_jax.baselines.method import ClassifierOutput, Classify, Inputs, Method, Params
 
 
 class UpperBound(Method):
@@ -18,8 +17,8 @@ class UpperBound(Method):
     reads_target_labels = True
 
     def loss(
-        self, aux_params: Params, model: nn.Module, classify: Classify, inputs: Inputs
-    ) -> tuple[Array, Mapping[str, Array], ClassifierOutputs]:
+        self, aux_params: Params, classify: Classify, inputs: Inputs
+    ) -> tuple[Array, Mapping[str, Array], ClassifierOutput]:
         """The cross-entropy on target images alone."""
         given = classify(inputs.target)
         supervised = losses.cross_entropy(given.logits, inputs.target_labels).mean()

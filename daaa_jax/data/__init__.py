@@ -1,12 +1,19 @@
 """Loads the task, a source and a target domain, that a config names."""
 
+import importlib
+
 from ml_collections import ConfigDict
 
 from daaa_jax.data.holdout import hold_out
 from daaa_jax.data.types import Task
 from daaa_jax.errors import UserError, check_choice
 
-NAMES = ("embedded", "mnist2mnistm", "office", "folder")
+_MODULES = {  # by `data.name`
+    "embedded": "mnist5k",
+    "mnist2mnistm": "mnist_to_mnist_m",
+    "office": "photo_domains",
+    "folder": "photo_domains",
+}
 
 
 def load_task(settings: ConfigDict) -> Task:
@@ -28,23 +35,10 @@ def load_task(settings: ConfigDict) -> Task:
             raise UserError(f"data.{setting}={settings[setting]}: must be 0 or more")
     if not 0 <= settings.source_holdout < 1:
         raise UserError(f"data.source_holdout={settings.source_holdout}: must be in [0, 1)")
-    task = _load(settings)
+    check_choice("data.name", settings.name, _MODULES, UserError)
+    # Imported here, so that only the module of this task is loaded.
+    module = importlib.import_module(f"daaa_jax.data.{_MODULES[settings.name]}")
+    task = module.load(settings)
     if settings.source_holdout:
         task = hold_out(task, settings.source_holdout, settings.seed)
     return task
-
-
-def _load(settings: ConfigDict) -> Task:
-    check_choice("data.name", settings.name, NAMES, UserError)
-    # Imported here, so that only the modules of this task are loaded.
-    if settings.name == "embedded":
-        from daaa_jax.data import mnist5k
-
-        return mnist5k.load(settings)
-    if settings.name == "mnist2mnistm":
-        from daaa_jax.data import mnist_to_mnist_m
-
-        return mnist_to_mnist_m.load(settings)
-    from daaa_jax.data import photo_domains
-
-    return photo_domains.load(settings)

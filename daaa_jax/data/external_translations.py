@@ -35,15 +35,13 @@ def find(folder: str | Path, direction: str, originals: Sequence[PurePath]) -> l
     missing = [str(o) for o, stem in zip(originals, stems, strict=True) if stem not in found]
     surplus = [str(path) for stem in stems for path in found.get(stem, ())[1:]]
     clashes = len(stems) - len(set(stems))
-    if missing or surplus or clashes:
-        problems = [
-            f"{len(missing)} of {len(stems)} images have no translation: {', '.join(missing)}"
-            if missing
-            else "",
-            f"an image has more than one translation: {', '.join(surplus)}" if surplus else "",
-            f"{clashes} originals differ only in their suffix" if clashes else "",
-        ]
-        raise UserError(f"{root}: {'; '.join(filter(None, problems))}")
+    problems = {
+        f"{len(missing)} of {len(stems)} images have no translation: {', '.join(missing)}": missing,
+        f"an image has more than one translation: {', '.join(surplus)}": surplus,
+        f"{clashes} originals differ only in their suffix": clashes,
+    }
+    if any(problems.values()):
+        raise UserError(f"{root}: {'; '.join(text for text, odd in problems.items() if odd)}")
     return [found[stem][0] for stem in stems]
 
 

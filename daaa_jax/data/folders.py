@@ -55,11 +55,7 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def name_of(folder: str | Path) -> str:
-    """Name of a domain: the last part of its path."""
-    return Path(folder).name
-
-
+@list_files.readable()
 def find(folder: str | Path) -> Listing:
     """Lists a domain: `folder/[images/]<class>/*`, or a flat folder of images without classes.
 
@@ -69,13 +65,6 @@ def find(folder: str | Path) -> Listing:
       UserError: if the folder is missing or unreadable, has no images or both images and folders of
         images, or has names that clash or cannot be shown.
     """
-    try:
-        return _find(folder)
-    except OSError as error:
-        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
-
-
-def _find(folder: str | Path) -> Listing:
     root = Path(folder).expanduser()
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "there is no such folder"
@@ -108,7 +97,7 @@ def _find(folder: str | Path) -> Listing:
         raise UserError(
             f"{root} has two folders of one name, {twice}, in different Unicode forms: merge them"
         )
-    names = [name_of(folder), *by_class, *(str(path.relative_to(root)) for path in paths)]
+    names = [Path(folder).name, *by_class, *(str(path.relative_to(root)) for path in paths)]
     if hidden := [name for name in names if any(map(_is_hidden, name))]:
         raise UserError(
             f"{root} has {len(hidden)} names that cannot be shown, rename "
@@ -117,7 +106,7 @@ def _find(folder: str | Path) -> Listing:
     labels = [UNKNOWN] * len(flat)
     labels += [number for number, (images, _) in enumerate(by_class.values()) for _ in images]
     return Listing(
-        name_of(folder), root, classes, tuple(paths), np.array(labels, np.int32), tuple(others)
+        Path(folder).name, root, classes, tuple(paths), np.array(labels, np.int32), tuple(others)
     )
 
 
@@ -236,18 +225,11 @@ def decode_all(listing: Listing, size: int) -> tuple[np.ndarray, np.ndarray]:
 
     arrays = cache.get(name, ("images", "reasons"), decode)
     # A cached failure may have been caused by the disk, or by an older Pillow.
-    if any(_is_readable(listing.paths[i], size) for i in np.flatnonzero(arrays["reasons"] != "")):
+    failed = (listing.paths[position] for position in np.flatnonzero(arrays["reasons"] != ""))
+    if not all(isinstance(photos.try_read(path, size), str) for path in failed):
         cache.drop(name)
         arrays = cache.get(name, ("images", "reasons"), decode)
     return arrays["images"], arrays["reasons"]
-
-
-def _is_readable(path: Path, size: int) -> bool:
-    try:
-        photos.read(path, size)
-    except photos.UnreadableImage:
-        return False
-    return True
 
 
 def identity(listing: Listing, size: int) -> str:

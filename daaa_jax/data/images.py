@@ -107,16 +107,10 @@ def chosen(images: ImageArray, rows: np.ndarray) -> ImageArray:
 
 def _location(part: ImageArray):
     if isinstance(part, np.memmap) and isinstance(part.base, mmap.mmap):  # the whole file
-        return part.filename, part.dtype, part.shape, part.offset
+        return part.filename, part.dtype, "r", part.offset, part.shape
     return part
 
 
 def _restored(locations) -> Images:
-    return Images(
-        *(
-            np.memmap(place[0], place[1], "r", place[3], place[2])
-            if isinstance(place, tuple)
-            else place
-            for place in locations
-        )
-    )
+    parts = (np.memmap(*place) if isinstance(place, tuple) else place for place in locations)
+    return Images(*parts)

@@ -1,24 +1,29 @@
 """Lists the files below a folder; follows links, and refuses folders that cannot be read."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from daaa_jax.errors import UserError
 
 
+@contextlib.contextmanager
+def readable() -> Iterator[None]:
+    """Turns an error of a folder that cannot be read into a `UserError`; also a decorator."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+
+@readable()
 def files(folder: Path) -> list[Path]:
     """All files in a folder and its subfolders, sorted, without hidden ones.
 
     Raises:
       UserError: if one of the folders cannot be read; `Path.rglob` would skip it.
     """
-    try:
-        return _files(folder)
-    except OSError as error:
-        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
-
-
-def _files(folder: Path) -> list[Path]:
     found: list[Path] = []
     seen: set[str] = set()  # links may form a cycle
     for place, below, names in os.walk(folder, onerror=_refuse, followlinks=True):
@@ -37,10 +42,8 @@ def _files(folder: Path) -> list[Path]:
 def _leads_up(place: str, name: str, real: str) -> bool:
     """Whether a folder is a link to a folder that contains it."""
     path = os.path.join(place, name)
-    if not os.path.islink(path):
-        return False
     target = os.path.realpath(path)
-    return os.path.commonpath([target, real]) == target
+    return os.path.islink(path) and os.path.commonpath([target, real]) == target
 
 
 def _refuse(error: OSError) -> None:

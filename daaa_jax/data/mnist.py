@@ -35,11 +35,11 @@ def load(folder: Path, split: str) -> LabelledImages:
     return LabelledImages(pad(images), labels.astype(np.int32))
 
 
-def load_tfds(data_dir: Path, split: str) -> LabelledImages:
+def load_tfds(folder: Path, split: str) -> LabelledImages:
     """Reads one split of `mnist` from a TFDS copy in array_record, without TensorFlow.
 
     Args:
-      data_dir: TFDS's `data_dir`, which holds `mnist/3.0.1/`.
+      folder: TFDS's `data_dir`, which holds `mnist/3.0.1/`.
       split: `train` or `test`.
 
     Raises:
@@ -48,12 +48,12 @@ def load_tfds(data_dir: Path, split: str) -> LabelledImages:
     import tensorflow_datasets as tfds
 
     how = (
-        f"prepare one with tfds.builder('mnist', data_dir={str(data_dir)!r}, "
+        f"prepare one with tfds.builder('mnist', data_dir={str(folder)!r}, "
         f"file_format='array_record').download_and_prepare()"
     )
-    versions = sorted((data_dir / "mnist").glob("*/dataset_info.json"))
+    versions = sorted((folder / "mnist").glob("*/dataset_info.json"))
     if not versions:
-        raise UserError(f"{data_dir} holds no prepared copy of TFDS's mnist: {how}")
+        raise UserError(f"{folder} holds no prepared copy of TFDS's mnist: {how}")
     builder = tfds.builder_from_directory(str(versions[-1].parent))
     file_format = builder.info.file_format.value
     if file_format != "array_record":

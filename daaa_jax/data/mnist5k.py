@@ -7,7 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from daaa_jax.data import cache, randomness, recipe
+from daaa_jax.data import cache, mnist_m_recipe, randomness
 from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
 from daaa_jax.errors import UserError
 
@@ -50,13 +50,14 @@ def load(settings: ConfigDict) -> Task:
         labels, (settings.test_size, settings.development_size), generator
     )
     colour = np.repeat(digits[..., None], 3, axis=-1)
-    blended = recipe.blend(digits, photos(), randomness.generator(settings.seed, "blend"))
+    blended = mnist_m_recipe.blend(digits, photos(), randomness.generator(settings.seed, "blend"))
 
     held_out = development if settings.development_size else test
-    source = _first(generator.permutation(train), settings.limit)
+    limit = settings.limit or None
+    source = generator.permutation(train)[:limit]
     # A separate order: the domains have the same digits, and equal rows must not pair them.
-    target = _first(generator.permutation(train), settings.limit)
-    held_out = _first(generator.permutation(held_out), settings.limit)
+    target = generator.permutation(train)[:limit]
+    held_out = generator.permutation(held_out)[:limit]
     return Task(
         source_name="mnist",
         target_name="mnist_m",
@@ -131,7 +132,3 @@ def _stratified(
         for part, chosen in zip(parts, np.split(rows, cuts), strict=True):
             part.append(chosen)
     return [np.concatenate(part) for part in parts]
-
-
-def _first(rows: np.ndarray, limit: int) -> np.ndarray:
-    return rows[:limit] if limit else rows

@@ -84,15 +84,14 @@ def _from_folder(folder: Path, split: str) -> dict[str, bytes | np.ndarray]:
     labels = folder / f"mnist_m_{split}_labels.txt"
     if not labels.is_file():
         raise UserError(f"{labels} is missing")
-    # Skips files that start with a dot, which some systems add.
-    images = {path.name: path for path in (folder / f"mnist_m_{split}").glob("[!.]*.png")}
     found: dict[str, bytes | np.ndarray] = {labels.name: labels.read_bytes()}
-    for name, path in images.items():
+    # Skips files that start with a dot, which some systems add.
+    for path in (folder / f"mnist_m_{split}").glob("[!.]*.png"):
         try:
             content = path.read_bytes()
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror}): replace it") from error
-        found[name] = _decode(content, str(path))
+        found[path.name] = _decode(content, str(path))
     return found
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from daaa_jax.data import list_files, mnist, mnist_m, randomness, recipe
+from daaa_jax.data import list_files, mnist, mnist_m, mnist_m_recipe, randomness
 from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
 from daaa_jax.errors import UserError
 
@@ -30,15 +30,16 @@ def load(settings: ConfigDict) -> Task:
             "mnist_m/"
         )
     root = Path(settings.dir).expanduser()
-    source = {split: _mnist(settings, root, split) for split in ("train", "test")}
-    for split in ("train", "test"):
-        _check_count("mnist", split, len(source[split].labels), settings)
+    read, place = mnist.load, root / "mnist"
+    if settings.tfds_dir:
+        read, place = mnist.load_tfds, Path(settings.tfds_dir).expanduser()
+    source = {split: read(place, split) for split in ("train", "test")}
+    _check_counts("mnist", source, settings)
     if settings.photos_dir:
         target = _blended(source, settings)
     else:
         target = mnist_m.load(root / "mnist_m")
-        for split in ("train", "test"):
-            _check_count("mnist_m", split, len(target[split].labels), settings)
+        _check_counts("mnist_m", target, settings)
 
     generator = randomness.generator(settings.seed, "order")
     development = _development(source["train"], target["train"], settings.development_size)
@@ -62,23 +63,14 @@ def load(settings: ConfigDict) -> Task:
     )
 
 
-def _mnist(settings: ConfigDict, root: Path, split: str) -> LabelledImages:
-    if settings.tfds_dir:
-        return mnist.load_tfds(Path(settings.tfds_dir).expanduser(), split)
-    return mnist.load(root / "mnist", split)
-
-
 def _blended(source: dict[str, LabelledImages], settings: ConfigDict) -> dict[str, LabelledImages]:
     photos = _photos(Path(settings.photos_dir).expanduser())
-    return {
-        split: LabelledImages(
-            recipe.blend(
-                data.images[:], photos, randomness.generator(settings.seed, f"blend {split}")
-            ),
-            data.labels,
-        )
-        for split, data in source.items()
-    }
+    blended = {}
+    for split, data in source.items():
+        generator = randomness.generator(settings.seed, f"blend {split}")
+        images = mnist_m_recipe.blend(data.images[:], photos, generator)
+        blended[split] = LabelledImages(images, data.labels)
+    return blended
 
 
 def _photos(folder: Path) -> list[np.ndarray]:
@@ -96,14 +88,15 @@ def _photos(folder: Path) -> list[np.ndarray]:
     return photos
 
 
-def _check_count(domain: str, split: str, count: int, settings: ConfigDict) -> None:
-    name = f"{domain}_{split}"
-    expected = settings.expected_counts[name]
-    if expected and count != expected:
-        raise UserError(
-            f"{domain} has {count} images in its {split} split, expected {expected}: "
-            f"data.expected_counts.{name}=0 accepts any number"
-        )
+def _check_counts(domain: str, splits: dict[str, LabelledImages], settings: ConfigDict) -> None:
+    for split, data in splits.items():
+        name, count = f"{domain}_{split}", len(data.labels)
+        expected = settings.expected_counts[name]
+        if expected and count != expected:
+            raise UserError(
+                f"{domain} has {count} images in its {split} split, expected {expected}: "
+                f"data.expected_counts.{name}=0 accepts any number"
+            )
 
 
 def _held_out(
@@ -135,8 +128,7 @@ def _development(source: LabelledImages, target: LabelledImages, size: int) -> r
 
 
 def _shuffled(data: LabelledImages, generator: np.random.Generator, limit: int) -> LabelledImages:
-    order = generator.permutation(len(data.labels))
-    return _rows(data, order[:limit] if limit else order)
+    return _rows(data, generator.permutation(len(data.labels))[: limit or None])
 
 
 def _rows(data: LabelledImages, rows: slice | np.ndarray) -> LabelledImages:

@@ -7,6 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from daaa_jax.data import folders, randomness, record_sets
+from daaa_jax.data.record_sets import Domain
 from daaa_jax.data.types import ImageArray, LabelledImages, MeasuredData, Task, UnlabelledImages
 from daaa_jax.errors import UserError
 
@@ -43,7 +44,7 @@ def load(settings: ConfigDict) -> Task:
         raise UserError(
             f"data.source={settings.source} and data.target={settings.target} are the same folder"
         )
-    if folders.name_of(settings.source) == folders.name_of(settings.target):
+    if source.name == target.name:
         raise UserError(
             f"data.source={settings.source} and data.target={settings.target} have the same name, "
             "but names must differ: rename one"
@@ -69,13 +70,14 @@ def load(settings: ConfigDict) -> Task:
         name: _labelled(listing, *read[name], source.classes) for name, listing in listings.items()
     }
     (source_train, source_files), (target_train, target_files) = data["source"], data["target"]
+    measured_on = "images of data.target_test" if settings.target_test else "all target images"
     left_out = {
-        folders.name_of(settings[name]): len(listings[name].labels) - len(read[name][1])
+        listings[name].name: len(listings[name].labels) - len(read[name][1])
         for name in ("source", "target")
     }
     return Task(
-        source_name=folders.name_of(settings.source),
-        target_name=folders.name_of(settings.target),
+        source_name=source.name,
+        target_name=target.name,
         class_names=source.classes,
         source_train=source_train,
         target_train=UnlabelledImages(target_train.images),
@@ -84,9 +86,7 @@ def load(settings: ConfigDict) -> Task:
             target_test=data.get("test", data["target"])[0],
             target_train=target_train,
             source_metric="source_train",
-            target_images="images of data.target_test"
-            if settings.target_test
-            else "all target images",
+            target_images=measured_on,
         ),
         left_out=left_out,
         source_files=source_files,
@@ -108,38 +108,30 @@ def _place(settings: ConfigDict, domain: str) -> str:
     return str(root / domain)
 
 
-def _find(place: str) -> folders.Listing | record_sets.RecordSet:
+def _find(place: str) -> Domain:
     """Finds the images of a domain, as photos or as records."""
     return record_sets.find(place) or folders.find(place)
 
 
 def _images(
-    listings: Mapping[str, folders.Listing | record_sets.RecordSet], settings: ConfigDict
+    listings: Mapping[str, Domain], settings: ConfigDict
 ) -> dict[str, tuple[ImageArray, np.ndarray]]:
     """Reads the images of several domains; returns them with their rows in the listings."""
-    converted = {
-        name: listing
-        for name, listing in listings.items()
-        if isinstance(listing, record_sets.RecordSet)
-    }
-    for listing in converted.values():
+    photos, converted = {}, {}
+    for name, listing in listings.items():
+        if isinstance(listing, folders.Listing):
+            photos[name] = listing
+            continue
         if listing.size != settings.image_size:
             raise UserError(
                 f"{listing.folder} holds images of {listing.size} pixels, and data.image_size is "
                 f"{settings.image_size}: set it to {listing.size}, or convert the photos again"
             )
-    decoded = folders.decode(
-        {name: found for name, found in listings.items() if isinstance(found, folders.Listing)},
-        settings.image_size,
-        settings.on_error,
-    )
-    return decoded | {
-        name: (listing.images, np.arange(len(listing.labels)))
-        for name, listing in converted.items()
-    }
+        converted[name] = (listing.images, np.arange(len(listing.labels)))
+    return folders.decode(photos, settings.image_size, settings.on_error) | converted
 
 
-def _list(settings: ConfigDict, domain: str) -> folders.Listing | record_sets.RecordSet:
+def _list(settings: ConfigDict, domain: str) -> Domain:
     listing = _find(_place(settings, domain))
     expected = settings.expected_counts.get(domain, 0)
     if expected and len(listing.labels) != expected:
@@ -156,9 +148,7 @@ def _list(settings: ConfigDict, domain: str) -> folders.Listing | record_sets.Re
     return listing
 
 
-def _check_classes(
-    source: folders.Listing | record_sets.RecordSet, target: folders.Listing | record_sets.RecordSet
-) -> None:
+def _check_classes(source: Domain, target: Domain) -> None:
     """Checks that the source has images of all its classes, and every class of the target."""
     added = sorted(set(target.classes) - set(source.classes))
     if added:
@@ -169,7 +159,7 @@ def _check_classes(
     _check_none_is_empty(source, np.arange(len(source.labels)))
 
 
-def _check_none_is_empty(source: folders.Listing | record_sets.RecordSet, rows: np.ndarray) -> None:
+def _check_none_is_empty(source: Domain, rows: np.ndarray) -> None:
     """Checks that every class of the source has an image among `rows`."""
     empty = set(range(len(source.classes))) - set(source.labels[rows].tolist())
     if empty:
@@ -178,19 +168,14 @@ def _check_none_is_empty(source: folders.Listing | record_sets.RecordSet, rows: 
         raise UserError(f"{source.folder}: {what} in {names}; put one there, or remove the folder")
 
 
-def _some(
-    listing: folders.Listing | record_sets.RecordSet, settings: ConfigDict, name: str
-) -> folders.Listing | record_sets.RecordSet:
+def _some(listing: Domain, settings: ConfigDict, name: str) -> Domain:
     """Random subset of `limit` images; the first ones would all be of one class."""
     order = randomness.generator(settings.seed, f"limit {name}").permutation(len(listing.labels))
     return listing.chosen(order[: settings.limit])
 
 
 def _labelled(
-    listing: folders.Listing | record_sets.RecordSet,
-    images: ImageArray,
-    read: np.ndarray,
-    classes: tuple[str, ...],
+    listing: Domain, images: ImageArray, read: np.ndarray, classes: tuple[str, ...]
 ) -> tuple[LabelledImages, tuple[PurePath, ...]]:
     """Images with labels numbered as in the source, and their paths within the domain."""
     places = np.array([classes.index(name) for name in listing.classes], np.int32)

@@ -68,6 +68,14 @@ def read(path: Path, size: int) -> np.ndarray:
         raise UnreadableImage(" ".join(str(error).split()) or type(error).__name__) from error
 
 
+def try_read(path: Path, size: int) -> np.ndarray | str:
+    """`read`, but returns the reason where it would raise `UnreadableImage`."""
+    try:
+        return read(path, size)
+    except UnreadableImage as error:
+        return str(error)
+
+
 def _upright(image: Image.Image) -> Image.Image:
     """Applies the EXIF orientation, even if other parts of the EXIF are damaged.
 
@@ -112,10 +120,11 @@ def read_all(paths: Sequence[Path], images: np.ndarray, name: str) -> dict[int, 
     unreadable: dict[int, str] = {}
 
     def one(position: int) -> None:
-        try:
-            images[position] = read(paths[position], size)
-        except UnreadableImage as error:
-            unreadable[position] = str(error)
+        found = try_read(paths[position], size)
+        if isinstance(found, str):
+            unreadable[position] = found
+        else:
+            images[position] = found
 
     with (
         Progress(f"decode {name}", len(paths)) if name else contextlib.nullcontext() as progress,

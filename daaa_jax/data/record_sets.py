@@ -16,7 +16,7 @@ import numpy as np
 from daaa_jax.data import cache, folders, records
 from daaa_jax.data.records import Records
 from daaa_jax.errors import UserError
-from daaa_jax.runtime.files import read_json, settings_hash, write_json
+from daaa_jax.runtime.files import read_json, replacing, settings_hash, write_json
 from daaa_jax.runtime.progress import Progress
 
 INDEX = "index.json"  # written last: without it the set is not complete
@@ -57,6 +57,10 @@ class RecordSet:
         )
 
 
+# The images of a domain, as photos or as records.
+Domain = folders.Listing | RecordSet
+
+
 def shard_name(number: int) -> str:
     """The name of a file of records, without its suffix."""
     return f"images-{number:05d}"
@@ -67,14 +71,8 @@ def write_index(folder: Path, classes: Sequence[str], size: int, shards: Sequenc
     entries = []
     for name in shards:
         content = read_json(folder / f"{name}.json")
-        entries.append(
-            {
-                "name": name,
-                "count": len(content["files"]),
-                "sha256": content["sha256"],
-                "bytes": content["bytes"],
-            }
-        )
+        entry = {"name": name, "count": len(content["files"])}
+        entries.append(entry | {key: content[key] for key in ("sha256", "bytes")})
     index = {"format": _FORMAT, "size": size, "classes": list(classes), "shards": entries}
     write_json(folder / INDEX, index)
 
@@ -123,7 +121,7 @@ def find(place: str) -> RecordSet | None:
         raise UserError(f"{folder}: its lists do not agree with {INDEX}; convert the photos again")
     images.check()
     return RecordSet(
-        name=folders.name_of(place),
+        name=Path(place).name,
         folder=place,
         classes=classes,
         labels=np.array(labels, np.int32),
@@ -168,18 +166,16 @@ def _fetch(place: str) -> Path:
         content = files.cat_file(f"{root}/{INDEX}")
         index = _checked(json.loads(content), f"{place}/{INDEX}")
         folder = cache.folder() / "records" / hashlib.sha256(content).hexdigest()[:24]
-        folder.mkdir(parents=True, exist_ok=True)
         sizes = {f"{s['name']}{records.SUFFIX}": s["bytes"] for s in index["shards"]}
         sizes |= {f"{s['name']}.json": None for s in index["shards"]}
-        with Progress(f"fetch {folders.name_of(place)}", len(sizes)) as progress:
+        with Progress(f"fetch {Path(place).name}", len(sizes)) as progress:
             for done, (name, size) in enumerate(sizes.items(), start=1):
                 if not (folder / name).exists():
                     _fetch_file(files, f"{root}/{name}", folder / name, size)
                 progress.update(done, {})
         if not (folder / INDEX).exists():  # the folder's name is the index's checksum
-            temporary = cache.unfinished(folder / INDEX)
-            temporary.write_bytes(content)
-            temporary.replace(folder / INDEX)
+            with replacing(folder / INDEX) as temporary:
+                temporary.write_bytes(content)
     except UserError:
         raise
     except Exception as error:  # storages raise their own classes, as for credentials
@@ -189,11 +185,7 @@ def _fetch(place: str) -> Path:
 
 
 def _fetch_file(files: Any, origin: str, path: Path, size: int | None) -> None:
-    temporary = cache.unfinished(path)
-    try:
+    with replacing(path) as temporary:
         files.get_file(origin, str(temporary))
         if size is not None and temporary.stat().st_size != size:
-            raise OSError(f"{origin} has {temporary.stat().st_size} bytes, expected {size}")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+            raise ValueError(f"{origin} has {temporary.stat().st_size} bytes, expected {size}")

@@ -5,13 +5,13 @@ A record contains an image's uint8 pixels, row by row; ArrayRecord compresses it
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from daaa_jax.errors import UserError
+from daaa_jax.errors import UserError, first_line
+from daaa_jax.runtime.files import replacing
 
 SUFFIX = ".array_record"
 # Rows are read one by one, so each is its own group. Higher levels of zstd make photos 6 % smaller
@@ -36,10 +36,8 @@ def write(path: Path, images: Iterable[np.ndarray]) -> int:
     # A slow import, which commands without records do not need.
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     count = 0
-    try:
+    with replacing(path) as temporary:
         with _as_user_error(path):
             writer = ArrayRecordWriter(str(temporary), _OPTIONS)
         try:
@@ -50,11 +48,6 @@ def write(path: Path, images: Iterable[np.ndarray]) -> int:
         finally:
             with _as_user_error(path):
                 writer.close()
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return count
 
 
@@ -64,7 +57,7 @@ def _as_user_error(path: Path) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise UserError(f"{path} cannot be written: {_line(error)}") from error
+        raise UserError(f"{path} cannot be written: {first_line(error)}") from error
 
 
 def drop_halves(folder: Path) -> None:
@@ -147,7 +140,9 @@ class Records:
                 for place, record in zip(here, records, strict=True):
                     result[place] = np.frombuffer(record, np.uint8).reshape(self.shape[1:])
             except (RuntimeError, ValueError, IndexError) as error:
-                raise UserError(f"{path} cannot be read ({_line(error)}): it is damaged") from error
+                raise UserError(
+                    f"{path} cannot be read ({first_line(error)}): it is damaged"
+                ) from error
         return result
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
@@ -170,9 +165,5 @@ class Records:
                     str(path), options="readahead_buffer_size:0", file_reader_buffer_size=2**15
                 )
             except (RuntimeError, ValueError, OSError) as error:
-                raise UserError(f"{path} cannot be read: {_line(error)}") from error
+                raise UserError(f"{path} cannot be read: {first_line(error)}") from error
         return self._readers[number]
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

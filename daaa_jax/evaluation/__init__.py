@@ -4,20 +4,10 @@ from daaa_jax.evaluation.evaluate import (
     Evaluation,
     Evaluator,
     Outputs,
+    attention_of,
     make_evaluator,
     of_posteriors,
     outputs,
     paired_outputs,
     spread,
 )
-
-__all__ = [
-    "Evaluation",
-    "Evaluator",
-    "Outputs",
-    "make_evaluator",
-    "of_posteriors",
-    "outputs",
-    "paired_outputs",
-    "spread",
-]

@@ -13,10 +13,9 @@ from ml_collections import ConfigDict
 from PIL import Image
 from scipy.spatial.distance import cdist
 
-from daaa_jax import attention
-from daaa_jax.data.augment import crop_size, decode, evaluation_views
+from daaa_jax.data.augment import crop_size
 from daaa_jax.data.types import ImageArray, LabelledImages, Task
-from daaa_jax.evaluation import Evaluator, spread
+from daaa_jax.evaluation import Evaluator, attention_of, spread
 from daaa_jax.models import Variables
 from daaa_jax.runtime import distributed, files
 from daaa_jax.runtime import mesh as meshes
@@ -161,36 +160,26 @@ def attention_maps(
       Layer → uint8 `[B,crop,crop]`, for up to four aligned layers, from the first to the last; the
       map of each image is scaled to 0 to 255.
     """
-    # Independent of `adapt.attention`, as `features` gives no map that could be shown.
-    watched = model.clone(attention="sum_squares")
-
     names: list[str] = []
 
     @jax.jit
     def observe(variables, images):
-        (view,) = evaluation_views(decode(images), config.augment, 1)
-        _, observed = watched.apply(variables, view, train=False, mutable=["intermediates"])
-        maps = attention.collect(observed["intermediates"], config.adapt.layers)
+        maps, _ = attention_of(model, variables, images, config.augment, config.adapt.layers)
         names[:] = maps  # from the first layer to the last; a compiled function returns them sorted
         return maps
 
     maps = jax.device_get(observe(variables, jnp.asarray(images)))
-    found = {}
+    found, size = {}, crop_size(images.shape[1], config.augment)
     chosen = np.linspace(0, len(names) - 1, min(len(names), _LAYERS)).round().astype(int)
     for name in (names[row] for row in chosen):
         side = round(maps[name].shape[1] ** 0.5)
         square = maps[name].reshape(-1, side, side)
         low, high = (f(square, axis=(1, 2), keepdims=True) for f in (np.min, np.max))
-        found[name] = np.round(255 * (square - low) / np.maximum(high - low, 1e-20))
-    size = crop_size(images.shape[1], config.augment)
-    return {name: _enlarged(square.astype(np.uint8), size) for name, square in found.items()}
-
-
-def _enlarged(maps: np.ndarray, size: int) -> np.ndarray:
-    pictures = (
-        Image.fromarray(one).resize((size, size), Image.Resampling.BILINEAR) for one in maps
-    )
-    return np.stack([np.asarray(picture) for picture in pictures])
+        grey = np.round(255 * (square - low) / np.maximum(high - low, 1e-20)).astype(np.uint8)
+        pictures = [Image.fromarray(one) for one in grey]
+        resized = [one.resize((size, size), Image.Resampling.BILINEAR) for one in pictures]
+        found[name] = np.stack([np.asarray(one) for one in resized])
+    return found
 
 
 def energy_distance(colours: np.ndarray, others: np.ndarray) -> float:

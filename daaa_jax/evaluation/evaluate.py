@@ -12,9 +12,10 @@ from flax import linen as nn
 from flax import struct
 from jax import Array
 from jax.sharding import Mesh
+from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
-from daaa_jax import em, models
+from daaa_jax import attention, em, models
 from daaa_jax.data.augment import decode, encode, evaluation_views
 from daaa_jax.data.types import LabelledImages
 from daaa_jax.errors import Diverged
@@ -34,7 +35,7 @@ class Sums(struct.PyTreeNode):
         class is known.
       confidence: sum of the largest posterior of each image.
       kept: number of images whose largest posterior reaches the threshold.
-      kept_known: kept images of each true class, `[K]`.
+      kept_by_class: kept images of each true class, `[K]`.
       kept_correct: those of them that are classified correctly, `[K]`.
       calibration: by tenths of confidence, `[10,3]`: number of images whose class is known, sum of
         their confidences, and number classified correctly.
@@ -44,7 +45,7 @@ class Sums(struct.PyTreeNode):
     confusion: Array
     confidence: Array
     kept: Array
-    kept_known: Array
+    kept_by_class: Array
     kept_correct: Array
     calibration: Array
 
@@ -194,6 +195,26 @@ def paired_outputs(
     )
 
 
+def attention_of(
+    model: nn.Module, variables: Variables, images: ArrayLike, augment: ConfigDict, layers: str
+) -> tuple[dict[str, Array], Array]:
+    """Attention maps `[B,h*w]` of a network by layer, and the centre crops that it saw.
+
+    They are summed squares whatever `adapt.attention` is: features cannot be drawn as one map.
+
+    Args:
+      model: the classifier, run in evaluation mode.
+      variables: its parameters and batch statistics.
+      images: uint8 `[B,H,W,3]`.
+      augment: `config.augment`, for the size of a crop.
+      layers: regular expression of the layers' names.
+    """
+    watched = model.clone(attention="sum_squares")
+    (view,) = evaluation_views(decode(images), augment, 1)
+    _, observed = watched.apply(variables, view, train=False, mutable=["intermediates"])
+    return attention.collect(observed["intermediates"], layers), view
+
+
 def batch_sums(posteriors: Array, labels: Array, mask: Array, threshold: float) -> Sums:
     """Evaluates one batch.
 
@@ -215,7 +236,7 @@ def batch_sums(posteriors: Array, labels: Array, mask: Array, threshold: float) 
         confusion=jnp.einsum("bi,bj,b->ij", true, guess, mask).astype(jnp.int32),
         confidence=(confidence * mask).sum(),
         kept=kept.sum(),
-        kept_known=kept @ true,
+        kept_by_class=kept @ true,
         kept_correct=(kept * right) @ true,
         # Full precision: an accelerator's default would round confidences close to 1.
         calibration=jnp.matmul(
@@ -224,6 +245,9 @@ def batch_sums(posteriors: Array, labels: Array, mask: Array, threshold: float) 
             precision=jax.lax.Precision.HIGHEST,
         ),
     )
+
+
+_jitted_sums = jax.jit(batch_sums, static_argnames="threshold")
 
 
 def make_evaluator(model: nn.Module, mesh: Mesh, config: ConfigDict) -> Evaluator:
@@ -269,11 +293,6 @@ def make_evaluator(model: nn.Module, mesh: Mesh, config: ConfigDict) -> Evaluato
     return evaluate
 
 
-@functools.partial(jax.jit, static_argnames="threshold")
-def _sums_of(posteriors: Array, labels: Array, threshold: float) -> Sums:
-    return batch_sums(posteriors, labels, jnp.ones(len(labels)), threshold)
-
-
 def of_posteriors(
     posteriors: Array | np.ndarray, labels: np.ndarray, threshold: float
 ) -> Evaluation:
@@ -286,7 +305,8 @@ def of_posteriors(
     """
     with np.errstate(divide="ignore"):
         log_posteriors = np.log(posteriors)
-    return _summary(jax.device_get(_sums_of(posteriors, labels, threshold)), log_posteriors)
+    sums = _jitted_sums(posteriors, labels, np.ones(len(labels), np.float32), threshold)
+    return _summary(jax.device_get(sums), log_posteriors)
 
 
 def spread(count: int, most: int) -> np.ndarray:
@@ -301,14 +321,7 @@ def _summary(sums: Sums, log_posteriors: np.ndarray, seen: Outputs | None = None
             "evaluation: the network's outputs are not finite, as training has diverged: lower the "
             "learning rate of this stage"
         )
-    count = float(sums.count)
-    return Evaluation(
-        confusion=np.asarray(sums.confusion),
-        confidence=float(sums.confidence) / count,
-        kept=float(sums.kept) / count,
-        kept_by_class=np.asarray(sums.kept_known),
-        kept_correct=np.asarray(sums.kept_correct),
-        calibration=np.asarray(sums.calibration),
-        log_posteriors=log_posteriors,
-        outputs=seen,
-    )
+    found: dict[str, Any] = {name: np.asarray(value) for name, value in vars(sums).items()}
+    count = float(found.pop("count"))
+    shares = {name: float(found[name]) / count for name in ("confidence", "kept")}
+    return Evaluation(**found | shares, log_posteriors=log_posteriors, outputs=seen)

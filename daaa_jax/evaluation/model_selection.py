@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
+from scipy.special import entr, softmax
 
 from daaa_jax.errors import UserError
 from daaa_jax.evaluation import Outputs
@@ -66,9 +67,7 @@ def neighbourhood_density(target: Outputs, held_out: HeldOut | None = None) -> f
         rows = directions[first : first + _ROWS_AT_ONCE]
         similarity = rows @ directions.T / _TEMPERATURE
         similarity[np.arange(len(rows)), first + np.arange(len(rows))] = -np.inf  # not itself
-        similarity -= similarity.max(axis=1, keepdims=True)
-        weights = np.exp(similarity)
-        total += _entropies(weights / weights.sum(axis=1, keepdims=True)).sum()
+        total += _entropies(softmax(similarity, axis=1)).sum()
     return float(total / count)
 
 
@@ -129,9 +128,8 @@ def control_variate_mean(weighted: np.ndarray, weights: np.ndarray) -> float:
 
 
 def _entropies(posteriors: np.ndarray) -> np.ndarray:
-    """Entropy of each row, in nats; 0 log 0 is 0."""
-    logs = np.log(posteriors, where=posteriors > 0, out=np.zeros_like(posteriors))
-    return -(posteriors * logs).sum(axis=1)
+    """Entropy of each row, in nats."""
+    return entr(posteriors).sum(axis=1)
 
 
 # By the names in reports and in `evaluate.validator`.

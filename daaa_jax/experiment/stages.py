@@ -196,7 +196,7 @@ class Stages:
         """
         other, marker = self.workdir_of(stage), self.finished(stage)
         if marker and other != self.workdir:
-            reused = self._reused()
+            reused = self.workdir.reused()
             reused[stage] = {"from": other.path.absolute(), "extra": marker["extra"]}
             files.write_json(self.workdir.reused_json, reused)
 
@@ -204,7 +204,7 @@ class Stages:
         """The outputs of a finished stage, here or elsewhere, for the result."""
         if marker := self._marker(stage, self.workdir):
             return marker["extra"]
-        return self._reused()[stage]["extra"]
+        return self.workdir.reused()[stage]["extra"]
 
     def finish(self, stage: str, outputs: Mapping[str, Any]) -> None:
         """Writes a stage's marker."""
@@ -235,13 +235,9 @@ class Stages:
             siblings = sorted(place for place in own.parent.iterdir() if place != own)
         others = [place for place in map(Workdir, siblings) if self._has_all(stage, place)]
         # A run resumes with the stage that it started with, even if siblings finished others since.
-        recorded = self._reused().get(stage, {}).get("from", "")
+        recorded = self.workdir.reused().get(stage, {}).get("from", "")
         others.sort(key=lambda place: str(place) != recorded)
         return [self.workdir, *([self._given] if self._given else []), *others]
-
-    def _reused(self) -> dict[str, Any]:
-        path = self.workdir.reused_json
-        return files.read_json(path) if path.exists() else {}
 
     def _has_all(self, stage: str, place: Workdir) -> bool:
         """Whether a sibling still has the files of a stage, as some may have been deleted."""

@@ -16,7 +16,7 @@ import filelock
 import jax
 from ml_collections import ConfigDict
 
-from daaa_jax.errors import UserError
+from daaa_jax.errors import UserError, writable
 from daaa_jax.runtime import distributed, files
 
 # Settings for the location of data and the execution of a run; they change no result.
@@ -110,11 +110,7 @@ class Workdir:
 
     def network(self, which: str) -> Path:
         """The file of a network: `selected`, `last` or `source`."""
-        return {
-            "selected": self.selected_network,
-            "last": self.last_network,
-            "source": self.source_network,
-        }[which]
+        return getattr(self, f"{which}_network")
 
     def candidate(self, step: int) -> Path:
         """A network that may become the selected one."""
@@ -124,9 +120,13 @@ class Workdir:
         """The existing candidates, oldest first."""
         return sorted((self.path / "adapt").glob("selected-*.safetensors"))
 
+    def reused(self) -> dict[str, Any]:
+        """By reused stage, the working directory that it is `from`, and its outputs, `extra`."""
+        return files.read_json(self.reused_json) if self.reused_json.is_file() else {}
+
     def origin(self, stage: str) -> "Workdir":
         """The working directory that the run took a finished stage from; else this one."""
-        reused = files.read_json(self.reused_json) if self.reused_json.is_file() else {}
+        reused = self.reused()
         return Workdir(reused[stage]["from"]) if stage in reused else self
 
     def marker(self, stage: str) -> dict[str, Any] | None:
@@ -179,10 +179,8 @@ class Workdir:
           UserError: if the directory is not writable.
         """
         content = {"config": config.to_dict(), "command": command(sys.argv), "versions": versions()}
-        try:
+        with writable(f"--workdir={self}"):
             files.write_json(self.config_json, content)
-        except OSError as error:
-            raise UserError(f"--workdir={self} cannot be written: {error.strerror}") from error
 
     def update_paths(self, config: ConfigDict) -> None:
         """Records the current data paths of a finished run, if the directory is writable."""

@@ -14,22 +14,6 @@ from daaa_jax.models.efficientnet import EfficientNetLite0
 from daaa_jax.models.generator import Generator
 from daaa_jax.models.resnet import ResNet50
 
-__all__ = [
-    "CLASSIFIERS",
-    "DigitNetwork",
-    "EfficientNetLite0",
-    "Generator",
-    "PatchDiscriminator",
-    "ResNet50",
-    "Variables",
-    "create_classifier",
-    "create_gan",
-    "features",
-    "initial_variables",
-    "pretrained_variables",
-    "starting_variables",
-]
-
 Variables = Mapping[str, Mapping]  # of a classifier: `params` and `batch_stats`
 
 
@@ -68,19 +52,10 @@ def create_classifier(settings, num_classes: int, attention: str) -> nn.Module:
 
 def create_gan(settings) -> tuple[nn.Module, nn.Module]:
     """Builds the generator and the discriminator of `config.pair`, each used for both domains."""
-    return (
-        Generator(
-            settings.filters,
-            settings.downsamplings,
-            settings.blocks,
-            settings.get("identity_start", False),
-        ),
-        PatchDiscriminator(
-            settings.discriminator_filters,
-            settings.discriminator_layers,
-            settings.batch_deviation,
-        ),
-    )
+    start = settings.get("identity_start", False)
+    generator = Generator(settings.filters, settings.downsamplings, settings.blocks, start)
+    size = settings.discriminator_filters, settings.discriminator_layers
+    return generator, PatchDiscriminator(*size, settings.batch_deviation)
 
 
 def computation_type(settings) -> str:

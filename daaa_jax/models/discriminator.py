@@ -1,5 +1,7 @@
 """The CycleGAN patch discriminator (section 3.1): D_S and D_T."""
 
+import functools
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
@@ -37,18 +39,16 @@ class PatchDiscriminator(nn.Module):
                 f"images of {images.shape[1]}x{images.shape[2]} are too small for a discriminator "
                 f"of pair.discriminator_layers={self.layers}"
             )
+        edges = ((1, 1), (1, 1))
+        convolution = functools.partial(
+            Convolution, size=4, padding=edges, kernel_init=normal_initializer
+        )
         for i in range(self.layers + 1):
-            features = Convolution(
-                self.filters * min(2**i, 8),
-                size=4,
-                stride=2 if i < self.layers else 1,
-                padding=((1, 1), (1, 1)),
-                use_bias=i == 0,
-                kernel_init=normal_initializer,
-                name=f"conv{i + 1}",
-            )(features)
+            name, width = f"conv{i + 1}", self.filters * min(2**i, 8)
+            stride = 2 if i < self.layers else 1
+            features = convolution(width, stride=stride, use_bias=i == 0, name=name)(features)
             if i > 0:
-                features = InstanceNorm(name=f"conv{i + 1}_norm")(features)
+                features = InstanceNorm(name=f"{name}_norm")(features)
             features = nn.leaky_relu(features, 0.2)
             if i == 0:
                 means = features.mean((1, 2))
@@ -56,6 +56,4 @@ class PatchDiscriminator(nn.Module):
             deviation = jnp.sqrt(means.var(axis=0) + _SMALLEST_VARIANCE)
             shape = (*features.shape[:3], len(deviation))
             features = jnp.concatenate([features, jnp.broadcast_to(deviation, shape)], axis=-1)
-        return Convolution(
-            1, size=4, padding=((1, 1), (1, 1)), kernel_init=normal_initializer, name="logits"
-        )(features)
+        return convolution(1, name="logits")(features)

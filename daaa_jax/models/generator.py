@@ -39,25 +39,21 @@ class Generator(nn.Module):
             )
         convolution = functools.partial(Convolution, use_bias=False, kernel_init=normal_initializer)
 
-        features = convolution(self.filters, 7, padding="VALID", name="enter")(
-            reflect_pad(images, 3)
-        )
-        features = nn.relu(InstanceNorm(name="enter_norm")(features))
+        def layer(name: str, features: Array, width: int, **options) -> Array:
+            features = convolution(width, name=name, **options)(features)
+            return nn.relu(InstanceNorm(name=f"{name}_norm")(features))
 
+        features = layer("enter", reflect_pad(images, 3), self.filters, size=7, padding="VALID")
+
+        edges = ((1, 1), (1, 1))
         for i in range(1, self.downsamplings + 1):
-            features = convolution(
-                self.filters * 2**i, stride=2, padding=((1, 1), (1, 1)), name=f"down{i}"
-            )(features)
-            features = nn.relu(InstanceNorm(name=f"down{i}_norm")(features))
+            features = layer(f"down{i}", features, self.filters * 2**i, stride=2, padding=edges)
 
         for i in range(1, self.blocks + 1):
             features = features + self._residual(features, f"block{i}", convolution)
 
         for i in range(self.downsamplings, 0, -1):
-            features = convolution(self.filters * 2 ** (i - 1), upsample=True, name=f"up{i}")(
-                features
-            )
-            features = nn.relu(InstanceNorm(name=f"up{i}_norm")(features))
+            features = layer(f"up{i}", features, self.filters * 2 ** (i - 1), upsample=True)
 
         start = {"kernel_init": nn.initializers.zeros_init()} if self.identity_start else {}
         outputs = convolution(3, 7, padding="VALID", use_bias=True, name="leave", **start)(

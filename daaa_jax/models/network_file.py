@@ -121,7 +121,7 @@ def read_source_network(
     path = path / "source" / NAME if path.is_dir() else path
     tensors = pretrained.read(path, "source.checkpoint")
     about = read_about(path)
-    network, _ = CLASSIFIERS[settings.name]
+    network, names = CLASSIFIERS[settings.name]
     # Settings missing from an older file had the network's defaults.
     defaults = {f.name: f.default for f in dataclasses.fields(network)} if about else {}
     for name in ("name", "version", "inputs", "standardize"):
@@ -135,7 +135,6 @@ def read_source_network(
             f"source.checkpoint={place} has {len(found)} classes, {', '.join(found[:5])} …; "
             f"the task has {len(classes)}, {', '.join(classes[:5])} …"
         )
-    _, names = CLASSIFIERS[settings.name]
     return pretrained.fit(tensors, names, shapes, path, whole=True)
 
 

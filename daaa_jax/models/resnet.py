@@ -71,15 +71,9 @@ class ResNet50(nn.Module):
         check_choice("model.version", self.version, VERSIONS)
         norm = functools.partial(batch_norm, train=train, dtype=self.dtype)
         features = prepare(images, self.inputs)
-        features = Convolution(
-            self.width,
-            size=7,
-            stride=2,
-            padding=((3, 3), (3, 3)),
-            use_bias=False,
-            dtype=self.dtype,
-            name="convolution1",
-        )(features)
+        convolution = functools.partial(Convolution, use_bias=False, dtype=self.dtype)
+        edges = ((3, 3), (3, 3))
+        features = convolution(self.width, 7, 2, edges, name="convolution1")(features)
         features = nn.relu(norm(name="norm1")(features))
         attention.sow_map(self, "conv1", features, self.attention)
         # Caffe starts the first window at the first pixel, and the last may exceed the edge.
@@ -127,14 +121,8 @@ class Bottleneck(nn.Module):
         for i, (width, size, stride) in enumerate(
             ((self.width, 1, first), (self.width, 3, second), (4 * self.width, 1, 1)), start=1
         ):
-            edge = size // 2
-            features = convolution(
-                width,
-                size=size,
-                stride=stride,
-                padding=((edge, edge), (edge, edge)),
-                name=f"convolution{i}",
-            )(features)
+            edges = ((size // 2, size // 2),) * 2
+            features = convolution(width, size, stride, edges, name=f"convolution{i}")(features)
             features = norm(name=f"norm{i}")(features)
             features = nn.relu(features) if i < 3 else features
             attention.sow_map(self, f"conv{i}", features, self.attention)

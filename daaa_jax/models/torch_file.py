@@ -12,7 +12,6 @@ import os
 import pickle
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -36,24 +35,6 @@ _STORAGES = {
     "ByteStorage": np.dtype("u1"),
     "BoolStorage": np.dtype("?"),
 }
-# Raised for a damaged pickle or archive, besides our own errors.
-_DAMAGED = (
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    struct.error,
-    AttributeError,
-    EOFError,
-    ImportError,
-    IndexError,
-    KeyError,
-    MemoryError,
-    OSError,
-    OverflowError,
-    RuntimeError,  # an archive with a password, or too deep nesting
-    TypeError,
-    ValueError,
-    zlib.error,
-)
 
 
 def read(path: Path) -> Any:
@@ -79,7 +60,7 @@ def read(path: Path) -> Any:
             f"{path} contains {error}, but only tensors and ordered dicts are read from a PyTorch "
             "file: save only the network's state_dict()"
         ) from error
-    except _DAMAGED as error:
+    except Exception as error:  # a damaged pickle or archive raises errors of many classes
         raise UserError(
             f"{path} is not a sound PyTorch file: {str(error) or type(error).__name__}"
         ) from error

@@ -37,6 +37,8 @@ _OF_CELLS = dict.fromkeys(
 }
 # Settings of all cells that do not set them otherwise, whatever the config's defaults.
 _OF_THE_PAPER = {"em.posterior": "target", "adapt.recolour": "0.0"}
+# Likewise with the word `cpu`, which leaves synthetic images out.
+_OF_THE_PAPER_ON_CPU = {"adapt.mix.t_f": "0.15", "adapt.mix.s_f": "0.15"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +62,11 @@ class Plan:
     seeds: int = 3
     own_networks: bool = False
     only_show: bool = False
+
+    @property
+    def papers_settings(self) -> dict[str, str]:
+        """The paper's settings, of all cells that do not set them otherwise."""
+        return _OF_THE_PAPER | (_OF_THE_PAPER_ON_CPU if "cpu" in self.words else {})
 
     @property
     def where(self) -> str:
@@ -110,15 +117,16 @@ class Run:
     settings: Mapping[str, str]
     seed: int
 
-    def argument(self, plan: Plan, pinned: Mapping[str, str] = _OF_THE_PAPER) -> str:
+    def argument(self, plan: Plan, before: Mapping[str, str] | None = None) -> str:
         """The config's argument, which also names the run's folder.
 
         Args:
           plan: what all runs share.
-          pinned: settings of every run that does not say otherwise.
+          before: used instead of `plan.papers_settings`, for the name in an earlier version.
         """
         _, tasks = DATA[plan.data]
-        settings = dict(pinned) | dict(plan.settings) | dict(self.settings)
+        settings = plan.papers_settings if before is None else dict(before)
+        settings |= dict(plan.settings) | dict(self.settings)
         settings |= {"seed": str(self.seed)}
         if not plan.own_networks:
             settings |= {"pair.seed": "0", "source.seed": "0"}
@@ -139,10 +147,8 @@ class Run:
 
         All runs are in one folder, where each finds the stages that it shares with others.
         """
-        workdir, before = (
-            self._workdir(plan, folder, self.argument(plan, pinned))
-            for pinned in (_OF_THE_PAPER, {})
-        )
+        workdir = self._workdir(plan, folder, self.argument(plan))
+        before = self._workdir(plan, folder, self.argument(plan, before={}))
         older = plan.only_show and not workdir.path.exists() and before.path.exists()
         return before if older else workdir
 

@@ -31,11 +31,7 @@ def choices(
     """
     found = []
     for axis, points in sweep.items():
-        reached = {
-            x: last
-            for x, change in points.items()
-            if (last := _last_round(task, change, plan, folder)) is not None
-        }
+        reached = {x: _last_round(task, change, plan, folder) for x, change in points.items()}
         accuracies = {
             x: 100 * last["target_test"] for x, last in reached.items() if "target_test" in last
         }
@@ -59,14 +55,14 @@ def choices(
     return found
 
 
-def _last_round(task, change, plan, folder) -> Mapping[str, float] | None:
-    """Metrics of the last round that all seeds have, as means; None if a run is unfinished."""
+def _last_round(task, change, plan, folder) -> Mapping[str, float]:
+    """Metrics of the last round that all seeds have, as means; empty if a run is unfinished."""
     each = []
     for seed in range(plan.seeds):
         run = cells.Run(task, change, seed)
         rounds = metrics.rounds(metrics.read(run.workdir(plan, folder).metrics_jsonl))
         if cells.result(run, plan, folder) is None or not rounds:
-            return None
+            return {}
         each.append(rounds[-1])
     names = ("target_test", *VALIDATORS)
     return {
@@ -81,11 +77,8 @@ def sheet(title: str, found: Sequence[Mapping[str, Any]]) -> summary.Sheet:
     columns = ["task", "setting", "validator", "chosen value", "accuracy at it", "best accuracy"]
     rows = []
     for one in found:
-        accuracy, best = (
-            "no labels" if one[name] is None else f"{one[name]:.1f}"
-            for name in ("accuracy", "best")
-        )
-        chosen = f"{one['chosen']:g}"
-        rows.append([one["task"], one["axis"], one["validator"], chosen, accuracy, best])
+        reached = [one["accuracy"], one["best"]]
+        shown = ["no labels" if value is None else f"{value:.1f}" for value in reached]
+        rows.append([one["task"], one["axis"], one["validator"], f"{one['chosen']:g}", *shown])
     title = f"{title}: what validators without target labels choose"
     return summary.Sheet(title, columns, rows, [] if rows else ["Too few runs are finished."])

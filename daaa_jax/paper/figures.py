@@ -1,8 +1,8 @@
 """Plots of the paper's Fig. A1, accuracy against p_t and β, and Fig. 4, over the rounds."""
 
-import csv
 import dataclasses
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,9 @@ def runs_of(figure: Figure, tasks: Sequence[str], plan: cells.Plan) -> list[cell
     """All runs of a figure, each once."""
     runs = []
     for task in tasks:
-        points = (
-            [point for points in _sweep(task, plan).values() for point in points.values()]
-            if figure is FIGURES["figA1"]
-            else list(tables.CURVES.values())
-        )
+        points: list[Mapping[str, str]] = list(tables.CURVES.values())
+        if figure is FIGURES["figA1"]:
+            points = [point for axis in _sweep(task, plan).values() for point in axis.values()]
         runs += [cells.Run(task, point, seed) for seed in range(plan.seeds) for point in points]
     return list({run.argument(plan): run for run in runs}.values())
 
@@ -59,22 +57,17 @@ def write(name: str, tasks: Sequence[str], plan: cells.Plan, folder: Path) -> No
     path = folder / plan.file_name(name, FIGURES[name], tasks)
     make = {"figA1": _sweep_points, "fig4": _curve_points}[name]
     points = [point for task in tasks for point in make(task, plan, folder)]
-    text = io.StringIO()
-    writer = csv.DictWriter(
-        text, ["task", "curve", "x", "y", "seeds", "mean", "std"], lineterminator="\n"
-    )
-    writer.writeheader()
-    writer.writerows(points)
-    files.write_bytes(Path(f"{path}.csv"), text.getvalue().encode())
+    columns = ["task", "curve", "x", "y", "seeds", "mean", "std"]
+    files.write_bytes(Path(f"{path}.csv"), summary.csv_text(columns, points).encode())
+    title = f"{FIGURES[name].title}, on {plan.where}"
     if name == "figA1":
         found = [
             choice
             for task in tasks
             for choice in choices.choices(task, _sweep(task, plan), plan, folder)
         ]
-        choices.sheet(f"{FIGURES[name].title}, on {plan.where}", found).write(path)
+        choices.sheet(title, found).write(path)
     line = tables.BEST_EARLIER if name == "figA1" and plan.is_as(FIGURES[name].data) else None
-    title = f"{FIGURES[name].title}, on {plan.where}"
     note = _note(runs_of(FIGURES[name], tasks, plan), plan, folder)
     files.write_bytes(Path(f"{path}.svg"), draw(title, points, line, note))
 
@@ -114,10 +107,8 @@ def _sweep_points(task: str, plan: cells.Plan, folder: Path) -> list[dict[str, A
     points = []
     for axis, changes in _sweep(task, plan).items():
         for x, change in changes.items():
-            found = [
-                cells.result(cells.Run(task, change, seed), plan, folder)
-                for seed in range(plan.seeds)
-            ]
+            runs = (cells.Run(task, change, seed) for seed in range(plan.seeds))
+            found = [cells.result(run, plan, folder) for run in runs]
             reached = [r["accuracy"]["target_test"]["last"] for r in found if r is not None]
             known = [100 * accuracy for accuracy in reached if accuracy is not None]
             if known:
@@ -133,17 +124,14 @@ def _curve_points(task: str, plan: cells.Plan, folder: Path) -> list[dict[str, A
             for run in (cells.Run(task, change, seed) for seed in range(plan.seeds))
             if cells.result(run, plan, folder) is not None
         ]
-        longest = max(map(len, runs), default=0)
-        for metric, factor in (("round_alignment", 1.0), ("target_test", 100.0)):
-            for number in range(longest):
-                values = [
-                    factor * run[number][metric]
-                    for run in runs
-                    if number < len(run) and metric in run[number]
-                ]
+        for metric, y, factor in (
+            ("round_alignment", "L_AT", 1.0),
+            ("target_test", "accuracy", 100.0),
+        ):
+            for number, lines in enumerate(itertools.zip_longest(*runs, fillvalue={}), start=1):
+                values = [factor * line[metric] for line in lines if metric in line]
                 if values:
-                    y = "L_AT" if metric == "round_alignment" else "accuracy"
-                    points.append(_point(task, curve, number + 1, y, values))
+                    points.append(_point(task, curve, number, y, values))
     return points
 
 
@@ -167,19 +155,15 @@ def draw(
     from matplotlib.ticker import MaxNLocator
 
     sweep = {point["curve"] for point in points} <= set(_SWEPT)
-    # One panel per axis of a sweep, or per quantity over the rounds.
-    panels = sorted({(p["task"], p["curve"] if sweep else p["y"]) for p in points})
+    shown = "curve" if sweep else "y"  # one panel per axis of a sweep, or per quantity over rounds
+    panels = sorted({(p["task"], p[shown]) for p in points})
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
         canvas = Canvas(figsize=(4 * max(2, len(panels)), 3.6), layout="constrained")
         canvas.suptitle(title if points else f"{title}: no run is finished")
         canvas.supxlabel(note, fontsize="small", color="gray")
         axes = canvas.subplots(1, max(1, len(panels)), squeeze=False)[0]
         for axis, (task, panel) in zip(axes, panels, strict=False):
-            here = [
-                p
-                for p in points
-                if p["task"] == task and (p["curve"] if sweep else p["y"]) == panel
-            ]
+            here = [p for p in points if (p["task"], p[shown]) == (task, panel)]
             for curve in dict.fromkeys(p["curve"] for p in here):
                 of = [p for p in here if p["curve"] == curve]
                 axis.errorbar(
@@ -199,9 +183,8 @@ def draw(
                 axis.set_xlim(left=-least / 4)
             if not sweep:
                 axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axis.set_title(task)
-            axis.set_xlabel(panel if sweep else "round")
-            axis.set_ylabel("accuracy, %" if sweep or panel == "accuracy" else panel)
+            y = "accuracy, %" if sweep or panel == "accuracy" else panel
+            axis.set(title=task, xlabel=panel if sweep else "round", ylabel=y)
             if axis.get_legend_handles_labels()[0]:
                 axis.legend()
         file = io.BytesIO()

@@ -5,8 +5,9 @@ import dataclasses
 import io
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from daaa_jax.paper import tables
 from daaa_jax.paper.tables import PaperValue, Table
@@ -15,18 +16,6 @@ from daaa_jax.runtime import files
 NOT_RUN = "not run"
 DIVERGED = "diverged"
 AVERAGE = "Average"
-_COLUMNS = (
-    "table",
-    "method",
-    "train_data",
-    "task",
-    "seeds",
-    "diverged",
-    "mean",
-    "std",
-    "paper",
-    "difference",
-)
 
 Accuracies = Mapping[tuple[int, str], Sequence[float | None]]
 
@@ -129,16 +118,19 @@ def lines(
 
 def to_csv(cells: Sequence[Mapping]) -> str:
     """CSV with one line per cell, accuracies in per cent with two decimals."""
+    rows = [
+        {key: f"{value:.2f}" if isinstance(value, float) else value for key, value in cell.items()}
+        for cell in cells
+    ]
+    return csv_text([name for name in cells[0] if name != "wanted"], rows)
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """CSV of some columns of rows, with a header."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, _COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    for cell in cells:
-        writer.writerow(
-            {
-                name: f"{value:.2f}" if isinstance(value, float) else value
-                for name, value in cell.items()
-            }
-        )
+    writer.writerows(rows)
     return text.getvalue()
 
 

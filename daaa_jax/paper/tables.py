@@ -107,12 +107,9 @@ def _of_pairs(tasks: tuple[str, ...]) -> tuple[Row, ...]:
     )
 
 
-def _of_measure(method: str, accuracies: tuple[PaperValue, ...], measure: str) -> Row:
-    return Row(method, _ALL, accuracies, {"adapt.measure": measure}, as_strong=True)
-
-
-def _of_maps(method: str, accuracies: tuple[PaperValue, ...], attention: str) -> Row:
-    return Row(method, _ALL, accuracies, {"adapt.attention": attention}, as_strong=True)
+def _as_strong(method: str, accuracies: tuple[PaperValue, ...], **changes: str) -> Row:
+    settings = {f"adapt.{name}": value for name, value in changes.items()}
+    return Row(method, _ALL, accuracies, settings, as_strong=True)
 
 
 def _upper_bound(tasks: tuple[str, ...]) -> Row:
@@ -194,10 +191,10 @@ TABLES = {
         "office",
         FOUR,
         (
-            _of_measure("L1-norm", (VERY_LOW,) * 4, "l1"),
+            _as_strong("L1-norm", (VERY_LOW,) * 4, measure="l1"),
             Row(L1_AT_OUR_BETA, _ALL, (None,) * 4, {"adapt.measure": "l1"}),
-            _of_measure("MMD", (84.7, 84.1, 66.2, 64.5), "mmd"),
-            _of_measure("JMMD", (85.9, 85.3, 70.1, 71.1), "jmmd"),
+            _as_strong("MMD", (84.7, 84.1, 66.2, 64.5), measure="mmd"),
+            _as_strong("JMMD", (85.9, 85.3, 70.1, 71.1), measure="jmmd"),
             _ours_of_four("Ours"),
         ),
     ),
@@ -206,9 +203,9 @@ TABLES = {
         "office",
         FOUR,
         (
-            _of_maps("L1", (85.2, 87.8, 73.3, 73.0), "sum_abs"),
-            _of_maps("L∞", (86.4, 87.2, 73.1, 73.2), "max_abs"),
-            _of_maps("Feature maps", (86.0, 87.6, 73.2, 72.9), "features"),
+            _as_strong("L1", (85.2, 87.8, 73.3, 73.0), attention="sum_abs"),
+            _as_strong("L∞", (86.4, 87.2, 73.1, 73.2), attention="max_abs"),
+            _as_strong("Feature maps", (86.0, 87.6, 73.2, 72.9), attention="features"),
             _ours_of_four("Ours (attention)"),
         ),
     ),

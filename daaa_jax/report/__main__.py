@@ -22,10 +22,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(page.write_sweep(workdir) if page.is_sweep(workdir) else page.write(Workdir(workdir)))
 
 
-def command() -> None:
-    """Entry point; `exit_codes.run` sets the exit code."""
-    exit_codes.run(main)
-
-
 if __name__ == "__main__":
-    command()
+    exit_codes.run(main)

@@ -44,8 +44,7 @@ def lines(name: str, curves: Mapping[str, Curve], x: str, y: str, percent: bool 
             marker=marker,
             markersize=3,
         )
-    axis.set_xlabel(x)
-    axis.set_ylabel(f"{y}, %" if percent else y)
+    axis.set(xlabel=x, ylabel=f"{y}, %" if percent else y)
     if all(float(place).is_integer() for places, _ in curves.values() for place in places):
         axis.xaxis.get_major_locator().set_params(integer=True)
     if len(curves) > 1 or y not in curves:
@@ -64,8 +63,7 @@ def bars(name: str, values: Mapping[str, float | None], x: str) -> str:
         text = "no images" if value is None else f"{100 * value:.1f}"
         axis.text(shares[place] + 1, place, text, va="center", fontsize=8, color=_INK)
     axis.set_yticks(range(len(labels)), [_short(label) for label in labels])
-    axis.set_xlim(0, 112)
-    axis.set_xlabel(x)
+    axis.set(xlim=(0, 112), xlabel=x)
     return _svg(canvas, name)
 
 
@@ -79,8 +77,7 @@ def matrix(name: str, counts: np.ndarray, labels: Sequence[str], rows: str, colu
     names = [_short(label) for label in labels]
     axis.set_xticks(range(len(labels)), names, rotation=90)
     axis.set_yticks(range(len(labels)), names)
-    axis.set_xlabel(columns)
-    axis.set_ylabel(rows)
+    axis.set(xlabel=columns, ylabel=rows)
     if len(labels) <= 12:
         for (row, column), share in np.ndenumerate(shares):
             if counts[row, column]:
@@ -110,11 +107,8 @@ def scatter(
             marker, size = (f"${mark}$", 22) if mark >= 0 else ("o", 8)
             axis.scatter(*here.T, s=size, c=color, marker=marker, linewidths=0, alpha=0.8)
         axis.scatter([], [], s=20, c=color, marker="o", linewidths=0, label=label)
-    axis.set_xticks([])
-    axis.set_yticks([])
-    axis.set_xlabel(title)
-    for spine in axis.spines.values():
-        spine.set_visible(False)
+    axis.set(xticks=[], yticks=[], xlabel=title)
+    axis.spines[:].set_visible(False)
     _legend(axis)
     return _svg(canvas, name)
 
@@ -130,9 +124,8 @@ def _canvas(width: float = _WIDTH, height: float = _HEIGHT):
     axis.tick_params(colors=_INK, labelsize=8)
     axis.xaxis.label.set_color(_INK)
     axis.yaxis.label.set_color(_INK)
-    for side, spine in axis.spines.items():
-        spine.set_color(_INK)
-        spine.set_visible(side in ("left", "bottom"))
+    axis.spines[:].set_color(_INK)
+    axis.spines[["top", "right"]].set_visible(False)
     return canvas, axis
 
 

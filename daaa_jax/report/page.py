@@ -2,10 +2,9 @@
 
 import base64
 import contextlib
-import dataclasses
 import urllib.parse
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,33 +19,6 @@ from daaa_jax.runtime import files, metrics
 _RUNS = "runs"
 
 
-@dataclasses.dataclass(frozen=True)
-class RunArtifacts:
-    """The files of a run, finished or not.
-
-    Attributes:
-      name: name of the working directory.
-      about: content of `config.json`: `config`, `command` and `versions`.
-      result: content of `result.json`; None until the run is finished.
-      lines: lines of `metrics.jsonl`.
-      pairs: sheet of image pairs, a PNG.
-      syncs: soft labels of each round, see `rounds.soft_labels`.
-      diagnostics: metrics written by `diagnostics.write`.
-      arrays: arrays written by `diagnostics.write`.
-      upper_bound: such arrays of a run in the same folder with `method=upper_bound`; empty if none.
-    """
-
-    name: str
-    about: Mapping[str, Any]
-    result: Mapping[str, Any] | None
-    lines: Sequence[Mapping[str, Any]]
-    pairs: bytes | None
-    syncs: Sequence[Mapping[str, Any]]
-    diagnostics: Mapping[str, Any]
-    arrays: Mapping[str, np.ndarray]
-    upper_bound: Mapping[str, np.ndarray]
-
-
 def write(workdir: Workdir) -> Path:
     """Writes the report of a run, finished or not.
 
@@ -56,60 +28,46 @@ def write(workdir: Workdir) -> Path:
     Raises:
       UserError: if it is not a working directory.
     """
-    diagnostics, arrays = _json(workdir.diagnostics_json) or {}, _arrays(workdir)
-    artifacts = RunArtifacts(
-        name=workdir.path.name,
-        about=workdir.about(),
-        result=workdir.result(),
-        lines=metrics.read(workdir.metrics_jsonl),
-        pairs=_pairs(workdir),
-        syncs=_json(workdir.posterior_json) or [],
-        diagnostics=diagnostics,
-        arrays=arrays,
-        upper_bound=_upper_bound(workdir, diagnostics, arrays),
-    )
-    files.write_bytes(workdir.report, render(artifacts).encode())
+    files.write_bytes(workdir.report, render(workdir).encode())
     return workdir.report
 
 
-def render(found: RunArtifacts) -> str:
-    """Renders the page as HTML."""
-    result, about = found.result, found.about
-    config = about["config"]
-    class_names = list(result["per_class"]) if result else []
+def render(workdir: Workdir) -> str:
+    """Renders the page of a run as HTML."""
+    about, result, name = workdir.about(), workdir.result(), workdir.path.name
+    config, lines = about["config"], metrics.read(workdir.metrics_jsonl)
+    syncs = _json(workdir.posterior_json) or []  # see `rounds.soft_labels`
+    # Written by `diagnostics.write` at the end of the run.
+    diagnostics, arrays = _json(workdir.diagnostics_json) or {}, _arrays(workdir)
+    known = result or {}
+    class_names = list(known.get("per_class", ()))
     method = config.get("method", OURS)
-    seeds = (result or {}).get("seeds", [config.get("seed")])  # runs of older versions have several
+    seeds = known.get("seeds", [config.get("seed")])  # runs of older versions have several
     return templates.render(
         "run.html",
-        title=result["task"] if result else found.name,
-        name=found.name,
+        title=known.get("task", name),
+        name=name,
         how=("" if method == OURS else f"method {method}, ") + f"seed {', '.join(map(str, seeds))}",
         command=about.get("command", ""),
         finished=result is not None,
         smoke=config.get("smoke"),
         ours=method == OURS,
-        upper_bound=(result or {}).get("method") == "upper_bound",
+        upper_bound=known.get("method") == "upper_bound",
         accuracies=sections.accuracies(result) if result else None,
-        rounds=sections.rounds(found.lines),
-        aligned=any("round_alignment" in line for line in found.lines),
-        soft_labels=sections.soft_labels(found.lines, found.syncs, class_names),
-        second_view=sections.second_view(
-            found.syncs, (result or {}).get("em"), config.get("em", {})
-        ),
-        validators=sections.validators(found.lines),
+        rounds=sections.rounds(lines),
+        aligned=any("round_alignment" in line for line in lines),
+        soft_labels=sections.soft_labels(lines, syncs, class_names),
+        second_view=sections.second_view(syncs, known.get("em"), config.get("em", {})),
+        validators=sections.validators(lines),
         classes=sections.classes(result) if result else None,
         translations=sections.translations(
-            found.pairs,
-            (result or {}).get("translation_colours", {}),
-            found.diagnostics,
-            found.arrays,
-            class_names,
+            _pairs(workdir), known.get("translation_colours", {}), diagnostics, arrays, class_names
         ),
         attention=sections.attention(
-            found.arrays, found.diagnostics.get("layers", []), found.upper_bound
+            arrays, diagnostics.get("layers", []), _upper_bound(workdir, diagnostics, arrays)
         ),
-        features=sections.features(found.arrays, class_names),
-        losses=sections.losses(found.lines),
+        features=sections.features(arrays, class_names),
+        losses=sections.losses(lines),
         time=sections.time(result) if result else None,
         settings=sections.settings(config),
         versions=list(about.get("versions", {}).items()),

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from flax import traverse_util
 from markupsafe import Markup
 
 from daaa_jax.evaluation import second_view as second_views
@@ -195,9 +196,8 @@ def second_view(
         "counts": [
             (text, f"{measured[name]:.3f}" if isinstance(measured[name], float) else measured[name])
             for name, text in _COUNTS.items()
-        ]
-        if measured
-        else [],
+            if name in measured
+        ],
         "warning": second_views.warning(measured, settings["tolerance"]) if measured else "",
         "not_measured": em is not None and not measured,
         "paired": settings.get("posterior") == "paired",
@@ -372,11 +372,6 @@ def time(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [*rows, ("all", f"{sum(seconds.values()) / 60:.1f} min")]
 
 
-def settings(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
+def settings(config: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Nested settings as rows of dotted names."""
-    if not isinstance(value, dict):
-        return [(prefix, value)]
-    rows = []
-    for name, item in value.items():
-        rows += settings(item, f"{prefix}.{name}" if prefix else name)
-    return rows
+    return list(traverse_util.flatten_dict(config, sep=".").items())

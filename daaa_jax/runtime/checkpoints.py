@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from daaa_jax.errors import UserError
+from daaa_jax.errors import UserError, first_line
 from daaa_jax.runtime import device_memory, distributed
 
 _SHOWN_MISMATCHES = 3
@@ -56,7 +56,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         # Imported here, as it takes most of a second and not every command needs checkpoints.
         import orbax.checkpoint as ocp
 
-        self._ocp = ocp
+        self._args = ocp.args
         logging.getLogger("absl").addFilter(_is_not_also_raised)
         self.directory = Path(directory).absolute()
         # Orbax would remove these on a background thread, which prints a traceback if the command
@@ -109,11 +109,10 @@ class Checkpoints(contextlib.AbstractContextManager):
             return False
         # A copy: the caller's lists may grow before the background thread writes them.
         loop = json.loads(json.dumps(loop))
-        args = self._ocp.args.Composite(
-            state=self._ocp.args.StandardSave(state), loop=self._ocp.args.JsonSave(loop)
-        )
+        args = self._args
+        items = args.Composite(state=args.StandardSave(state), loop=args.JsonSave(loop))
         with self._disk_errors_in_one_line():
-            return self._manager.save(step, args=args)
+            return self._manager.save(step, args=items)
 
     def restore(self, abstract_state: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
         """Restores a state and its loop state.
@@ -135,23 +134,18 @@ class Checkpoints(contextlib.AbstractContextManager):
         if step is None or step not in self._manager.all_steps():
             which = "checkpoint" if step is None else f"checkpoint of step {step}"
             raise UserError(f"there is no {which} in {self.directory}")
+        args = self._args
+        items = args.Composite(state=args.StandardRestore(abstract_state), loop=args.JsonRestore())
         try:
             self._check_fit(step, abstract_state)
-            restored = self._manager.restore(
-                step,
-                args=self._ocp.args.Composite(
-                    state=self._ocp.args.StandardRestore(abstract_state),
-                    loop=self._ocp.args.JsonRestore(),
-                ),
-            )
+            restored = self._manager.restore(step, args=items)
         except UserError:
             raise
         except Exception as error:  # Orbax raises this base class for a damaged file
             if distributed.is_loss(error) or device_memory.is_full(error):
                 raise
-            reason = str(error).strip().splitlines() or [type(error).__name__]
             raise UserError(
-                f"checkpoint {self.directory / str(step)} cannot be read ({reason[0][:200]}): "
+                f"checkpoint {self.directory / str(step)} cannot be read ({first_line(error)}): "
                 "check that the disk is readable; if the checkpoint is damaged, remove "
                 f"{self.directory.parent} to run the stage again"
             ) from error

@@ -1,5 +1,6 @@
 """Compilation options: the persistent cache, and deterministic operations on request."""
 
+import contextlib
 import os
 import platform
 import tempfile
@@ -12,28 +13,20 @@ import jax
 _SHORTEST_COMPILATION = 0.1
 
 
-def enable_cache() -> Path | None:
-    """Turns on JAX's persistent compilation cache.
+def enable_cache() -> None:
+    """Turns on JAX's persistent compilation cache, if its folder is writable.
 
     It is in `JAX_COMPILATION_CACHE_DIR` if set, else in `~/.cache/daaa_jax/xla`.
-
-    Returns:
-      The folder, or None if it is not writable and the run uses no cache.
     """
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _SHORTEST_COMPILATION)
-    chosen = jax.config.values["jax_compilation_cache_dir"]
-    if chosen is None:
-        try:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        # JAX itself would warn once for every program. A missing home folder is a RuntimeError.
+        with contextlib.suppress(OSError, RuntimeError):
             folder = Path.home() / ".cache" / "daaa_jax" / "xla" / _processor()
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
-        except (OSError, RuntimeError):  # a missing home folder is a RuntimeError
-            # JAX itself would warn once for every program.
-            return None
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        return folder
-    return Path(chosen)
+            jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def be_deterministic() -> None:

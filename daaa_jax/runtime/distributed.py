@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from daaa_jax.errors import UserError
+from daaa_jax.errors import UserError, first_line
 
 # Exit codes, for launchers: 0 is finished and 1 needs a person to fix something. After any other
 # code, this one in particular, the same command on every host resumes from the last checkpoint.
@@ -62,12 +62,12 @@ def start(
         )
     except ValueError as error:
         raise UserError(
-            f"the processes of this run cannot find each other ({_first_line(error)}): say where "
+            f"the processes of this run cannot find each other ({first_line(error)}): say where "
             "they are by --coordinator, --num_processes and --process_id"
         ) from error
     except RuntimeError as error:
         raise Unreached(
-            f"the processes of this run did not find each other ({_first_line(error)}): make sure "
+            f"the processes of this run did not find each other ({first_line(error)}): make sure "
             "that the same command runs on every host, and start all of them again"
         ) from error
     if jax.process_index():
@@ -95,15 +95,11 @@ def _check(coordinator: str | None, num_processes: int | None, process_id: int |
 
 def in_cluster(environment: Mapping[str, str]) -> bool:
     """Whether a launcher has started this process as one of several, by environment variables."""
-    for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
-        if int(environment.get(name) or 1) > 1:
-            return True
+    counts = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")
     # JAX asks the cluster itself for the number of pods.
-    if "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment:
-        return True
-    if int(environment.get("MEGASCALE_NUM_SLICES") or 1) > 1:
-        return True
-    return len(_tpu_hosts(environment)) > 1
+    in_pod = environment.keys() >= {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"}
+    several = any(int(environment.get(name) or 1) > 1 for name in counts)
+    return several or in_pod or len(_tpu_hosts(environment)) > 1
 
 
 def _tpu_hosts(environment: Mapping[str, str]) -> list[str]:
@@ -141,13 +137,9 @@ def is_loss(error: Exception) -> bool:
 def loss(error: Exception) -> str:
     """The message for an error of which `is_loss` is true."""
     return (
-        f"process {jax.process_index()} has lost another one ({_first_line(error)}): start all of "
+        f"process {jax.process_index()} has lost another one ({first_line(error)}): start all of "
         "them again to resume from the last checkpoint"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def is_first() -> bool:

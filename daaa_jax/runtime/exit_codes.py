@@ -21,20 +21,19 @@ _FIXED_BY_USER = {
 }
 
 
-def run(command: Callable[[], None]) -> None:
-    """Calls a command, and ends the process if it fails.
+def run(command: Callable[[], int | None]) -> None:
+    """Calls a command, and ends the process with its exit code.
 
-    The exit code is 0 when finished; 1, with one line, if a person must fix something; and
-    `distributed.RESTART` if the same command resumes the run: after SIGTERM, and when another
-    process of the run has ended or did not connect in time.
+    The code is what the command returns, or 0, when finished; 1, with one line, if a person must
+    fix something; and `distributed.RESTART` if the same command resumes the run: after SIGTERM, and
+    when another process of the run has ended or did not connect in time.
     """
     try:
-        command()
+        sys.exit(command())
     except UserError as error:
         _end(f"error: {error}", 1)
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; what was saved is kept\n")
-        sys.stderr.flush()
+        print("interrupted; what was saved is kept", file=sys.stderr, flush=True)
         # Ends by the signal, so that a calling shell script ends too.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)

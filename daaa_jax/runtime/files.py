@@ -158,13 +158,9 @@ def _flat(value: Any, prefix: str = "") -> dict[str, str]:
 
 def _sync_folder(folder: Path) -> None:
     # Makes the rename durable; some file systems and Windows cannot sync a folder.
-    try:
+    with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

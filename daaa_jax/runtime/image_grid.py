@@ -21,12 +21,9 @@ def grid(images: np.ndarray, gap: int = 2) -> np.ndarray:
     """
     rows, columns, height, width, _ = images.shape
     pixels = np.clip(np.round((images + 1) * 127.5), 0, 255).astype(np.uint8)
-    page = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, np.uint8)
-    for row in range(rows):
-        for column in range(columns):
-            top, left = gap + row * (height + gap), gap + column * (width + gap)
-            page[top : top + height, left : left + width] = pixels[row, column]
-    return page
+    framed = np.pad(pixels, ((0, 0), (0, 0), (gap, 0), (gap, 0), (0, 0)), constant_values=255)
+    page = framed.swapaxes(1, 2).reshape(rows * (height + gap), columns * (width + gap), 3)
+    return np.pad(page, ((0, gap), (0, gap), (0, 0)), constant_values=255)
 
 
 def write_png(path: Path, pixels: np.ndarray, scale: int = 2) -> None:

@@ -1,5 +1,6 @@
 """Feeds batches of images to a step, from device memory or streamed from the host."""
 
+import functools
 import os
 import threading
 import time
@@ -96,7 +97,7 @@ class Feed:
         import grain
 
         share = meshes.local_share(self._mesh)
-        read = _ReadBatch(self._batch_at, self._image_sets, share)
+        read = functools.partial(_read_batch, self._batch_at, self._image_sets, share)
         dataset = grain.MapDataset.range(start, self._steps).map(read)
         workers = self._settings.workers
         if workers:
@@ -108,14 +109,9 @@ class Feed:
         return dataset.to_iter_dataset(options)
 
 
-class _ReadBatch:
+def _read_batch(batch_at, image_sets, share, step: int) -> Any:
     """Reads this process's part of the batch of a step, with images, in a worker."""
-
-    def __init__(self, batch_at, image_sets, share):
-        self.batch_at, self.image_sets, self.share = batch_at, image_sets, share
-
-    def __call__(self, step: int) -> Any:
-        return gather(self.image_sets, jax.tree.map(self.share, self.batch_at(int(step))))
+    return gather(image_sets, jax.tree.map(share, batch_at(int(step))))
 
 
 def _end_with_parent(*_: int) -> None:

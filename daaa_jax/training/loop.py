@@ -192,12 +192,7 @@ def _first_state(
     """A new state, or the one saved after `start` updates, and its loop state."""
     if not start:
         return meshes.place(create_state(), places), {"seconds": 0.0}
-    expected = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        jax.eval_shape(create_state),
-        places,
-    )
-    return checkpoints.restore(expected)
+    return checkpoints.restore(jax.jit(create_state, out_shardings=places).eval_shape())
 
 
 def _save(checkpoints, step, state, loop_state, clock: float, writer) -> float:

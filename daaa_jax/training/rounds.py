@@ -34,6 +34,9 @@ _QUIET = (
     "target_test_selected",
     "target_test_oracle",
 )
+# Metrics of the soft labels: of those in use at each round, and of each view of them.
+_LOGGED = ("kept", "confidence", "kept_accuracy", "rejected_accuracy", "calibration_error")
+_OF_VIEWS = ("accuracy", "kept", "kept_accuracy", "calibration_error")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +179,7 @@ class RoundEnd:
         }
         self._select(step, target, last, loop_state)
         entry = soft_labels(step, used) | {
-            "views": {name: _shares(of) for name, of in views.items()}
+            "views": {name: _metrics(of, _OF_VIEWS) for name, of in views.items()}
         }
         loop_state["posterior"] = [*loop_state.get("posterior", []), files.plain(entry)]
         files.write_json(self.posterior_json, loop_state["posterior"])
@@ -184,11 +187,7 @@ class RoundEnd:
             f"round_{name}": float(metrics[name].compute()) for name in self.training.round_metrics
         }
         logged |= {
-            "kept": used.kept,
-            "confidence": used.confidence,
-            "kept_accuracy": used.kept_accuracy,
-            "rejected_accuracy": used.rejected_accuracy,
-            "calibration_error": used.calibration_error,
+            **_metrics(used, _LOGGED),
             **({} if self.view is None else {"gamma": loop_state["em"]["gamma"]}),
             **{f"{name}_accuracy": of.accuracy for name, of in views.items() if len(views) > 1},
             **scores,
@@ -270,8 +269,7 @@ def soft_labels(step: int, found: Evaluation) -> dict[str, Any]:
     }
 
 
-def _shares(found: Evaluation) -> dict[str, float]:
-    names = ("accuracy", "kept", "kept_accuracy", "calibration_error")
+def _metrics(found: Evaluation, names: Sequence[str]) -> dict[str, float]:
     return {name: getattr(found, name) for name in names}
 
 

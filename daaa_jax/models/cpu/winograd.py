@@ -135,24 +135,25 @@ def _right_factors_transposed(gradients, scheme):
     return rows.reshape(size, size, *gradients.shape[1:])
 
 
-def _outputs(products, scheme):
-    """Images `[B, H, W, F]` from a grid of products `[B, tiles, tiles, F]`."""
+def _combined(columns, coefficients):
+    """Yields rows of weighted sums of a grid of arrays along both of its axes."""
 
     def along(values):
-        return [_weighted(coefficients, values) for coefficients in scheme.outputs]
+        return [_weighted(row, values) for row in coefficients]
 
-    rows = zip(*(along(column) for column in _columns(products)), strict=True)
-    return _interleave([_interleave(along(row), 2) for row in rows], 1)
+    return map(along, zip(*map(along, columns), strict=True))
+
+
+def _outputs(products, scheme):
+    """Images `[B, H, W, F]` from a grid of products `[B, tiles, tiles, F]`."""
+    rows = _combined(_columns(products), scheme.outputs)
+    return _interleave([_interleave(row, 2) for row in rows], 1)
 
 
 def _outputs_transposed(gradients, scheme):
-    def along(values):
-        return [_weighted(coefficients, values) for coefficients in _columns(scheme.outputs)]
-
     count = len(scheme.outputs)
     pixels = [[gradients[:, i::count, j::count] for i in range(count)] for j in range(count)]
-    rows = zip(*(along(column) for column in pixels), strict=True)
-    return [along(row) for row in rows]
+    return list(_combined(pixels, _columns(scheme.outputs)))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -160,10 +161,6 @@ def _tiled(images, kernel, scheme):
     left = _left_factors(stored(images), scheme)
     right = iter(_right_factors(kernel, scheme))
     return _outputs([[matmul(factor, next(right)) for factor in row] for row in left], scheme)
-
-
-def _tiled_forward(images, kernel, scheme):
-    return _tiled(images, kernel, scheme), (images, kernel)
 
 
 def _tiled_backward(scheme, residuals, gradient):
@@ -180,7 +177,7 @@ def _tiled_backward(scheme, residuals, gradient):
     )
 
 
-_tiled.defvjp(_tiled_forward, _tiled_backward)
+_tiled.defvjp(lambda *inputs: (_tiled(*inputs), inputs[:2]), _tiled_backward)
 
 
 def winograd(images: Array, kernel: Array) -> Array:

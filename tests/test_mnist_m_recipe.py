@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from daaa_jax.data import randomness, recipe
+from daaa_jax.data import mnist_m_recipe, randomness
 
 
 def blend(digits: np.ndarray, photos: list[np.ndarray], seed: int) -> np.ndarray:
-    return recipe.blend(digits, photos, randomness.generator(seed, "test"))
+    return mnist_m_recipe.blend(digits, photos, randomness.generator(seed, "test"))
 
 
 def make_photos() -> list[np.ndarray]:
