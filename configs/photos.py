@@ -12,6 +12,18 @@ JMMD_LAYERS = (
 )
 
 
+# The solver of the JAN paper, and of CAN (Kang et al., CVPR 2019): SGD, rate 0.01 for the new layer
+# and a tenth of it for pretrained layers.
+_SOLVER = {
+    "name": "sgd",
+    "learning_rate": 1e-3,
+    "schedule": "progress",
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "classifier_factor": 10.0,
+}
+
+
 def get_config() -> ConfigDict:
     """The paper's settings for Office-31, and JAN's where the paper refers to JAN."""
     config = base.get_config()
@@ -52,18 +64,8 @@ def get_config() -> ConfigDict:
     )
     config.translate.update(batch_size=16, part_size=256)
 
-    # The solver of the JAN paper, and of CAN (Kang et al., CVPR 2019): SGD, rate 0.01 for the new
-    # layer and a tenth of it for pretrained layers.
-    solver = dict(
-        name="sgd",
-        learning_rate=1e-3,
-        schedule="progress",
-        momentum=0.9,
-        weight_decay=5e-4,
-        classifier_factor=10.0,
-    )
     config.source.update(batch_size=64, epochs=30, round_epochs=5)
-    config.source.optimizer.update(solver)
+    config.source.optimizer.update(_SOLVER)
     config.adapt.update(
         batch_size=64,
         rounds=20,
@@ -75,7 +77,7 @@ def get_config() -> ConfigDict:
         layers="(?!conv1$|conv_stem$).*",  # all but the first convolution
         jmmd_layers=JMMD_LAYERS,
     )
-    config.adapt.optimizer.update(solver)
+    config.adapt.optimizer.update(_SOLVER)
     # EM starts at once: the source network is good enough on the target.
     config.em.start_step = 0
     config.evaluate.batch_size = 64

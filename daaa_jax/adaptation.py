@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -148,8 +149,6 @@ def train_step(
     settings = config.adapt
     sizes = group_sizes(settings.batch_size, [settings.mix[group] for group in GROUPS])
     sources = sum(sizes[:2])
-    # Without translations both networks see the same image, and its L_AT says nothing.
-    aligned = needs_translations(config)
 
     # Views.
     seen = draw_views_of_pairs(state, batch, sizes, config)
@@ -160,20 +159,16 @@ def train_step(
     kept = em.keep_mask(posterior, config.em.threshold)
     em_weight = (state.step >= config.em.start_step).astype(jnp.float32)
 
-    # Losses: Eq. 12.
+    # Losses: Eq. 12. Without translations both networks see the same image, and L_AT says nothing.
     def loss(params):
-        logits, updates = model.apply(
-            {**state.target, "params": params},
-            seen.target,
-            train=settings.batch_norm == "batch",
-            mutable=["intermediates", *(["batch_stats"] * (settings.batch_norm == "batch"))],
-        )
-        target_maps = attention.collect(updates["intermediates"], settings.layers)
-        alignment = jnp.float32(0)
-        if aligned:
+        variables = {**state.target, "params": params}
+        logits, maps, statistics = observe_in_training(model, variables, seen.target, settings)
+        alignment, measured = jnp.float32(0), {}
+        if needs_translations(config):
             alignment = attention.alignment_loss(
-                source_maps, target_maps, settings.measure, settings.jmmd_layers
+                source_maps, maps, settings.measure, settings.jmmd_layers
             )
+            measured = {"alignment": alignment}
         total, parts = objective(
             logits,
             batch.labels,
@@ -184,8 +179,6 @@ def train_step(
             em_weight=em_weight,
             normalize=config.em.normalize,
         )
-        statistics = updates.get("batch_stats", state.target.get("batch_stats"))
-        measured = {"alignment": alignment} if aligned else {}
         return total, (logits, statistics, {"loss": total, **measured, **parts})
 
     # Update.
@@ -242,6 +235,24 @@ def observe(
     """Logits of a fixed network, `[B,K]`, and its attention maps by layer (Eq. 4)."""
     logits, observed = model.apply(variables, images, mutable=["intermediates"], train=False)
     return logits, attention.collect(observed["intermediates"], layers)
+
+
+def observe_in_training(
+    model: nn.Module, variables: Variables, images: Array, settings: ConfigDict
+) -> tuple[Array, Mapping[str, Array], Any]:
+    """Logits and maps of the target network, as `observe`, and its updated batch statistics.
+
+    Args:
+      model: the classifier.
+      variables: of the target network.
+      images: `[B,h,w,3]`.
+      settings: `config.adapt`; `layers` and `batch_norm` are read.
+    """
+    train = settings.batch_norm == "batch"
+    collections = ["intermediates", "batch_stats"] if train else ["intermediates"]
+    logits, updates = model.apply(variables, images, train=train, mutable=collections)
+    maps = attention.collect(updates["intermediates"], settings.layers)
+    return logits, maps, updates.get("batch_stats", variables.get("batch_stats"))
 
 
 def soft_labels(
