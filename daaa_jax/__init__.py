@@ -8,7 +8,18 @@ The functions are those of `daaa_jax.api`.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from daaa_jax.api import (
+        Result,
+        attention_maps,
+        load_config,
+        load_network,
+        predict,
+        run,
+        translate,
+    )
 
 __all__ = [
     "Result",

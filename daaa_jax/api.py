@@ -15,6 +15,7 @@ from daaa_jax.data import photos
 from daaa_jax.errors import UserError, check_choice
 from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.models.network_file import Trained
+from daaa_jax.runtime import accelerators, compilation
 
 _BATCH = 64
 
@@ -79,6 +80,8 @@ def run(config: ConfigDict | str, workdir: str | Path) -> Result:
     config = (
         load_config(config) if isinstance(config, str) else config.copy_and_resolve_references()
     )
+    compilation.configure(config.run)
+    accelerators.warn_if_unused()
     return Result(Workdir(workdir).path, pipeline.run(config, workdir))
 
 
@@ -108,7 +111,7 @@ def predict(network: Trained, images: np.ndarray | Sequence[str | Path]) -> np.n
       images: uint8 `[N,size,size,3]` with the network's `image_size`; or image files of any size.
 
     Raises:
-      UserError: if images have another shape or type, or a file cannot be read.
+      UserError: if there is no image, images have another shape or type, or a file cannot be read.
     """
     classify = jax.jit(functools.partial(inference.posterior, network))
     on_device = functools.partial(classify, jax.device_put(network.variables))
@@ -170,11 +173,13 @@ def _check_shape(images: np.ndarray, size: int) -> None:
 
 
 def _batched(function: Callable[[np.ndarray], Any], images: np.ndarray) -> Any:
-    """Applies a function in batches of `_BATCH` images; returns host arrays."""
-    padding = [(0, -len(images) % _BATCH), *[(0, 0)] * 3]
-    padded = np.pad(images, padding)
+    """Applies a function in batches of up to `_BATCH` images; returns host arrays."""
+    if not len(images):
+        raise UserError("no images given")
+    size = min(_BATCH, len(images))
+    padded = np.pad(images, [(0, -len(images) % size), *[(0, 0)] * 3])
     parts = [
-        jax.device_get(function(padded[first : first + _BATCH]))
-        for first in range(0, len(padded), _BATCH)
+        jax.device_get(function(padded[first : first + size]))
+        for first in range(0, len(padded), size)
     ]
     return jax.tree.map(lambda *each: np.concatenate(each)[: len(images)], *parts)

@@ -1,9 +1,12 @@
 """Loads configs by path, `configs/office.py:w2a`, or by name from any folder, `office:w2a`."""
 
+import contextlib
+import importlib
 import importlib.machinery
 import importlib.util
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +20,8 @@ FOLDER = next(
     (place for place in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if place.is_dir()),
     _PACKAGE.parent / "configs",
 )
+_NAME = re.compile(r"configs(\.|$)")
+_loaded: dict[str, ModuleType] = {}  # ours, while another package has the name `configs`
 
 
 def load(config: str, settings: Mapping[str, str] | None = None) -> ConfigDict:
@@ -26,42 +31,39 @@ def load(config: str, settings: Mapping[str, str] | None = None) -> ConfigDict:
       config: a file or the name of a config of this project, with its argument after a colon.
       settings: values to override as text, by dotted name.
 
+    Returns:
+      The config; it takes no new settings.
+
     Raises:
       UserError: if the config, a word of its argument or a setting is unknown, or a value has the
         wrong type.
     """
     name, _, argument = config.partition(":")
-    module = _module(name)
-    from configs import base
-
-    try:
-        found = module.get_config(*([argument] if argument else []))
-        base.override(found, settings or {})
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    return found
-
-
-def _module(name: str) -> ModuleType:
-    _register()
     path = Path(name) if name.endswith(".py") else FOLDER / f"{name}.py"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.py") if _is_config(p)))
         raise UserError(
             f"--config={name}: there is no such config; expected one of {known}, or a file"
         )
-    if path.resolve().parent == FOLDER.resolve():
-        module = importlib.import_module(f"configs.{path.stem}")
-    else:
-        loader = importlib.machinery.SourceFileLoader(f"_config_{path.stem}", str(path))
-        module = ModuleType(loader.name)
-        module.__file__ = loader.path
+    with _configs_importable(path.parent):
         try:
-            loader.exec_module(module)
-        except (ImportError, SyntaxError) as error:
-            raise UserError(f"--config={name} cannot be imported: {error}") from error
-    if not hasattr(module, "get_config"):
-        raise UserError(f"--config={name} is not a config: it has no function get_config")
+            found = _module(path).get_config(*([argument] if argument else []))
+            importlib.import_module("configs.base").override(found, settings or {})
+            return found.lock()
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        except Exception as error:  # a user's file may contain any mistake
+            kind = type(error).__name__
+            raise UserError(f"--config={config} cannot be loaded: {kind}: {error}") from error
+
+
+def _module(path: Path) -> ModuleType:
+    if path.resolve().parent == FOLDER.resolve():
+        return importlib.import_module(f"configs.{path.stem}")
+    loader = importlib.machinery.SourceFileLoader(f"_config_{path.stem}", str(path))
+    module = ModuleType(loader.name)
+    module.__file__ = loader.path
+    loader.exec_module(module)
     return module
 
 
@@ -69,9 +71,31 @@ def _is_config(path: Path) -> bool:
     return path.stem not in ("__init__", "base", "photos")
 
 
-def _register() -> None:
-    """Makes `import configs` find those of this project, whatever the current folder."""
-    if "configs" not in sys.modules:
-        spec = importlib.machinery.ModuleSpec("configs", None, is_package=True)
-        spec.submodule_search_locations = [str(FOLDER)]
-        sys.modules["configs"] = importlib.util.module_from_spec(spec)
+@contextlib.contextmanager
+def _configs_importable(folder: Path) -> Iterator[None]:
+    """Within the block `import configs` finds those of this project, and modules in `folder`.
+
+    Another package of that name, as many projects have one, is put back afterwards.
+    """
+    others = {name: module for name, module in sys.modules.items() if _NAME.match(name)}
+    if FOLDER in map(Path, getattr(others.get("configs"), "__path__", ())):
+        others, ours = {}, {}  # in a checkout it is this project's already
+    else:
+        ours = _loaded
+        if not ours:
+            spec = importlib.machinery.ModuleSpec("configs", None, is_package=True)
+            spec.submodule_search_locations = [str(FOLDER)]
+            ours["configs"] = importlib.util.module_from_spec(spec)
+        for name in others:
+            del sys.modules[name]
+        sys.modules.update(ours)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        if ours:
+            ours |= {name: module for name, module in sys.modules.items() if _NAME.match(name)}
+            for name in ours:
+                del sys.modules[name]
+            sys.modules.update(others)

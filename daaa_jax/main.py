@@ -31,12 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from daaa_jax.experiment.workdir import default_workdir
     from daaa_jax.runtime import compilation, distributed
 
-    if config.run.deterministic:
-        compilation.be_deterministic()
+    compilation.configure(config.run)
     distributed.start(options.coordinator, options.num_processes, options.process_id)
     logging.set_verbosity(logging.WARNING)  # Orbax logs every file
-    if config.run.compilation_cache:
-        compilation.enable_cache()
     accelerators.warn_if_unused()
     workdir = options.workdir or default_workdir(options.config, settings)
     result = pipeline.run(config, workdir, options.stage, options.profile)

@@ -20,7 +20,7 @@ from daaa_jax.evaluation import diagnostics, paired_inference
 from daaa_jax.experiment import result as results
 from daaa_jax.experiment import stages as stage_rules
 from daaa_jax.experiment.stages import NEEDS, OURS, STAGES, Stages
-from daaa_jax.experiment.workdir import Workdir, same_paths
+from daaa_jax.experiment.workdir import Workdir, identity_settings, same_paths
 from daaa_jax.models import network_file, parameter_table
 from daaa_jax.report import page
 from daaa_jax.runtime import device_memory, distributed, files
@@ -58,6 +58,8 @@ def run(
     place = Workdir(workdir)
     started = place.config() if place.config_json.exists() else None
     validate.fit_to_devices(config, mesh.size, started)
+    if started is not None and place.result_json.exists() and _is_same(started, config):
+        return _finished_before(place, config, profiled)
     # Check before writing: a run with bad settings or missing data leaves no files.
     validate.check_settings(config, mesh)
     validate.check_workdir(place.path)
@@ -65,7 +67,7 @@ def run(
     task = load_task(config.data)
     shapes = validate.network_shapes(config, task)
     job = _Run(config, task, place, mesh)
-    if place.result_json.exists() and job.stages_to_run("all") == []:
+    if job.stages.has_result():
         return _finished_before(place, config, profiled)
     job.check_needs(stage)
     with place.locked():
@@ -86,6 +88,12 @@ def run(
             page.write(place)
     distributed.barrier("result written")  # processes that exit wait only a minute for others
     return result
+
+
+def _is_same(started: ConfigDict, config: ConfigDict) -> bool:
+    """Whether two configs have the same settings and paths."""
+    settings = map(identity_settings, (started, config))
+    return same_paths(started, config) and not files.differing_settings(*settings)
 
 
 def _finished_before(workdir: Workdir, config: ConfigDict, profiled: bool) -> dict[str, Any]:

@@ -113,10 +113,10 @@ def _write(rows: Iterable[Row], classes: Sequence[str], file: TextIO) -> int:
 class _Callable(types.ModuleType):
     """Makes this module callable: `daaa_jax.predict(...)` is `api.predict(...)`."""
 
-    def __call__(self, *arguments: Any) -> np.ndarray:
+    def __call__(self, *arguments: Any, **named: Any) -> np.ndarray:
         from daaa_jax import api
 
-        return api.predict(*arguments)
+        return api.predict(*arguments, **named)
 
 
 sys.modules[__name__].__class__ = _Callable

@@ -219,15 +219,13 @@ def _trainer(config: ConfigDict, together: bool) -> Trainer:
     import jax
 
     from daaa_jax import pipeline
-    from daaa_jax.runtime import allocator, compilation, distributed
+    from daaa_jax.runtime import accelerators, allocator, compilation, distributed
 
     allocator.keep_freed_memory()
-    if config.run.deterministic:
-        compilation.be_deterministic()
+    compilation.configure(config.run)
     if together:  # several processes of one run; with --cells each host trains alone
         distributed.start()
-    if config.run.compilation_cache:
-        compilation.enable_cache()
+    accelerators.warn_if_unused()
 
     def train(config: ConfigDict, workdir: Workdir) -> None:
         try:

@@ -131,8 +131,8 @@ def _check_numbers(config: ConfigDict) -> None:
         if (value := _get(config, name)) <= 0:
             raise UserError(f"{name}={value} must be greater than 0")
     for name in ("model.widths", "baselines.dann.widths", "baselines.dsn.widths"):
-        if any(width < 1 for width in _get(config, name) or ()):
-            raise UserError(f"{name}={_get(config, name)}: each must be at least 1")
+        if not all(type(width) is int and width >= 1 for width in _get(config, name) or ()):
+            raise UserError(f"{name}={_get(config, name)}: expected integers of at least 1")
     if not sum(config.adapt.mix.values()):
         raise UserError("adapt.mix: at least one of s, t_f, t and s_f must be greater than 0")
     if config.em.threshold > 2:

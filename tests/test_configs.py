@@ -2,7 +2,10 @@
 
 import functools
 import re
+import subprocess
+import sys
 
+import commands
 import jax
 import pytest
 from ml_collections import ConfigDict
@@ -157,6 +160,55 @@ def test_both_spellings_of_a_setting_give_the_same_value_and_the_same_error(file
     assert len(tried) == 4 + sum(map(len, BAD.values()))
     for name in ("adapt.bta", "adapt", "adapt.beta.x"):
         assert loaded_or_refused(f"{file}:{name}=1") == loaded_or_refused(file, {name: "1"})
+
+
+def test_config_takes_no_new_setting():
+    config = config_files.load("digits:smoke")
+    with pytest.raises(AttributeError, match="bta"):
+        config.adapt.bta = 1.0
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["import nothing_at_all", "def get_config(", "x = 1", "def get_config(): return {}[1]"],
+)
+def test_mistake_in_a_config_file_is_one_line(tmp_path, text):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(UserError, match=re.escape(f"--config={path}")) as error:
+        config_files.load(str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_another_package_called_configs_is_left_alone(tmp_path):
+    """Also with a config file that imports one of ours, and a module beside it."""
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "__init__.py").write_text("")
+    (tmp_path / "configs" / "theirs.py").write_text("name = 'theirs'")
+    (tmp_path / "beside.py").write_text("rounds = 7")
+    (tmp_path / "mine.py").write_text(
+        "import beside\n"
+        "from configs import digits\n"
+        "def get_config():\n"
+        "    config = digits.get_config('smoke')\n"
+        "    config.adapt.rounds = beside.rounds\n"
+        "    return config\n"
+    )
+    code = (
+        "import configs, daaa_jax; assert daaa_jax.load_config('digits:smoke').smoke; "
+        "assert daaa_jax.load_config('mine.py').adapt.rounds == 7; "
+        "import configs.theirs; assert configs.theirs.name == 'theirs'; "
+        "assert daaa_jax.load_config('folder:smoke').smoke"
+    )
+    place = {"PYTHONPATH": str(commands.ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=commands.environment() | place,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 # Settings that depend on others

@@ -91,6 +91,27 @@ def test_requirements_and_extras_agree():
         assert any(other.startswith(name) for other in optional)
 
 
+def test_ci_runs_the_test_command_of_the_readme():
+    (command,) = (
+        line for line in (ROOT / "README.md").read_text().splitlines() if "-m pytest" in line
+    )
+    assert f"\n{command} || exit 1\n" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_of_daaa_refuses_an_unknown_flag(command):
+    done = commands.call("__main__", command, "--nonsense")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_daaa_lists_its_commands_and_refuses_others():
+    listed = commands.call("__main__").stdout
+    assert all(f"\n  {command} " in listed for command in COMMANDS)
+    done = commands.call("__main__", "trian")
+    assert done.returncode == 1 and "trian" in done.stderr and done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_refuses_an_unknown_flag_with_one_line_and_exit_code_1(command):
     module = {"train": "main"}.get(command, command)

@@ -271,6 +271,7 @@ def test_result_is_not_shown_for_other_images_with_the_same_names(finished, root
     marker = workdir / "adapt" / "finished.json"
     content = json.loads(marker.read_text())
     content["settings"]["version"] = 0  # of an earlier version of the program
+    content["fingerprint"] = "earlier"
     marker.write_text(json.dumps(content))
     before = times()
     done = call("main", *folder_flags(tmp_path / "moved", workdir))
@@ -280,6 +281,8 @@ def test_result_is_not_shown_for_other_images_with_the_same_names(finished, root
     assert {name for name, time in times().items() if time != before.get(name)} == {"config.json"}
     config = json.loads((workdir / "config.json").read_text())["config"]
     assert config["data"]["source"] == str(tmp_path / "moved" / "catalogue")
+    shutil.rmtree(tmp_path / "moved")  # a result needs no data to be shown
+    assert call("main", *folder_flags(tmp_path / "moved", workdir)).stdout == done.stdout
     shutil.copytree(root, tmp_path / "other")
     write_image(tmp_path / "other" / "phone" / "IMG_0000.jpg", 1, 999, 80)
     line = refused("main", *folder_flags(tmp_path / "other", workdir))

@@ -1,7 +1,10 @@
 """The command, from its flags to its result: run as a user runs it."""
 
+import contextlib
 import csv
+import errno
 import json
+import os
 import random
 import re
 import shutil
@@ -12,12 +15,14 @@ import time
 from pathlib import Path
 
 import commands
+import filelock
 import numpy as np
 import pytest
 from commands import call, refused
 from PIL import Image
 
 from daaa_jax.data import load_task
+from daaa_jax.errors import UserError
 from daaa_jax.experiment.workdir import Workdir, command, default_workdir
 from daaa_jax.models import network_file
 from daaa_jax.runtime import exit_codes, metrics
@@ -422,6 +427,22 @@ def test_workdir_that_another_run_writes_to_is_refused(tmp_path):
         assert str(tmp_path / "run") in refused("main", *flags)
         assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
     with Workdir(tmp_path).locked():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("code", "refused"),
+    [(errno.ENOLCK, False), (errno.EOPNOTSUPP, False), (errno.ENOSYS, False), (errno.EROFS, True)],
+)
+def test_file_system_without_locks_is_used_without(tmp_path, monkeypatch, code, refused):
+    def acquire(lock):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+    expected = contextlib.nullcontext()
+    if refused:
+        expected = pytest.raises(UserError, match=str(tmp_path))
+    with expected, Workdir(tmp_path).locked():
         pass
 
 

@@ -255,6 +255,16 @@ def test_sweep_has_a_page_with_tables_figures_and_runs(tmp_path):
     assert (tmp_path / "report" / "index.html").read_text() == text
 
 
+def test_cell_of_a_version_with_several_seeds_in_a_run_is_not_run_again(tmp_path):
+    arguments = ("table4", "--data=office10", "--seeds=1", "--tasks=d2a", "--methods=Ours")
+    (name,) = run(tmp_path, *arguments)
+    path = tmp_path / "runs" / name / "config.json"
+    about = json.loads(path.read_text())
+    about["config"]["seeds"] = 1
+    path.write_text(json.dumps(about))
+    assert not run(tmp_path, *arguments)
+
+
 def test_cell_without_a_run_is_shown_as_not_run(tmp_path):
     run(tmp_path, "table3", "--data=office10", "--only_show")
     assert not (tmp_path / "runs").exists()

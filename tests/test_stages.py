@@ -1,6 +1,9 @@
 """A stage is valid if its inputs have the same hash; finished stages of other runs are reused."""
 
+import copy
+import functools
 import json
+from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
@@ -68,8 +71,31 @@ def test_stage_started_with_other_inputs_is_refused_and_they_are_named(tmp_path)
     assert json.loads((tmp_path / "pair" / "started.json").read_text()) == INPUTS["pair"]
 
 
-def test_setting_added_later_is_not_an_input_while_it_has_its_default(monkeypatch):
-    monkeypatch.setitem(rules.ADDED_LATER, "pair.warmth", 0.0)
-    assert rules._without_later_defaults({"pair": {"epochs": 3, "warmth": 0.0}}) == INPUTS
-    warmer = {"pair": {"epochs": 3, "warmth": 0.5}}
-    assert rules._without_later_defaults(warmer) == warmer
+def test_finished_run_stays_finished_on_other_devices_and_in_later_versions(tmp_path):
+    """And without the stages that it reused; not with other settings."""
+    inputs = {"model": {"name": "resnet50", "dtype": "bfloat16"}, "version": 3, "beta": 0.1}
+    stages(tmp_path, inputs={"adapt": inputs}).finish("adapt", {})
+    now = {"model": {"name": "resnet50", "dtype": "float32"}, "version": 4, "beta": 0.1}
+    assert not stages(tmp_path, inputs={"adapt": now}).has_result()
+    files.write_json(tmp_path / "result.json", {})
+    assert stages(tmp_path, inputs={"adapt": now}).has_result()
+    assert not stages(tmp_path, inputs={"adapt": now | {"beta": 0.2}}).has_result()
+
+
+@pytest.mark.parametrize("name", ["pair.warmth", "pair.optimizer.warmth", "warmth"])
+def test_setting_added_later_is_not_an_input_while_it_has_its_default(monkeypatch, name):
+    monkeypatch.setitem(rules.ADDED_LATER, name, 0.0)
+    before = {"pair": {"epochs": 3, "optimizer": {"name": "adam"}}}
+    for value in (0.0, 0.5):
+        now = copy.deepcopy(before)
+        *groups, last = name.split(".")
+        functools.reduce(dict.__getitem__, groups, now)[last] = value
+        assert rules._without_later_defaults(now) == (now if value else before)
+
+
+def test_parent_folder_that_cannot_be_listed_holds_no_siblings(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert stages(tmp_path / "run").workdir_of("pair") == Workdir(tmp_path / "run")

@@ -68,7 +68,7 @@ def measure_once(
     view: "SecondView",
     step: int,
     posterior: Variables,
-    memory: MutableMapping[str, Any],
+    loop_state: MutableMapping[str, Any],
 ) -> float | None:
     """Measures and prints the weight if it is due, and warns of poor translations.
 
@@ -76,19 +76,19 @@ def measure_once(
       view: reads the translations.
       step: updates made.
       posterior: variables of M^post.
-      memory: the loop state, where the measurement is stored under `em`.
+      loop_state: where the measurement is stored under `em`.
 
     Returns:
       gamma, or None if it is not due.
     """
     due = measured_at(view.config)
-    if "em" not in memory:
-        memory["em"] = {"gamma": 0.0}
+    if "em" not in loop_state:
+        loop_state["em"] = {"gamma": 0.0}
         if due is None:
             _print("second view: not measured, as the posterior network never changes; gamma 0")
     if step != due:
         return None
-    found = memory["em"] = view.measure(posterior)
+    found = loop_state["em"] = view.measure(posterior)
     _print(describe(found))
     if text := warning(found, view.config.em.tolerance):
         _print(f"warning: {text}")

@@ -3,10 +3,12 @@
 A stage is valid if the hash stored with it equals the hash of its current inputs.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from daaa_jax import models
@@ -130,12 +132,19 @@ def inputs(
 
 
 def _without_later_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
-    kept = dict(settings)
+    flat = traverse_util.flatten_dict(settings, keep_empty_nodes=True)
     for name, default in ADDED_LATER.items():
-        group, setting = name.split(".")
-        if isinstance(kept.get(group), Mapping) and kept[group].get(setting) == default:
-            kept[group] = {key: value for key, value in kept[group].items() if key != setting}
-    return kept
+        key = tuple(name.split("."))
+        if key in flat and flat[key] == default:
+            del flat[key]
+    return traverse_util.unflatten_dict(flat)
+
+
+def _without_machine(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs of a stage without what a finished run does not depend on any more."""
+    model = {name: value for name, value in settings["model"].items() if name != "dtype"}
+    kept = {name: value for name, value in settings.items() if name not in ("version", "start")}
+    return kept | {"model": model}
 
 
 class Stages:
@@ -169,6 +178,18 @@ class Stages:
     def finished(self, stage: str) -> dict[str, Any] | None:
         """The marker of a finished stage; None if it is not finished."""
         return self._marker(stage, self.workdir_of(stage))
+
+    def has_result(self) -> bool:
+        """Whether the run is finished here, with these settings and data.
+
+        Unlike `finished`, whatever the version and the devices, and even if a stage that it reused
+        was removed since.
+        """
+        marker = self.workdir.marker("adapt")
+        if marker is None or not self.workdir.result_json.exists():
+            return False
+        before, now = _without_machine(marker["settings"]), _without_machine(self.inputs["adapt"])
+        return not files.differing_settings(before, now)
 
     def check_started(self, stage: str) -> None:
         """Checks that a stage that was started here still has the same inputs.
@@ -231,8 +252,9 @@ class Stages:
             return [self.workdir]
         own = self.workdir.path.absolute()
         siblings: list[Path] = []
-        if self._uses_siblings and own.parent.is_dir():
-            siblings = sorted(place for place in own.parent.iterdir() if place != own)
+        with contextlib.suppress(OSError):  # a folder that may not be listed
+            if self._uses_siblings:
+                siblings = sorted(place for place in own.parent.iterdir() if place != own)
         others = [place for place in map(Workdir, siblings) if self._has_all(stage, place)]
         # A run resumes with the stage that it started with, even if siblings finished others since.
         recorded = self.workdir.reused().get(stage, {}).get("from", "")

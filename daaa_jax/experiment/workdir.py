@@ -1,6 +1,7 @@
 """A run's working directory: every path in it, its config, its lock."""
 
 import contextlib
+import errno
 import hashlib
 import importlib.metadata
 import platform
@@ -31,6 +32,8 @@ _EXTERNAL = (
     "source.checkpoint",
     "model.weights",
 )
+# Errors of file systems without locks.
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 # Behaviour of versions that did not have a setting.
 _BEFORE = {
     "adapt.recolour": 0.0,
@@ -166,6 +169,8 @@ class Workdir:
           UserError: if this is not a working directory.
         """
         config = ConfigDict(self.about()["config"])
+        if config.get("seeds") == 1:  # of versions that could train several
+            del config["seeds"]
         for name, value in _BEFORE.items():
             group, setting = name.split(".")
             if group in config and setting not in config[group]:
@@ -202,7 +207,7 @@ class Workdir:
         if distributed.started():
             yield
             return
-        lock = filelock.FileLock(self.path / ".lock", timeout=0)
+        lock = filelock.FileLock(self.path / ".lock", timeout=0, fallback_to_soft=False)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire()
@@ -210,10 +215,9 @@ class Workdir:
             raise Busy(
                 f"another run is writing to {self}: wait for its end, or choose another folder"
             ) from error
-        except NotImplementedError:  # no locks here
-            pass
-        except OSError as error:
-            raise UserError(f"--workdir={self} cannot be written: {error.strerror}") from error
+        except (OSError, NotImplementedError) as error:
+            if isinstance(error, OSError) and error.errno not in _WITHOUT_LOCKS:
+                raise UserError(f"--workdir={self} cannot be written: {error.strerror}") from error
         try:
             yield
         finally:

@@ -16,12 +16,6 @@ from daaa_jax.runtime import image_grid, metrics
 
 _MOST_POINTS = 400  # per curve; neighbouring points are averaged beyond
 _STAGES = ("pair", "source", "adapt")
-VALIDATOR_NAMES = {
-    "entropy": "entropy",
-    "information": "information maximisation",
-    "neighbourhood_density": "soft neighbourhood density",
-    "deep_embedded": "deep embedded validation",
-}
 _NETWORKS = {"source": "source network", "adapted": "adapted network"}
 _DOMAINS = ("source", "target")
 _COUNTS = {
@@ -212,7 +206,7 @@ def validators(lines: Lines) -> dict[str, Any] | None:
         return None
     drawn: list[Markup] = []
     for name in known:
-        full = VALIDATOR_NAMES[name]
+        full = name.replace("_", " ")
         curves = {full: curve(each, name)}
         drawn += _lines(f"validator-{name}", curves, "round", f"{full}, nats")
     return {"table": [_choice(name, each) for name in known], "charts": drawn}
@@ -222,7 +216,7 @@ def _choice(name: str, each: Lines) -> list[str]:
     scored = [(n, line) for n, line in enumerate(each, start=1) if line.get(name) is not None]
     number, chosen = max(scored, key=lambda item: item[1][name])
     labelled = [line for _, line in scored if line.get("target_test") is not None]
-    cells = [VALIDATOR_NAMES[name], str(number)]
+    cells = [name.replace("_", " "), str(number)]
     if len(labelled) < len(scored):
         return cells + ["no labels"] * 3
     accuracy = [line["target_test"] for line in labelled]

@@ -8,9 +8,18 @@ import zlib
 from pathlib import Path
 
 import jax
+from ml_collections import ConfigDict
 
 # Seconds; shorter compilations are not cached. JAX's default of 1 s leaves out the digit networks.
 _SHORTEST_COMPILATION = 0.1
+
+
+def configure(settings: ConfigDict) -> None:
+    """Applies `config.run`'s settings of compilation; call it before JAX's first computation."""
+    if settings.deterministic:
+        be_deterministic()
+    if settings.compilation_cache:
+        enable_cache()
 
 
 def enable_cache() -> None:

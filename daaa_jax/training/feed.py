@@ -77,7 +77,11 @@ class Feed:
         """
         if self._streams:
             return train_step
-        return lambda state, resident, batch: train_step(state, gather(resident, batch))
+
+        def step(state, resident, batch):
+            return train_step(state, gather(resident, batch))
+
+        return step
 
     def at(self, step: int) -> tuple[Any, ...]:
         """The arguments of update `step`, on the mesh; they depend on `step` alone.
