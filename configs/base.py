@@ -216,6 +216,9 @@ def split_argument(argument: str, words: Mapping[str, object]) -> tuple[list[str
     return chosen, settings
 
 
+_BOOLS = {"true": "True", "false": "False"}
+
+
 def override(config: ConfigDict, settings: Mapping[str, str]) -> None:
     """Overrides settings, such as `{"adapt.beta": "0.3"}`; values are parsed by the setting's type.
 
@@ -235,7 +238,7 @@ def override(config: ConfigDict, settings: Mapping[str, str]) -> None:
                 f"setting {key!r} is a group: {', '.join(_names(node[last], f'{key}.'))}"
             )
         try:
-            value = text if isinstance(node[last], str) else ast.literal_eval(text)
+            value = text if isinstance(node[last], str) else ast.literal_eval(_BOOLS.get(text, text))
             if isinstance(value, bool) != isinstance(node[last], bool):
                 raise TypeError
             node[last] = float(value) if isinstance(node[last], float) else value

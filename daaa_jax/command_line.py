@@ -59,7 +59,7 @@ def settings_of(arguments: Sequence[str]) -> dict[str, str]:
                 f"{word} is not a known flag; settings look like --config.adapt.beta=0.3"
             )
         if not equals:
-            if not words:
+            if not words or words[0].startswith("--"):
                 raise UserError(f"{word} has no value: give {word}=VALUE")
             value = words.pop(0)
         settings[name] = value

@@ -88,6 +88,8 @@ def test_two_tasks_are_refused():
         ("adapt.beta", "3e-1", 0.3),
         ("adapt.rounds", "3", 3),
         ("adapt.restart", "False", False),
+        ("adapt.restart", "false", False),
+        ("run.deterministic", "true", True),
         ("adapt.measure", "l1", "l1"),
         ("data.dir", "/a/b=c", "/a/b=c"),
         ("adapt.layers", "conv[12]", "conv[12]"),

@@ -312,6 +312,10 @@ def test_finished_stage_that_lost_its_network_is_not_trained_again(finished, tmp
         ),
         (["--config=README.md"], ["--config=README.md"]),
         (
+            ["--config.run.deterministic", "--config.seed=1", "--config=configs/digits.py:smoke"],
+            ["--config.run.deterministic=VALUE"],
+        ),
+        (
             ["--config=configs/digits.py:smoke,data.seed=202611271530"],
             ["data.seed=202611271530", "4294967295"],
         ),
