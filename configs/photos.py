@@ -31,6 +31,10 @@ def get_config() -> ConfigDict:
         source="",
         target="",
         target_test="",  # labelled folder for evaluation, instead of the target's own labels
+        # Of list files, data.source=LIST.txt: see daaa_jax/data/image_lists.py.
+        root="",  # folder of relative paths; empty: that of the list
+        path_prefix="",  # beginning of the paths that is left out
+        class_names="",  # a file with a name per line, or names separated by commas
         image_size=256,  # pixels: images are resized to this square, translated, then cropped
         on_error="raise",  # or skip: ignore unreadable images
         limit=0,  # use only this many images of each domain

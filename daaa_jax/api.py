@@ -159,7 +159,9 @@ def _pixels(network: Trained, images: np.ndarray | Sequence[str | Path]) -> np.n
         _check_shape(images, size)
         return images
     pixels = np.zeros((len(images), size, size, 3), np.uint8)
-    if unreadable := photos.read_all([Path(file) for file in images], pixels, ""):
+    if unreadable := photos.read_all(
+        [Path(file) for file in images], pixels, "", network.about.get("ranges")
+    ):
         row, reason = next(iter(unreadable.items()))
         raise UserError(f"{images[row]} cannot be read: {reason}")
     return pixels

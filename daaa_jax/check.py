@@ -2,85 +2,119 @@
 
     daaa check SOURCE [TARGET…]
 
-Each folder is a domain of photos or records, the source first. Reports image counts, classes
-missing from a domain, and files that are unreadable, tiny, or identical in two domains. The exit
-code is 1 if training would refuse a folder.
+Each is a domain, a folder of photos or records or a list file, the source first. Reports image
+counts, classes that a domain lacks or that have nearly the same name, and images that are
+unreadable, tiny, nearly uniform, or identical in two domains or classes. The exit code is 1 if
+training would refuse a folder.
 """
 
 import collections
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
-from PIL import Image
+import numpy as np
 
 from daaa_jax.command_line import Parser
-from daaa_jax.data import folders, photos, record_sets
+from daaa_jax.data import folders, image_lists, photo_domains, photos, record_sets
 from daaa_jax.data.record_sets import Domain
 from daaa_jax.errors import UserError
 from daaa_jax.runtime import exit_codes
 
 _TINY = 32  # pixels: shorter sides carry little information after resizing to 224
+_UNIFORM = 8  # of 255: smaller differences within an image are hardly visible
+_IMBALANCED = 10  # largest class, relative to the smallest
 _SHOWN = 10
+
+# By an image's checksum: folder, class and path of each file that holds it.
+Owners = dict[str, list[tuple[str, str, Path]]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the findings and returns the exit code."""
     parser = Parser("check", __doc__.splitlines()[0])
-    parser.add_argument("folders", nargs="+", metavar="DIR", help="a domain, the source first")
+    parser.add_argument(
+        "domains", nargs="+", metavar="DIR_OR_LIST", help="a domain, the source first"
+    )
+    parser.add_list_flags()
+    flags = parser.parse_args(arguments)
+    options = image_lists.Options(flags.root, flags.path_prefix, flags.class_names)
     failed, source_failed, listings = False, False, []
-    for number, folder in enumerate(parser.parse_args(arguments).folders):
+    for number, domain in enumerate(flags.domains):
         try:
-            listings.append(record_sets.find(folder) or folders.find(folder))
+            listings.append(photo_domains.find(domain, options))
         except UserError as error:
             print(f"error: {error}")
             failed, source_failed = True, source_failed or number == 0
-    owners: dict[str, list] = collections.defaultdict(list)
+    owners: Owners = collections.defaultdict(list)
     for number, listing in enumerate(listings):
         failed |= _check(listing, owners, is_source=number == 0 and not source_failed)
     if listings and not source_failed:
         failed |= _compare(listings)
-    duplicates = [paths for paths in owners.values() if len({folder for folder, _ in paths}) > 1]
-    if duplicates:
-        print(f"{len(duplicates)} images are in more than one domain (identical files):")
-        _show([" = ".join(str(path) for _, path in paths) for paths in duplicates])
+    _show_duplicates(owners)
     print("dataset check failed: fix the problems above" if failed else "OK")
     return int(failed)
 
 
-def _check(listing: Domain, owners: dict[str, list], is_source: bool) -> bool:
+def _check(listing: Domain, owners: Owners, is_source: bool) -> bool:
     """Prints the findings for one domain; returns whether training would refuse it."""
     classes = f"{len(listing.classes)} classes" if listing.classes else "no classes (unlabelled)"
     print(f"{listing.folder}: {len(listing.labels)} images, {classes}")
-    counts = [int((listing.labels == number).sum()) for number in range(len(listing.classes))]
-    for name, count in zip(listing.classes, counts, strict=True):
+    counts = {
+        name: int((listing.labels == number).sum()) for number, name in enumerate(listing.classes)
+    }
+    for name, count in counts.items():
         print(f"  {name}: {count}")
-    empty = [name for name, count in zip(listing.classes, counts, strict=True) if not count]
+    empty = [repr(name) for name, count in counts.items() if not count]
+    similar = [f"{a!r} and {b!r}" for a, b in folders.similar_classes(listing.classes)]
+    _report("classes without an image", empty)
+    _report("pairs of classes that differ only in case or spaces", similar)
+    if is_source and (low := min(counts.values(), default=0)) * _IMBALANCED <= max(
+        counts.values(), default=0
+    ):
+        rare = [f"{name}: {count}" for name, count in counts.items() if count == low]
+        _report(f"classes with less than a {_IMBALANCED}th of the images of the largest", rare)
     if isinstance(listing, record_sets.RecordSet):
-        if bad := record_sets.damaged(listing):
-            print(f"  {len(bad)} record files are damaged: convert the photos again")
-            _show(bad, "    ")
-        return bool(bad or (empty and is_source))
-    bad, tiny = [], []
-    for path in listing.paths:
+        bad = record_sets.damaged(listing)
+        _report("damaged record files: convert the photos again", bad)
+    else:
+        bad = _check_images(listing, owners)
+    return bool(bad or (empty and is_source))
+
+
+def _check_images(listing: folders.Listing, owners: Owners) -> list[str]:
+    """Prints the findings for the images of a domain; returns those that cannot be read."""
+    bad = [f"{path}: {reason}" for path, reason in listing.unreadable]
+    tiny, transparent, uniform = [], [], []
+    ranges = photos.value_ranges(listing.paths)
+    for path, label in zip(listing.paths, listing.labels, strict=True):
         try:
-            photos.read(path, 8)
-            with Image.open(path) as image:
+            pixels = photos.read(path, _TINY, ranges)
+            with photos.opened(path) as image:
                 if min(image.size) < _TINY:
-                    tiny.append(f"{path}: {image.size[0]} x {image.size[1]} pixels")
+                    tiny.append(f"{path}: {image.width} x {image.height} pixels")
+                if photos.is_all_transparent(image):
+                    transparent.append(str(path))
         except photos.UnreadableImage as error:
             bad.append(f"{path}: {error}")
             continue
-        owners[hashlib.sha256(path.read_bytes()).hexdigest()].append((listing.folder, path))
+        if np.ptp(pixels) < _UNIFORM:
+            uniform.append(f"{path}: values {pixels.min()} to {pixels.max()} of 255")
+        name = listing.classes[label] if listing.classes else ""
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        owners[content].append((str(listing.folder), name, path))
+    for kind, (low, high) in ranges.items():
+        print(f"  grey values of type {kind} are read from {low:g} (black) to {high:g} (white)")
     for what, lines in (
-        ("files cannot be read (--config.data.on_error=skip skips them)", bad),
-        ("classes without an image", empty),
-        (f"images have a side shorter than {_TINY} pixels", tiny),
-        ("files are ignored: no known image suffix", list(map(str, listing.others))),
+        ("files that cannot be read (--config.data.on_error=skip skips them)", bad),
+        (f"images with a side shorter than {_TINY} pixels", tiny),
+        ("images of one colour, or nearly", uniform),
+        ("images without a visible pixel, read as opaque", transparent),
+        ("files that are not images, left out", list(map(str, listing.others))),
+        ("files and folders of a system, ignored", list(map(str, listing.ignored))),
     ):
-        if lines:
-            print(f"  {len(lines)} {what}:")
-            _show(lines, "    ")
-    return bool(bad or (empty and is_source))
+        _report(what, lines)
+    return bad
 
 
 def _compare(listings: Sequence[Domain]) -> bool:
@@ -93,19 +127,36 @@ def _compare(listings: Sequence[Domain]) -> bool:
     failed = bool(why)
     if failed:
         print(why)
-    for listing in others:
-        if listing.name == source.name:
-            print(f"{listing.folder} has the same name as {source.folder}: rename one")
-            failed = True
     for listing in (other for other in others if other.classes and source.classes):
         missing = sorted(set(source.classes) - set(listing.classes))
         added = sorted(set(listing.classes) - set(source.classes))
         failed |= bool(added)
-        for names, what in ((missing, f"lacks {len(missing)}"), (added, f"adds {len(added)}")):
-            if names:
-                print(f"{listing.folder} {what} classes, compared with {source.folder}:")
-                _show(names)
+        for what, names in (
+            (f"{listing.folder} lacks classes of {source.folder}", missing),
+            (f"{listing.folder} has classes that {source.folder} lacks", added),
+        ):
+            _report(what, list(map(repr, names)), "")
     return failed
+
+
+def _show_duplicates(owners: Owners) -> None:
+    """Prints which files are identical in two domains, and in two classes of a domain."""
+    shared, twice = [], []
+    for copies in owners.values():
+        folders_of = {folder for folder, _, _ in copies}
+        line = " = ".join(str(path) for _, _, path in copies)
+        if len(folders_of) > 1:
+            shared.append(line)
+        if len({(folder, name) for folder, name, _ in copies}) > len(folders_of):
+            twice.append(line)
+    _report("identical files in more than one domain", shared, "")
+    _report("identical files in more than one class of a domain", twice, "")
+
+
+def _report(what: str, lines: Sequence[str], indent: str = "  ") -> None:
+    if lines:
+        print(f"{indent}{what}: {len(lines)}")
+        _show(lines, f"{indent}  ")
 
 
 def _show(lines: Sequence[str], indent: str = "  ") -> None:

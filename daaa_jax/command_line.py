@@ -38,6 +38,14 @@ class Parser(argparse.ArgumentParser):
         )
         return group
 
+    def add_list_flags(self):
+        """Adds the flags that say how list files are read, see `data.image_lists.Options`."""
+        self.add_argument("--root", default="", help="of list files: folder of relative paths")
+        self.add_argument("--path_prefix", default="", help="of list files: left out of the paths")
+        self.add_argument(
+            "--class_names", default="", help="of list files: a file of names, or names with commas"
+        )
+
     def error(self, message: str) -> NoReturn:
         """Raises a `UserError` instead of printing the usage."""
         raise UserError(message)

@@ -6,8 +6,8 @@ Use `DIR` in place of a folder of photos: `--config.data.source=DIR`. It can be 
 object storage and read from there: `--config.data.source=gs://…`. Rerun the same command to resume.
 """
 
+import functools
 import hashlib
-import itertools
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -75,37 +75,47 @@ def convert(folder: str | Path, out: Path, size: int, shard: int, on_error: str)
         raise UserError(f"--out={out} is not empty: give a new folder")
     write_json(started, what)
     records.drop_halves(out)
+    ranges = photos.value_ranges(listing.paths)
     starts = range(0, len(listing.paths), shard)
     shards = [record_sets.shard_name(number) for number in range(len(starts))]
     with Progress(f"convert {listing.name}", len(listing.paths)) as progress:
         for name, start in zip(shards, starts, strict=True):
             rows = range(start, min(start + shard, len(listing.paths)))
             if not (out / f"{name}.json").exists():
-                _write_shard(out, name, listing, rows, size)
+                _write_shard(out, name, listing, rows, size, ranges)
             progress.update(rows.stop, {})
-    bad = [line for name in shards for line in read_json(out / f"{name}.json")["unreadable"]]
+    bad = [(path.relative_to(listing.folder), reason) for path, reason in listing.unreadable]
+    bad += [line for name in shards for line in read_json(out / f"{name}.json")["unreadable"]]
     if bad and on_error != "skip":
         lines = "\n".join(f"  {listing.folder / file}: {reason}" for file, reason in bad)
         raise UserError(
             f"{len(bad)} images cannot be read: fix them and convert to a new folder, or rerun "
             f"with --on_error=skip to skip them\n{lines}"
         )
-    if len(bad) == len(listing.paths):
+    written = sum(len(read_json(out / f"{name}.json")["files"]) for name in shards)
+    if not written:
         raise UserError(
             f"no image in {listing.folder} can be read ({bad[0][1]}): nothing to convert"
         )
-    record_sets.write_index(out, listing.classes, size, shards)
+    record_sets.write_index(out, listing.classes, size, shards, ranges)
     left_out = f", {len(bad)} unreadable ones left out" if bad else ""
-    print(f"{len(listing.paths) - len(bad)} images{left_out}: {out}", flush=True)
+    print(f"{written} images{left_out}: {out}", flush=True)
 
 
-def _write_shard(out: Path, name: str, listing: folders.Listing, rows: range, size: int) -> None:
+def _write_shard(
+    out: Path,
+    name: str,
+    listing: folders.Listing,
+    rows: range,
+    size: int,
+    ranges: photos.ValueRanges,
+) -> None:
     """Writes one file of records, then a JSON file that describes its content."""
     files, labels, unreadable = [], [], []
     digest = hashlib.sha256()
 
     def images() -> Iterator[np.ndarray]:
-        for row, image in _decoded(listing.paths, rows, size):
+        for row, image in _decoded(listing.paths, rows, size, ranges):
             file = str(listing.paths[row].relative_to(listing.folder))
             if isinstance(image, str):
                 unreadable.append([file, image])
@@ -129,15 +139,15 @@ def _write_shard(out: Path, name: str, listing: folders.Listing, rows: range, si
 
 
 def _decoded(
-    paths: Sequence[Path], rows: range, size: int
+    paths: Sequence[Path], rows: range, size: int, ranges: photos.ValueRanges
 ) -> Iterator[tuple[int, np.ndarray | str]]:
     """Yields each row with its image, or the reason if unreadable; decodes a few ahead."""
     threads = os.cpu_count() or 1
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(rows), threads * _AHEAD):
             some = rows[start : start + threads * _AHEAD]
-            images = pool.map(photos.try_read, (paths[row] for row in some), itertools.repeat(size))
-            yield from zip(some, images, strict=True)
+            read = functools.partial(photos.try_read, size=size, ranges=ranges)
+            yield from zip(some, pool.map(read, (paths[row] for row in some)), strict=True)
 
 
 if __name__ == "__main__":

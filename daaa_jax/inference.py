@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
 from daaa_jax import evaluation, losses, models, translation
-from daaa_jax.data import folders, photos
+from daaa_jax.data import image_files, image_lists, photos
 from daaa_jax.data.augment import crop_size, decode, encode
 from daaa_jax.errors import UserError, writable
 from daaa_jax.experiment import stages
@@ -153,22 +153,30 @@ def with_second_image(
     return dataclasses.replace(network, variables=variables, generator=generators.module)
 
 
-def find_images(places: Sequence[str]) -> list[Path]:
-    """Lists image files: the given files, and the images in the given folders, sorted.
+def find_files(places: Sequence[str], lists: image_lists.Options) -> list[Path]:
+    """Lists the given files, those named in lists (`.txt`), and all in folders, sorted.
+
+    Files that a system leaves in folders are left out, see `data.image_files`.
 
     Raises:
-      UserError: if a path does not exist or cannot be read, or there is no image.
+      UserError: if a path does not exist or cannot be read, or there is no file.
     """
-    found = []
+    found: list[Path] = []
     for place in map(Path, places):
         try:
             place.stat()
         except OSError as error:
             raise UserError(f"{place}: {(error.strerror or str(error)).lower()}") from error
-        found += folders.images_in(place) if place.is_dir() else [place]
+        if place.is_dir():
+            files = image_files.scan(place)
+            unreadable = (path for path, _ in files.unreadable)
+            found += sorted([*files.images, *files.others, *unreadable])
+        elif place.suffix.lower() == ".txt":
+            found += (path for path, _ in image_lists.read(place, lists))
+        else:
+            found.append(place)
     if not found:
-        endings = ", ".join(sorted(photos.SUFFIXES))
-        raise UserError(f"no image in {', '.join(places)}; known suffixes are {endings}")
+        raise UserError(f"no file in {', '.join(places)}")
     return found
 
 
@@ -184,7 +192,7 @@ def predict(
 
     Args:
       network: as returned by `load_network`.
-      files: image files of any size.
+      files: of images of any size, and others.
       batch_size: images per batch.
       overlays: folder to write the images with attention overlays to; None writes none.
       overlay_layers: regular expression of the layers whose attention is shown.
@@ -211,7 +219,7 @@ def predict(
         for start in range(0, len(files), batch_size):
             batch = files[start : start + batch_size]
             padded = np.zeros((batch_size, size, size, 3), np.uint8)
-            unreadable = photos.read_all(batch, padded, "")
+            unreadable = photos.read_all(batch, padded, "", about.get("ranges"))
             posteriors = np.asarray(classify(variables, padded))
             if overlays is not None:
                 try:

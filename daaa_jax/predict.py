@@ -2,8 +2,8 @@
 
     daaa predict --workdir=runs/office-w2a IMAGE_OR_FOLDER…
 
-Writes a CSV with one row per image: file, class, the probability of each class, and an error if
-the image could not be read. `--overlays=DIR` also writes each image with an attention overlay.
+Writes a CSV with one row per file: file, class, the probability of each class, and an error if it
+could not be read. `--overlays=DIR` also writes each image with an attention overlay.
 """
 
 import contextlib
@@ -19,6 +19,7 @@ import numpy as np
 
 from daaa_jax import inference
 from daaa_jax.command_line import Parser
+from daaa_jax.data import image_lists
 from daaa_jax.errors import UserError, writable
 from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.runtime import compilation, exit_codes, files
@@ -33,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
       UserError: for any error that the user can fix.
     """
     parser = Parser("predict", __doc__.splitlines()[0])
-    parser.add_argument("images", nargs="+", help="image files or folders of images")
+    parser.add_argument("images", nargs="+", help="images, folders of images, or lists (.txt)")
+    parser.add_list_flags()
     parser.add_network_flags(inference.NETWORKS, default="selected")
     parser.add_argument(
         "--out", help="CSV file; by default predictions.csv in --workdir; - for standard output"
@@ -52,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError(f"--out={options.out} is a folder: give a file, such as predictions.csv")
     compilation.enable_cache()
     network = inference.load_network(workdir, options.network, options.paired)
-    images = inference.find_images(options.images)
+    images = inference.find_files(
+        options.images, image_lists.Options(options.root, options.path_prefix)
+    )
     rows = inference.predict(
         network,
         images,
@@ -66,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
     failed = f", {unreadable} unreadable (see column error)" if unreadable else ""
-    print(f"{len(images)} images{failed}: {options.out}", file=sys.stderr)
+    print(f"{len(images)} files{failed}: {options.out}", file=sys.stderr)
 
 
 def write_csv(rows: Iterable[Row], classes: Sequence[str], out: str) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daaa_jax.data import cache, folders, list_files, photos
+from daaa_jax.data import cache, folders, image_files, photos
 from daaa_jax.errors import UserError
 
 RED, BLUE, SIZE = (255, 0, 0), (0, 0, 255), 16
@@ -242,7 +242,7 @@ def test_folder_without_read_permission_is_named(tmp_path, monkeypatch):
             raise PermissionError(13, "Permission denied", str(place))
         return scandir(place)
 
-    monkeypatch.setattr(list_files.os, "scandir", refuse)
+    monkeypatch.setattr(image_files.os, "scandir", refuse)
     with pytest.raises(UserError, match=r"(?i)\bdog\b.*permission denied"):
         folders.find(tmp_path)
 

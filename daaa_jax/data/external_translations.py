@@ -5,7 +5,7 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from daaa_jax.data import folders, list_files, photos
+from daaa_jax.data import folders, image_files
 from daaa_jax.errors import UserError
 
 
@@ -28,9 +28,8 @@ def find(folder: str | Path, direction: str, originals: Sequence[PurePath]) -> l
             "image of the first domain there, under the path of the original"
         )
     found: dict[PurePath, list[Path]] = {}
-    for path in list_files.files(root):
-        if path.suffix.lower() in photos.SUFFIXES:
-            found.setdefault(path.relative_to(root).with_suffix(""), []).append(path)
+    for path in image_files.scan(root).images:
+        found.setdefault(path.relative_to(root).with_suffix(""), []).append(path)
     stems = [original.with_suffix("") for original in originals]
     missing = [str(o) for o, stem in zip(originals, stems, strict=True) if stem not in found]
     surplus = [str(path) for stem in stems for path in found.get(stem, ())[1:]]
@@ -56,8 +55,8 @@ def read(
     paths = tuple(find(folder, direction, originals))
     labels = np.full(len(paths), folders.UNKNOWN, np.int32)
     root = Path(folder).expanduser() / direction
-    listing = folders.Listing(direction, root, classes=(), paths=paths, labels=labels, others=())
-    images, reasons = folders.decode_all(listing, size)
+    listing = folders.Listing(direction, root, classes=(), paths=paths, labels=labels)
+    images, reasons, _ = folders.decode_all(listing, size)
     bad = np.flatnonzero(reasons != "")
     if len(bad):
         lines = "\n".join(f"  {paths[i]}: {reasons[i]}" for i in bad)

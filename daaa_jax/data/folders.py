@@ -2,6 +2,8 @@
 
 import dataclasses
 import hashlib
+import itertools
+import json
 import os
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -9,12 +11,14 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from daaa_jax.data import cache, list_files, photos
+from daaa_jax.data import cache, image_files, photos
 from daaa_jax.data.images import chosen
 from daaa_jax.data.types import ImageArray
 from daaa_jax.errors import UserError
 
 UNKNOWN = -1  # label of the images of a flat folder, one without classes
+# Folders of these names above the classes are parts of a dataset, not classes.
+_SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 # Unicode categories that a log line cannot show: controls, bytes that are not UTF-8, line ends.
 _HIDDEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
@@ -29,7 +33,10 @@ class Listing:
       classes: names in alphabetical order, in Unicode NFC; empty for a flat folder.
       paths: the files, sorted by class and then by name.
       labels: class of each image, int32 `[N]`; `UNKNOWN` for a flat folder.
-      others: files without an image suffix.
+      others: files that are not images.
+      unreadable: links that lead nowhere and folders that cannot be entered, with the reason.
+      ignored: what a system left, see `image_files`.
+      list_labels: label of each class in a list file; empty for a folder.
     """
 
     name: str
@@ -37,7 +44,10 @@ class Listing:
     classes: tuple[str, ...]
     paths: tuple[Path, ...]
     labels: np.ndarray
-    others: tuple[Path, ...]
+    others: tuple[Path, ...] = ()
+    unreadable: tuple[tuple[Path, str], ...] = ()
+    ignored: tuple[Path, ...] = ()
+    list_labels: tuple[str, ...] = ()
 
     @property
     def files(self) -> tuple[PurePath, ...]:
@@ -55,43 +65,48 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-@list_files.readable()
 def find(folder: str | Path) -> Listing:
     """Lists a domain: `folder/[images/]<class>/*`, or a flat folder of images without classes.
 
-    Subfolders of classes are included, links are followed, and hidden files are ignored.
+    Subfolders of classes are included, links are followed; see `image_files` for what is an image.
 
     Raises:
       UserError: if the folder is missing or unreadable, has no images or both images and folders of
-        images, or has names that clash or cannot be shown.
+        images, has folders such as `train` above its classes, or has names that clash or cannot be
+        shown.
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "there is no such folder"
         raise UserError(f"{root}: {what}")
-    inner = root / "images"
-    beside = [child for child in _folders(root) if child != inner and images_in(child)]
-    if inner.is_dir() and not beside and not _images(_files(root))[0]:
-        root = inner
-    flat, others = _images(_files(root))
-    by_class = {child.name: _images(list_files.files(child)) for child in _folders(root)}
-    by_class = {name: found for name, found in by_class.items() if any(found)}
-    full = {name for name, (images, _) in by_class.items() if images}
-    if flat and full:
+    inner, top = root / "images", image_files.scan(root, recursive=False)
+    beside = (folder for folder in _class_folders(root) if folder != inner)
+    if inner.is_dir() and not top.images and not any(map(_holds_images, beside)):
+        root, top = inner, image_files.scan(inner, recursive=False)
+    by_class = {folder.name: image_files.scan(folder) for folder in _class_folders(root)}
+    by_class = {
+        name: found
+        for name, found in by_class.items()
+        if found.images or found.others or found.unreadable
+    }
+    full = {name for name, found in by_class.items() if found.images}
+    if top.images and full:
         raise UserError(
-            f"{root} holds both images ({flat[0].name}) and folders of images "
+            f"{root} holds both images ({top.images[0].name}) and folders of images "
             f"({', '.join(sorted(full)[:3])}): put each image into its class's folder, or all into "
             "one folder if there are no classes"
         )
-    paths = [*flat, *(path for images, _ in by_class.values() for path in images)]
-    others += [path for _, rest in by_class.values() for path in rest]
+    _check_no_splits(root, sorted(full))
+    found = sum(by_class.values(), top)
+    paths = found.images
     if not paths:
+        unreadable = "".join(f"; {path}: {reason}" for path, reason in found.unreadable[:3])
         raise UserError(
             f"{root} holds no image: expected {root}/<class>/*.jpg, or *.jpg if there are no "
-            f"classes; known suffixes are {', '.join(sorted(photos.SUFFIXES))}"
+            f"classes{unreadable}"
         )
     # Operating systems differ in whether an accent is a separate character.
-    classes = () if flat else tuple(composed(name) for name in by_class)
+    classes = () if top.images else tuple(composed(name) for name in by_class)
     if len(set(classes)) < len(classes):
         twice = next(name for name in classes if classes.count(name) > 1)
         raise UserError(
@@ -103,11 +118,38 @@ def find(folder: str | Path) -> Listing:
             f"{root} has {len(hidden)} names that cannot be shown, rename "
             f"{', '.join(map(ascii, hidden[:3]))}"
         )
-    labels = [UNKNOWN] * len(flat)
-    labels += [number for number, (images, _) in enumerate(by_class.values()) for _ in images]
+    labels = [UNKNOWN] * len(top.images)
+    labels += [number for number, one in enumerate(by_class.values()) for _ in one.images]
     return Listing(
-        Path(folder).name, root, classes, tuple(paths), np.array(labels, np.int32), tuple(others)
+        Path(folder).name,
+        root,
+        classes,
+        tuple(paths),
+        np.array(labels, np.int32),
+        tuple(found.others),
+        tuple(found.unreadable),
+        tuple(found.ignored),
     )
+
+
+def _check_no_splits(root: Path, names: Sequence[str]) -> None:
+    """Refuses folders such as `train` and `test` above the classes, which are not classes."""
+    if names and all(name.lower() in _SPLITS for name in names):
+        first = next((name for name in names if name.lower().startswith("train")), names[0])
+        raise UserError(
+            f"{root} is divided into {', '.join(names)}, which are not classes: give one of them, "
+            f"such as {root / first}"
+        )
+
+
+def similar_classes(classes: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of class names that differ only in case or spaces."""
+    plain = ["".join(name.casefold().split()) for name in classes]
+    return [
+        (classes[first], classes[second])
+        for first, second in itertools.combinations(range(len(classes)), 2)
+        if plain[first] == plain[second]
+    ]
 
 
 def why_no_source(name: str | Path, classes: Sequence[str], files: Sequence[PurePath]) -> str:
@@ -130,39 +172,35 @@ def why_no_source(name: str | Path, classes: Sequence[str], files: Sequence[Pure
     return f"the source {name} has one class, {classes[0]}, and needs at least two{instead}"
 
 
-def images_in(folder: Path) -> list[Path]:
-    """Image files in a folder and its subfolders, sorted, without hidden ones."""
-    return _images(list_files.files(folder))[0]
-
-
 def _is_hidden(character: str) -> bool:
     return unicodedata.category(character) in _HIDDEN
 
 
-def _folders(root: Path) -> list[Path]:
-    """Direct subfolders, sorted, without hidden ones."""
-    return sorted(
-        (child for child in root.iterdir() if child.is_dir() and not child.name.startswith(".")),
-        key=lambda child: composed(child.name),
-    )
+def _class_folders(root: Path) -> list[Path]:
+    folders = image_files.subfolders(root)
+    return sorted(folders, key=lambda folder: composed(folder.name))
 
 
-def _files(folder: Path) -> list[Path]:
-    """Files directly in a folder, sorted, without hidden ones."""
-    return sorted(
-        path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")
-    )
+def _holds_images(folder: Path) -> bool:
+    return bool(image_files.scan(folder).images)
 
 
-def _images(files: list[Path]) -> tuple[list[Path], list[Path]]:
-    """Splits files into images, by suffix, and others."""
-    images = [path for path in files if path.suffix.lower() in photos.SUFFIXES]
-    return images, [path for path in files if path.suffix.lower() not in photos.SUFFIXES]
+@dataclasses.dataclass(frozen=True)
+class Decoded:
+    """The readable images of a domain.
+
+    Attributes:
+      images: uint8 `[n,size,size,3]`.
+      rows: their positions in the listing, `[n]`.
+      ranges: values shown as black and white, by number type; see `photos.value_ranges`.
+    """
+
+    images: ImageArray
+    rows: np.ndarray
+    ranges: photos.ValueRanges
 
 
-def decode(
-    listings: Mapping[str, Listing], size: int, on_error: str
-) -> dict[str, tuple[ImageArray, np.ndarray]]:
+def decode(listings: Mapping[str, Listing], size: int, on_error: str) -> dict[str, Decoded]:
     """Decodes the images of several domains.
 
     Args:
@@ -170,18 +208,18 @@ def decode(
       size: height and width to resize images to, pixels.
       on_error: for unreadable images: `raise` an error that lists them all, or `skip` them.
 
-    Returns:
-      For each domain, images, uint8 `[n,size,size,3]`, and their positions in the listing.
-
     Raises:
-      UserError: lists every unreadable image of all domains; with `skip`, only if a domain has no
-        readable image.
+      UserError: lists every unreadable image, link and folder of all domains; with `skip`, only if
+        a domain has no readable image.
     """
     decoded = {name: decode_all(listing, size) for name, listing in listings.items()}
     lines = [
-        f"  {listing.paths[position]}: {reason}"
+        f"  {path}: {reason}"
         for name, listing in listings.items()
-        for position, reason in enumerate(decoded[name][1])
+        for path, reason in (
+            *listing.unreadable,
+            *zip(listing.paths, decoded[name][1], strict=True),
+        )
         if reason
     ]
     if lines and on_error != "skip":
@@ -195,46 +233,50 @@ def decode(
     for listing in listings.values():
         if listing.others:
             print(
-                f"{len(listing.others)} files in {listing.folder} are ignored: no known image "
-                f"suffix ({listing.others[0].name})",
+                f"files in {listing.folder} that are not images, left out: {len(listing.others)} "
+                f"({listing.others[0].name})",
                 flush=True,
             )
-    result: dict[str, tuple[ImageArray, np.ndarray]] = {}
-    for name, (images, reasons) in decoded.items():
+    result: dict[str, Decoded] = {}
+    for name, (images, reasons, ranges) in decoded.items():
         good = np.flatnonzero(reasons == "")
         if not len(good):
             raise UserError(f"no image in {listings[name].folder} can be read\n{lines[0]}")
-        result[name] = (images if len(good) == len(images) else chosen(images, good), good)
+        kept = images if len(good) == len(images) else chosen(images, good)
+        result[name] = Decoded(kept, good, ranges)
     return result
 
 
-def decode_all(listing: Listing, size: int) -> tuple[np.ndarray, np.ndarray]:
+def decode_all(listing: Listing, size: int) -> tuple[np.ndarray, np.ndarray, photos.ValueRanges]:
     """Decodes the images of a listing once, and caches them.
 
     Returns:
-      Images, uint8 `[N,size,size,3]`, and for each why it could not be read, strings `[N]`, empty
-      if it was.
+      Images, uint8 `[N,size,size,3]`; for each why it could not be read, strings `[N]`, empty if it
+      was; and the values shown as black and white, see `photos.value_ranges`.
     """
     name = identity(listing, size)
+    keys = ("images", "reasons", "ranges")
 
     def decode(new: cache.New) -> dict[str, np.ndarray]:
         images = new("images", (len(listing.paths), size, size, 3), np.uint8)
-        unreadable = photos.read_all(listing.paths, images, listing.folder.name)
+        ranges = photos.value_ranges(listing.paths)
+        unreadable = photos.read_all(listing.paths, images, listing.folder.name, ranges)
         reasons = [unreadable.get(position, "") for position in range(len(images))]
-        return {"images": images, "reasons": np.array(reasons, np.str_)}
+        as_text = np.array(json.dumps(ranges))
+        return {"images": images, "reasons": np.array(reasons, np.str_), "ranges": as_text}
 
-    arrays = cache.get(name, ("images", "reasons"), decode)
+    arrays = cache.get(name, keys, decode)
     # A cached failure may have been caused by the disk, or by an older Pillow.
     failed = (listing.paths[position] for position in np.flatnonzero(arrays["reasons"] != ""))
     if not all(isinstance(photos.try_read(path, size), str) for path in failed):
         cache.drop(name)
-        arrays = cache.get(name, ("images", "reasons"), decode)
-    return arrays["images"], arrays["reasons"]
+        arrays = cache.get(name, keys, decode)
+    return arrays["images"], arrays["reasons"], json.loads(str(arrays["ranges"]))
 
 
 def identity(listing: Listing, size: int) -> str:
     """Hash that changes with any file's name, size, content or permissions."""
-    digest = hashlib.sha256(f"photos 2, {size}, ".encode())
+    digest = hashlib.sha256(f"photos 3, {size}, ".encode())
     digest.update(os.fsencode(listing.folder.resolve()))
     for path in listing.paths:
         status = path.stat()

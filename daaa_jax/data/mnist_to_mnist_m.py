@@ -6,11 +6,9 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from daaa_jax.data import list_files, mnist, mnist_m, mnist_m_recipe, randomness
+from daaa_jax.data import image_files, mnist, mnist_m, mnist_m_recipe, randomness
 from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
 from daaa_jax.errors import UserError
-
-_PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 
 def load(settings: ConfigDict) -> Task:
@@ -74,9 +72,9 @@ def _blended(source: dict[str, LabelledImages], settings: ConfigDict) -> dict[st
 
 
 def _photos(folder: Path) -> list[np.ndarray]:
-    paths = [path for path in list_files.files(folder) if path.suffix.lower() in _PHOTO_SUFFIXES]
+    paths = image_files.scan(folder).images
     if not paths:
-        raise UserError(f"data.photos_dir={folder} holds no photo (.jpg, .jpeg or .png)")
+        raise UserError(f"data.photos_dir={folder} holds no photo")
     photos = []
     for path in paths:
         try:

@@ -1,14 +1,16 @@
 """Tasks from folders of photos: Office-31, its ten shared classes, and user-provided domains."""
 
+import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from daaa_jax.data import folders, randomness, record_sets
+from daaa_jax.data import folders, image_lists, randomness, record_sets
 from daaa_jax.data.record_sets import Domain
-from daaa_jax.data.types import ImageArray, LabelledImages, MeasuredData, Task, UnlabelledImages
+from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
 from daaa_jax.errors import UserError
 
 DOMAINS = ("amazon", "dslr", "webcam")
@@ -24,9 +26,9 @@ def load(settings: ConfigDict) -> Task:
     """One domain as the source, another as the target.
 
     Args:
-      settings: `config.data`; `source` and `target` are folders, or names of folders in `dir`;
-        `target_test`, `image_size`, `on_error`, `limit`, `seed`, `expected_classes` and
-        `expected_counts` are read.
+      settings: `config.data`; `source` and `target` are folders or list files, or names of folders
+        in `dir`; `root`, `path_prefix`, `class_names`, `target_test`, `image_size`, `on_error`,
+        `limit`, `seed`, `expected_classes` and `expected_counts` are read.
 
     Returns:
       The task. Domains of photos have no test split: the source is measured on its training
@@ -40,21 +42,18 @@ def load(settings: ConfigDict) -> Task:
         if not settings[name]:
             raise UserError(f"data.{name} is not set: give a folder of images")
     source, target = (_list(settings, settings[name]) for name in ("source", "target"))
-    if Path(source.folder).resolve() == Path(target.folder).resolve():
+    if Path(settings.source).resolve() == Path(settings.target).resolve():
         raise UserError(
             f"data.source={settings.source} and data.target={settings.target} are the same folder"
         )
-    if source.name == target.name:
-        raise UserError(
-            f"data.source={settings.source} and data.target={settings.target} have the same name, "
-            "but names must differ: rename one"
-        )
+    source, target = _told_apart(source, target, settings)
+    target = _with_names_of(source, target)
     if why := folders.why_no_source(source.folder, source.classes, source.files):
         raise UserError(why)
     _check_classes(source, target)
     listings = {"source": source, "target": target}
     if settings.target_test:
-        test = _find(_place(settings, settings.target_test))
+        test = _with_names_of(source, _find(settings, settings.target_test))
         if not test.classes:
             raise UserError(f"data.target_test={settings.target_test} has no classes")
         _check_classes(source, test)
@@ -65,15 +64,14 @@ def load(settings: ConfigDict) -> Task:
         listings = {name: _some(listing, settings, name) for name, listing in listings.items()}
     read = _images(listings, settings)
     if not settings.limit:
-        _check_none_is_empty(source, read["source"][1])
+        _check_none_is_empty(source, read["source"].rows)
     data = {
-        name: _labelled(listing, *read[name], source.classes) for name, listing in listings.items()
+        name: _labelled(listing, read[name], source.classes) for name, listing in listings.items()
     }
     (source_train, source_files), (target_train, target_files) = data["source"], data["target"]
     measured_on = "images of data.target_test" if settings.target_test else "all target images"
     left_out = {
-        listings[name].name: len(listings[name].labels) - len(read[name][1])
-        for name in ("source", "target")
+        listings[name].name: _left_out(listings[name], read[name]) for name in ("source", "target")
     }
     return Task(
         source_name=source.name,
@@ -89,6 +87,7 @@ def load(settings: ConfigDict) -> Task:
             target_images=measured_on,
         ),
         left_out=left_out,
+        ranges={name: read[name].ranges for name in ("source", "target")},
         source_files=source_files,
         target_files=target_files,
     )
@@ -108,15 +107,57 @@ def _place(settings: ConfigDict, domain: str) -> str:
     return str(root / domain)
 
 
-def _find(place: str) -> Domain:
-    """Finds the images of a domain, as photos or as records."""
+def _find(settings: ConfigDict, domain: str) -> Domain:
+    options = image_lists.Options(settings.root, settings.path_prefix, settings.class_names)
+    return find(_place(settings, domain), options)
+
+
+def find(place: str, options: image_lists.Options) -> Domain:
+    """Finds the images of a domain: a folder of photos or records, or a list file.
+
+    Raises:
+      UserError: if there are none, or they are not as expected.
+    """
+    if Path(place).expanduser().is_file():
+        return image_lists.find(place, options)
     return record_sets.find(place) or folders.find(place)
 
 
-def _images(
-    listings: Mapping[str, Domain], settings: ConfigDict
-) -> dict[str, tuple[ImageArray, np.ndarray]]:
-    """Reads the images of several domains; returns them with their rows in the listings."""
+def _with_names_of(source: Domain, target: Domain) -> Domain:
+    if isinstance(source, folders.Listing) and isinstance(target, folders.Listing):
+        return image_lists.with_names_of(source, target)
+    return target
+
+
+def _told_apart(source: Domain, target: Domain, settings: ConfigDict) -> tuple[Domain, Domain]:
+    """Names domains of the same name by the last parts of their paths that differ.
+
+    `amazon/images` and `webcam/images` are `amazon` and `webcam`.
+    """
+    if source.name != target.name:
+        return source, target
+    paths = (Path(os.path.abspath(settings[name])).parts[:0:-1] for name in ("source", "target"))
+    for names in zip(*paths, strict=False):  # the shorter path may end first
+        if names[0] != names[1]:
+            source, target = (
+                dataclasses.replace(domain, name=folders.composed(name))
+                for domain, name in zip((source, target), names, strict=True)
+            )
+            return source, target
+    raise UserError(
+        f"data.source={settings.source} and data.target={settings.target} have the same name, "
+        "but names must differ: rename one"
+    )
+
+
+def _left_out(listing: Domain, read: folders.Decoded) -> int:
+    """Number of images, links and folders of a domain that could not be read."""
+    entries = len(listing.unreadable) if isinstance(listing, folders.Listing) else 0
+    return len(listing.labels) - len(read.rows) + entries
+
+
+def _images(listings: Mapping[str, Domain], settings: ConfigDict) -> dict[str, folders.Decoded]:
+    """Reads the images of several domains."""
     photos, converted = {}, {}
     for name, listing in listings.items():
         if isinstance(listing, folders.Listing):
@@ -127,12 +168,13 @@ def _images(
                 f"{listing.folder} holds images of {listing.size} pixels, and data.image_size is "
                 f"{settings.image_size}: set it to {listing.size}, or convert the photos again"
             )
-        converted[name] = (listing.images, np.arange(len(listing.labels)))
+        rows = np.arange(len(listing.labels))
+        converted[name] = folders.Decoded(listing.images, rows, listing.ranges)
     return folders.decode(photos, settings.image_size, settings.on_error) | converted
 
 
 def _list(settings: ConfigDict, domain: str) -> Domain:
-    listing = _find(_place(settings, domain))
+    listing = _find(settings, domain)
     expected = settings.expected_counts.get(domain, 0)
     if expected and len(listing.labels) != expected:
         raise UserError(
@@ -150,11 +192,19 @@ def _list(settings: ConfigDict, domain: str) -> Domain:
 
 def _check_classes(source: Domain, target: Domain) -> None:
     """Checks that the source has images of all its classes, and every class of the target."""
+    for domain in (source, target):
+        for first, second in folders.similar_classes(domain.classes):
+            print(
+                f"warning: {domain.folder} has classes {first!r} and {second!r}, which differ only "
+                "in case or spaces",
+                flush=True,
+            )
     added = sorted(set(target.classes) - set(source.classes))
     if added:
         raise UserError(
-            f"{target.folder} has classes that {source.folder} lacks: {', '.join(added)}; use the "
-            "same name for a class in both, and remove the folders of other classes"
+            f"{target.folder} has classes that {source.folder} lacks: "
+            f"{', '.join(map(repr, added))}; use the same name for a class in both, and remove the "
+            "folders of other classes"
         )
     _check_none_is_empty(source, np.arange(len(source.labels)))
 
@@ -175,11 +225,11 @@ def _some(listing: Domain, settings: ConfigDict, name: str) -> Domain:
 
 
 def _labelled(
-    listing: Domain, images: ImageArray, read: np.ndarray, classes: tuple[str, ...]
+    listing: Domain, read: folders.Decoded, classes: tuple[str, ...]
 ) -> tuple[LabelledImages, tuple[PurePath, ...]]:
     """Images with labels numbered as in the source, and their paths within the domain."""
     places = np.array([classes.index(name) for name in listing.classes], np.int32)
-    labels = listing.labels[read]
+    labels = listing.labels[read.rows]
     labels = places[labels] if listing.classes else labels
     files = listing.files
-    return LabelledImages(images, labels), tuple(files[i] for i in read)
+    return LabelledImages(read.images, labels), tuple(files[i] for i in read.rows)

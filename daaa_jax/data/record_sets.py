@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from daaa_jax.data import cache, folders, records
+from daaa_jax.data import cache, folders, photos, records
 from daaa_jax.data.records import Records
 from daaa_jax.errors import UserError
 from daaa_jax.runtime.files import read_json, replacing, settings_hash, write_json
@@ -37,6 +37,7 @@ class RecordSet:
       files: path of each image within the folder of photos.
       size: height and width of the images.
       images: uint8 `[N,size,size,3]`.
+      ranges: values shown as black and white, by number type, see `photos.value_ranges`.
     """
 
     name: str
@@ -46,6 +47,7 @@ class RecordSet:
     files: tuple[PurePath, ...]
     size: int
     images: Records
+    ranges: photos.ValueRanges = dataclasses.field(default_factory=dict)
 
     def chosen(self, rows: np.ndarray) -> "RecordSet":
         """Subset of the images, in the order of `rows`."""
@@ -66,7 +68,13 @@ def shard_name(number: int) -> str:
     return f"images-{number:05d}"
 
 
-def write_index(folder: Path, classes: Sequence[str], size: int, shards: Sequence[str]) -> None:
+def write_index(
+    folder: Path,
+    classes: Sequence[str],
+    size: int,
+    shards: Sequence[str],
+    ranges: photos.ValueRanges,
+) -> None:
     """Marks a set complete, once the files of records and their JSON files are written."""
     entries = []
     for name in shards:
@@ -74,6 +82,7 @@ def write_index(folder: Path, classes: Sequence[str], size: int, shards: Sequenc
         entry = {"name": name, "count": len(content["files"])}
         entries.append(entry | {key: content[key] for key in ("sha256", "bytes")})
     index = {"format": _FORMAT, "size": size, "classes": list(classes), "shards": entries}
+    index |= {"ranges": ranges} if ranges else {}
     write_json(folder / INDEX, index)
 
 
@@ -128,6 +137,7 @@ def find(place: str) -> RecordSet | None:
         files=tuple(files),
         size=size,
         images=images,
+        ranges=index.get("ranges", {}),
     )
 
 

@@ -77,6 +77,8 @@ class Task:
       source_files: path of each source training image within its domain; empty if the images are
         not separate files.
       target_files: likewise for the target.
+      ranges: values shown as black and white, by `source` and `target` and by number type, see
+        `data.photos.value_ranges`; empty for 8-bit images.
     """
 
     source_name: str
@@ -88,3 +90,6 @@ class Task:
     left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
     source_files: tuple[PurePath, ...] = ()
     target_files: tuple[PurePath, ...] = ()
+    ranges: Mapping[str, Mapping[str, tuple[float, float]]] = dataclasses.field(
+        default_factory=dict
+    )

@@ -35,6 +35,7 @@ def write_network(
         "model": config.model,
         "attention": config.adapt.attention,
         "layers": config.adapt.layers,
+        "ranges": task.ranges.get("source" if which == "source" else "target", {}),
         **({} if em is None else {"em": em}),
     }
     network_file.write(path, variables, about)
@@ -98,6 +99,7 @@ def result(
             "source_train": len(task.source_train.images),
             "target_train": len(task.target_train.images),
             "left_out": task.left_out,
+            **({"ranges": task.ranges} if any(task.ranges.values()) else {}),
         },
         "made_from_photos": bool(config.data.get("photos_dir", "")),
         "seed": config.seed,
