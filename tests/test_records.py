@@ -132,7 +132,7 @@ def test_converted_folder_holds_the_images_of_the_folder_of_photos(domain, tmp_p
     run(domain, tmp_path / "out")
     assert "10" in numbers_in(capsys.readouterr().out, tmp_path / "out")
     found, listing = record_sets.find(str(tmp_path / "out")), folders.find(domain)
-    decoded, _ = folders.decode_all(listing, SIZE)
+    decoded, *_ = folders.decode_all(listing, SIZE)
     np.testing.assert_array_equal(found.images, decoded)
     np.testing.assert_array_equal(found.labels, listing.labels)
     assert found.classes == listing.classes and found.files == listing.files
@@ -144,11 +144,11 @@ def test_converted_folder_holds_the_images_of_the_folder_of_photos(domain, tmp_p
 def test_killed_conversion_resumes_with_the_file_that_is_missing(domain, tmp_path, monkeypatch):
     read, seen = photos.read, []
 
-    def read_or_stop(path, size):
+    def read_or_stop(path, *arguments):
         seen.append(path)
         if len(seen) == 7:
             raise KeyboardInterrupt
-        return read(path, size)
+        return read(path, *arguments)
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
@@ -160,7 +160,7 @@ def test_killed_conversion_resumes_with_the_file_that_is_missing(domain, tmp_pat
     first = (out / f"images-00000{records.SUFFIX}").stat().st_mtime_ns
     run(domain, out)
     assert (out / f"images-00000{records.SUFFIX}").stat().st_mtime_ns == first
-    decoded, _ = folders.decode_all(folders.find(domain), SIZE)
+    decoded, *_ = folders.decode_all(folders.find(domain), SIZE)
     np.testing.assert_array_equal(record_sets.find(str(out)).images, decoded)
 
 
@@ -168,7 +168,7 @@ def test_unreadable_images_are_named_or_left_out(domain, tmp_path, capsys):
     (domain / "mug" / "broken.jpg").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"\b1\b.*--on_error") as caught:
         run(domain, tmp_path / "out")
-    assert re.search(r"broken\.jpg\b.*cannot identify", str(caught.value))
+    assert re.search(r"broken\.jpg\b.*not an image", str(caught.value))
     assert "000.jpg" not in str(caught.value)
     with pytest.raises(UserError, match="daaa convert"):
         record_sets.find(str(tmp_path / "out"))
@@ -180,9 +180,9 @@ def test_unreadable_images_are_named_or_left_out(domain, tmp_path, capsys):
 def test_set_without_an_image_is_refused(tmp_path):
     (tmp_path / "shop" / "mug").mkdir(parents=True)
     (tmp_path / "shop" / "mug" / "broken.jpg").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"\bshop\b.*cannot identify"):
+    with pytest.raises(UserError, match=r"\bshop\b.*not an image"):
         run(tmp_path / "shop", tmp_path / "out", "--on_error=skip")
-    record_sets.write_index(tmp_path / "out", ["mug"], SIZE, [])  # as an earlier version wrote
+    record_sets.write_index(tmp_path / "out", ["mug"], SIZE, [], {})  # as an earlier version wrote
     with pytest.raises(UserError, match=r"\bout\b"):
         record_sets.find(str(tmp_path / "out"))
 

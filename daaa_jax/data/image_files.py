@@ -81,15 +81,11 @@ def subfolders(folder: Path) -> list[Path]:
     try:
         return sorted(p for p in folder.iterdir() if not is_ignored(p.name) and p.is_dir())
     except OSError as error:
-        raise _refused(folder, error) from error
+        raise UserError(f"{folder} cannot be read: {_reason(error)}") from error
 
 
 def scan(folder: Path, *, recursive: bool = True) -> Files:
-    """Lists the files in a folder and its subfolders; links are followed, except in cycles.
-
-    Raises:
-      UserError: if the folder itself cannot be read.
-    """
+    """Lists the files in a folder and its subfolders; links are followed, except in cycles."""
     found = Files()
     seen: set[str] = set()
     places = [folder]
@@ -102,8 +98,6 @@ def scan(folder: Path, *, recursive: bool = True) -> Files:
         try:
             names = sorted(os.listdir(place))
         except OSError as error:
-            if place == folder:
-                raise _refused(folder, error) from error
             found.unreadable.append((place, _reason(error)))
             continue
         below = [below for name in names if (below := _sort_in(place / name, found))]
@@ -136,10 +130,6 @@ def _leads_up(path: Path, real: str) -> bool:
     """Whether a folder is a link to one that contains it; `real` is its resolved parent."""
     target = os.path.realpath(path)
     return path.is_symlink() and os.path.commonpath([target, real]) == target
-
-
-def _refused(folder: Path, error: OSError) -> UserError:
-    return UserError(f"{folder} cannot be read: {_reason(error)}")
 
 
 def _reason(error: OSError) -> str:

@@ -13,7 +13,7 @@ from daaa_jax.data import photos
 from daaa_jax.data.folders import UNKNOWN, Listing, composed
 from daaa_jax.errors import UserError
 
-_PATH_AND_LABEL = re.compile(r"(.*\S)(?:\s+|\s*[,;]\s*)([^\s,;/]+)")
+_PATH_AND_LABEL = re.compile(r"(.*[^\s,;])(?:\s*[,;]\s*|\s+)([^\s,;/]+)")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from daaa_jax.data import file_kind
 from daaa_jax.runtime.progress import Progress
 
 # Values shown as black and as white, by number type: unsigned, signed, float.
-ValueRanges = Mapping[str, tuple[float, float]]
+ValueRanges = Mapping[str, Sequence[float]]
 
 Image.init()
 # What Pillow recognises by the first bytes and decodes itself, without another program.
@@ -113,7 +113,7 @@ def try_read(path: Path, size: int, ranges: ValueRanges | None = None) -> np.nda
         return str(error)
 
 
-def value_ranges(paths: Sequence[Path]) -> dict[str, tuple[float, float]]:
+def value_ranges(paths: Sequence[Path]) -> dict[str, list[float]]:
     """Values shown as black and white, by number type, of the images of a domain.
 
     Images of 8 bits have none, and are never rescaled. Unsigned integers of more bits: zero and the
@@ -214,10 +214,10 @@ def _values(image: Image.Image) -> tuple[str, np.ndarray]:
     return "unsigned", values.view(np.uint32) if values.dtype == np.int32 else values
 
 
-def _range(kind: str, low: float, high: float) -> tuple[float, float]:
+def _range(kind: str, low: float, high: float) -> list[float]:
     if kind == "unsigned":
-        return 0.0, 2.0 ** max(8, int(high).bit_length()) - 1
-    return float(low), float(high)
+        return [0.0, 2.0 ** max(8, int(high).bit_length()) - 1]
+    return [float(low), float(high)]
 
 
 def read_all(

@@ -1,7 +1,7 @@
 """Data types of a task. The type of a target domain's training images has no labels."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Protocol
 
@@ -90,6 +90,4 @@ class Task:
     left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
     source_files: tuple[PurePath, ...] = ()
     target_files: tuple[PurePath, ...] = ()
-    ranges: Mapping[str, Mapping[str, tuple[float, float]]] = dataclasses.field(
-        default_factory=dict
-    )
+    ranges: Mapping[str, Mapping[str, Sequence[float]]] = dataclasses.field(default_factory=dict)

@@ -1,0 +1,220 @@
+"""One rule says which files are images, for training, the dataset check and predictions."""
+
+import numpy as np
+import pytest
+from photo_trees import write_domain
+from PIL import Image, PngImagePlugin
+
+from daaa_jax.data import folders, image_files, image_lists, photos
+from daaa_jax.errors import UserError
+from daaa_jax.inference import find_files
+
+SIZE = 16
+RAMP = np.tile(np.linspace(0, 1, 64), (64, 1))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DAAA_CACHE", str(tmp_path / "cache"))
+
+
+# 1. What a system leaves.
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["@eaDir", "$RECYCLE.BIN", "System Volume Information", "__MACOSX", ".git", "#recycle", "CVS"]
+    + ["@__thumb", "lost+found", "Photos.lrdata", ".picasaoriginals", "found.000"],
+)
+@pytest.mark.parametrize("place", [".", "mug", "mug/old"])
+def test_folders_of_a_system_are_ignored_at_any_depth(place, name, tmp_path):
+    write_domain(tmp_path / "shop", ("mug", "pen"), each=2)
+    inside = tmp_path / "shop" / place / name / "bike"
+    inside.mkdir(parents=True)
+    Image.new("RGB", (9, 9)).save(inside / "thumbnail.jpg")
+    listing = folders.find(tmp_path / "shop")
+    assert listing.classes == ("mug", "pen") and len(listing.paths) == 4
+    assert [path.name for path in listing.ignored] == [name]
+    assert inside.parent not in find_files([tmp_path / "shop"], image_lists.Options())
+
+
+@pytest.mark.parametrize("name", ["Thumbs.db", "desktop.ini", "._a.jpg", "~$a.jpg", "Icon\r"])
+def test_files_of_a_system_are_ignored(name, tmp_path):
+    (tmp_path / name).write_bytes(b"\xff\xd8\xff")
+    found = image_files.scan(tmp_path)
+    assert found == image_files.Files(ignored=[tmp_path / name])
+
+
+# 2. and 3. Images, whatever the suffix, and those that cannot be read.
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("a.jfif", "JPEG"), ("b.pgm", "PPM"), ("c", "PNG"), ("d.dat", "WEBP"), ("e.jpe", "JPEG")]
+    + [("f.JPG", "PNG"), ("g.jp2", "JPEG2000"), ("h.tga", "TGA"), ("i.v2", "BMP")],
+)
+def test_what_pillow_reads_is_an_image_whatever_its_suffix(name, kind, tmp_path):
+    Image.new("RGB", (9, 9), (200, 100, 50)).save(tmp_path / name, kind)
+    assert image_files.scan(tmp_path).images == [tmp_path / name]
+    pixels = photos.read(tmp_path / name, SIZE)
+    assert abs(pixels.reshape(-1, 3).mean(0) - [200, 100, 50]).max() < 4
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.HEIC", b"\0\0\0\x18ftypheic" + bytes(100), "HEIC"),
+        ("a", b"\0\0\0\x18ftypmif1" + bytes(100), "HEIC"),
+        ("a.jpg", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS"),
+        ("a.png", b"<!DOCTYPE html><html><body>404", "HTML"),
+        ("a.webp", b"", "empty"),
+        ("a.nef", b"MM\0*" + bytes(100), "raw"),
+        ("a.DNG", b"II*\0" + bytes(100), "raw"),
+        ("a.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
+        ("cut", b"\xff\xd8\xff\xe0\0\x10JFIF\0", ""),
+    ],
+)
+def test_unreadable_image_is_named_with_what_it_is(name, content, reason, tmp_path):
+    write_domain(tmp_path / "shop", ("mug", "pen"), each=1)
+    path = tmp_path / "shop" / "pen" / name
+    path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        folders.decode({"shop": folders.find(tmp_path / "shop")}, SIZE, "raise")
+    (line,) = (line for line in str(caught.value).splitlines() if str(path) in line)
+    assert reason in line
+    with pytest.raises(photos.UnreadableImage):
+        photos.read(path, SIZE)
+
+
+@pytest.mark.parametrize("name", ["lost.jpg", "lost"])
+def test_links_that_lead_nowhere_are_unreadable(name, tmp_path):
+    shop = write_domain(tmp_path / "shop", ("mug", "pen"), each=1)
+    for place in (shop, shop / "pen"):
+        (place / name).symlink_to(tmp_path / "nowhere")
+        listing = folders.find(shop)
+        assert [path for path, _ in listing.unreadable] == [place / name]
+        with pytest.raises(UserError, match=rf"{place / name}: .*nowhere"):
+            folders.decode({"shop": listing}, SIZE, "raise")
+        assert len(folders.decode({"shop": listing}, SIZE, "skip")["shop"].images) == 2
+        (place / name).unlink()
+
+
+# 4. Anything else.
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "labels.csv", "README", "model.pth", "clip.mov"])
+def test_other_files_are_passed_over_and_counted(name, tmp_path, capsys):
+    shop = write_domain(tmp_path / "shop", ("mug", "pen"), each=1)
+    (shop / "pen" / name).write_text("P 5 photos of pens\n")
+    listing = folders.find(shop)
+    assert listing.others == (shop / "pen" / name,)
+    folders.decode({"shop": listing}, SIZE, "raise")
+    assert name in capsys.readouterr().out
+    assert shop / "pen" / name in find_files([shop], image_lists.Options())
+
+
+# Splits above the classes, and names.
+
+
+@pytest.mark.parametrize("names", [("train", "val", "test"), ("Training", "TEST"), ("valid",)])
+@pytest.mark.parametrize("inner", ["", "images"])
+def test_splits_above_the_classes_are_refused(names, inner, tmp_path):
+    for name in names:
+        write_domain(tmp_path / "shop" / inner / name, ("mug", "pen"), each=1)
+    with pytest.raises(UserError) as caught:
+        folders.find(tmp_path / "shop")
+    assert str(tmp_path / "shop" / inner / names[0]) in str(caught.value)
+    assert folders.find(tmp_path / "shop" / inner / names[0]).classes == ("mug", "pen")
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    write_domain(tmp_path, ("bus", "train"), each=1)
+    assert folders.find(tmp_path).classes == ("bus", "train")
+
+
+@pytest.mark.parametrize("names", [("Mug", "mug"), ("coffee mug", "coffeemug"), ("pen", "pen ")])
+def test_classes_that_differ_in_case_or_spaces_are_found(names):
+    assert folders.similar_classes(("bike", *names)) == [names]
+
+
+# How values become pixels.
+
+
+def write_values(path, values):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high", "black", "white"),
+    [
+        (np.uint16, 0, 4095, 0, 4095),
+        (np.uint16, 0, 1000, 0, 1023),
+        (np.uint16, 0, 60000, 0, 65535),
+        (np.uint16, 0, 200, 0, 255),
+        (np.int32, -1000, 3000, -1000, 3000),
+        (np.float32, 0, 1.25, 0, 1.25),
+        (np.float32, 270, 310, 270, 310),
+    ],
+)
+def test_values_are_scaled_by_their_number_type(dtype, low, high, black, white, tmp_path):
+    values = (low + RAMP * (high - low)).round(2).astype(dtype)
+    path = write_values(tmp_path / "a.tif", values)
+    (found,) = photos.value_ranges([path]).values()
+    np.testing.assert_allclose(found, (black, white), atol=0.01)
+    expected = (values.astype(float) - black) / (white - black) * 255
+    np.testing.assert_allclose(photos.read(path, 64)[..., 0], expected, atol=1)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_images_of_a_domain_are_scaled_alike(dtype, tmp_path):
+    dark = write_values(tmp_path / "shop" / "mug" / "dark.tif", (RAMP * 500).astype(dtype))
+    light = write_values(tmp_path / "shop" / "pen" / "light.tif", (RAMP * 4000).astype(dtype))
+    write_values(tmp_path / "shop" / "pen" / "plain.png", (RAMP * 100).astype(np.uint8))
+    decoded = folders.decode({"shop": folders.find(tmp_path / "shop")}, 64, "raise")["shop"]
+    assert [int(image.max()) for image in decoded.images] == pytest.approx([31, 252, 100], abs=3)
+    assert photos.read(dark, 64, decoded.ranges).max() == decoded.images[0].max()
+    assert photos.read(dark, 64).max() > 240  # alone, by its own range
+    again = folders.decode({"shop": folders.find(tmp_path / "shop")}, 64, "raise")["shop"]
+    assert again.ranges == decoded.ranges == photos.value_ranges([dark, light])
+
+
+def test_unsigned_values_of_32_bits_are_not_negative(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite(tmp_path / "a.tif", (RAMP * (2**32 - 1)).astype(np.uint32))
+    pixels = photos.read(tmp_path / "a.tif", 64)[..., 0]
+    np.testing.assert_allclose(pixels, RAMP * 255, atol=1)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_no_numbers_make_an_image_unreadable(value, tmp_path):
+    values = RAMP.astype(np.float32)
+    values[3, 4] = value
+    with pytest.raises(photos.UnreadableImage, match="NaN"):
+        photos.read(write_values(tmp_path / "a.tif", values), SIZE)
+    assert photos.value_ranges([tmp_path / "a.tif"]) == {}
+
+
+def test_images_of_8_bits_are_not_rescaled(tmp_path):
+    path = write_values(tmp_path / "a.png", (RAMP * 20).astype(np.uint8))
+    assert photos.value_ranges([path]) == {}
+    assert photos.read(path, 64).max() == 20
+
+
+# Large files.
+
+
+def test_jpeg_of_108_megapixels_is_read_at_a_reduced_size(tmp_path, monkeypatch):
+    Image.new("L", (12000, 9000), 120).save(tmp_path / "a.jpg", quality=30)
+    with photos.opened(tmp_path / "a.jpg", SIZE) as image:
+        assert image.size == (1500, 1125)
+    assert abs(photos.read(tmp_path / "a.jpg", SIZE).astype(int) - 120).max() < 3
+
+
+@pytest.mark.parametrize("megabytes", [2, 70])
+def test_png_with_megabytes_of_metadata_is_read(megabytes, tmp_path):
+    text = PngImagePlugin.PngInfo()
+    text.add_text("history", "x" * (megabytes * 2**20), zip=True)
+    Image.new("RGB", (9, 9), (200, 100, 50)).save(tmp_path / "a.png", pnginfo=text)
+    assert (photos.read(tmp_path / "a.png", SIZE) == (200, 100, 50)).all()
