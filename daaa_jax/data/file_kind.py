@@ -1,0 +1,83 @@
+"""What a file is by its first bytes, whatever its name: for errors of files that are not as named.
+
+A failed download leaves a web page or nothing, a Git clone leaves pointers, browsers and mirrors
+pack and unpack.
+"""
+
+import codecs
+import contextlib
+import re
+import zlib
+from pathlib import Path
+
+HEAD = 1024  # bytes that suffice
+TEXT = "a text file"
+_KINDS = tuple(
+    (re.compile(pattern, re.DOTALL | re.IGNORECASE), kind)
+    for pattern, kind in (
+        (rb"\Z", "empty"),
+        (rb"\0{4,}\Z", "filled with zeros"),
+        (rb"version https?://(git-lfs|hawser)\.", "a Git LFS pointer (`git lfs pull` fetches it)"),
+        (rb"\S*annex[/\\]objects", "a git-annex pointer (`git annex get` fetches it)"),
+        (rb"\s*<(head|body|script|meta|title|(.*<)?(!doctype\s+)?html)\b", "an HTML page"),
+        (rb"\s*<(.*<)?svg\b", "an SVG image"),
+        (rb"\s*<[!?a-z]", "an XML document"),
+        (rb"\s*[{[]\s*[\"{\[]", "a JSON document"),
+        (rb"\x1f\x8b", "a gzip file"),
+        (rb"BZh[1-9]", "a bzip2 file"),
+        (rb"\xfd7zXZ", "an xz file"),
+        (rb"\x28\xb5\x2f\xfd", "a zstd file"),
+        (rb".{257}ustar", "a tar archive"),
+        (rb"PK(\x03\x04|\x05\x06)", "a zip archive"),
+        (rb"7z\xbc\xaf", "a 7-Zip archive"),
+        (rb"Rar!", "a RAR archive"),
+        (rb"\x89PNG", "a PNG image"),
+        (rb"\xff\xd8\xff", "a JPEG image"),
+        (rb"GIF8", "a GIF image"),
+        (rb"P[1-7]\s", "a PPM image"),
+        (rb"RIFF.{4}WEBP", "a WebP image"),
+        (rb".{4}ftyp.{,40}avi[fs]", "an AVIF image"),
+        (rb".{4}ftyp(hei|hev|mif|msf)", "a HEIC image"),
+        (rb"%PDF", "a PDF document"),
+        (rb"\x89HDF", "an HDF5 file"),
+        (rb"\x93NUMPY", "a NumPy array"),
+        (rb"PAR1", "a Parquet file"),
+        (rb"\x80[\x02-\x05]", "a Python pickle"),
+        (rb"\0\0\x08\x01", "an idx file of labels"),
+        (rb"\0\0\x08\x03", "an idx file of images"),
+        (rb"\0\0[\x08\x09\x0b-\x0e][\x01-\x08]", "an idx file of another type"),
+        (rb"[\t\n\r -~]+\Z", TEXT),
+    )
+)
+
+
+def describe(first: bytes) -> str:
+    """Names the kind of a file.
+
+    Args:
+      first: the first `HEAD` bytes, or all of a shorter file.
+
+    Returns:
+      A phrase that follows "is", such as `an HTML page` or `empty`; looks into a gzipped file. An
+      empty string for an unknown kind.
+    """
+    kind = _kind(first)
+    if kind == "a gzip file":
+        with contextlib.suppress(zlib.error):
+            inside = zlib.decompressobj(wbits=31).decompress(first, HEAD)
+            if inside and _kind(inside):
+                return f"{_kind(inside)}, gzipped"
+    return kind
+
+
+def describe_file(path: Path) -> str:
+    """`describe` for a path; raises `OSError` if it cannot be read."""
+    with path.open("rb") as file:
+        return describe(file.read(HEAD))
+
+
+def _kind(first: bytes) -> str:
+    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        first = first[2:].replace(b"\0", b"")
+    first = first.removeprefix(codecs.BOM_UTF8)
+    return next((kind for pattern, kind in _KINDS if pattern.match(first)), "")
