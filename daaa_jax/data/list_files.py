@@ -39,6 +39,23 @@ def files(folder: Path) -> list[Path]:
     return sorted(path for path in found if path.is_file())
 
 
+def files_in_any_case(folder: Path) -> list[Path]:
+    """`files` of a folder, and of those beside it with that name but for capitals and dashes.
+
+    For instance, torchvision writes `MNIST/raw/`. Empty if there is no such folder.
+
+    Raises:
+      UserError: if one of the folders cannot be read.
+    """
+
+    def plain(path: Path) -> str:
+        return path.name.lower().replace("-", "_")
+
+    places = [path for path in sorted(folder.parent.glob("*")) if plain(path) == plain(folder)]
+    # The names of `.` and `..` match none.
+    return [file for place in places or [folder] if place.is_dir() for file in files(place)]
+
+
 def _leads_up(place: str, name: str, real: str) -> bool:
     """Whether a folder is a link to a folder that contains it."""
     path = os.path.join(place, name)
