@@ -6,9 +6,9 @@ from pathlib import Path
 import digit_trees
 import numpy as np
 import pytest
-from digit_trees import load_error, settings, write_idx
+from digit_trees import archive, load_error, settings, write_idx
 
-from daaa_jax.data import file_kind, mnist
+from daaa_jax.data import file_kind, load_task, mnist, mnist_m
 
 
 @pytest.fixture(autouse=True)
@@ -149,3 +149,133 @@ def test_idx_file_of_another_type_or_without_its_content_is_named(root, name, he
     path = root / "mnist" / name
     path.write_bytes(bytes.fromhex(header))
     assert str(path) in load_error(settings(root))
+
+
+def move(root: Path, folder: str) -> None:
+    """Moves MNIST-M to another folder below `root`."""
+    (root / "mnist_m").rename(root / "moved")
+    (root / folder).parent.mkdir(parents=True, exist_ok=True)
+    (root / "moved").rename(root / folder)
+
+
+@pytest.mark.parametrize(
+    "folder", ["mnist_m/mnist_m", "mnist_m/mnist_m.tar/a/mnist_m 2", "MNIST-M", "Mnist_M/unpacked"]
+)
+def test_unpacked_mnist_m_is_found_in_other_folders(root, folder):
+    before = mnist_m.load(root / "mnist_m")
+    move(root, folder)
+    assert same(mnist_m.load(root / "mnist_m"), before)
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_images_are_found_in_a_folder_within_their_folder_and_by_a_link(root, tmp_path, linked):
+    before = mnist_m.load(root / "mnist_m")
+    for split in ("train", "test"):
+        folder, moved = root / "mnist_m" / f"mnist_m_{split}", tmp_path / split
+        folder.rename(moved)
+        if linked:
+            folder.symlink_to(moved)
+        else:
+            folder.mkdir()
+            moved.rename(folder / folder.name)
+    assert same(mnist_m.load(root / "mnist_m"), before)
+
+
+def test_copies_of_the_labels_must_be_the_same(root):
+    copy = root / "mnist_m" / "mnist_m" / "mnist_m_test_labels.txt"
+    copy.parent.mkdir()
+    labels = root / "mnist_m" / copy.name
+    copy.write_bytes(labels.read_bytes())
+    load_task(settings(root))
+    copy.write_text("00000000.png 1")
+    message = load_error(settings(root))
+    assert str(copy) in message and str(labels) in message
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("mnist_m.tar.gz", "w"),  # unpacked by a browser
+        ("mnist_m.gz", "w"),
+        ("mnist_m.tar", "w"),
+        ("mnist_m.tar", "w:gz"),
+        ("mnist_m", "w:gz"),
+        ("mnist_m.tar.gz", "w:bz2"),
+        ("mnist_m.tar.xz", "w:xz"),
+        ("mnist_m.tar (1).gz", "w:gz"),
+        ("MNIST-M.TGZ", "w:gz"),
+        ("mnist_m.tar/mnist_m.tar", "w"),
+    ],
+)
+def test_archive_of_mnist_m_is_recognised_by_content(root, name, mode):
+    before = mnist_m.load(root / "mnist_m")
+    packed = archive(root, name, mode)
+    (packed.parent / "mnist_m.tar.gz.md5").write_text("859df31c91afe82e80e5012ba928f279")
+    assert same(mnist_m.load(root / "mnist_m"), before)
+
+
+@pytest.mark.parametrize("content", [b"", PAGE, POINTER])
+def test_archive_beside_that_of_a_failed_download_is_read(root, content):
+    before = mnist_m.load(root / "mnist_m")
+    archive(root, "mnist_m.tar (1).gz")
+    (root / "mnist_m" / "mnist_m.tar.gz").write_bytes(content)
+    assert same(mnist_m.load(root / "mnist_m"), before)
+
+
+@pytest.mark.parametrize("name", ["mnist_m.tar.gz", "mnist_m.tar"])
+@pytest.mark.parametrize("content", NOT_IT.values(), ids=NOT_IT.keys())
+def test_archive_that_is_something_else_is_named_with_what_it_is(root, name, content):
+    path = archive(root, name)
+    path.write_bytes(content)
+    message = load_error(settings(root))
+    assert str(path) in message and file_kind.describe(content) in message
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+@pytest.mark.parametrize("part", [0.002, 0.3, 0.9])
+def test_truncated_archive_of_any_compression_is_refused(root, mode, part):
+    path = archive(root, "mnist_m.tar.gz", mode)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * part)])
+    assert str(path) in load_error(settings(root))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.encode("utf-8-sig"),
+        lambda text: text.encode("utf-16"),
+        lambda text: b"\xfe\xff" + text.replace("\n", "\r\n").encode("utf-16-be"),
+        lambda text: text.replace("\n", " \t\r\n").encode(),
+        lambda text: text.replace("\n", "\r").rstrip().encode(),
+        lambda text: text.replace(" ", "\t").encode("utf-8-sig") + b"\n\n",
+    ],
+)
+def test_labels_are_read_as_editors_save_them(root, change, packed):
+    before = mnist_m.load(root / "mnist_m")
+    for split in ("train", "test"):
+        labels = root / "mnist_m" / f"mnist_m_{split}_labels.txt"
+        labels.write_bytes(change(labels.read_text()))
+    if packed:
+        archive(root)
+    assert same(mnist_m.load(root / "mnist_m"), before)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("content", NOT_IT.values(), ids=NOT_IT.keys())
+def test_labels_that_are_something_else_are_named(root, content, packed):
+    labels = root / "mnist_m" / "mnist_m_test_labels.txt"
+    labels.write_bytes(content)
+    where = archive(root) if packed else labels
+    message = load_error(settings(root))
+    assert str(where) in message and labels.name in message
+    kind = file_kind.describe(content)
+    assert kind == file_kind.TEXT or kind in message
+
+
+@pytest.mark.parametrize("content", [POINTER, PAGE])
+def test_png_that_is_something_else_is_named_with_what_it_is(root, content):
+    path = root / "mnist_m" / "mnist_m_test" / "00000003.png"
+    path.write_bytes(content)
+    message = load_error(settings(root))
+    assert str(path) in message and file_kind.describe(content) in message
