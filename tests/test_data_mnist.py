@@ -1,27 +1,23 @@
 """The data of MNIST to MNIST-M: idx files, a folder or archive, the recipe, and their errors."""
 
 import errno
-import gzip
 import io
 import os
 import re
 import sys
-import tarfile
 import zlib
 from pathlib import Path
 
+import digit_trees
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from digit_trees import COUNTS, archive, load_error, settings, write_idx
 from PIL import Image
 
 from configs import digits
 from daaa_jax.data import load_task, mnist, mnist_m
 from daaa_jax.data.tfds_mnist_m import MnistM
-from daaa_jax.errors import UserError
-
-COUNTS = {"mnist_train": 40, "mnist_test": 20, "mnist_m_train": 30, "mnist_m_test": 10}
-PREFIX = {"train": "train", "test": "t10k"}
 
 
 @pytest.fixture(autouse=True)
@@ -29,64 +25,15 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("DAAA_CACHE", str(tmp_path / "cache"))
 
 
-def write_idx(path: Path, array: np.ndarray) -> None:
-    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
-    content = header + array.astype(np.uint8).tobytes()
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
-
-
 @pytest.fixture
 def root(tmp_path) -> Path:
-    """A small copy of both data sets in their published layouts; image i is filled with i."""
-    root = tmp_path / "data"
-    (root / "mnist").mkdir(parents=True)
-    for split, suffix in (("train", ".gz"), ("test", "")):
-        count = COUNTS[f"mnist_{split}"]
-        images = np.arange(count)[:, None, None] * np.ones((1, 28, 28))
-        write_idx(root / "mnist" / f"{PREFIX[split]}-images-idx3-ubyte{suffix}", images)
-        labels = np.arange(count) % 10
-        write_idx(root / "mnist" / f"{PREFIX[split]}-labels-idx1-ubyte{suffix}", labels)
-        folder = root / "mnist_m" / f"mnist_m_{split}"
-        folder.mkdir(parents=True)
-        lines = []
-        for i in range(COUNTS[f"mnist_m_{split}"]):
-            pixels = np.full((32, 32, 3), i, np.uint8)
-            Image.fromarray(pixels).save(folder / f"{i:08d}.png")
-            lines.append(f"{i:08d}.png {i % 10}\n")
-        (root / "mnist_m" / f"mnist_m_{split}_labels.txt").write_text("".join(lines))
-    return root
-
-
-def settings(root: Path, **changes):
-    data = digits.get_config("mnist2mnistm").data
-    data.dir = str(root)
-    data.expected_counts.update(COUNTS)
-    data.update(changes)
-    return data
-
-
-def load_error(data) -> str:
-    with pytest.raises(UserError) as caught:
-        load_task(data)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return digit_trees.write(tmp_path / "data")
 
 
 def numbers_in(message: str, path: Path) -> set[str]:
     """The numbers that a message contains beside the path of the file that it must name."""
     assert str(path) in message
     return set(re.findall(r"\d+", message.replace(str(path), "")))
-
-
-def archive(root: Path) -> Path:
-    """Packs the folder as the published archive is, and removes it."""
-    path = root / "mnist_m" / "mnist_m.tar.gz"
-    with tarfile.open(path, "w:gz") as tar:
-        for file in sorted((root / "mnist_m").rglob("*")):
-            if file.is_file() and file != path:
-                tar.add(file, f"mnist_m/{file.relative_to(root / 'mnist_m')}")
-                file.unlink()
-    return path
 
 
 def test_both_domains_are_read_and_their_rows_are_in_different_orders(root):

@@ -134,3 +134,18 @@ def _leads_up(path: Path, real: str) -> bool:
 
 def _reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
+
+
+def files_in_any_case(folder: Path) -> list[Path]:
+    """All files in a folder, and in those beside it with its name but for capitals and dashes.
+
+    For instance, torchvision writes `MNIST/raw/`. Empty if there is no such folder.
+    """
+
+    def plain(path: Path) -> str:
+        return path.name.lower().replace("-", "_")
+
+    places = [path for path in sorted(folder.parent.glob("*")) if plain(path) == plain(folder)]
+    # The names of `.` and `..` match none.
+    found = [scan(place) for place in places or [folder] if place.is_dir()]
+    return [path for files in found for path in sorted(files.images + files.others)]

@@ -1,11 +1,13 @@
 """MNIST from its four idx files or a prepared TFDS copy, padded to 32x32 RGB."""
 
 import gzip
+import re
 import zlib
 from pathlib import Path
 
 import numpy as np
 
+from daaa_jax.data import file_kind, image_files
 from daaa_jax.data.types import LabelledImages
 from daaa_jax.errors import UserError
 
@@ -17,18 +19,19 @@ def load(folder: Path, split: str) -> LabelledImages:
     """Reads one split from idx files, gzipped or not.
 
     Args:
-      folder: folder of the four files.
+      folder: the four files are in it or its subfolders; their names may have other separators,
+        other suffixes or the number of a copy. Of several files for one part, those that can be
+        read must have the same content.
       split: `train` or `test`.
 
     Returns:
       Images, uint8 `[N,32,32,3]`, and labels.
 
     Raises:
-      UserError: if a file is missing, or its content does not match its name.
+      UserError: if a file is missing, its content does not match its name, or two files differ.
     """
-    images = read_idx(_find(folder, f"{_PREFIX[split]}-images-idx3-ubyte"), dimensions=3)
-    labels_path = _find(folder, f"{_PREFIX[split]}-labels-idx1-ubyte")
-    labels = read_idx(labels_path, dimensions=1)
+    _, images = _read(folder, split, "images", dimensions=3)
+    labels_path, labels = _read(folder, split, "labels", dimensions=1)
     if len(images) != len(labels):
         raise UserError(f"{labels_path} holds {len(labels)} labels for {len(images)} images")
     check_labels(labels, labels_path)
@@ -94,40 +97,63 @@ def check_labels(labels: np.ndarray, path: Path) -> None:
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """Reads an idx file of unsigned bytes.
+    """Reads an idx file of unsigned bytes, gzipped or not, whatever its name.
 
     Args:
-      path: the file, gzipped if its name ends in `.gz`.
+      path: the file.
       dimensions: 3 for images, 1 for labels.
 
     Raises:
       UserError: if it cannot be read, or its header or length is not as expected.
     """
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        content = path.read_bytes()
+        for _ in range(2):  # some servers pack a packed file again
+            if content.startswith(b"\x1f\x8b"):
+                content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} cannot be read ({error}): fetch it again") from error
+        raise UserError(f"{path} cannot be read ({error}): download it again") from error
     header = 4 + 4 * dimensions
     magic = bytes([0, 0, 8, dimensions])
-    if len(content) < header or content[:4] != magic:
+    if not content.startswith(magic):
+        kind = file_kind.describe(content[: file_kind.HEAD])
         raise UserError(
-            f"{path} is not an idx file of {'images' if dimensions == 3 else 'labels'}: it begins "
-            f"with {content[:4].hex() or 'nothing'}, expected {magic.hex()}"
+            f"{path} is {kind and f'{kind}, '}not an idx file of "
+            f"{'images' if dimensions == 3 else 'labels'} (it begins with "
+            f"{content[:4].hex() or 'nothing'}, expected {magic.hex()}): replace it with MNIST's"
         )
+    if len(content) < header:
+        raise UserError(f"{path} is cut short: {len(content)} bytes: download it again")
     shape = tuple(int(size) for size in np.frombuffer(content[4:header], ">u4"))
     if dimensions == 3 and shape[1:] != (28, 28):
-        raise UserError(f"{path} holds images of {shape[1]}x{shape[2]}, expected 28x28")
+        raise UserError(
+            f"{path} holds images of {shape[1]}x{shape[2]}, expected 28x28: replace it with MNIST's"
+        )
     if len(content) - header != np.prod(shape, dtype=np.int64):
         raise UserError(
             f"{path} is cut short or too long: {len(content) - header} bytes after the header, "
-            f"which declares {' x '.join(map(str, shape))}"
+            f"which declares {' x '.join(map(str, shape))}: download it again"
         )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
-def _find(folder: Path, name: str) -> Path:
-    # Some distributions have a dot before idx: train-images.idx3-ubyte.
-    for candidate in (name, f"{name}.gz", name.replace("-idx", ".idx")):
-        if (folder / candidate).is_file():
-            return folder / candidate
-    raise UserError(f"{folder / name} (or {name}.gz) is missing: {_WHERE}")
+def _read(folder: Path, split: str, part: str, dimensions: int) -> tuple[Path, np.ndarray]:
+    """Path and content of the images or labels of a split."""
+    # Also `train-images.idx3-ubyte`, `train-images-idx3-ubyte (1).gz`, `Copy of test-images.gz`.
+    pattern = re.compile(rf"(.*\s)?({split}|{_PREFIX[split]})[-_. ]?{part}", re.IGNORECASE)
+    found, errors = [], []
+    for path in image_files.files_in_any_case(folder):
+        if pattern.match(path.name):
+            try:
+                found.append((path, read_idx(path, dimensions)))
+            except UserError as error:
+                errors.append(error)
+    if errors and not found:
+        raise errors[0]
+    if not found:
+        path = folder / f"{_PREFIX[split]}-{part}-idx{dimensions}-ubyte"
+        raise UserError(f"{path} (or {path.name}.gz) is missing: {_WHERE}")
+    for path, array in found[1:]:
+        if not np.array_equal(array, found[0][1]):
+            raise UserError(f"{found[0][0]} and {path} differ: remove the one that is not MNIST's")
+    return found[0]
