@@ -37,6 +37,9 @@ def get_config() -> ConfigDict:
         class_names="",  # a file with a name per line, or names separated by commas
         image_size=256,  # pixels: images are resized to this square, translated, then cropped
         on_error="raise",  # or skip: ignore unreadable images
+        # Classes that only the target has; or ignore: their images are unlabelled training images,
+        # and are not measured.
+        unknown_classes="raise",
         limit=0,  # use only this many images of each domain
         expected_classes=0,  # 0: any number
         expected_counts=ConfigDict(),

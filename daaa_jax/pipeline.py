@@ -16,7 +16,7 @@ from daaa_jax.data.pairs import all_images
 from daaa_jax.data.records import Records
 from daaa_jax.data.types import ImageArray, Task
 from daaa_jax.errors import Diverged, UserError
-from daaa_jax.evaluation import diagnostics, paired_inference
+from daaa_jax.evaluation import diagnostics, paired_inference, source_classes
 from daaa_jax.experiment import result as results
 from daaa_jax.experiment import stages as stage_rules
 from daaa_jax.experiment.stages import NEEDS, OURS, STAGES, Stages
@@ -78,6 +78,7 @@ def run(
         writer = MetricWriter(place.metrics_jsonl, place.tensorboard)
         with writer, Notice().listening() as notice:
             parameter_table.write(shapes, place.networks_txt)
+            job.check_external_source()
             later = time_left.later(config, task, job.stages_to_run(stage))
             job.run(stage, Context(place, mesh, writer, config.run, notice, profiled, later))
         if stage not in ("all", "adapt"):
@@ -278,6 +279,17 @@ class _Run:
         )
         return loop_state
 
+    def check_external_source(self) -> None:
+        """Checks the classes of an external source network, before hours of work."""
+        if self.external_source is None:
+            return
+        found = self.evaluate(self.external_source, self.task.evaluation.source_test)
+        warning = source_classes.check(
+            found.confusion, self.task.class_names, self.config.source.checkpoint
+        )
+        if warning and distributed.is_first():
+            print(warning, flush=True)
+
     def _accuracies(self, variables: models.Variables) -> dict[str, float]:
         measured = self.task.evaluation
         return {
@@ -302,6 +314,7 @@ class _Run:
             self.task.evaluation,
             context,
             candidates.keep,
+            self.task.class_names,
         )
         em = loop_state.get("em")
         results.write_network(self.workdir.last_network, last, "last", self.config, self.task, em)

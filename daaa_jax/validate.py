@@ -39,6 +39,7 @@ _CHOICES = {
     "evaluate.crops": augment.CROPS,
     "evaluate.validator": tuple(model_selection.VALIDATORS),
     "data.on_error": ("raise", "skip"),
+    "data.unknown_classes": ("raise", "ignore"),
     "model.name": tuple(models.CLASSIFIERS),
     "model.dtype": models.DTYPES,
     "model.version": resnet.VERSIONS,

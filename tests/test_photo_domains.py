@@ -404,7 +404,6 @@ def test_all_six_tasks_of_office_run_every_stage(tmp_path):
     [
         ("", "phone", ["data.source"]),
         ("catalogue", "", ["data.target"]),
-        ("catalogue", "other/catalogue", ["photos/catalogue", "photos/other/catalogue"]),
         ("catalogue", "catalogue", ["data.source", "data.target", "photos/catalogue"]),
         ("phone", "catalogue", ["photos/phone"]),
         ("other", "phone", ["photos/other/catalogue"]),  # the folder to use instead
@@ -428,12 +427,33 @@ def test_folders_that_do_not_make_a_task_are_refused_and_leave_nothing(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("places", "names"),
+    [
+        (("amazon/images", "webcam/images"), ("amazon", "webcam")),
+        (("images", "other/images"), ("{root}", "other")),
+        (("a/x/images", "b/x/images"), ("a", "b")),
+    ],
+)
+def test_domains_of_one_name_are_told_apart_by_their_folders(places, names, tmp_path):
+    folders = [
+        write_domain(tmp_path / place, CLASSES, each=1, seed=n) for n, place in enumerate(places)
+    ]
+    config = folder_config.get_config("smoke,data.limit=0").data
+    config.update(source=str(folders[0]), target=str(folders[1]))
+    task = load_task(config)
+    expected = tuple(name.format(root=tmp_path.name) for name in names)
+    assert (task.source_name, task.target_name) == expected
+
+
 def test_only_as_many_images_are_decoded_as_data_limit_allows(tmp_path, monkeypatch):
     source = write_domain(tmp_path / "catalogue", CLASSES, each=4)
     target = write_domain(tmp_path / "phone", CLASSES, each=3, seed=1)
     decoded = []
     read = photos.read
-    monkeypatch.setattr(photos, "read", lambda path, size: decoded.append(path) or read(path, size))
+    monkeypatch.setattr(
+        photos, "read", lambda path, *rest: decoded.append(path) or read(path, *rest)
+    )
     config = folder_config.get_config("smoke,data.limit=5")
     config.data.update(source=str(source), target=str(target))
     task = load_task(config.data)

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from daaa_jax.data import folders, image_lists, randomness, record_sets
 from daaa_jax.data.record_sets import Domain
 from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
-from daaa_jax.errors import UserError
+from daaa_jax.errors import UserError, some
 
 DOMAINS = ("amazon", "dslr", "webcam")
 _WHERE = (
@@ -28,12 +28,12 @@ def load(settings: ConfigDict) -> Task:
     Args:
       settings: `config.data`; `source` and `target` are folders or list files, or names of folders
         in `dir`; `root`, `path_prefix`, `class_names`, `target_test`, `image_size`, `on_error`,
-        `limit`, `seed`, `expected_classes` and `expected_counts` are read.
+        `unknown_classes`, `limit`, `seed`, `expected_classes` and `expected_counts` are read.
 
     Returns:
       The task. Domains of photos have no test split: the source is measured on its training
       images, the target on all its images or on those in `target_test`. Labels of a target without
-      classes are `folders.UNKNOWN`.
+      classes, and of classes that the source lacks, are `folders.UNKNOWN`.
 
     Raises:
       UserError: if a folder is missing or not as expected, or an image cannot be read.
@@ -50,13 +50,13 @@ def load(settings: ConfigDict) -> Task:
     target = _with_names_of(source, target)
     if why := folders.why_no_source(source.folder, source.classes, source.files):
         raise UserError(why)
-    _check_classes(source, target)
+    _check_classes(source, target, settings.unknown_classes)
     listings = {"source": source, "target": target}
     if settings.target_test:
         test = _with_names_of(source, _find(settings, settings.target_test))
         if not test.classes:
             raise UserError(f"data.target_test={settings.target_test} has no classes")
-        _check_classes(source, test)
+        _check_classes(source, test, settings.unknown_classes)
         if missing := sorted(set(source.classes) - set(test.classes)):
             print(f"{test.folder} lacks classes, not measured: {', '.join(missing)}", flush=True)
         listings["test"] = test
@@ -70,6 +70,8 @@ def load(settings: ConfigDict) -> Task:
     }
     (source_train, source_files), (target_train, target_files) = data["source"], data["target"]
     measured_on = "images of data.target_test" if settings.target_test else "all target images"
+    if set(listings.get("test", target).classes) - set(source.classes):
+        measured_on += " of the source's classes"
     left_out = {
         listings[name].name: _left_out(listings[name], read[name]) for name in ("source", "target")
     }
@@ -190,7 +192,7 @@ def _list(settings: ConfigDict, domain: str) -> Domain:
     return listing
 
 
-def _check_classes(source: Domain, target: Domain) -> None:
+def _check_classes(source: Domain, target: Domain, unknown_classes: str) -> None:
     """Checks that the source has images of all its classes, and every class of the target."""
     for domain in (source, target):
         for first, second in folders.similar_classes(domain.classes):
@@ -200,11 +202,19 @@ def _check_classes(source: Domain, target: Domain) -> None:
                 flush=True,
             )
     added = sorted(set(target.classes) - set(source.classes))
-    if added:
+    names = some([repr(name) for name in added])
+    if added and unknown_classes == "raise":
         raise UserError(
-            f"{target.folder} has classes that {source.folder} lacks: "
-            f"{', '.join(map(repr, added))}; use the same name for a class in both, and remove the "
-            "folders of other classes"
+            f"{target.folder} has classes that {source.folder} lacks: {names}; use the same name "
+            "for a class in both, or set data.unknown_classes=ignore"
+        )
+    if added:
+        numbers = [target.classes.index(name) for name in added]
+        count = int(np.isin(target.labels, numbers).sum())
+        print(
+            f"{target.folder} has {count} images of classes that the source lacks, unlabelled in "
+            f"training and not measured: {names}",
+            flush=True,
         )
     _check_none_is_empty(source, np.arange(len(source.labels)))
 
@@ -228,7 +238,8 @@ def _labelled(
     listing: Domain, read: folders.Decoded, classes: tuple[str, ...]
 ) -> tuple[LabelledImages, tuple[PurePath, ...]]:
     """Images with labels numbered as in the source, and their paths within the domain."""
-    places = np.array([classes.index(name) for name in listing.classes], np.int32)
+    known = {name: number for number, name in enumerate(classes)}
+    places = np.array([known.get(name, folders.UNKNOWN) for name in listing.classes], np.int32)
     labels = listing.labels[read.rows]
     labels = places[labels] if listing.classes else labels
     files = listing.files

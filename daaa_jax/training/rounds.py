@@ -11,9 +11,10 @@ from ml_collections import ConfigDict
 
 from daaa_jax.data.types import ImageArray, LabelledImages, MeasuredData
 from daaa_jax.evaluation import Evaluation, Evaluator, Outputs, model_selection, spread
+from daaa_jax.evaluation.class_balance import lost_classes
 from daaa_jax.evaluation.second_view import SecondView, measure_once
 from daaa_jax.models import Variables
-from daaa_jax.runtime import files
+from daaa_jax.runtime import distributed, files
 from daaa_jax.training import loop
 from daaa_jax.training.context import Context
 from daaa_jax.training.feed import Feed
@@ -71,6 +72,7 @@ def run(
     measured: MeasuredData,
     context: Context,
     keep: Callable[[int, Variables], None] = lambda *_: None,
+    class_names: Sequence[str] = (),
 ) -> tuple[Variables, Mapping[str, Any]]:
     """Trains the target network, or resumes it.
 
@@ -82,6 +84,7 @@ def run(
         training nor to select a checkpoint.
       keep: called with the step and the target network when the label-free validator scores it
         highest so far. A resumed run may repeat a call.
+      class_names: for the log, which is silent on lost classes without them.
 
     Returns:
       The target network's variables after the last update, and the loop state: `last`, `selected`
@@ -100,7 +103,15 @@ def run(
     if training.second_view is not None:
         view = training.second_view(originals=measured.target_train, evaluate=evaluate)
     end = RoundEnd(
-        evaluate, measured, config.evaluate, keep, context.workdir.posterior_json, training, view
+        evaluate,
+        measured,
+        config.evaluate,
+        keep,
+        context.workdir.posterior_json,
+        training,
+        view,
+        class_names,
+        config.em.threshold,
     )
 
     def measure_second_view(step, state, loop_state):
@@ -138,6 +149,8 @@ class RoundEnd:
       posterior_json: where `soft_labels` of every round is written.
       training: how the method trains the network.
       view: reads the translations of the target images, if the method uses them.
+      class_names: for the log.
+      threshold: p_t, `em.threshold`.
     """
 
     evaluate: Evaluator
@@ -147,6 +160,8 @@ class RoundEnd:
     posterior_json: Path
     training: TargetTraining
     view: SecondView | None = None
+    class_names: Sequence[str] = ()
+    threshold: float = 0.0
 
     def __call__(
         self, step: int, state: Any, metrics: loop.Metrics, loop_state: loop.LoopState
@@ -178,6 +193,10 @@ class RoundEnd:
             self.settings.validator: scores.get(self.settings.validator),
         }
         self._select(step, target, last, loop_state)
+        if self.class_names and distributed.is_first():
+            posteriors = np.exp(used.log_posteriors)
+            for line in lost_classes(posteriors, self.threshold, self.class_names):
+                print(f"adapt: {line}", flush=True)
         entry = soft_labels(step, used) | {
             "views": {name: _metrics(of, _OF_VIEWS) for name, of in views.items()}
         }

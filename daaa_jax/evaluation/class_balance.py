@@ -1,0 +1,38 @@
+"""Classes that training loses: never predicted, or hardly kept by the filter of soft labels."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from daaa_jax.errors import some
+
+_RARE = 5  # a class is kept less often than a fifth of the median share
+
+
+def lost_classes(posteriors: np.ndarray, threshold: float, names: Sequence[str]) -> list[str]:
+    """Lines to log, empty if no class is lost; no label is used.
+
+    Args:
+      posteriors: soft labels of the target's training images, `[N,K]`.
+      threshold: p_t of section 3.3, B.
+      names: of the classes.
+    """
+    predicted, kept = posteriors.argmax(axis=1), posteriors.max(axis=1) >= threshold
+    count = np.bincount(predicted, minlength=len(names))
+    share = np.bincount(predicted[kept], minlength=len(names)) / np.maximum(count, 1)
+    never = [name for name, n in zip(names, count, strict=True) if not n]
+    least = np.median(share[count > 0]) / _RARE
+    rare = [
+        f"{name} ({s:.0%} of {n})"
+        for name, n, s in zip(names, count, share, strict=True)
+        if n and s < least
+    ]
+    lines = []
+    if never:
+        lines.append(f"classes never predicted on target images: {some(never)}")
+    if rare:
+        lines.append(
+            f"classes whose soft labels are kept less than a {_RARE}th as often as the median "
+            f"class's: {some(rare)}"
+        )
+    return lines

@@ -1,0 +1,109 @@
+"""Classes that are lost, in another order, unknown to the source, or imbalanced are reported."""
+
+import numpy as np
+import pytest
+from photo_trees import write_domain
+
+from configs import folder
+from daaa_jax import check
+from daaa_jax.data import photo_domains
+from daaa_jax.data.folders import UNKNOWN
+from daaa_jax.errors import UserError
+from daaa_jax.evaluation import source_classes
+from daaa_jax.evaluation.class_balance import lost_classes
+
+NAMES = ("bike", "lamp", "mug", "pen")
+
+
+def posteriors_of(predicted, confidence):
+    """Posteriors with a given class and its probability, `[N,K]`."""
+    rows = np.repeat((1 - np.asarray(confidence, float))[:, None] / 3, 4, axis=1)
+    rows[np.arange(len(rows)), predicted] = confidence
+    return rows
+
+
+def test_no_class_is_lost_where_all_are_predicted_and_kept():
+    assert lost_classes(posteriors_of(np.arange(8) % 4, [0.99] * 8), 0.95, NAMES) == []
+
+
+def test_classes_that_are_never_predicted_are_named():
+    (line,) = lost_classes(posteriors_of([0, 2, 0, 2], [0.99, 0.9, 0.9, 0.99]), 0.95, NAMES)
+    assert "lamp, pen" in line and "bike" not in line
+
+
+@pytest.mark.parametrize(("kept", "is_rare"), [(1, True), (3, False)])
+def test_classes_that_are_hardly_kept_are_named(kept, is_rare):
+    # Twenty images of each class; half of the others' are kept.
+    confidence = [0.99] * 10 + [0.5] * 10
+    rows = [posteriors_of([n] * 20, confidence) for n in (0, 1, 2)]
+    rows.append(posteriors_of([3] * 20, [0.99] * kept + [0.5] * (20 - kept)))
+    lines = lost_classes(np.concatenate(rows), 0.95, NAMES)
+    assert bool(lines) == is_rare
+    if is_rare:
+        assert "pen (5% of 20)" in lines[0] and "mug" not in lines[0]
+
+
+# Classes of an external source network.
+
+
+def confusion_of(order, right=18, wrong=2):
+    """Counts of a network whose output `order[k]` is class k."""
+    counts = np.full((4, 4), wrong / 2)
+    counts[np.arange(4), order] = right
+    return counts.astype(int)
+
+
+def test_source_network_with_its_classes_in_order_passes():
+    assert source_classes.check(confusion_of([0, 1, 2, 3]), NAMES, "net.pth") == ""
+
+
+@pytest.mark.parametrize("order", [[1, 2, 3, 0], [1, 0, 2, 3]])
+def test_source_network_with_classes_in_another_order_is_refused(order):
+    with pytest.raises(UserError, match=r"net\.pth.*output 1 is bike"):
+        source_classes.check(confusion_of(order), NAMES, "net.pth")
+
+
+def test_source_network_of_chance_accuracy_is_warned_of():
+    warning = source_classes.check(np.full((4, 4), 5), NAMES, "net.pth")
+    assert "net.pth" in warning and "25.0%" in warning and "62%" in warning
+    many = np.full((100, 100), 1)
+    assert "3%" in source_classes.check(many, tuple(map(str, range(100))), "net.pth")
+
+
+# Classes that only the target has, and imbalance.
+
+
+@pytest.fixture
+def domains(tmp_path, monkeypatch):
+    monkeypatch.setenv("DAAA_CACHE", str(tmp_path / "cache"))
+    source = write_domain(tmp_path / "shop", ("mug", "pen"), each=2)
+    return source, write_domain(tmp_path / "phone", ("lamp", "mug", "pen"), each=3, seed=1)
+
+
+def load(source, target, **changes):
+    settings = folder.get_config("smoke").data
+    settings.update(source=str(source), target=str(target), limit=0, **changes)
+    return photo_domains.load(settings)
+
+
+@pytest.mark.parametrize("as_test", [False, True])
+def test_classes_that_only_the_target_has_are_unlabelled_and_not_measured(as_test, domains, capsys):
+    source, target = domains
+    changes = {"target_test": str(target)} if as_test else {}
+    with pytest.raises(UserError, match="'lamp'.*data.unknown_classes=ignore"):
+        load(source, target, **changes)
+    task = load(source, target, unknown_classes="ignore", **changes)
+    assert len(task.target_train.images) == 9 and task.class_names == ("mug", "pen")
+    labels = task.evaluation.target_test.labels
+    np.testing.assert_array_equal(labels, [UNKNOWN] * 3 + [0] * 3 + [1] * 3)
+    assert "classes" in task.evaluation.target_images
+    printed = capsys.readouterr().out
+    assert "'lamp'" in printed and " 3 " in printed
+
+
+@pytest.mark.parametrize(("most", "is_reported"), [(20, True), (8, False)])
+def test_dataset_check_reports_an_imbalanced_source(most, is_reported, tmp_path, capsys):
+    source = write_domain(tmp_path / "shop", ("mug",), each=most)
+    write_domain(source, ("pen",), each=2, seed=1)
+    assert check.main([str(source)]) == 0
+    assert ("largest" in capsys.readouterr().out) == is_reported
