@@ -4,10 +4,13 @@
 
 Writes `model.stablehlo`, a program serialised by `jax.export` that maps uint8 images `[B,H,W,3]`,
 for any B, to probabilities `[B,K]`; with `--onnx` also `model.onnx`; `classes.txt`, the class
-names; and `README.md`, the model card. `--paired` includes G_TS, for inference on both images of a
-pair; `--generators` exports only the generators, which map uint8 images to uint8 images.
+names; `preprocessing.json`, the size of the images and how grey values of more than 8 bits become
+pixels (`data.photos.value_ranges`); and `README.md`, the model card. `--paired` includes G_TS, for
+inference on both images of a pair; `--generators` exports only the generators, which map uint8
+images to uint8 images.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -64,9 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         network = inference.load_network(workdir, chosen, options.paired)
         side = network.about["image_size"]
+        preprocessing = {"image_size": side, "ranges": network.about.get("ranges", {})}
         programs = {"model": lambda x: inference.posterior(network, network.variables, x)}
         files = {
             "classes.txt": "".join(f"{name}\n" for name in network.about["classes"]).encode(),
+            "preprocessing.json": json.dumps(preprocessing, indent=2).encode(),
             "README.md": model_card.write(network, workdir, chosen).encode(),
         }
     # Generators round to uint8, where a value halfway between two may be rounded differently.

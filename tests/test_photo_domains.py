@@ -1,6 +1,7 @@
 """Photos, from two folders to predictions: run as a user runs it."""
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -83,6 +84,9 @@ def test_predictions_are_a_row_for_each_image_with_probabilities_or_the_reason(
     images = tmp_path / "new"
     shutil.copytree(root / "phone", images)
     (images / "broken.jpg").write_bytes(b"\xff\xd8\xff no image")
+    (images / "notes.txt").write_text("taken on Monday")
+    (images / "lost.jpg").symlink_to(tmp_path / "nowhere")
+    (images / "Thumbs.db").write_bytes(b"")
     (images / "IMG_0003.jpg").rename(images / f"{'写' * 80}.jpg")  # overlays have longer names
     done = call(
         "predict",
@@ -95,9 +99,10 @@ def test_predictions_are_a_row_for_each_image_with_probabilities_or_the_reason(
     assert done.returncode == 0, done.stderr
     with (tmp_path / "out.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [Path(row["file"]).name for row in rows] == sorted(p.name for p in images.iterdir())
+    names = {path.name for path in images.iterdir()} - {"Thumbs.db"}
+    assert [Path(row["file"]).name for row in rows] == sorted(names)
     for row in rows:
-        if "broken" in row["file"]:
+        if Path(row["file"]).name in ("broken.jpg", "notes.txt", "lost.jpg"):
             assert row["error"] and not row["class"]
             continue
         probabilities = {name: float(row[f"p({name})"]) for name in CLASSES}
@@ -126,6 +131,32 @@ def test_table_written_to_a_pipe_leaves_a_pipe_and_to_a_link_a_link(tmp_path):
     (tmp_path / "link.csv").symlink_to(tmp_path / "table.csv")
     predict.write_csv(rows, ("mug", "pen"), str(tmp_path / "link.csv"))
     assert (tmp_path / "link.csv").is_symlink() and (tmp_path / "table.csv").read_text() == seen[0]
+
+
+def test_values_become_pixels_as_in_the_images_of_the_run(finished, tmp_path):
+    from daaa_jax import inference, model_card
+
+    network = inference.load_network(Workdir(finished), "selected")
+    ramp = np.tile(np.linspace(0, 1, 40), (40, 1))
+    for name, values in (
+        ("12_bits.png", (ramp * 255).astype(np.uint16) * 4),
+        ("8_bits.png", ((ramp * 255).astype(np.uint16) * 4 / 4095 * 255).astype(np.uint8)),
+    ):
+        Image.fromarray(values).save(tmp_path / name)
+    paths = [tmp_path / "12_bits.png", tmp_path / "8_bits.png"]
+
+    def predicted(ranges):
+        about = network.about | {"ranges": ranges}
+        known = dataclasses.replace(network, about=about)
+        return [p for _, p, _ in inference.predict(known, paths, batch_size=2)]
+
+    of_run, of_8_bits = predicted({"unsigned": [0, 4095]})
+    np.testing.assert_array_equal(of_run, of_8_bits)
+    of_itself, _ = predicted({})
+    assert np.abs(of_itself - of_run).max() > 1e-4
+    about = network.about | {"ranges": {"unsigned": [0, 4095]}}
+    known = dataclasses.replace(network, about=about)
+    assert "4095 (255)" in model_card.write(known, Workdir(finished), "selected")
 
 
 def test_batch_size_changes_no_prediction(finished, root, tmp_path):
@@ -209,6 +240,8 @@ def test_exported_program_gives_the_same_probabilities_in_a_fresh_process(finish
     done = call("export", f"--workdir={finished}", f"--out={out}")
     assert done.returncode == 0, done.stderr
     assert (out / "classes.txt").read_text().split() == list(CLASSES)
+    preprocessing = json.loads((out / "preprocessing.json").read_text())
+    assert preprocessing == {"image_size": 40, "ranges": {}}
     card = (out / "README.md").read_text()
     assert "catalogue" in card and "phone" in card and all(name in card for name in CLASSES)
     # The accuracy of the source network on its own domain, and none on the unlabelled target.
