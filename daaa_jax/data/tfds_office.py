@@ -59,6 +59,9 @@ class Office31(tfds.core.GeneratorBasedBuilder):
         root = Path(dl_manager.manual_dir)
         listings = {domain: folders.find(root / domain) for domain in photo_domains.DOMAINS}
         for listing in listings.values():
+            if listing.unreadable:
+                path, reason = listing.unreadable[0]
+                raise UserError(f"{path} cannot be read: {reason}")
             if listing.classes != CLASSES:
                 odd = sorted(set(listing.classes) ^ set(CLASSES))
                 raise UserError(
