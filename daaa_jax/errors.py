@@ -1,7 +1,7 @@
 """Errors that the user can fix; one line says what is wrong, where, and what to do."""
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 
@@ -35,6 +35,13 @@ def writable(what: object) -> Iterator[None]:
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, up to 200 characters; without a message its class."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """Names for a message, in one line; beyond `most`, how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    text = ", ".join(names[:most]) + more
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 def check_choice(
