@@ -37,10 +37,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def some(names: Sequence[str], most: int = 10) -> str:
-    """Names for a message: the first ten, and how many more there are."""
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """Names for a message, in one line; beyond `most`, how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    text = ", ".join(names[:most]) + more
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 def check_choice(

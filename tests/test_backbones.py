@@ -89,6 +89,37 @@ def test_logits_are_those_of_pytorch(name):
     assert np.linalg.norm(expected[0] - expected[1]) > 0.01 * np.linalg.norm(expected[0])
 
 
+def timm_name(name: str) -> str:
+    """Name in timm's EfficientNet-Lite0 of a tensor of the published file."""
+    places = [(s, r) for s, repeats in enumerate((1, 2, 2, 3, 3, 4, 1)) for r in range(repeats)]
+    outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
+    outer["_fc"] = "classifier"
+    inner = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw"}
+    inner |= {"_bn1": "bn2", "_project_conv": "conv_pwl", "_bn2": "bn3"}
+    first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+    if not name.startswith("_blocks."):
+        layer, last = name.split(".")
+        return f"{outer[layer]}.{last}"
+    _, number, layer, last = name.split(".")
+    stage, repeat = places[int(number)]
+    return f"blocks.{stage}.{repeat}.{(inner if stage else first)[layer]}.{last}"
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_timms_names_of_efficientnet_are_read(prefix, capsys):
+    model = network("efficientnet_lite0")
+    state = drawn_state(foreign_shapes("efficientnet_lite0"))
+    renamed = {prefix + timm_name(name): value for name, value in state.items()}
+    assert len(renamed) == len(state) and f"{prefix}blocks.6.0.conv_pwl.weight" in renamed
+    names = models.CLASSIFIERS["efficientnet_lite0"][1]
+    ours, theirs = (
+        pretrained.fit(content, names, shapes_of(model), Path(f"timm {prefix}"), whole=True)
+        for content in (state, renamed)
+    )
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    assert "tf_efficientnet_lite0" in capsys.readouterr().out  # the other one is not the same
+
+
 @pytest.mark.parametrize(("name", "momentum"), [("efficientnet_lite0", 0.99), ("resnet50", 0.9)])
 def test_statistics_move_with_the_published_momentum(name, momentum):
     model, size = network(name), (32, 32, 3)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from digit_trees import archive, load_error, settings, write_idx
 
-from daaa_jax.data import file_kind, load_task, mnist, mnist_m
+from daaa_jax.data import load_task, mnist, mnist_m
+from daaa_jax.runtime import file_kind
 
 
 @pytest.fixture(autouse=True)

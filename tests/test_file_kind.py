@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daaa_jax.data import file_kind
+from daaa_jax.runtime import file_kind
 
 PAGE = "<!DOCTYPE html>\n<html><head><title>Sign in</title></head></html>"
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"

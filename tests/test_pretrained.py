@@ -1,15 +1,18 @@
 """External weights are assigned by name, or everything that does not fit is named at once."""
 
 import hashlib
-import io
 import zipfile
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
+import torch_files
+from flax import traverse_util
+from ml_collections import ConfigDict
 
 from daaa_jax.errors import UserError
-from daaa_jax.models import pretrained, resnet
+from daaa_jax.models import network_file, pretrained, resnet
 from daaa_jax.models.pretrained import Published
 
 NAMES = resnet.WEIGHT_NAMES
@@ -115,64 +118,240 @@ def test_weights_of_another_network_name_every_tensor():
     assert "_conv_stem.weight" in message and message.count("norm1") == 4
 
 
-def save(path: Path, state) -> Path:
-    if path.suffix == ".npz":
-        np.savez(path, **state)
-    else:
-        from safetensors.numpy import save_file
-
-        save_file(state, path)
-    return path
+def of(prefix: str, state=None) -> dict[str, np.ndarray]:
+    """A state dict with a prefix before each name."""
+    return {prefix + name: value for name, value in (state or tensors()).items()}
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
-def test_file_is_read_as_it_was_saved(suffix, tmp_path):
-    state = tensors()
-    found = pretrained.read(save(tmp_path / f"w{suffix}", state))
-    assert found.keys() == state.keys()
-    for name, value in state.items():
-        np.testing.assert_array_equal(found[name], value)
+def ones() -> dict[str, np.ndarray]:
+    """Another network of the same shapes."""
+    return {name: np.ones_like(value) for name, value in tensors().items()}
 
 
-def test_wrappers_and_prefixes_of_training_programs_are_removed():
-    found = pretrained.read(Path(__file__).parent / "references" / "legacy.pth")
-    assert "transposed" in found and "epoch" not in found
-    assert "w" in pretrained.without_prefix({"module.w": np.ones(1)})
+def assert_read(content, expected=None) -> None:
+    """What is read is what the plain state dict gives."""
+    expected = fitted(expected or tensors())
+    for place, value in traverse_util.flatten_dict(fitted(content)).items():
+        np.testing.assert_array_equal(value, traverse_util.flatten_dict(expected)[place])
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
-@pytest.mark.parametrize("damage", ["short", "empty", "text"])
-def test_damaged_file_is_one_error(suffix, damage, tmp_path):
-    path = save(tmp_path / f"w{suffix}", tensors())
-    whole = path.read_bytes()
-    path.write_bytes({"short": whole[:-100], "empty": b"", "text": b"<html>"}[damage])
-    assert str(path) in message_of(pretrained.read, path)
+@pytest.fixture(autouse=True)
+def fresh_log():
+    """Each line is logged once in a process."""
+    pretrained._log.cache_clear()
 
 
-def test_npz_that_claims_more_than_it_holds_is_one_error(tmp_path):
-    path, claimed = tmp_path / "w.npz", io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        claimed, {"descr": "<f4", "fortran_order": False, "shape": (10**14,)}
-    )
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("w.npy", claimed.getvalue() + bytes(16))
-    assert str(path) in message_of(pretrained.read, path)
+def log_of(capsys) -> str:
+    """The only line that was logged, or none."""
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 1
+    return "".join(lines)
 
 
-def test_npz_with_objects_is_refused(tmp_path):
-    path = tmp_path / "w.npz"
-    np.savez(path, w=np.array([{"a": 1}], dtype=object))
-    assert str(path) in message_of(pretrained.read, path)
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "module.",
+        "_orig_mod.",
+        "model.",
+        "backbone.",
+        "net.",
+        "encoder.",
+        "module._orig_mod.model.",
+        "_orig_mod.module.module.",
+        "model.backbone.net.encoder.trunk.0.",
+        "student/",
+        "layer1.",  # a part of a name of the network itself
+    ],
+)
+def test_prefix_before_every_name_is_found_and_logged(prefix, capsys):
+    assert_read(of(prefix))
+    assert prefix in log_of(capsys)
 
 
-def test_path_that_is_not_a_file_of_weights_is_refused(tmp_path):
-    message = message_of(pretrained.read, Path("resnet5"))
-    assert "model.weights=resnet5" in message
-    assert "resnet50" in message and ".safetensors" in message
-    missing, empty = tmp_path / "w.pth", tmp_path / "w.npz"
-    np.savez(empty)
-    for path in (missing, empty):
-        assert str(path) in message_of(pretrained.read, path)
+def test_plain_state_dict_logs_nothing(capsys):
+    assert_read(tensors())
+    assert not log_of(capsys)
+
+
+def test_weights_that_are_read_twice_are_logged_once(capsys):
+    for _ in range(2):
+        fitted(of("module."))
+    assert "module." in log_of(capsys)
+
+
+def test_parts_that_pytorch_wraps_alone_are_read(capsys):
+    """A submodule that is compiled, distributed or recomputed."""
+    for inner in ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"):
+        assert_read(
+            {
+                name.replace("bn1.", f"net.bn1.{inner}.") if "bn1" in name else f"net.{name}": value
+                for name, value in tensors().items()
+            }
+        )
+        capsys.readouterr()
+
+
+WRAPPERS = {
+    "state_dict": {"state_dict": tensors(), "epoch": 3},
+    "model": {"model": tensors(), "optimizer": {"state": {0: {"exp_avg": np.ones(3)}}}},
+    "net": {"net": tensors(), "acc": 93.2},
+    "ema": {"ema": of("module.")},
+    "model_state_dict": {"args": None, "model_state_dict": of("module.")},
+    "state_dict_ema": {"state_dict_ema": tensors()},
+    "teacher": {"teacher": of("backbone.")},
+    "checkpoint.model": {"checkpoint": {"model": of("_orig_mod.")}, "epoch": 1},
+    "state.nets.0": {"state": {"nets": [tensors(), {"lr": 0.1}]}},
+    "1": [3, tensors()],
+}
+
+
+@pytest.mark.parametrize("keys", WRAPPERS)
+def test_dict_of_the_network_is_found_and_logged(keys, capsys):
+    assert_read(WRAPPERS[keys])
+    assert keys in log_of(capsys)
+
+
+@pytest.mark.parametrize("name", ["w.pth.tar", "last.ckpt"])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_checkpoint_of_a_training_program_is_loaded(name, legacy, tmp_path, capsys):
+    content = {"epoch": 3, "state_dict": of("module._orig_mod."), "ema": of("module.", ones())}
+    path = torch_files.write(tmp_path / name, content, legacy)
+    found = pretrained.load(str(path), "resnet50", NAMES, variables())
+    kernel = found["params"]["convolution1"]["kernel"]
+    np.testing.assert_array_equal(kernel, fitted(tensors())["params"]["convolution1"]["kernel"])
+    line = log_of(capsys)
+    assert all(part in line for part in (str(path), "state_dict", "module._orig_mod.", "ema"))
+
+
+@pytest.mark.parametrize(
+    ("content", "chosen", "other"),
+    [
+        ({"state_dict_ema": ones(), "state_dict": tensors()}, "state_dict", "state_dict_ema"),
+        ({"ema": of("module.", ones()), "model": of("module.")}, "model", "ema"),
+        ({"teacher": ones(), "student": of("module.")}, "student", "teacher"),
+        ({"first": tensors(), "second": ones()}, "first", "second"),
+        (of("model.", tensors()) | of("model_ema.", ones()), "model.", "model_ema."),
+        (of("encoder_k.", ones()) | of("encoder_q."), "encoder_q.", "encoder_k."),
+        (of("ema.", ones()) | tensors(), "without", "ema."),
+    ],
+)
+def test_of_networks_that_fit_alike_the_first_not_called_an_average_is_read(
+    content, chosen, other, capsys
+):
+    assert_read(content)
+    line = log_of(capsys)
+    assert other in line and (chosen == "without" or chosen in line)
+
+
+@pytest.mark.parametrize(
+    ("others", "prefix"),
+    [
+        (of("head.", {"weight": np.ones(3)}), "backbone."),
+        ({"queue": np.ones(3), "projector.0.weight": np.ones((2, 2))}, "module.encoder_q."),
+        ({"backbone.fpn.weight": np.ones(3)}, "backbone.body."),
+    ],
+)
+def test_tensors_beside_the_network_are_named_and_left_out(others, prefix, capsys):
+    assert_read(others | of(prefix))
+    line = log_of(capsys)
+    assert prefix in line and all(name in line for name in others)
+
+
+@pytest.mark.parametrize(("backbone", "head"), [("backbone.", "head."), ("module.", "")])
+def test_classifier_apart_from_the_network_is_read_for_a_whole_network(backbone, head, capsys):
+    state = tensors(**{"fc.weight": np.ones((2, 4)), "fc.bias": np.ones(2)})
+    content = {(head if "fc" in name else backbone) + name: x for name, x in state.items()}
+    found = pretrained.fit(content, NAMES, variables(), Path("file.npz"), whole=True)
+    assert found["params"]["classifier"]["kernel"].all()
+    assert f"{head}fc.weight" in log_of(capsys)
+    twice = content | {f"other.{head}fc.weight": np.ones((2, 4))}
+    message = message_of(pretrained.fit, twice, NAMES, variables(), Path("file.npz"), True)
+    assert "classifier/kernel" in message and "classifier/bias" not in message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"model": tensors(**{"layer1.9.bn1.weight": np.ones(2)})},
+        of("module.", tensors(extra=np.ones(2))),
+    ],
+)
+def test_tensors_after_the_same_prefix_that_the_network_lacks_are_refused(content):
+    message = message_of(fitted, content)
+    assert "extra" in message or "layer1.9.bn1.weight" in message
+
+
+def test_part_that_fits_worse_is_not_read(capsys):
+    """Neither by its names nor by the shapes of its tensors."""
+    narrow = {name: value[:2] for name, value in tensors().items() if value.ndim}
+    assert_read({"small": {"bn1.weight": np.ones(4)}, "teacher": tensors(), "narrow": narrow})
+    assert "teacher" in log_of(capsys)
+
+
+@pytest.mark.parametrize("content", [{}, {"epoch": 3}, 7, [], {"state_dict": {}}, np.ones(3)])
+def test_content_without_tensors_by_name_is_one_error(content):
+    assert "file.npz" in message_of(fitted, content)
+
+
+@pytest.mark.parametrize("number", [11, 22])
+def test_lists_of_names_are_cut_after_ten(number):
+    strange = {f"strange{i}": np.zeros(3) for i in range(number)}
+    message = message_of(fitted, tensors(**strange))
+    assert message.count("strange") == 10 and f"{number - 10} more" in message
+    assert "more" not in message_of(fitted, tensors(**dict(list(strange.items())[:10])))
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "\ud800"])
+def test_names_that_cannot_be_printed_are_escaped(name):
+    message = message_of(fitted, tensors(**{name: np.ones(3)}))
+    assert message.isprintable() and ascii(name)[1:-1] in message
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, "U4", "M8[s]"])
+def test_tensors_that_are_no_real_numbers_are_named(dtype):
+    message = message_of(fitted, tensors(**{"bn1.bias": np.zeros(4, dtype)}))
+    assert "bn1.bias" in message and "missing" not in message
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn", "float8_e5m2"])
+def test_short_numbers_become_float32(dtype):
+    found = fitted(tensors(**{"bn1.bias": np.full(4, 1.5, getattr(ml_dtypes, dtype))}))
+    bias = found["params"]["norm1"]["bias"]
+    assert bias.dtype == np.float32 and (bias == 1.5).all()
+
+
+@pytest.mark.parametrize("place", ["no/such.pth", "resnet5", "x" * 300, "~nobody-here/w.pth"])
+def test_missing_file_is_one_error_of_its_setting(place):
+    message = message_of(pretrained.identity, place)
+    assert f"model.weights={place}" in message
+    assert ("resnet50" in message) == ("." not in place)
+    settings = ConfigDict({"name": "resnet50"})
+    message = message_of(network_file.read_source_network, place, settings, variables(), ["a"])
+    assert f"source.checkpoint={place}" in message
+
+
+def test_folder_is_one_error_of_its_setting(tmp_path):
+    assert f"model.weights={tmp_path}" in message_of(pretrained.identity, str(tmp_path))
+    settings = ConfigDict({"name": "resnet50"})
+    for place in (tmp_path, tmp_path / "source"):
+        place.mkdir(exist_ok=True)
+        message = message_of(
+            network_file.read_source_network, str(place), settings, variables(), ["a"]
+        )
+        assert f"source.checkpoint={place}" in message and network_file.NAME in message
+
+
+def test_our_file_is_recognised_under_any_name(tmp_path):
+    """With the names of its classes."""
+    path = tmp_path / "network.bin"
+    network_file.write(path, variables(), {"classes": ["mug", "pen"], "model": {}})
+    settings = ConfigDict({"name": "resnet50"})
+    read = network_file.read_source_network
+    assert read(str(path), settings, variables(), ["mug", "pen"])["params"]["classifier"]
+    assert "pen" in message_of(read, str(path), settings, variables(), ["mug", "cup"])
+    torch_files.write(path, tensors())
+    assert network_file.read_about(path) == {}
 
 
 # Published weights, downloaded from `file://` addresses.

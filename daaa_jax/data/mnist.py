@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from daaa_jax.data import file_kind, image_files
+from daaa_jax.data import image_files
 from daaa_jax.data.types import LabelledImages
 from daaa_jax.errors import UserError
+from daaa_jax.runtime import file_kind
 
 _PREFIX = {"train": "train", "test": "t10k"}
 _WHERE = "put MNIST's four idx files there (train-images-idx3-ubyte, t10k-labels-idx1-ubyte …)"

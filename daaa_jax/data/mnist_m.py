@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from daaa_jax.data import cache, file_kind, image_files
+from daaa_jax.data import cache, image_files
 from daaa_jax.data.mnist import check_labels
 from daaa_jax.data.types import LabelledImages
 from daaa_jax.errors import UserError
+from daaa_jax.runtime import file_kind
 
 SPLITS = ("train", "test")
 _SIDE = 32

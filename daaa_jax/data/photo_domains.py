@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from daaa_jax.data import folders, image_lists, randomness, record_sets
 from daaa_jax.data.record_sets import Domain
 from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
-from daaa_jax.errors import UserError, some
+from daaa_jax.errors import UserError, listed
 
 DOMAINS = ("amazon", "dslr", "webcam")
 _WHERE = (
@@ -202,7 +202,7 @@ def _check_classes(source: Domain, target: Domain, unknown_classes: str) -> None
                 flush=True,
             )
     added = sorted(set(target.classes) - set(source.classes))
-    names = some([repr(name) for name in added])
+    names = listed([repr(name) for name in added])
     if added and unknown_classes == "raise":
         raise UserError(
             f"{target.folder} has classes that {source.folder} lacks: {names}; use the same name "

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
-from daaa_jax.data import file_kind
+from daaa_jax.runtime import file_kind
 from daaa_jax.runtime.progress import Progress
 
 # Values shown as black and as white, by number type: unsigned, signed, float.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from daaa_jax.errors import some
+from daaa_jax.errors import listed
 
 _RARE = 5  # a class is kept less often than a fifth of the median share
 
@@ -29,10 +29,10 @@ def lost_classes(posteriors: np.ndarray, threshold: float, names: Sequence[str])
     ]
     lines = []
     if never:
-        lines.append(f"classes never predicted on target images: {some(never)}")
+        lines.append(f"classes never predicted on target images: {listed(never)}")
     if rare:
         lines.append(
             f"classes whose soft labels are kept less than a {_RARE}th as often as the median "
-            f"class's: {some(rare)}"
+            f"class's: {listed(rare)}"
         )
     return lines

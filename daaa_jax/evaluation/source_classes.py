@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import optimize
 
-from daaa_jax.errors import UserError, some
+from daaa_jax.errors import UserError, listed
 
 _GAIN = 0.3  # of accuracy, from which another order is certain
 
@@ -35,8 +35,8 @@ def check(confusion: np.ndarray, names: tuple[str, ...], where: str) -> str:
         ]
         raise UserError(
             f"source.checkpoint={where} is right on {accuracy:.0%} of the source's images, and on "
-            f"{matched:.0%} if its classes are in another order ({some(order)}): rename the class "
-            "folders so that their alphabetical order is that of its outputs, or set "
+            f"{matched:.0%} if its classes are in another order ({listed(order)}): rename the "
+            "class folders so that their alphabetical order is that of its outputs, or set "
             "data.class_names of a list file"
         )
     least = min(3 / classes, (1 + 1 / classes) / 2)

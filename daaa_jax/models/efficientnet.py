@@ -1,6 +1,7 @@
 """EfficientNet-Lite0 (Tan and Le, 2019; its Lite form of 2020), a small network for photos."""
 
 import functools
+from collections.abc import Iterator
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -20,8 +21,26 @@ _STAGES = (
     (1, 3, 1, 6, 320),
 )
 
-# Names in the published file of weights, and ours; see `pretrained`. Block 0 has no expansion, but
-# its norms are numbered as if it had one.
+
+def _timm_blocks() -> Iterator[tuple[str, str]]:
+    """Names in timm's files, which number blocks within stages, and ours."""
+    number = 0
+    for stage, (repeats, _, _, expansion, _) in enumerate(_STAGES):
+        layers = {"expand": "conv_pw", "depthwise": "conv_dw", "project": "conv_pwl"}
+        if expansion == 1:
+            layers = {"depthwise": "conv_dw", "project": "conv_pw"}
+        for repeat in range(repeats):
+            block = rf"blocks\.{stage}\.{repeat}"
+            for norm, (ours, theirs) in enumerate(layers.items(), start=1):
+                yield rf"{block}\.{theirs}\.weight", f"block{number}/{ours}/kernel"
+                yield rf"{block}\.bn{norm}\.(\w+)", rf"block{number}/{ours}_norm/\1"
+            number += 1
+
+
+# Names in files of weights, and ours; see `pretrained`. First those of the published file: block 0
+# has no expansion, but its norms are numbered as if it had one. Then those of timm, whose
+# `tf_efficientnet_lite0` is this network. Its `efficientnet_lite0` pads otherwise, and expects
+# images normalised by ImageNet's mean and deviation.
 WEIGHT_NAMES = (
     (r"_conv_stem\.weight", r"stem/kernel"),
     (r"_bn0\.(\w+)", r"stem_norm/\1"),
@@ -35,6 +54,13 @@ WEIGHT_NAMES = (
     (r"_bn1\.(\w+)", r"head_norm/\1"),
     (r"_fc\.weight", r"classifier/kernel"),
     (r"_fc\.bias", r"classifier/bias"),
+    (r"conv_stem\.weight", r"stem/kernel"),
+    (r"bn1\.(\w+)", r"stem_norm/\1"),
+    *_timm_blocks(),
+    (r"conv_head\.weight", r"head/kernel"),
+    (r"bn2\.(\w+)", r"head_norm/\1"),
+    (r"classifier\.weight", r"classifier/kernel"),
+    (r"classifier\.bias", r"classifier/bias"),
 )
 
 

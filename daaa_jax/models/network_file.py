@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,14 @@ from safetensors.numpy import save
 
 from daaa_jax.data.augment import evaluation_views
 from daaa_jax.errors import UserError
-from daaa_jax.models import CLASSIFIERS, Variables, create_classifier, initial_variables, pretrained
+from daaa_jax.models import (
+    CLASSIFIERS,
+    Variables,
+    create_classifier,
+    initial_variables,
+    pretrained,
+    weight_file,
+)
 from daaa_jax.runtime import files
 from daaa_jax.runtime import mesh as meshes
 
@@ -74,7 +82,7 @@ def read_tensors(path: Path) -> Variables:
     Raises:
       UserError: if the file is missing or damaged.
     """
-    return traverse_util.unflatten_dict(pretrained.read(path, "the file"), sep="/")
+    return traverse_util.unflatten_dict(weight_file.read(path, "the file"), sep="/")
 
 
 def read(path: Path) -> Trained:
@@ -83,7 +91,7 @@ def read(path: Path) -> Trained:
     Raises:
       UserError: if the file is missing, damaged, or was not written by `write`.
     """
-    tensors, about = pretrained.read(path, "the network"), read_about(path)
+    tensors, about = weight_file.read(path, "the network"), read_about(path)
     if not about:
         raise UserError(f"{path} was not written by daaa_jax: it has no metadata")
     settings = ConfigDict(about["model"])
@@ -94,7 +102,7 @@ def read(path: Path) -> Trained:
 
 def read_about(path: Path) -> dict[str, Any]:
     """Reads the metadata of a file; empty if another program wrote it."""
-    if path.suffix != ".safetensors":
+    if weight_file.kind(path) != "safetensors":
         return {}
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
@@ -117,9 +125,15 @@ def read_source_network(
     Raises:
       UserError: if the file cannot be read, or contains another network or other classes.
     """
-    path = Path(place).expanduser()
-    path = path / "source" / NAME if path.is_dir() else path
-    tensors = pretrained.read(path, "source.checkpoint")
+    path = weight_file.user_path(place, "source.checkpoint")
+    if os.path.isdir(path):
+        path = path / "source" / NAME
+        if not path.is_file():
+            raise UserError(
+                f"source.checkpoint={place} is a folder without source/{NAME}: expected a working "
+                f"directory whose source stage is finished, or a file of weights"
+            )
+    tensors = weight_file.read(path, "source.checkpoint")
     about = read_about(path)
     network, names = CLASSIFIERS[settings.name]
     # Settings missing from an older file had the network's defaults.

@@ -1,28 +1,36 @@
 """Pretrained weights: found by path or name, read without PyTorch, fitted to a network."""
 
+import collections
 import dataclasses
+import functools
 import hashlib
 import io
+import os
 import re
 import urllib.request
 import zipfile
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flax import traverse_util
-from safetensors.numpy import load_file
 
 from daaa_jax.data import cache
-from daaa_jax.errors import UserError
-from daaa_jax.models import torch_file
-from daaa_jax.runtime import files
+from daaa_jax.errors import UserError, listed
+from daaa_jax.models import state_dicts, weight_file
+from daaa_jax.runtime import distributed, files
 
-SUFFIXES = (".safetensors", ".npz", ".pth", ".pt")
 _TIMEOUT = 30  # seconds without a response
-# Keys under which training programs store a network's weights.
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
+_NOT_REAL = "cOSUMm"  # kinds of NumPy types: complex numbers, objects, texts, times
+# What PyTorch puts before the names within a module that is compiled or distributed alone.
+_INNER = re.compile(r"(?<=\.)(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+# Tensors that show from which program weights are, and what is to be known about these.
+_REMARKS = {
+    "conv_stem.weight": "these have timm's names: those of its tf_efficientnet_lite0 suit, those "
+    "of efficientnet_lite0 expect another normalisation and padding",
+}
 _BATCH_NORM = {
     "weight": ("params", "scale"),
     "bias": ("params", "bias"),
@@ -98,7 +106,7 @@ def load(
             f"model.weights={weights} are weights of {published.network}, not {network}"
         )
     path = _path(weights)
-    return fit(read(path), names, variables, path)
+    return fit(weight_file.read(path), names, variables, path)
 
 
 def fetch(published: Published) -> Path:
@@ -139,23 +147,18 @@ def identity(weights: str) -> str:
     if not weights:
         return ""
     path = _path(weights)
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        known = "" if path.suffix else f"; known names are {', '.join(PUBLISHED)}"
-        raise UserError(
-            f"model.weights={weights} cannot be read: "
-            f"{(error.strerror or str(error)).lower()}{known}"
-        ) from error
+    weight_file.kind(path, "model.weights")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _path(weights: str) -> Path:
     if weights in PUBLISHED:
         return fetch(PUBLISHED[weights])
-    try:
-        return Path(weights).expanduser()
-    except RuntimeError as error:  # ~somebody
-        raise UserError(f"model.weights={weights}: {error}") from error
+    path = weight_file.user_path(weights, "model.weights")
+    if not os.path.exists(path):
+        names = "" if path.suffix else f"; known names are {', '.join(PUBLISHED)}"
+        raise UserError(f"model.weights={weights}: there is no such file{names}")
+    return path
 
 
 def _packaged(published: Published) -> Path | None:
@@ -189,69 +192,22 @@ def _download(published: Published, path: Path) -> None:
         ) from error
 
 
-def read(path: Path, what: str = "model.weights") -> dict[str, np.ndarray]:
-    """Reads the tensors in a file of weights, by their names in the file.
-
-    Args:
-      path: `.safetensors`, `.npz`, or a PyTorch file, `.pth` or `.pt`.
-      what: the setting that names the file, for error messages.
-
-    Raises:
-      UserError: if the file is missing, damaged or of another type, or contains anything else.
-    """
-    if path.suffix not in SUFFIXES:
-        published = f", or one of {', '.join(PUBLISHED)}" if what == "model.weights" else ""
-        raise UserError(
-            f"{what}={path}: expected a file with suffix {', '.join(SUFFIXES)}{published}"
-        )
-    if not path.is_file():
-        raise UserError(f"{what}={path}: there is no such file")
-    if path.suffix in (".safetensors", ".npz"):
-        content: object = _read_arrays(path)
-    else:
-        content = torch_file.read(path)
-        for wrapper in _WRAPPERS:
-            if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-                content = content[wrapper]
-    if not isinstance(content, Mapping):
-        raise UserError(f"{path} contains a {type(content).__name__}, expected a dict of tensors")
-    strange = [name for name, value in content.items() if not isinstance(value, np.ndarray)]
-    if strange or not content:
-        found = f"{strange[0]!r} is not a tensor" if strange else "it is empty"
-        raise UserError(f"{path} must contain tensors by name: {found}")
-    return without_prefix(content)
-
-
-def without_prefix(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Removes the prefix `module.`, which PyTorch adds to names in training on several devices."""
-    return {str(name).removeprefix("module."): value for name, value in tensors.items()}
-
-
-def _read_arrays(path: Path) -> Mapping[str, np.ndarray]:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except Exception as error:  # a damaged file raises errors of many classes
-        raise UserError(f"{path} is not a sound {path.suffix} file: {error}") from error
-
-
 def fit(
-    tensors: Mapping[str, np.ndarray],
+    content: Any,
     names: Sequence[tuple[str, str]],
     variables: Mapping[str, Mapping],
     origin: Path,
     whole: bool = False,
 ) -> dict[str, dict]:
-    """Replaces a network's variables by tensors.
+    """Replaces a network's variables by tensors; logs where they were if not in a plain dict.
 
     Args:
-      tensors: by the file's names, with kernels `[out, in, height, width]` and matrices `[out, in]`
-        as in PyTorch; or all by our names, such as `params/norm1/scale`, and in our layout.
+      content: tensors by the file's names, with kernels `[out, in, height, width]` and matrices
+        `[out, in]` as in PyTorch; or by our names, such as `params/norm1/scale`, and in our layout.
+        They may be part of nested dicts and have a prefix before each name, see `state_dicts.find`.
       names: see `load`.
       variables: see `load`.
-      origin: the file, for error messages.
+      origin: the file, for messages.
       whole: whether to replace the classifier layer's weights too.
 
     Returns:
@@ -260,46 +216,107 @@ def fit(
     Raises:
       UserError: lists every tensor that is missing, unexpected, of another shape, or not finite.
     """
-    flat = traverse_util.flatten_dict(variables, sep="/")
-    wanted = {name for name in flat if whole or name.split("/")[1] != "classifier"}
-    ours = any(name.startswith("params/") for name in tensors)
-    found: dict[str, np.ndarray] = {}
-    problems: dict[str, list[str]] = {"unexpected": [], "of another shape": [], "not finite": []}
-    for name, value in tensors.items():
-        place = name if ours else _place(name, names)
-        is_left_out = not whole and place.split("/")[1:2] == ["classifier"]
-        if is_left_out or name.endswith("num_batches_tracked"):
-            continue
-        if place not in wanted:
-            problems["unexpected"].append(name)
-            continue
-        value = value if ours else _transposed(value)
-        if value.shape != flat[place].shape:
-            problems["of another shape"].append(
-                f"{name} {value.shape}, wanted {tuple(flat[place].shape)}"
-            )
-        elif not np.isfinite(value.astype(np.float32)).all():
-            problems["not finite"].append(name)
-        found[place] = value.astype(np.float32)
-    problems["missing"] = sorted(wanted - found.keys())
-    if any(problems.values()):
-        lists = [f"{kind}: {', '.join(items)}" for kind, items in problems.items() if items]
-        raise UserError(f"{origin} does not fit the network; {'; '.join(lists)}")
-    return traverse_util.unflatten_dict(flat | found, sep="/")
+    network = _Network(names, traverse_util.flatten_dict(variables, sep="/"), whole)
+    part, equal = state_dicts.find(content, network.fits, len(network.wanted))
+    if not part.tensors:
+        raise UserError(f"{origin} contains no tensors by name")
+    state_dicts.add_apart(part, network.is_classifier)
+    found, problems = network.assign(part.tensors)
+    unused = [f"not used: {listed([*part.others], 3)}"] if part.others else []
+    if problems:
+        inside = f", {listed([part.place])}," if part.keys or part.prefix else ""
+        lists = [f"{kind}: {listed(items)}" for kind, items in problems.items()] + unused
+        raise UserError(f"{origin}{inside} does not fit the network; {'; '.join(lists)}")
+    if (remarks := _remarks(part, equal) + unused) and distributed.is_first():
+        _log(f"{origin}: {'; '.join(remarks)}")
+    return traverse_util.unflatten_dict(network.variables | found, sep="/")
 
 
-def _place(name: str, names: Sequence[tuple[str, str]]) -> str:
-    """Our name of a tensor, such as `batch_stats/norm1/mean`; empty if its name is unknown."""
-    for pattern, replacement in names:
-        if not (match := re.fullmatch(pattern, name)):
-            continue
-        path = match.expand(replacement)
-        layer, _, last = path.rpartition("/")
-        if last == "kernel" or layer == "classifier":
-            return f"params/{path}"
-        collection, last = _BATCH_NORM.get(last, ("", ""))
-        return f"{collection}/{layer}/{last}" if collection else ""
-    return ""
+def _remarks(part: state_dicts.Part, equal: Sequence[state_dicts.Part]) -> list[str]:
+    """What to log about a file's tensors: where they were, copies, and what else to know."""
+    remarks = [text for name, text in _REMARKS.items() if name in part.tensors]
+    if equal:
+        places = listed([f"({other.place})" for other in equal], 3)
+        remarks.insert(0, f"the same network is also in {places}, save that alone to use it")
+    if part.keys or part.prefix:
+        apart = f", and {listed(part.added)}" if part.added else ""
+        remarks.insert(0, f"weights read from {listed([part.place])}{apart}")
+    return remarks
+
+
+@functools.cache  # weights are read several times in a run
+def _log(line: str) -> None:
+    print(line, flush=True)
+
+
+class _Network:
+    """The variables of a network, and the names of its tensors in files.
+
+    Attributes:
+      variables: all variables, by name.
+      wanted: names of those to replace.
+    """
+
+    def __init__(self, names: Sequence[tuple[str, str]], variables: dict, whole: bool):
+        self._names, self._whole, self.variables = names, whole, variables
+        self.wanted = {n for n in variables if whole or n.split("/")[1] != "classifier"}
+        self.place = functools.cache(self._place)
+
+    def _place(self, name: str) -> str:
+        """Our name of a tensor, such as `batch_stats/norm1/mean`; empty if its name is unknown."""
+        if name in self.variables:
+            return name
+        name = _INNER.sub("", name)
+        for pattern, replacement in self._names:
+            if not (match := re.fullmatch(pattern, name)):
+                continue
+            path = match.expand(replacement)
+            layer, _, last = path.rpartition("/")
+            if last == "kernel" or layer == "classifier":
+                return f"params/{path}"
+            collection, last = _BATCH_NORM.get(last, ("", ""))
+            return f"{collection}/{layer}/{last}" if collection else ""
+        return ""
+
+    def fits(self, name: str, value: np.ndarray) -> bool | None:
+        """Whether a tensor has the shape wanted; None if its name is not that of a wanted one."""
+        if (place := self.place(name)) not in self.wanted:
+            return None
+        return self._ours(name, value).shape == tuple(self.variables[place].shape)
+
+    def is_classifier(self, name: str, value: np.ndarray) -> bool:
+        """Whether a tensor fits the classifier layer, if that is wanted."""
+        return bool(self.fits(name, value)) and self.place(name).split("/")[1] == "classifier"
+
+    def assign(
+        self, tensors: Mapping[str, np.ndarray]
+    ) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+        """Variables by name, and the names of tensors with a problem, by problem."""
+        found, problems = {}, collections.defaultdict(list)
+        for name, value in tensors.items():
+            place = self.place(name)
+            is_left_out = not self._whole and place.split("/")[1:2] == ["classifier"]
+            if is_left_out or name.endswith("num_batches_tracked"):
+                continue
+            if place not in self.wanted:
+                problems["unexpected"].append(name)
+                continue
+            found[place] = value = self._ours(name, value)
+            if not self.fits(name, tensors[name]):
+                wanted = tuple(self.variables[place].shape)
+                problems["of another shape"].append(f"{name} {value.shape}, wanted {wanted}")
+            elif value.dtype.kind in _NOT_REAL:
+                problems["not real numbers"].append(name)
+            else:
+                found[place] = value.astype(np.float32)
+                if not np.isfinite(found[place]).all():
+                    problems["not finite"].append(name)
+        if missing := sorted(self.wanted - found.keys()):
+            problems["missing"] = missing
+        return found, problems
+
+    def _ours(self, name: str, value: np.ndarray) -> np.ndarray:
+        return value if name in self.variables else _transposed(value)
 
 
 def _transposed(value: np.ndarray) -> np.ndarray:

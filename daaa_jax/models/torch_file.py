@@ -228,7 +228,7 @@ def _read_legacy(file: BinaryIO) -> Any:
         return found
 
     if _Unpickler(file, refuse).load() != _MAGIC or _Unpickler(file, refuse).load() != _PROTOCOL:
-        raise ValueError("it does not begin as one")
+        raise ValueError("a pickle that torch.save did not write")
     if not _Unpickler(file, refuse).load()["little_endian"]:
         raise ValueError("numbers in big-endian order")
     content = _Unpickler(file, storage).load()

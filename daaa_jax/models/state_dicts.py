@@ -1,0 +1,140 @@
+"""Finds a network's tensors in what a training program saved: in which dict, after which prefix."""
+
+import collections
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+# Parts of keys and prefixes of averaged copies of a network.
+_AVERAGED = {"ema", "teacher", "momentum", "swa", "averaged", "average", "avg", "shadow", "k"}
+
+
+@dataclasses.dataclass
+class Part:
+    """Tensors in one dict of a file whose names begin alike.
+
+    Attributes:
+      keys: where the dict is in the file, such as `checkpoint.model`; empty if it is the file.
+      prefix: how the names begin, such as `module.`.
+      fitting: number of tensors whose names, after the prefix, and shapes are the network's.
+      named: number of tensors whose names are.
+      tensors: those of the network, and any others after the same prefix, by the rest of the name.
+      others: the dict's tensors that belong to no part that fits.
+      added: names of tensors that `add_apart` added.
+    """
+
+    keys: str
+    prefix: str
+    fitting: int = 0
+    named: int = 0
+    tensors: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    others: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    added: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def place(self) -> str:
+        """Where it is, for messages."""
+        prefix = f"prefix {self.prefix}" if self.prefix else ""
+        return ", ".join(filter(None, (self.keys, prefix))) or "names without a prefix"
+
+    @property
+    def is_averaged(self) -> bool:
+        """Whether it is called an average of another network, such as `state_dict_ema`."""
+        return not _AVERAGED.isdisjoint(re.split(r"\W|_", f"{self.keys} {self.prefix}".lower()))
+
+
+def find(
+    content: Any, fits: Callable[[str, np.ndarray], bool | None], wanted: int
+) -> tuple[Part, list[Part]]:
+    """Finds the tensors that fit a network best.
+
+    Among several parts that fit equally, such as a network and its moving average, it is the first
+    in the file that is not called an average, outer dicts before inner ones.
+
+    Args:
+      content: what was saved: arrays in dicts and lists, nested anyhow, beside anything else.
+      fits: whether a tensor of some name has the shape of the network's; None if the network has no
+        tensor of that name.
+      wanted: number of the network's tensors.
+
+    Returns:
+      The part, and others that fit equally. If no part has a quarter of the network's tensors, the
+      dict with most tensors; its `tensors` are empty if there are none at all.
+    """
+    dicts = _dicts(content)
+    parts = [part for keys, tensors in dicts.items() for part in _parts(keys, tensors, fits)]
+    # The first of equal ones.
+    best = max(parts, key=lambda p: (p.fitting, p.named, not p.is_averaged), default=None)
+    if best is None or 4 * best.named < wanted:
+        whole = [Part(keys, "") for keys in dicts]
+        most = max(whole, key=lambda p: (len(dicts[p.keys]), not p.is_averaged), default=None)
+        best = most or Part("", "")
+    equal = [p for p in parts if p is not best and p.fitting == best.fitting > 0]
+    copies = tuple(p.prefix for p in equal if p.keys == best.keys)
+    inner = tuple(prefix for prefix in copies if len(prefix) > len(best.prefix))
+    for name, value in dicts.get(best.keys, {}).items():
+        if name.startswith(best.prefix) and not name.startswith(inner):
+            best.tensors[name.removeprefix(best.prefix)] = value
+        elif not name.startswith(copies):
+            best.others[name] = value
+    return best, equal
+
+
+def add_apart(part: Part, is_apart: Callable[[str, np.ndarray], bool]) -> None:
+    """Adds tensors that a part lacks and that are after another prefix, such as a classifier's.
+
+    Args:
+      part: as found; changed in place.
+      is_apart: whether a tensor of some name may be added; it is if it is the only one.
+    """
+    found = collections.defaultdict(list)
+    for name, value in part.others.items():
+        for end in _ends_of_prefixes(name):
+            if name[end:] not in part.tensors and is_apart(name[end:], value):
+                found[name[end:]].append(name)
+    for rest, names in found.items():
+        if len(names) == 1:
+            part.tensors[rest] = part.others.pop(names[0])
+            part.added += names
+
+
+def _dicts(content: Any) -> dict[str, dict[str, np.ndarray]]:
+    """All dicts that contain tensors, with their tensors, by their keys; the outer ones first."""
+    found, seen, queue = {}, set(), collections.deque([("", content)])
+    while queue:
+        keys, value = queue.popleft()
+        is_nested = isinstance(value, (Mapping, list, tuple))
+        if not is_nested or id(value) in seen:  # lists may contain each other many times
+            continue
+        seen.add(id(value))
+        tensors = {}
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            if isinstance(item, np.ndarray):
+                tensors[str(key)] = item
+            else:
+                queue.append((f"{keys}.{key}" if keys else str(key), item))
+        if tensors:
+            found[keys] = tensors
+    return found
+
+
+def _parts(
+    keys: str, tensors: Mapping[str, np.ndarray], fits: Callable[[str, np.ndarray], bool | None]
+) -> list[Part]:
+    """A part for each prefix after which the network has a tensor of the rest of a name."""
+    parts: dict[str, Part] = {}
+    for name, value in tensors.items():
+        for end in _ends_of_prefixes(name):
+            if (is_fitting := fits(name[end:], value)) is not None:
+                part = parts.setdefault(name[:end], Part(keys, name[:end]))
+                part.named += 1
+                part.fitting += is_fitting
+    return list(parts.values())
+
+
+def _ends_of_prefixes(name: str) -> list[int]:
+    """Where the rest of a name may begin."""
+    return [0, *(separator.end() for separator in re.finditer("[./]", name))]
