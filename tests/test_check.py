@@ -95,3 +95,45 @@ def test_missing_folder_is_one_line(source, tmp_path, capsys):
     code, text = run(capsys, source, tmp_path / "nowhere")
     (line,) = (line for line in text.splitlines() if str(tmp_path / "nowhere") in line)
     assert code == 1 and line.startswith("error: ")
+
+
+@pytest.mark.parametrize("names", [("Mug", "mug"), ("pen", "pen ")])
+def test_classes_that_differ_only_in_case_or_spaces_are_quoted(names, tmp_path, capsys):
+    root = write_domain(tmp_path / "catalogue", ("bike", *names), each=2)
+    code, text = run(capsys, root)
+    assert code == 0 and all(repr(name) in text for name in names)
+    other = write_domain(tmp_path / "phone", ("bike", names[0]), each=2, seed=1)
+    code, text = run(capsys, other, root)
+    assert code == 1 and repr(names[1]) in text
+
+
+@pytest.mark.parametrize("copies", [("mug",), ("mug", "bike")])
+def test_files_in_two_classes_of_a_domain_are_reported(copies, tmp_path, capsys):
+    root = write_domain(tmp_path / "catalogue", ("bike", "mug", "pen"), each=2)
+    original = root / "pen" / "000.jpg"
+    for name in copies:
+        (root / name / "twin.jpg").write_bytes(original.read_bytes())
+    _, text = run(capsys, root)
+    (line,) = (line for line in text.splitlines() if str(original) in line)
+    assert all(str(root / name / "twin.jpg") in line for name in copies)
+
+
+def test_images_that_show_nothing_are_reported(source, capsys):
+    for name, image in (
+        ("black.png", Image.new("RGB", (40, 40))),
+        ("white.png", Image.new("L", (40, 40), 255)),
+        ("clear.png", Image.new("RGBA", (40, 40), (200, 0, 0, 0))),
+    ):
+        image.save(source / "mug" / name)
+    code, text = run(capsys, source)
+    uniform, transparent = (text.split(heading)[1] for heading in ("one colour", "visible pixel"))
+    assert code == 0 and "black.png" in uniform and "white.png" in uniform
+    assert "clear.png" in transparent and "000.jpg" not in text
+
+
+def test_what_a_system_left_is_counted(source, capsys):
+    (source / "@eaDir").mkdir()
+    (source / "mug" / "Thumbs.db").touch()
+    _, text = run(capsys, source)
+    assert line_above(text, str(source / "@eaDir")).endswith(" 2")
+    assert str(source / "mug" / "Thumbs.db") in text

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from photo_trees import write_domain
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, features
 
 from daaa_jax.data import folders, image_files, image_lists, photos
 from daaa_jax.errors import UserError
@@ -210,6 +210,18 @@ def test_jpeg_of_108_megapixels_is_read_at_a_reduced_size(tmp_path, monkeypatch)
     with photos.opened(tmp_path / "a.jpg", SIZE) as image:
         assert image.size == (1500, 1125)
     assert abs(photos.read(tmp_path / "a.jpg", SIZE).astype(int) - 120).max() < 3
+
+
+def test_png_of_120_megapixels_is_read(tmp_path):
+    Image.new("1", (12000, 10000), 1).save(tmp_path / "a.png")
+    assert (photos.read(tmp_path / "a.png", SIZE) == 255).all()
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="Pillow was built without AVIF")
+@pytest.mark.parametrize("name", ["a.avif", "a.jpg"])
+def test_avif_is_read(name, tmp_path):
+    Image.new("RGB", (9, 9), (200, 100, 50)).save(tmp_path / name, "AVIF")
+    assert abs(photos.read(tmp_path / name, SIZE).reshape(-1, 3).mean(0) - [200, 100, 50]).max() < 9
 
 
 @pytest.mark.parametrize("megabytes", [2, 70])
