@@ -7,6 +7,11 @@ missing from a domain, and files that are unreadable, tiny, or identical in two 
 code is 1 if training would refuse a folder.
 """
 
+if __name__ == "__main__":  # first, as the imports below may fail
+    from daaa_jax.runtime import exit_codes
+
+    exit_codes.run_module("daaa_jax.check")
+
 import collections
 import hashlib
 from collections.abc import Sequence
@@ -17,7 +22,6 @@ from daaa_jax.command_line import Parser
 from daaa_jax.data import folders, photos, record_sets
 from daaa_jax.data.record_sets import Domain
 from daaa_jax.errors import UserError
-from daaa_jax.runtime import exit_codes
 
 _TINY = 32  # pixels: shorter sides carry little information after resizing to 224
 _SHOWN = 10
@@ -113,7 +117,3 @@ def _show(lines: Sequence[str], indent: str = "  ") -> None:
         print(f"{indent}{line}")
     if len(lines) > _SHOWN:
         print(f"{indent}and {len(lines) - _SHOWN} more")
-
-
-if __name__ == "__main__":
-    exit_codes.run(main)

@@ -25,9 +25,14 @@ class Diverged(UserError):
 
 @contextlib.contextmanager
 def writable(what: object) -> Iterator[None]:
-    """Turns an `OSError` of a block, such as a full disk, into a `UserError` that names `what`."""
+    """Turns an `OSError` of a block, such as a full disk, into a `UserError` that names `what`.
+
+    Not if the reader of standard output has ended, as in `… | head`: that is no fault of `what`.
+    """
     try:
         yield
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise UserError(f"{what} cannot be written: {error.strerror}") from error
 

@@ -8,6 +8,11 @@ names; and `README.md`, the model card. `--paired` includes G_TS, for inference 
 pair; `--generators` exports only the generators, which map uint8 images to uint8 images.
 """
 
+if __name__ == "__main__":  # first, as the imports below may fail
+    from daaa_jax.runtime import exit_codes
+
+    exit_codes.run_module("daaa_jax.export")
+
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -24,7 +29,7 @@ from daaa_jax.command_line import Parser
 from daaa_jax.errors import UserError, first_line, writable
 from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.models import layers
-from daaa_jax.runtime import exit_codes
+from daaa_jax.runtime import error_log
 
 Program = Callable[[Array], Array]
 
@@ -52,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     workdir, out = Workdir(options.workdir), Path(options.out).expanduser()
+    error_log.use(workdir.path)
     if out.exists():
         raise UserError(f"--out={options.out} exists: remove it, or give another folder")
     if options.generators and options.network:
@@ -138,7 +144,3 @@ def _write(out: Path, files: dict[str, bytes]) -> None:
             temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    exit_codes.run(main)

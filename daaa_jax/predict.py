@@ -6,9 +6,13 @@ Writes a CSV with one row per image: file, class, the probability of each class,
 the image could not be read. `--overlays=DIR` also writes each image with an attention overlay.
 """
 
+if __name__ == "__main__":  # first, as the imports below may fail
+    from daaa_jax.runtime import exit_codes
+
+    exit_codes.run_module("daaa_jax.predict")
+
 import contextlib
 import csv
-import os
 import sys
 import types
 from collections.abc import Iterable, Sequence
@@ -21,7 +25,7 @@ from daaa_jax import inference
 from daaa_jax.command_line import Parser
 from daaa_jax.errors import UserError, writable
 from daaa_jax.experiment.workdir import Workdir
-from daaa_jax.runtime import compilation, exit_codes, files
+from daaa_jax.runtime import compilation, error_log, files
 
 Row = tuple[Path, np.ndarray | None, str]
 
@@ -47,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.batch_size < 1:
         raise UserError(f"--batch_size={options.batch_size} must be at least 1")
     workdir = Workdir(options.workdir)
+    error_log.use(workdir.path)
     options.out = options.out or str(workdir.predictions)
     if Path(options.out).expanduser().is_dir():
         raise UserError(f"--out={options.out} is a folder: give a file, such as predictions.csv")
@@ -60,11 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         overlays=Path(options.overlays).expanduser() if options.overlays else None,
         overlay_layers=options.overlay_layers or network.about["layers"],
     )
-    try:
-        unreadable = write_csv(rows, network.about["classes"], options.out)
-    except BrokenPipeError:  # --out=- | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return
+    unreadable = write_csv(rows, network.about["classes"], options.out)
     failed = f", {unreadable} unreadable (see column error)" if unreadable else ""
     print(f"{len(images)} images{failed}: {options.out}", file=sys.stderr)
 
@@ -120,7 +121,3 @@ class _Callable(types.ModuleType):
 
 
 sys.modules[__name__].__class__ = _Callable
-
-
-if __name__ == "__main__":
-    exit_codes.run(main)
