@@ -29,7 +29,7 @@ from daaa_jax.command_line import Parser
 from daaa_jax.errors import UserError, first_line, writable
 from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.models import layers
-from daaa_jax.runtime import error_log
+from daaa_jax.runtime import error_log, jax_settings
 
 Program = Callable[[Array], Array]
 
@@ -62,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError(f"--out={options.out} exists: remove it, or give another folder")
     if options.generators and options.network:
         raise UserError("--generators exports no classifier: leave out --network")
+    jax_settings.set_supported()
+    jax_settings.check_devices()
     chosen = options.network or "selected"
     if options.generators:
         generators = inference.load_generators(workdir)

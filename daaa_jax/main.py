@@ -28,9 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Imported here, so that a misspelt flag is reported at once.
     from absl import logging
 
-    from daaa_jax.runtime import accelerators, allocator
+    from daaa_jax.runtime import accelerators, allocator, jax_settings
 
     allocator.keep_freed_memory()
+    jax_settings.set_supported()
     from daaa_jax import pipeline
     from daaa_jax.experiment.workdir import Workdir, default_workdir
     from daaa_jax.runtime import compilation, distributed, error_log
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     compilation.configure(config.run)
     distributed.start(options.coordinator, options.num_processes, options.process_id)
     logging.set_verbosity(logging.WARNING)  # Orbax logs every file
+    jax_settings.check_devices()
     accelerators.warn_if_unused()
     result = pipeline.run(config, workdir, options.stage, options.profile)
     if result:

@@ -25,7 +25,7 @@ from daaa_jax import inference
 from daaa_jax.command_line import Parser
 from daaa_jax.errors import UserError, writable
 from daaa_jax.experiment.workdir import Workdir
-from daaa_jax.runtime import compilation, error_log, files
+from daaa_jax.runtime import compilation, error_log, files, jax_settings
 
 Row = tuple[Path, np.ndarray | None, str]
 
@@ -56,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if Path(options.out).expanduser().is_dir():
         raise UserError(f"--out={options.out} is a folder: give a file, such as predictions.csv")
     compilation.enable_cache()
+    jax_settings.set_supported()
+    jax_settings.check_devices()
     network = inference.load_network(workdir, options.network, options.paired)
     images = inference.find_images(options.images)
     rows = inference.predict(

@@ -225,12 +225,14 @@ def _trainer(config: ConfigDict, together: bool) -> Trainer:
     import jax
 
     from daaa_jax import pipeline
-    from daaa_jax.runtime import accelerators, allocator, compilation, distributed
+    from daaa_jax.runtime import accelerators, allocator, compilation, distributed, jax_settings
 
     allocator.keep_freed_memory()
+    jax_settings.set_supported()
     compilation.configure(config.run)
     if together:  # several processes of one run; with --cells each host trains alone
         distributed.start()
+    jax_settings.check_devices()
     accelerators.warn_if_unused()
 
     def train(config: ConfigDict, workdir: Workdir) -> None:

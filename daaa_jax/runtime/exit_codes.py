@@ -93,8 +93,9 @@ def _why_no_jax() -> str:
         return ""
     except Exception as error:
         reason = first_line(error)
+    text = reason.lower().replace(".", "_")  # jax.default_device
     names = [name for name in os.environ if name.startswith("JAX_")]
-    wrong = [f"{name}={os.environ[name]}" for name in names if name.lower() in reason.lower()]
+    wrong = [f"{name}={os.environ[name]}" for name in names if name.lower() in text]
     what = f"{wrong[0]} is not a valid setting of JAX" if wrong else "JAX cannot be imported"
     return f"{what}: {reason}"
 
