@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from daaa_jax import validate
 from daaa_jax.command_line import Parser, settings_of
-from daaa_jax.errors import Diverged, UserError
+from daaa_jax.errors import Diverged, UserError, writable
 from daaa_jax.experiment.workdir import Busy, Workdir
 from daaa_jax.paper import cells, figures, summary, tables
 from daaa_jax.report import page
@@ -54,6 +54,8 @@ def main(arguments: Sequence[str] | None = None, train: Trainer | None = None) -
     options, plan, runs = _parse(arguments)
     folder = Path(options.workdir).expanduser()
     error_log.use(folder)
+    with writable(f"--workdir={folder}"):
+        files.make_folder(folder)
     mine = cells.share(runs, *options.cells)
     # Report misspelt settings, and runs made with other settings, before hours of training.
     for run in mine:
