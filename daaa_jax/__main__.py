@@ -3,6 +3,7 @@
 import importlib
 import sys
 
+from daaa_jax.errors import UserError
 from daaa_jax.runtime import exit_codes
 
 _COMMANDS = {
@@ -17,17 +18,21 @@ _COMMANDS = {
 
 
 def main() -> None:
-    """Runs the subcommand given by the first argument."""
+    """Runs the subcommand given by the first argument, and ends the process."""
+    exit_codes.run(_subcommand)
+
+
+def _subcommand() -> int | None:
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
         print("usage: daaa COMMAND …; see daaa COMMAND --help\n")
         print("\n".join(f"  {name:10} {what}" for name, (_, what) in _COMMANDS.items()))
-        return
+        return None
     if name not in _COMMANDS:
-        sys.exit(f"error: {name} is not a command: expected one of {', '.join(_COMMANDS)}")
+        raise UserError(f"{name} is not a command: expected one of {', '.join(_COMMANDS)}")
     module, _ = _COMMANDS[name]
     sys.argv = [f"daaa {name}", *sys.argv[2:]]
-    exit_codes.run(importlib.import_module(f"daaa_jax.{module}").main)
+    return importlib.import_module(f"daaa_jax.{module}").main()
 
 
 if __name__ == "__main__":

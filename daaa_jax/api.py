@@ -15,7 +15,7 @@ from daaa_jax.data import photos
 from daaa_jax.errors import UserError, check_choice
 from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.models.network_file import Trained
-from daaa_jax.runtime import accelerators, compilation
+from daaa_jax.runtime import accelerators, compilation, jax_settings
 
 _BATCH = 64
 
@@ -63,6 +63,7 @@ def load_config(config: str, settings: Mapping[str, Any] | None = None) -> Confi
     return config_files.load(config, texts)
 
 
+@jax_settings.supported()
 def run(config: ConfigDict | str, workdir: str | Path) -> Result:
     """Trains, or resumes a run.
 
@@ -81,10 +82,12 @@ def run(config: ConfigDict | str, workdir: str | Path) -> Result:
         load_config(config) if isinstance(config, str) else config.copy_and_resolve_references()
     )
     compilation.configure(config.run)
+    jax_settings.check_devices()
     accelerators.warn_if_unused()
     return Result(Workdir(workdir).path, pipeline.run(config, workdir))
 
 
+@jax_settings.supported()
 def load_network(workdir: str | Path, which: str = "selected", *, paired: bool = False) -> Trained:
     """Loads a network of a run.
 
@@ -100,9 +103,11 @@ def load_network(workdir: str | Path, which: str = "selected", *, paired: bool =
     Raises:
       UserError: if the network is missing or damaged.
     """
+    jax_settings.check_devices()
     return inference.load_network(Workdir(workdir), which, paired)
 
 
+@jax_settings.supported()
 def predict(network: Trained, images: np.ndarray | Sequence[str | Path]) -> np.ndarray:
     """Class probabilities of images, float32 `[N,K]`.
 
@@ -118,6 +123,7 @@ def predict(network: Trained, images: np.ndarray | Sequence[str | Path]) -> np.n
     return _batched(on_device, _pixels(network, images))
 
 
+@jax_settings.supported()
 def attention_maps(
     network: Trained, images: np.ndarray | Sequence[str | Path]
 ) -> dict[str, np.ndarray]:
@@ -134,6 +140,7 @@ def attention_maps(
     return _batched(observe, pixels)
 
 
+@jax_settings.supported()
 def translate(workdir: str | Path, images: np.ndarray, direction: str) -> np.ndarray:
     """Translates images into the other domain's style, uint8 `[N,size,size,3]`.
 
@@ -146,6 +153,7 @@ def translate(workdir: str | Path, images: np.ndarray, direction: str) -> np.nda
       UserError: if the run has no generator for this direction, or images have another shape or
         type.
     """
+    jax_settings.check_devices()
     generators = inference.load_generators(Workdir(workdir))
     functions = generators.functions()
     check_choice("direction", direction, functions, UserError)

@@ -8,6 +8,11 @@ unreadable, tiny, nearly uniform, or identical in two domains or classes. The ex
 training would refuse a folder.
 """
 
+if __name__ == "__main__":  # first, as the imports below may fail
+    from daaa_jax.runtime import exit_codes
+
+    exit_codes.run_module("daaa_jax.check")
+
 import collections
 import hashlib
 from collections.abc import Sequence
@@ -19,7 +24,6 @@ from daaa_jax.command_line import Parser
 from daaa_jax.data import folders, image_lists, photo_domains, photos, record_sets
 from daaa_jax.data.record_sets import Domain
 from daaa_jax.errors import UserError
-from daaa_jax.runtime import exit_codes
 
 _TINY = 32  # pixels: shorter sides carry little information after resizing to 224
 _UNIFORM = 8  # of 255: smaller differences within an image are hardly visible
@@ -164,7 +168,3 @@ def _show(lines: Sequence[str], indent: str = "  ") -> None:
         print(f"{indent}{line}")
     if len(lines) > _SHOWN:
         print(f"{indent}and {len(lines) - _SHOWN} more")
-
-
-if __name__ == "__main__":
-    exit_codes.run(main)

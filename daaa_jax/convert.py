@@ -6,6 +6,11 @@ Use `DIR` in place of a folder of photos: `--config.data.source=DIR`. It can be 
 object storage and read from there: `--config.data.source=gs://…`. Rerun the same command to resume.
 """
 
+if __name__ == "__main__":  # first, as the imports below may fail
+    from daaa_jax.runtime import exit_codes
+
+    exit_codes.run_module("daaa_jax.convert")
+
 import functools
 import hashlib
 import os
@@ -18,7 +23,6 @@ import numpy as np
 from daaa_jax.command_line import Parser
 from daaa_jax.data import folders, photos, record_sets, records
 from daaa_jax.errors import UserError, writable
-from daaa_jax.runtime import exit_codes
 from daaa_jax.runtime.files import read_json, write_json
 from daaa_jax.runtime.progress import Progress
 
@@ -148,7 +152,3 @@ def _decoded(
             some = rows[start : start + threads * _AHEAD]
             read = functools.partial(photos.try_read, size=size, ranges=ranges)
             yield from zip(some, pool.map(read, (paths[row] for row in some)), strict=True)
-
-
-if __name__ == "__main__":
-    exit_codes.run(main)

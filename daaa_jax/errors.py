@@ -24,12 +24,22 @@ class Diverged(UserError):
 
 
 @contextlib.contextmanager
-def writable(what: object) -> Iterator[None]:
-    """Turns an `OSError` of a block, such as a full disk, into a `UserError` that names `what`."""
+def writable(what: object, remedy: str = "") -> Iterator[None]:
+    """Turns an `OSError` of a block, such as a full disk, into a `UserError`.
+
+    Not if the reader of standard output has ended, as in `… | head`: that is no fault of `what`.
+
+    Args:
+      what: the flag, setting or file that the user gave.
+      remedy: what to do, if that is not obvious.
+    """
     try:
         yield
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        raise UserError(f"{what} cannot be written: {error.strerror}") from error
+        what_to_do = f"; {remedy}" if remedy else ""
+        raise UserError(f"{what} cannot be written: {error.strerror}{what_to_do}") from error
 
 
 def first_line(error: BaseException) -> str:

@@ -10,11 +10,18 @@ inference on both images of a pair; `--generators` exports only the generators, 
 images to uint8 images.
 """
 
+if __name__ == "__main__":  # first, as the imports below may fail
+    from daaa_jax.runtime import exit_codes
+
+    exit_codes.run_module("daaa_jax.export")
+
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +34,7 @@ from daaa_jax.command_line import Parser
 from daaa_jax.errors import UserError, first_line, writable
 from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.models import layers
-from daaa_jax.runtime import exit_codes
+from daaa_jax.runtime import error_log, jax_settings
 
 Program = Callable[[Array], Array]
 
@@ -55,10 +62,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     workdir, out = Workdir(options.workdir), Path(options.out).expanduser()
+    error_log.use(workdir.path)
     if out.exists():
         raise UserError(f"--out={options.out} exists: remove it, or give another folder")
     if options.generators and options.network:
         raise UserError("--generators exports no classifier: leave out --network")
+    if options.onnx:
+        _import_onnx()  # before minutes of compilation
+    jax_settings.set_supported()
+    jax_settings.check_devices()
     chosen = options.network or "selected"
     if options.generators:
         generators = inference.load_generators(workdir)
@@ -76,11 +88,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }
     # Generators round to uint8, where a value halfway between two may be rounded differently.
     tolerance = 1 if options.generators else _TOLERANCE_OF_PAIRS if options.paired else _TOLERANCE
-    for name, program in programs.items():
-        files[f"{name}.stablehlo"] = stablehlo(program, side)
-        if options.onnx:
-            files[f"{name}.onnx"] = onnx(program, side, tolerance)
-    _write(out, files)
+    with _created(out) as folder:
+        for name, program in programs.items():
+            files[f"{name}.stablehlo"] = stablehlo(program, side)
+            if options.onnx:
+                files[f"{name}.onnx"] = onnx(program, side, tolerance)
+        with writable(f"--out={out}"):
+            for name, content in files.items():
+                (folder / name).write_bytes(content)
     print(f"{', '.join(sorted(files))} in {out}")
 
 
@@ -109,14 +124,7 @@ def onnx(program: Program, side: int, tolerance: float) -> bytes:
     Raises:
       UserError: if jax2onnx is not installed, fails, or exceeds the tolerance.
     """
-    try:
-        import onnxruntime
-        from jax2onnx import to_onnx
-    except ImportError as error:
-        raise UserError(
-            f"--onnx needs more packages ({error}): "
-            'python -m pip install "jax2onnx>=0.17,<0.18" onnxruntime'
-        ) from error
+    onnxruntime, to_onnx = _import_onnx()
     shape = jax.ShapeDtypeStruct(("B", side, side, 3), jnp.uint8)
     images = np.random.default_rng(0).integers(0, 256, (3, side, side, 3)).astype(np.uint8)
     wanted = np.asarray(jax.jit(program)(images), np.float32)
@@ -132,18 +140,28 @@ def onnx(program: Program, side: int, tolerance: float) -> bytes:
     return content
 
 
-def _write(out: Path, files: dict[str, bytes]) -> None:
-    """Writes the folder with all files, atomically."""
+def _import_onnx() -> tuple[Any, Any]:
+    """The module onnxruntime, and jax2onnx's function `to_onnx`."""
+    try:
+        import onnxruntime
+        from jax2onnx import to_onnx
+    except ImportError as error:
+        raise UserError(
+            f"--onnx needs more packages ({error}): "
+            'python -m pip install "jax2onnx>=0.17,<0.18" onnxruntime'
+        ) from error
+    return onnxruntime, to_onnx
+
+
+@contextlib.contextmanager
+def _created(out: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `out` when the block ends without an error."""
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         with writable(f"--out={out}"):
             temporary.mkdir(parents=True)
-            for name, content in files.items():
-                (temporary / name).write_bytes(content)
+        yield temporary
+        with writable(f"--out={out}"):
             temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    exit_codes.run(main)

@@ -23,6 +23,7 @@ from daaa_jax.errors import UserError, writable
 from daaa_jax.experiment import stages
 from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.models import network_file
+from daaa_jax.runtime import files as runtime_files
 from daaa_jax.runtime import image_grid
 from daaa_jax.runtime.progress import Progress
 
@@ -214,6 +215,9 @@ def predict(
         maps, view = _attention(network, variables, images, overlay_layers)
         return heat(maps, crop), view
 
+    if overlays is not None:
+        with writable(f"--overlays={overlays}"):
+            runtime_files.make_folder(overlays)
     variables = jax.device_put(network.variables)
     with Progress("predict", len(files)) as progress:
         for start in range(0, len(files), batch_size):
@@ -233,7 +237,7 @@ def predict(
                 if overlays is not None:
                     stem = os.fsencode(path.stem)[:_LONGEST_STEM].decode(errors="ignore")
                     place = overlays / f"{start + row:06d}_{stem}.png"
-                    with writable(f"--overlays: {place}"):
+                    with writable(f"--overlays={overlays}"):
                         image_grid.write_png(place, overlay(views[row], maps[row]), scale)
                 yield path, posteriors[row], ""
             progress.update(start + len(batch), {})

@@ -1,12 +1,16 @@
 """The command `daaa train --config=digits`, or `python -m daaa_jax.main --config=digits`."""
 
+if __name__ == "__main__":  # first, as the imports below may fail
+    from daaa_jax.runtime import exit_codes
+
+    exit_codes.run_module("daaa_jax.main")
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from daaa_jax import config_files
 from daaa_jax.command_line import Parser, settings_of
 from daaa_jax.errors import UserError
-from daaa_jax.runtime import exit_codes
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -24,18 +28,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Imported here, so that a misspelt flag is reported at once.
     from absl import logging
 
-    from daaa_jax.runtime import accelerators, allocator
+    from daaa_jax.runtime import accelerators, allocator, jax_settings
 
     allocator.keep_freed_memory()
+    jax_settings.set_supported()
     from daaa_jax import pipeline
-    from daaa_jax.experiment.workdir import default_workdir
-    from daaa_jax.runtime import compilation, distributed
+    from daaa_jax.experiment.workdir import Workdir, default_workdir
+    from daaa_jax.runtime import compilation, distributed, error_log
 
+    workdir = options.workdir or default_workdir(options.config, settings)
+    error_log.use(Workdir(workdir).path)
     compilation.configure(config.run)
     distributed.start(options.coordinator, options.num_processes, options.process_id)
     logging.set_verbosity(logging.WARNING)  # Orbax logs every file
+    jax_settings.check_devices()
     accelerators.warn_if_unused()
-    workdir = options.workdir or default_workdir(options.config, settings)
     result = pipeline.run(config, workdir, options.stage, options.profile)
     if result:
         print("\n".join(_lines(result, config.method, config.smoke, workdir)))
@@ -104,7 +111,3 @@ def _lines(result: Mapping[str, Any], method: str, smoke: bool, workdir: Any) ->
 def _row(meaning: str, accuracy: float | None, name: str) -> str:
     shown = "no labels" if accuracy is None else f"{accuracy:7.2%}"
     return f"  {meaning:36} {shown}{name}"
-
-
-if __name__ == "__main__":
-    exit_codes.run(main)

@@ -1,5 +1,6 @@
 """Runs the stages pair, translate, source and adapt; resumes them, and skips finished ones."""
 
+import functools
 import time
 from collections.abc import Mapping
 from os import PathLike
@@ -8,7 +9,16 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from daaa_jax import adaptation, cyclegan, evaluation, models, source, translation, validate
+from daaa_jax import (
+    adaptation,
+    cyclegan,
+    evaluation,
+    models,
+    preflight,
+    source,
+    translation,
+    validate,
+)
 from daaa_jax.baselines import training as baseline_training
 from daaa_jax.data import external_translations, load_task
 from daaa_jax.data.images import Images
@@ -70,6 +80,7 @@ def run(
     if job.stages.has_result():
         return _finished_before(place, config, profiled)
     job.check_needs(stage)
+    job.check_updates(stage)
     with place.locked():
         job.check_started()
         place.write_config(config)
@@ -192,6 +203,12 @@ class _Run:
         """Checks that no stage was started here with other inputs; writes nothing."""
         for name in self.steps:
             self.stages.check_started(name)
+
+    def check_updates(self, wanted: str) -> None:
+        """Checks that updates of the later stages can be repeated, before the first one trains."""
+        shape = self.task.source_train.images.shape[1:]
+        training = functools.partial(self._target_training, translations={}, devices=1)
+        preflight.check(self.config, self.model, shape, training, self.stages_to_run(wanted)[1:])
 
     def stages_to_run(self, wanted: str) -> list[str]:
         """The unfinished stages, in order."""

@@ -6,9 +6,13 @@ Writes a CSV with one row per file: file, class, the probability of each class, 
 could not be read. `--overlays=DIR` also writes each image with an attention overlay.
 """
 
+if __name__ == "__main__":  # first, as the imports below may fail
+    from daaa_jax.runtime import exit_codes
+
+    exit_codes.run_module("daaa_jax.predict")
+
 import contextlib
 import csv
-import os
 import sys
 import types
 from collections.abc import Iterable, Sequence
@@ -22,7 +26,7 @@ from daaa_jax.command_line import Parser
 from daaa_jax.data import image_lists
 from daaa_jax.errors import UserError, writable
 from daaa_jax.experiment.workdir import Workdir
-from daaa_jax.runtime import compilation, exit_codes, files
+from daaa_jax.runtime import compilation, error_log, files, jax_settings
 
 Row = tuple[Path, np.ndarray | None, str]
 
@@ -49,10 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.batch_size < 1:
         raise UserError(f"--batch_size={options.batch_size} must be at least 1")
     workdir = Workdir(options.workdir)
+    error_log.use(workdir.path)
     options.out = options.out or str(workdir.predictions)
     if Path(options.out).expanduser().is_dir():
         raise UserError(f"--out={options.out} is a folder: give a file, such as predictions.csv")
     compilation.enable_cache()
+    jax_settings.set_supported()
+    jax_settings.check_devices()
     network = inference.load_network(workdir, options.network, options.paired)
     images = inference.find_files(
         options.images, image_lists.Options(options.root, options.path_prefix)
@@ -64,11 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         overlays=Path(options.overlays).expanduser() if options.overlays else None,
         overlay_layers=options.overlay_layers or network.about["layers"],
     )
-    try:
-        unreadable = write_csv(rows, network.about["classes"], options.out)
-    except BrokenPipeError:  # --out=- | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return
+    unreadable = write_csv(rows, network.about["classes"], options.out)
     failed = f", {unreadable} unreadable (see column error)" if unreadable else ""
     print(f"{len(images)} files{failed}: {options.out}", file=sys.stderr)
 
@@ -92,7 +95,7 @@ def write_csv(rows: Iterable[Row], classes: Sequence[str], out: str) -> int:
     path = Path(out).expanduser()
     is_device = path.exists() and not path.is_file()  # /dev/null or a pipe: not replaced
     with (
-        writable(f"--out={out}"),
+        writable(f"--out={out}", "give another file by --out"),
         # Resolving keeps symbolic links.
         contextlib.nullcontext(path) if is_device else files.replacing(path.resolve()) as place,
         place.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
@@ -124,7 +127,3 @@ class _Callable(types.ModuleType):
 
 
 sys.modules[__name__].__class__ = _Callable
-
-
-if __name__ == "__main__":
-    exit_codes.run(main)

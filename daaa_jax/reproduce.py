@@ -9,6 +9,11 @@ number and the difference; a figure (`figA1`, `fig4`) as SVG and CSV. Rerun the 
 resume.
 """
 
+if __name__ == "__main__":  # first, as the imports below may fail
+    from daaa_jax.runtime import exit_codes
+
+    exit_codes.run_module("daaa_jax.reproduce")
+
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -18,11 +23,11 @@ from ml_collections import ConfigDict
 
 from daaa_jax import validate
 from daaa_jax.command_line import Parser, settings_of
-from daaa_jax.errors import Diverged, UserError
+from daaa_jax.errors import Diverged, UserError, writable
 from daaa_jax.experiment.workdir import Busy, Workdir
 from daaa_jax.paper import cells, figures, summary, tables
 from daaa_jax.report import page
-from daaa_jax.runtime import exit_codes, files
+from daaa_jax.runtime import error_log, files
 
 NAMES = (*tables.TABLES, *figures.FIGURES)
 
@@ -48,6 +53,9 @@ def main(arguments: Sequence[str] | None = None, train: Trainer | None = None) -
     """
     options, plan, runs = _parse(arguments)
     folder = Path(options.workdir).expanduser()
+    error_log.use(folder)
+    with writable(f"--workdir={folder}"):
+        files.make_folder(folder)
     mine = cells.share(runs, *options.cells)
     # Report misspelt settings, and runs made with other settings, before hours of training.
     for run in mine:
@@ -219,12 +227,14 @@ def _trainer(config: ConfigDict, together: bool) -> Trainer:
     import jax
 
     from daaa_jax import pipeline
-    from daaa_jax.runtime import accelerators, allocator, compilation, distributed
+    from daaa_jax.runtime import accelerators, allocator, compilation, distributed, jax_settings
 
     allocator.keep_freed_memory()
+    jax_settings.set_supported()
     compilation.configure(config.run)
     if together:  # several processes of one run; with --cells each host trains alone
         distributed.start()
+    jax_settings.check_devices()
     accelerators.warn_if_unused()
 
     def train(config: ConfigDict, workdir: Workdir) -> None:
@@ -238,7 +248,3 @@ def _trainer(config: ConfigDict, together: bool) -> Trainer:
             jax.clear_caches()  # the next run compiles other programs
 
     return train
-
-
-if __name__ == "__main__":
-    exit_codes.run(main)

@@ -6,6 +6,7 @@ fork is as good as a fresh start. Run as a program, this file is that process.
 
 import atexit
 import functools
+import importlib
 import json
 import os
 import runpy
@@ -26,26 +27,49 @@ def environment() -> dict[str, str]:
     return kept | {"JAX_PLATFORMS": "cpu"}
 
 
-def fresh(module: str, *flags: object, timeout: float = 900) -> subprocess.CompletedProcess:
-    """Runs `python -m daaa_jax.<module>` in a process of its own, exactly as a user does."""
+def fresh(
+    module: str, *flags: object, timeout: float = 900, variables: dict[str, str] | None = None
+) -> subprocess.CompletedProcess:
+    """Runs `python -m daaa_jax.<module>` in a process of its own, exactly as a user does.
+
+    With `variables` in its environment.
+    """
     return subprocess.run(
         [sys.executable, "-m", f"daaa_jax.{module}", *map(str, flags)],
         cwd=ROOT,
-        env=environment(),
+        env=environment() | (variables or {}),
         capture_output=True,
         text=True,
         timeout=timeout,
     )
 
 
-def call(module: str, *flags: object) -> subprocess.CompletedProcess:
-    """The same, forked."""
+def call(
+    module: str,
+    *flags: object,
+    variables: dict[str, str] | None = None,
+    jax_settings: dict[str, object] | None = None,
+    fails: str = "",
+    is_read: bool = True,
+) -> subprocess.CompletedProcess:
+    """The same, forked.
+
+    Args:
+      variables: of the environment; too late for those that Python or JAX read when they start, but
+        for the encoding of the output.
+      jax_settings: by name; JAX would read them from the environment.
+      fails: name of a function that raises an error, such as `pipeline.run`.
+      is_read: whether the output has a reader; `… | true` has none.
+    """
     server = _server()
     with tempfile.TemporaryDirectory() as folder:
         job = {
             "arguments": [f"daaa_jax.{module}", *map(str, flags)],
-            "environment": environment(),
+            "environment": environment() | (variables or {}),
             "folder": folder,
+            "jax_settings": jax_settings or {},
+            "fails": fails,
+            "is_read": is_read,
         }
         server.stdin.write(json.dumps(job) + "\n")
         server.stdin.flush()
@@ -129,16 +153,35 @@ def _fork() -> int:
         return os.fork()
 
 
+def _make_fail(function: str) -> None:
+    def fail(*_, **__):
+        raise RuntimeError("an injected failure\nof two lines")
+
+    module, _, name = function.rpartition(".")
+    setattr(importlib.import_module(f"daaa_jax.{module}"), name, fail)
+
+
 def _run(job: dict) -> None:
+    os.environ.clear()
+    os.environ.update(job["environment"])
     for number, name in ((1, "stdout"), (2, "stderr")):
         file = os.open(Path(job["folder"]) / name, os.O_WRONLY | os.O_CREAT)
         os.dup2(file, number)
+    if not job["is_read"]:
+        reader, writer = os.pipe()
+        os.close(reader)
+        os.dup2(writer, 1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    encoding = os.environ.get("PYTHONIOENCODING")
     for name, number in (("stdout", 1), ("stderr", 2)):
-        setattr(sys, name, os.fdopen(number, "w", buffering=1, closefd=False))
-    os.environ.clear()
-    os.environ.update(job["environment"])
+        file = os.fdopen(number, "w", buffering=1, closefd=False, encoding=encoding)
+        setattr(sys, name, file)
     sys.argv = job["arguments"]
+    for name, value in job["jax_settings"].items():
+        sys.modules["jax"].config.update(name, value)
+    if job["fails"]:
+        _make_fail(job["fails"])
+    tempfile.tempdir = None  # that of the environment
     code = 0
     try:
         runpy.run_module(job["arguments"][0], run_name="__main__", alter_sys=True)

@@ -1,6 +1,7 @@
 """What all tests share: simulated CPU devices, kept programs, real data where there is some."""
 
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,11 @@ def data_dir() -> Path:
     if not Path(folder).is_dir():
         pytest.skip(f"DAAA_DATA names {folder}, which is no folder")
     return Path(folder)
+
+
+@pytest.fixture
+def tiny_run(tmp_path) -> Path:
+    """The working directory of a finished run of tiny networks, see `test_old_workdirs`."""
+    with zipfile.ZipFile(Path(__file__).parent / "fixtures" / "workdir_0a053ea.zip") as packed:
+        packed.extractall(tmp_path / "run")
+    return tmp_path / "run"

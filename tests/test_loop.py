@@ -336,3 +336,12 @@ def test_killed_stage_ends_with_the_same_state_and_metrics(
     assert_same_bits(leaves["killed"], leaves["whole"])
     for part in kept:
         assert any(part in name for name in leaves["whole"]), part
+
+
+def test_update_that_changes_the_types_of_the_state_is_refused(tmp_path):
+    def halve(state, batch):
+        state, metrics = train_step(state, batch)
+        return state | {"w": state["w"].astype(jnp.float16)}, metrics
+
+    with pytest.raises(TypeError, match=r"\blittle\b.*'w'.*float32.*float16"):
+        run(tmp_path, step=halve)

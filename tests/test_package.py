@@ -26,7 +26,7 @@ LAYERS = (
     ("training",),
     ("cyclegan", "translation", "source", "adaptation", "baselines"),
     ("inference",),
-    ("validate",),
+    ("validate", "preflight"),
     ("report",),
     ("model_card",),
     ("pipeline",),

@@ -469,15 +469,6 @@ def test_disk_error_is_one_line_that_names_the_file(error, capsys):
     assert error.filename in line and error.strerror.lower() in line.lower()
 
 
-def test_error_that_may_be_a_bug_keeps_its_traceback(capsys):
-    def fail():
-        raise FileNotFoundError(2, "No such file", "/runs")
-
-    with pytest.raises(FileNotFoundError):
-        exit_codes.run(fail)
-    assert not capsys.readouterr().err
-
-
 def test_command_is_recorded_as_a_person_would_type_it():
     path = "/somewhere/daaa_jax/main.py"
     assert command([path, "--config=c:a b"]) == "python -m daaa_jax.main '--config=c:a b'"

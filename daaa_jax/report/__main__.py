@@ -1,12 +1,17 @@
 """The command `daaa report --workdir=runs/digits`; works at any time during a run."""
 
+if __name__ == "__main__":  # first, as the imports below may fail
+    from daaa_jax.runtime import exit_codes
+
+    exit_codes.run_module("daaa_jax.report.__main__")
+
 from collections.abc import Sequence
 from pathlib import Path
 
 from daaa_jax.command_line import Parser
 from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.report import page
-from daaa_jax.runtime import exit_codes
+from daaa_jax.runtime import error_log
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -19,8 +24,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workdir", required=True, help="of a run, or of daaa reproduce")
     options = parser.parse_args(arguments)
     workdir = Path(options.workdir).expanduser()
+    error_log.use(workdir)
     print(page.write_sweep(workdir) if page.is_sweep(workdir) else page.write(Workdir(workdir)))
-
-
-if __name__ == "__main__":
-    exit_codes.run(main)

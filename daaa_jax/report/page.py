@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from daaa_jax.errors import UserError
+from daaa_jax.errors import UserError, writable
 from daaa_jax.experiment.stages import OURS
 from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.report import sections, templates
@@ -28,8 +28,7 @@ def write(workdir: Workdir) -> Path:
     Raises:
       UserError: if it is not a working directory.
     """
-    files.write_bytes(workdir.report, render(workdir).encode())
-    return workdir.report
+    return _write(workdir.report, render(workdir))
 
 
 def render(workdir: Workdir) -> str:
@@ -111,6 +110,12 @@ def _pairs(workdir: Workdir) -> bytes | None:
     return next((path.read_bytes() for path in found if path.is_file()), None)
 
 
+def _write(path: Path, page: str) -> Path:
+    with writable(path):
+        files.write_bytes(path, page.encode())
+    return path
+
+
 def is_sweep(folder: Path) -> bool:
     """Whether a folder was written by `daaa_jax.reproduce`."""
     return (folder / _RUNS).is_dir() and not Workdir(folder).config_json.exists()
@@ -134,8 +139,7 @@ def write_sweep(folder: Path) -> Path:
         drawn = base64.b64encode(svg.read_bytes()).decode() if svg.is_file() else ""
         parts.append({"name": name, "svg": drawn, "sheet": _json(sheet)})
     page = templates.render("sweep.html", title=title, parts=parts, runs=_runs(folder))
-    files.write_bytes(path, page.encode())
-    return path
+    return _write(path, page)
 
 
 def _runs(folder: Path) -> list[dict[str, Any]]:

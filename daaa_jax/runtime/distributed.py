@@ -11,6 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from daaa_jax.errors import UserError, first_line
+from daaa_jax.runtime import streams
 
 # Exit codes, for launchers: 0 is finished and 1 needs a person to fix something. After any other
 # code, this one in particular, the same command on every host resumes from the last checkpoint.
@@ -71,7 +72,7 @@ def start(
             "that the same command runs on every host, and start all of them again"
         ) from error
     if jax.process_index():
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, for the process's life
+        sys.stdout = streams.open_null()
 
 
 def _check(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:

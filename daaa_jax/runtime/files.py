@@ -1,6 +1,7 @@
 """Atomic writes of bytes and JSON, and checksums of arrays and settings."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -25,7 +26,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Even if the process is killed, `path` is the complete old file or the complete new one. Its
     folder is created if needed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     # Random, as processes in different containers can have the same id.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
@@ -33,12 +34,25 @@ def replacing(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:  # that of a full disk names no file
-        error.filename = error.filename or str(path)
+    except OSError as error:  # that of a full disk names no file, others the temporary one
+        if error.filename in (None, str(temporary)):
+            error.filename, error.filename2 = str(path), None
         raise
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    """Creates a folder if needed.
+
+    Raises:
+      OSError: if that fails; a file in its place is "not a directory", not one that "exists".
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from error
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

@@ -86,6 +86,7 @@ def run(
 
     Raises:
       Diverged: if a metric is not finite.
+      TypeError: see `check_types`.
       UserError: if the devices run out of memory, or the last checkpoint of a finished stage is
         missing.
       Preempted: if the run is preempted, after saving.
@@ -110,6 +111,7 @@ def run(
             for step in range(start + 1, steps + 1):
                 arguments = arguments_at(step - 1)
                 if step == start + 1:
+                    check_types(name, state, jax.eval_shape(jitted, state, *arguments)[0])
                     update = device_memory.compile_step(name, jitted, (state, *arguments), reduce)
                     loop_state["step_bytes"] = device_memory.step_bytes(update)
                 profile.before(step, state)
@@ -135,6 +137,26 @@ def run(
                     checkpoints.wait()
                     raise Preempted(f"stage {name} is saved after step {step} of {steps}")
     return state, {**loop_state, "sha256": files.checksum(state)}
+
+
+def check_types(name: str, before: Any, after: Any) -> None:
+    """Checks that an update keeps the types of a stage's state, which could not be updated again.
+
+    Args:
+      name: of the stage.
+      before: the state.
+      after: the shapes and types of the state after an update.
+
+    Raises:
+      TypeError: names the stage, and an array that changes its type.
+    """
+    old, new = (
+        {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+        for leaves in map(jax.tree_util.tree_leaves_with_path, (before, after))
+    )
+    for array in old | new:
+        if (was := old.get(array, "absent")) != (now := new.get(array, "absent")):
+            raise TypeError(f"an update of stage {name} changes {array} from {was} to {now}")
 
 
 class _MetricSums:

@@ -1,0 +1,83 @@
+"""Outputs that cannot be written: one line with the user's flag or file, before any work."""
+
+import errno
+import os
+from pathlib import Path
+
+import commands
+import pytest
+from photo_trees import write_domain
+
+from daaa_jax.runtime import files
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    return write_domain(tmp_path / "images", ["mug", "pen"], each=1)
+
+
+@pytest.fixture(params=["in a file", "in /proc"])
+def place(request, tmp_path) -> Path:
+    """Where nobody can write, not even root."""
+    if request.param == "in /proc":
+        return Path("/proc/nowhere/new")
+    (tmp_path / "file").write_text("a file")
+    return tmp_path / "file" / "new"
+
+
+def refused(*command: object) -> str:
+    line = commands.refused(*command)
+    assert "\n" not in line and ".tmp" not in line
+    return line
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("predict", "--workdir={run}", "--out={place}", "{images}"),
+        ("predict", "--workdir={run}", "--overlays={place}", "{images}"),
+        ("export", "--workdir={run}", "--out={place}"),
+        ("convert", "--out={place}", "{images}"),
+        ("main", "--config=digits:smoke", "--workdir={place}"),
+        ("reproduce", "table3", "--data=embedded", "--workdir={place}", "--only_show"),
+    ],
+    ids=lambda command: f"{command[0]} {command[2].partition('=')[0]}",
+)
+def test_flag_of_an_output_that_cannot_be_written_is_named(command, place, tiny_run, images):
+    named = {"run": tiny_run, "images": images, "place": place}
+    line = refused(*(word.format(**named) for word in command))
+    (flag,) = (word.partition("=")[0] for word in command if "{place}" in word)
+    assert f"{flag}={place}" in line
+
+
+def test_default_of_an_output_names_the_flag_for_another(place, tiny_run, images):
+    """As in a working directory that is read-only."""
+    (tiny_run / "predictions.csv").symlink_to(place)
+    line = refused("predict", f"--workdir={tiny_run}", images)
+    assert "--out" in line and str(tiny_run / "predictions.csv") in line
+
+
+@pytest.mark.parametrize("name", ["report", "report/index.html"])
+def test_report_that_cannot_be_written_is_named(name, tiny_run):
+    """A file in place of a folder, and the other way round."""
+    if name == "report":
+        (tiny_run / name).write_text("a file")
+    else:
+        (tiny_run / name).mkdir(parents=True)
+    assert str(tiny_run / "report" / "index.html") in refused("report", f"--workdir={tiny_run}")
+
+
+def test_error_of_a_write_names_the_file_and_not_its_temporary_copy(tmp_path, monkeypatch):
+    def fail(path, *_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(OSError) as error:
+        files.write_bytes(tmp_path / "a.json", b"")
+    assert error.value.filename == str(tmp_path / "a.json")
+
+
+def test_export_is_refused_before_anything_is_compiled(place, tiny_run):
+    how = {"fails": "export.stablehlo"}  # would be another error
+    line = commands.call("__main__", "export", f"--workdir={tiny_run}", f"--out={place}", **how)
+    assert f"--out={place}" in line.stderr and "injected" not in line.stderr
