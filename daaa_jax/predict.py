@@ -13,6 +13,7 @@ if __name__ == "__main__":  # first, as the imports below may fail
 
 import contextlib
 import csv
+import re
 import sys
 import types
 from collections.abc import Iterable, Sequence
@@ -50,6 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.batch_size < 1:
         raise UserError(f"--batch_size={options.batch_size} must be at least 1")
+    try:
+        re.compile(options.overlay_layers or "")
+    except re.error as error:
+        given = f"--overlay_layers={options.overlay_layers}"
+        raise UserError(f"{given} is not a regular expression: {error}") from error
     workdir = Workdir(options.workdir)
     error_log.use(workdir.path)
     options.out = options.out or str(workdir.predictions)

@@ -54,8 +54,6 @@ def main(arguments: Sequence[str] | None = None, train: Trainer | None = None) -
     options, plan, runs = _parse(arguments)
     folder = Path(options.workdir).expanduser()
     error_log.use(folder)
-    with writable(f"--workdir={folder}"):
-        files.make_folder(folder)
     mine = cells.share(runs, *options.cells)
     # Report misspelt settings, and runs made with other settings, before hours of training.
     for run in mine:
@@ -182,6 +180,8 @@ def _parse(arguments: Sequence[str] | None):
 
 def _write(options, plan: cells.Plan, folder: Path) -> None:
     name = options.name
+    with writable(f"--workdir={folder}"):
+        files.make_folder(folder)
     if name in figures.FIGURES:
         figures.write(name, options.tasks, plan, folder)
         return
