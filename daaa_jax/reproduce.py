@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from daaa_jax import validate
 from daaa_jax.command_line import Parser, settings_of
-from daaa_jax.errors import Diverged, UserError, writable
+from daaa_jax.errors import Diverged, UserError, counted, writable
 from daaa_jax.experiment.workdir import Busy, Workdir
 from daaa_jax.paper import cells, figures, summary, tables
 from daaa_jax.report import page
@@ -62,11 +62,13 @@ def main(arguments: Sequence[str] | None = None, train: Trainer | None = None) -
         cells.result(run, plan, folder)
     diverged = [run for run in mine if cells.has_diverged(run, plan, folder)]
     missing = [run for run in mine if run not in diverged and cells.is_to_do(run, plan, folder)]
-    print(f"{options.name}: {len(runs)} runs, {len(mine)} here, {len(missing)} to do", flush=True)
+    runs_in_all = counted(len(runs), "run")
+    print(f"{options.name}: {runs_in_all}, {len(mine)} here, {len(missing)} to do", flush=True)
     if diverged:
         place = diverged[0].workdir(plan, folder)
         print(
-            f"{len(diverged)} runs diverged: remove {place.diverged_json} and the like to retry",
+            f"{counted(len(diverged), 'run')} diverged: remove {place.diverged_json} and the like "
+            "to retry",
             flush=True,
         )
     part, of = options.cells
@@ -107,7 +109,7 @@ def _train(train: Trainer, missing: Sequence[cells.Run], options, plan, folder: 
                 files.write_json(place.diverged_json, {"message": str(error)})
             _write(options, plan, folder)
             if notice.heard() and number < len(missing):
-                raise Preempted(f"{number} of {len(missing)} runs are finished")
+                raise Preempted(f"{number} of {len(missing)} runs finished")
 
 
 def _parser() -> Parser:

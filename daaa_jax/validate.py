@@ -17,7 +17,7 @@ from daaa_jax import attention, baselines, em, losses, models, schedules
 from daaa_jax.baselines import training as baseline_training
 from daaa_jax.data import augment
 from daaa_jax.data.types import Task
-from daaa_jax.errors import UserError, check_choice
+from daaa_jax.errors import UserError, check_choice, counted
 from daaa_jax.evaluation import model_selection, second_view
 from daaa_jax.experiment.stages import NO_REUSE, OURS, needs_translations, trains_cyclegan
 from daaa_jax.experiment.workdir import Workdir
@@ -182,8 +182,8 @@ def _check_em(config: ConfigDict) -> None:
     if config.em.posterior == "paired" and second_view.measured_at(config) is None:
         raise UserError(
             f"em.posterior=paired: em.refresh_every={every} exceeds the "
-            f"{config.adapt.rounds * config.adapt.round_steps} updates of the run, so the "
-            "posterior network never changes and the second view's weight cannot be measured; "
+            f"{counted(config.adapt.rounds * config.adapt.round_steps, 'update')} of the run, so "
+            "the posterior network never changes and the second view's weight cannot be measured; "
             "lower it, or set em.posterior=target"
         )
 
