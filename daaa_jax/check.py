@@ -21,7 +21,7 @@ from PIL import Image
 from daaa_jax.command_line import Parser
 from daaa_jax.data import folders, photos, record_sets
 from daaa_jax.data.record_sets import Domain
-from daaa_jax.errors import UserError
+from daaa_jax.errors import UserError, counted
 
 _TINY = 32  # pixels: shorter sides carry little information after resizing to 224
 _SHOWN = 10
@@ -53,8 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _check(listing: Domain, owners: dict[str, list], is_source: bool) -> bool:
     """Prints the findings for one domain; returns whether training would refuse it."""
-    classes = f"{len(listing.classes)} classes" if listing.classes else "no classes (unlabelled)"
-    print(f"{listing.folder}: {len(listing.labels)} images, {classes}")
+    count = len(listing.classes)
+    classes = counted(count, "class") if count else "no classes (unlabelled)"
+    print(f"{listing.folder}: {counted(len(listing.labels), 'image')}, {classes}")
     counts = [int((listing.labels == number).sum()) for number in range(len(listing.classes))]
     for name, count in zip(listing.classes, counts, strict=True):
         print(f"  {name}: {count}")

@@ -24,7 +24,7 @@ import numpy as np
 
 from daaa_jax import inference
 from daaa_jax.command_line import Parser
-from daaa_jax.errors import UserError, writable
+from daaa_jax.errors import UserError, counted, writable
 from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.runtime import compilation, error_log, files, jax_settings
 
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     unreadable = write_csv(rows, network.about["classes"], options.out)
     failed = f", {unreadable} unreadable (see column error)" if unreadable else ""
-    print(f"{len(images)} images{failed}: {options.out}", file=sys.stderr)
+    print(f"{counted(len(images), 'image')}{failed}: {options.out}", file=sys.stderr)
 
 
 def write_csv(rows: Iterable[Row], classes: Sequence[str], out: str) -> int:
