@@ -23,7 +23,7 @@ import numpy as np
 from daaa_jax.command_line import Parser
 from daaa_jax.data import folders, image_lists, photo_domains, photos, record_sets
 from daaa_jax.data.record_sets import Domain
-from daaa_jax.errors import UserError
+from daaa_jax.errors import UserError, counted
 
 _TINY = 32  # pixels: shorter sides carry little information after resizing to 224
 _UNIFORM = 8  # of 255: smaller differences within an image are hardly visible
@@ -62,8 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _check(listing: Domain, owners: Owners, is_source: bool) -> bool:
     """Prints the findings for one domain; returns whether training would refuse it."""
-    classes = f"{len(listing.classes)} classes" if listing.classes else "no classes (unlabelled)"
-    print(f"{listing.folder}: {len(listing.labels)} images, {classes}")
+    number = len(listing.classes)
+    classes = counted(number, "class") if number else "no classes (unlabelled)"
+    print(f"{listing.folder}: {counted(len(listing.labels), 'image')}, {classes}")
     counts = {
         name: int((listing.labels == number).sum()) for number, name in enumerate(listing.classes)
     }

@@ -22,7 +22,7 @@ import numpy as np
 
 from daaa_jax.command_line import Parser
 from daaa_jax.data import folders, photos, record_sets, records
-from daaa_jax.errors import UserError, writable
+from daaa_jax.errors import UserError, counted, writable
 from daaa_jax.runtime.files import read_json, write_json
 from daaa_jax.runtime.progress import Progress
 
@@ -93,8 +93,8 @@ def convert(folder: str | Path, out: Path, size: int, shard: int, on_error: str)
     if bad and on_error != "skip":
         lines = "\n".join(f"  {listing.folder / file}: {reason}" for file, reason in bad)
         raise UserError(
-            f"{len(bad)} images cannot be read: fix them and convert to a new folder, or rerun "
-            f"with --on_error=skip to skip them\n{lines}"
+            f"{counted(len(bad), 'image')} cannot be read: repair and convert to a new folder, or "
+            f"rerun with --on_error=skip\n{lines}"
         )
     written = sum(len(read_json(out / f"{name}.json")["files"]) for name in shards)
     if not written:
@@ -102,8 +102,8 @@ def convert(folder: str | Path, out: Path, size: int, shard: int, on_error: str)
             f"no image in {listing.folder} can be read ({bad[0][1]}): nothing to convert"
         )
     record_sets.write_index(out, listing.classes, size, shards, ranges)
-    left_out = f", {len(bad)} unreadable ones left out" if bad else ""
-    print(f"{written} images{left_out}: {out}", flush=True)
+    left_out = f", {len(bad)} unreadable left out" if bad else ""
+    print(f"{counted(written, 'image')}{left_out}: {out}", flush=True)
 
 
 def _write_shard(

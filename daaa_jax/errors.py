@@ -54,6 +54,12 @@ def listed(names: Sequence[str], most: int = 10) -> str:
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: `1 image`, `2 images`, `3 classes`."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number} {noun if number == 1 else plural}"
+
+
 def check_choice(
     name: str, value: Any, choices: Collection[Any], error: type[Exception] = ValueError
 ) -> None:

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -228,7 +227,7 @@ def predict(
             if overlays is not None:
                 try:
                     maps, views = jax.device_get(attend(variables, padded))
-                except (ValueError, re.error) as error:
+                except ValueError as error:
                     raise UserError(f"--overlay_layers: {error}") from error
             for row, path in enumerate(batch):
                 if row in unreadable:

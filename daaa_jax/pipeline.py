@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from daaa_jax import (
     adaptation,
     cyclegan,
+    data,
     evaluation,
     models,
     preflight,
@@ -73,6 +74,8 @@ def run(
     # Check before writing: a run with bad settings or missing data leaves no files.
     validate.check_settings(config, mesh)
     validate.check_workdir(place.path)
+    _check_has_stage(config, stage)
+    data.check(config.data)
     validate.check_external(config)
     task = load_task(config.data)
     shapes = validate.network_shapes(config, task)
@@ -100,6 +103,13 @@ def run(
             page.write(place)
     distributed.barrier("result written")  # processes that exit wait only a minute for others
     return result
+
+
+def _check_has_stage(config: ConfigDict, stage: str) -> None:
+    if stage not in ("all", *stage_rules.stages_of(config)):
+        replaced = "source.checkpoint takes its place"
+        why = replaced if stage == "source" else stage_rules.why_no_generators(config)
+        raise UserError(f"--stage={stage} has nothing to do: {why}")
 
 
 def _is_same(started: ConfigDict, config: ConfigDict) -> bool:
@@ -187,11 +197,7 @@ class _Run:
         return network_file.read_source_network(place, self.config.model, shapes, names)
 
     def check_needs(self, wanted: str) -> None:
-        """Checks that a stage that runs alone exists, and that those it needs are finished."""
-        if wanted != "all" and wanted not in self.steps:
-            replaced = "source.checkpoint takes its place"
-            why = replaced if wanted == "source" else stage_rules.why_no_generators(self.config)
-            raise UserError(f"--stage={wanted} has nothing to do: {why}")
+        """Checks that the stages that a stage needs are finished, if it runs alone."""
         for needed in NEEDS.get(wanted, ()):
             if needed in self.steps and self.stages.finished(needed) is None:
                 raise UserError(

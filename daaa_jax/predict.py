@@ -13,6 +13,7 @@ if __name__ == "__main__":  # first, as the imports below may fail
 
 import contextlib
 import csv
+import re
 import sys
 import types
 from collections.abc import Iterable, Sequence
@@ -24,7 +25,7 @@ import numpy as np
 from daaa_jax import inference
 from daaa_jax.command_line import Parser
 from daaa_jax.data import image_lists
-from daaa_jax.errors import UserError, writable
+from daaa_jax.errors import UserError, counted, writable
 from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.runtime import compilation, error_log, files, jax_settings
 
@@ -52,6 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.batch_size < 1:
         raise UserError(f"--batch_size={options.batch_size} must be at least 1")
+    try:
+        re.compile(options.overlay_layers or "")
+    except re.error as error:
+        given = f"--overlay_layers={options.overlay_layers}"
+        raise UserError(f"{given} is not a regular expression: {error}") from error
     workdir = Workdir(options.workdir)
     error_log.use(workdir.path)
     options.out = options.out or str(workdir.predictions)
@@ -73,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     unreadable = write_csv(rows, network.about["classes"], options.out)
     failed = f", {unreadable} unreadable (see column error)" if unreadable else ""
-    print(f"{len(images)} files{failed}: {options.out}", file=sys.stderr)
+    print(f"{counted(len(images), 'file')}{failed}: {options.out}", file=sys.stderr)
 
 
 def write_csv(rows: Iterable[Row], classes: Sequence[str], out: str) -> int:

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from daaa_jax import validate
 from daaa_jax.command_line import Parser, settings_of
-from daaa_jax.errors import Diverged, UserError, writable
+from daaa_jax.errors import Diverged, UserError, counted, writable
 from daaa_jax.experiment.workdir import Busy, Workdir
 from daaa_jax.paper import cells, figures, summary, tables
 from daaa_jax.report import page
@@ -54,8 +54,6 @@ def main(arguments: Sequence[str] | None = None, train: Trainer | None = None) -
     options, plan, runs = _parse(arguments)
     folder = Path(options.workdir).expanduser()
     error_log.use(folder)
-    with writable(f"--workdir={folder}"):
-        files.make_folder(folder)
     mine = cells.share(runs, *options.cells)
     # Report misspelt settings, and runs made with other settings, before hours of training.
     for run in mine:
@@ -64,11 +62,13 @@ def main(arguments: Sequence[str] | None = None, train: Trainer | None = None) -
         cells.result(run, plan, folder)
     diverged = [run for run in mine if cells.has_diverged(run, plan, folder)]
     missing = [run for run in mine if run not in diverged and cells.is_to_do(run, plan, folder)]
-    print(f"{options.name}: {len(runs)} runs, {len(mine)} here, {len(missing)} to do", flush=True)
+    runs_in_all = counted(len(runs), "run")
+    print(f"{options.name}: {runs_in_all}, {len(mine)} here, {len(missing)} to do", flush=True)
     if diverged:
         place = diverged[0].workdir(plan, folder)
         print(
-            f"{len(diverged)} runs diverged: remove {place.diverged_json} and the like to retry",
+            f"{counted(len(diverged), 'run')} diverged: remove {place.diverged_json} and the like "
+            "to retry",
             flush=True,
         )
     part, of = options.cells
@@ -109,7 +109,7 @@ def _train(train: Trainer, missing: Sequence[cells.Run], options, plan, folder: 
                 files.write_json(place.diverged_json, {"message": str(error)})
             _write(options, plan, folder)
             if notice.heard() and number < len(missing):
-                raise Preempted(f"{number} of {len(missing)} runs are finished")
+                raise Preempted(f"{number} of {len(missing)} runs finished")
 
 
 def _parser() -> Parser:
@@ -182,6 +182,8 @@ def _parse(arguments: Sequence[str] | None):
 
 def _write(options, plan: cells.Plan, folder: Path) -> None:
     name = options.name
+    with writable(f"--workdir={folder}"):
+        files.make_folder(folder)
     if name in figures.FIGURES:
         figures.write(name, options.tasks, plan, folder)
         return

@@ -73,9 +73,7 @@ def run(
     ):
         for part in missing:
             if context.notice.heard():
-                raise Preempted(
-                    f"{direction}: {round(done)} of {len(images)} images are translated"
-                )
+                raise Preempted(f"{direction}: {round(done)} of {len(images)} images translated")
             rows = np.arange(part["first"], part["first"] + part["count"])
             made = _translated(translate, params, images, rows, batch_size, mesh)
             records.write(folder / part["file"], made)

@@ -17,9 +17,9 @@ from daaa_jax import attention, baselines, em, losses, models, schedules
 from daaa_jax.baselines import training as baseline_training
 from daaa_jax.data import augment
 from daaa_jax.data.types import Task
-from daaa_jax.errors import UserError, check_choice
+from daaa_jax.errors import UserError, check_choice, counted
 from daaa_jax.evaluation import model_selection, second_view
-from daaa_jax.experiment.stages import NO_REUSE, OURS, trains_cyclegan
+from daaa_jax.experiment.stages import NO_REUSE, OURS, needs_translations, trains_cyclegan
 from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.models import Variables, pretrained, resnet
 from daaa_jax.runtime import mesh as meshes
@@ -70,6 +70,7 @@ _POSITIVE = {
 }
 _MAY_BE_NEGATIVE = {"run.resident_mib"}
 _LARGEST_SEED = 2**32 - 1  # JAX maps some larger seeds to the same key; scikit-learn refuses them
+_DIGIT_SIZE = 32  # pixels; photos have a setting
 _BATCHES = ("pair", "translate", "source", "adapt", "evaluate")
 
 
@@ -114,7 +115,19 @@ def check_settings(config: ConfigDict, mesh: Mesh) -> None:
             f"evaluate.validator={validator} needs labelled source images that are not trained on: "
             "set data.source_holdout, for instance to 0.1"
         )
+    _check_sizes(config)
     _check_batches(config, mesh)
+
+
+def _check_sizes(config: ConfigDict) -> None:
+    size = config.data.get("image_size", _DIGIT_SIZE)
+    enlarge = config.pair.enlarge if trains_cyclegan(config) else 0
+    for name, value, fits in (
+        ("augment.crop", config.augment.crop, config.augment.crop <= size),
+        ("pair.enlarge", enlarge, enlarge == 0 or enlarge >= size),
+    ):
+        if not fits:
+            raise UserError(f"{name}={value} does not fit images of {size}x{size}")
 
 
 def _check_numbers(config: ConfigDict) -> None:
@@ -170,8 +183,8 @@ def _check_em(config: ConfigDict) -> None:
     if config.em.posterior == "paired" and second_view.measured_at(config) is None:
         raise UserError(
             f"em.posterior=paired: em.refresh_every={every} exceeds the "
-            f"{config.adapt.rounds * config.adapt.round_steps} updates of the run, so the "
-            "posterior network never changes and the second view's weight cannot be measured; "
+            f"{counted(config.adapt.rounds * config.adapt.round_steps, 'update')} of the run, so "
+            "the posterior network never changes and the second view's weight cannot be measured; "
             "lower it, or set em.posterior=target"
         )
 
@@ -216,12 +229,19 @@ def check_workdir(path: Path) -> None:
 def check_external(config: ConfigDict) -> None:
     """Checks that external files exist, before images are decoded for minutes.
 
+    Weights that a config names are fetched, after all else is checked.
+
     Raises:
-      UserError: if `run.reuse` is not a working directory, or the weights file is missing.
+      UserError: if `run.reuse` is not a working directory, or a file or folder is missing.
     """
     other = config.run.reuse
     if other not in ("", NO_REUSE) and not Workdir(other).config_json.exists():
         raise UserError(f"run.reuse={other} is not a working directory: it has no config.json")
+    external = ["source.checkpoint"]
+    external += ["pair.translations"] if needs_translations(config) else []
+    for name in external:
+        if (path := _get(config, name)) and not Path(path).expanduser().exists():
+            raise UserError(f"{name}={path}: there is no such file or folder")
     if _reads_weights(config):
         pretrained.identity(config.model.weights)
 
@@ -239,12 +259,6 @@ def network_shapes(config: ConfigDict, task: Task) -> dict[str, Variables]:
     """
     size = task.source_train.images.shape[1]
     pairs = trains_cyclegan(config)
-    for name, value, fits in (
-        ("augment.crop", config.augment.crop, config.augment.crop <= size),
-        ("pair.enlarge", config.pair.enlarge, not (pairs and 0 < config.pair.enlarge < size)),
-    ):
-        if not fits:
-            raise UserError(f"{name}={value} does not fit images of {size}x{size}")
     if config.method == "upper_bound" and (task.evaluation.target_train.labels < 0).any():
         raise UserError(
             "method=upper_bound trains on target labels, and some target images have none"

@@ -1,6 +1,7 @@
 """Loads the task, a source and a target domain, that a config names."""
 
 import importlib
+from types import ModuleType
 
 from ml_collections import ConfigDict
 
@@ -16,14 +17,14 @@ _MODULES = {  # by `data.name`
 }
 
 
-def load_task(settings: ConfigDict) -> Task:
-    """Loads the images and labels of a task.
+def check(settings: ConfigDict) -> None:
+    """Checks what costs nothing: that settings are valid, and that folders of photos exist.
 
     Args:
-      settings: `config.data`; `name` selects the task.
+      settings: `config.data`.
 
     Raises:
-      UserError: if a setting is not valid, or the data cannot be read or are not as expected.
+      UserError: names the setting.
     """
     if not settings.get("name"):
         raise UserError(
@@ -36,9 +37,26 @@ def load_task(settings: ConfigDict) -> Task:
     if not 0 <= settings.source_holdout < 1:
         raise UserError(f"data.source_holdout={settings.source_holdout}: must be in [0, 1)")
     check_choice("data.name", settings.name, _MODULES, UserError)
-    # Imported here, so that only the module of this task is loaded.
-    module = importlib.import_module(f"daaa_jax.data.{_MODULES[settings.name]}")
-    task = module.load(settings)
+    if check_folders := getattr(_module(settings), "check_folders", None):
+        check_folders(settings)
+
+
+def load_task(settings: ConfigDict) -> Task:
+    """Loads the images and labels of a task.
+
+    Args:
+      settings: `config.data`; `name` selects the task.
+
+    Raises:
+      UserError: if a setting is not valid, or the data cannot be read or are not as expected.
+    """
+    check(settings)
+    task = _module(settings).load(settings)
     if settings.source_holdout:
         task = hold_out(task, settings.source_holdout, settings.seed)
     return task
+
+
+def _module(settings: ConfigDict) -> ModuleType:
+    # Imported here, so that only the module of this task is loaded.
+    return importlib.import_module(f"daaa_jax.data.{_MODULES[settings.name]}")

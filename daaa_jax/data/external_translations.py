@@ -35,9 +35,9 @@ def find(folder: str | Path, direction: str, originals: Sequence[PurePath]) -> l
     surplus = [str(path) for stem in stems for path in found.get(stem, ())[1:]]
     clashes = len(stems) - len(set(stems))
     problems = {
-        f"{len(missing)} of {len(stems)} images have no translation: {', '.join(missing)}": missing,
+        f"no translation of {len(missing)} of {len(stems)} images: {', '.join(missing)}": missing,
         f"an image has more than one translation: {', '.join(surplus)}": surplus,
-        f"{clashes} originals differ only in their suffix": clashes,
+        f"originals that differ only in their suffix: {clashes}": clashes,
     }
     if any(problems.values()):
         raise UserError(f"{root}: {'; '.join(text for text, odd in problems.items() if odd)}")

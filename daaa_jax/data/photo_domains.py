@@ -38,9 +38,6 @@ def load(settings: ConfigDict) -> Task:
     Raises:
       UserError: if a folder is missing or not as expected, or an image cannot be read.
     """
-    for name in ("source", "target"):
-        if not settings[name]:
-            raise UserError(f"data.{name} is not set: give a folder of images")
     source, target = (_list(settings, settings[name]) for name in ("source", "target"))
     if Path(settings.source).resolve() == Path(settings.target).resolve():
         raise UserError(
@@ -93,6 +90,32 @@ def load(settings: ConfigDict) -> Task:
         source_files=source_files,
         target_files=target_files,
     )
+
+
+def check_folders(settings: ConfigDict) -> None:
+    """Checks that the folders of the domains are set and can be listed; lists no image.
+
+    Raises:
+      UserError: names the setting.
+    """
+    for name in ("source", "target"):
+        if not settings[name]:
+            raise UserError(f"data.{name} is not set: give a folder of images")
+    names = [name for name in ("source", "target", "target_test") if settings[name]]
+    places = {name: _place(settings, settings[name]) for name in names}
+    if root := settings.get("root"):
+        places["root"] = root
+    for name, place in places.items():
+        if record_sets.is_remote(place):
+            continue
+        try:
+            os.scandir(Path(place).expanduser()).close()
+        except NotADirectoryError:
+            continue  # a list of files, or refused as none
+        except OSError as error:
+            raise UserError(
+                f"data.{name}={settings[name]} cannot be read: {error.strerror}"
+            ) from error
 
 
 def _place(settings: ConfigDict, domain: str) -> str:

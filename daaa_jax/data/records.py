@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from daaa_jax.errors import UserError, first_line
+from daaa_jax.errors import UserError, counted, first_line
 from daaa_jax.runtime.files import replacing
 
 SUFFIX = ".array_record"
@@ -122,7 +122,7 @@ class Records:
         """
         for number, (path, count) in enumerate(self._files):
             if (found := self._reader(number).num_records()) != count:
-                raise UserError(f"{path} holds {found} images, expected {count}")
+                raise UserError(f"{path} holds {counted(found, 'image')}, expected {count}")
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
         """The images of a slice or of an array of row numbers."""

@@ -78,7 +78,7 @@ def _note(runs: Sequence[cells.Run], plan: cells.Plan, folder: Path) -> str:
     diverged = sum(cells.has_diverged(run, plan, folder) for run in runs)
     missing = sum(cells.result(run, plan, folder) is None for run in runs) - diverged
     if missing:
-        lines.append(f"{missing} of {len(runs)} runs are not finished")
+        lines.append(f"{missing} of {len(runs)} runs not finished")
     if diverged:
         lines.append(f"{diverged} of {len(runs)} runs diverged")
     if plan.changed_settings:

@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from daaa_jax.errors import UserError
+from daaa_jax.errors import UserError, counted
 
 DATA, SHARDS = "data", "shards"
 SPLIT_FROM = 1024  # elements; smaller arrays are not worth the communication
@@ -36,8 +36,8 @@ def data_mesh(devices: Sequence[jax.Device] | None = None, shards: int = 1) -> M
     if shards < 1 or len(ordered) % shards:
         fit = [str(n) for n in range(1, len(ordered) + 1) if len(ordered) % n == 0]
         raise UserError(
-            f"run.parameter_shards={shards} does not split {len(ordered)} devices evenly: choose "
-            f"{', '.join(fit)}"
+            f"run.parameter_shards={shards} does not split {counted(len(ordered), 'device')} "
+            f"evenly: choose {', '.join(fit)}"
         )
     # jax.make_mesh would default to explicit axis types, which put shardings into array types.
     if shards == 1:
@@ -115,8 +115,8 @@ def check_batch_size(name: str, size: int, mesh: Mesh) -> None:
     below = max(size, 0) // devices * devices
     nearest = f"{below} or {below + devices}" if below else f"{devices}"
     raise UserError(
-        f"{name} is {size}, which does not split evenly over {devices} device"
-        f"{'s' if devices > 1 else ''}: set it to {nearest}"
+        f"{name} is {size}, which does not split evenly over {counted(devices, 'device')}: "
+        f"set it to {nearest}"
     )
 
 

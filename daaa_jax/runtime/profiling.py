@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from daaa_jax.errors import counted
 from daaa_jax.runtime import distributed
 
 _UPDATES = 20
@@ -53,7 +54,8 @@ class Profile(contextlib.AbstractContextManager):
         if self._tracing and step == self._last:
             jax.block_until_ready(state)
             self._stop()
-            self._log(f"profile of {self._last - self._first + 1} updates in {self._folder}")
+            updates = counted(self._last - self._first + 1, "update")
+            self._log(f"profile of {updates} in {self._folder}")
 
     def __exit__(self, *exception: object) -> None:
         if self._tracing:  # interrupted
