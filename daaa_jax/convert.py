@@ -91,7 +91,7 @@ def convert(folder: str | Path, out: Path, size: int, shard: int, on_error: str)
     if bad and on_error != "skip":
         lines = "\n".join(f"  {listing.folder / file}: {reason}" for file, reason in bad)
         raise UserError(
-            f"{counted(len(bad), 'image')} cannot be read: repair and convert to a new folder, or "
+            f"{counted(len(bad), 'image')} cannot be read: repair, and convert to a new folder, or "
             f"rerun with --on_error=skip\n{lines}"
         )
     if len(bad) == len(listing.paths):

@@ -167,3 +167,20 @@ def test_names_that_the_output_cannot_encode_are_escaped(encoding, places):
 
     listed = commands.call("__main__", "--help", **how)
     assert listed.returncode == 0 and re.search("^  predict ", listed.stdout, re.MULTILINE)
+
+
+def test_workdir_whose_name_is_not_valid_text_is_read_but_not_trained_in(tiny_run, places):
+    """As with an accent in the locale C."""
+    run = Path(os.fsdecode(os.fsencode(tiny_run) + b"\xe9"))
+    tiny_run.rename(run)
+    new = Path(f"{run}-model")
+    for command in (
+        ("predict", f"--workdir={run}", places["images"]),
+        ("export", f"--workdir={run}", f"--out={new}"),
+        ("report", f"--workdir={run}"),
+    ):
+        done = commands.call(*command)
+        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert (run / "report" / "index.html").is_file() and (new / "README.md").is_file()
+    line = commands.refused("main", "--config=digits:smoke", f"--workdir={new}")
+    assert r"\udce9-model" in line and "--workdir" in line and "\n" not in line
