@@ -93,7 +93,7 @@ def convert(folder: str | Path, out: Path, size: int, shard: int, on_error: str)
     if bad and on_error != "skip":
         lines = "\n".join(f"  {listing.folder / file}: {reason}" for file, reason in bad)
         raise UserError(
-            f"{counted(len(bad), 'image')} cannot be read: repair and convert to a new folder, or "
+            f"{counted(len(bad), 'image')} cannot be read: repair, and convert to a new folder, or "
             f"rerun with --on_error=skip\n{lines}"
         )
     written = sum(len(read_json(out / f"{name}.json")["files"]) for name in shards)

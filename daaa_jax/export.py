@@ -34,7 +34,7 @@ from daaa_jax.command_line import Parser
 from daaa_jax.errors import UserError, first_line, writable
 from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.models import layers
-from daaa_jax.runtime import error_log, jax_settings
+from daaa_jax.runtime import error_log, files, jax_settings
 
 Program = Callable[[Array], Array]
 
@@ -75,28 +75,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.generators:
         generators = inference.load_generators(workdir)
         side, programs = generators.image_size, generators.functions()
-        files = {"README.md": model_card.of_generators(side, programs).encode()}
+        texts = {"README.md": model_card.of_generators(side, programs)}
     else:
         network = inference.load_network(workdir, chosen, options.paired)
         side = network.about["image_size"]
         preprocessing = {"image_size": side, "ranges": network.about.get("ranges", {})}
         programs = {"model": lambda x: inference.posterior(network, network.variables, x)}
-        files = {
-            "classes.txt": "".join(f"{name}\n" for name in network.about["classes"]).encode(),
-            "preprocessing.json": json.dumps(preprocessing, indent=2).encode(),
-            "README.md": model_card.write(network, workdir, chosen).encode(),
+        texts = {
+            "classes.txt": "".join(f"{name}\n" for name in network.about["classes"]),
+            "preprocessing.json": json.dumps(preprocessing, indent=2),
+            "README.md": model_card.write(network, workdir, chosen),
         }
     # Generators round to uint8, where a value halfway between two may be rounded differently.
     tolerance = 1 if options.generators else _TOLERANCE_OF_PAIRS if options.paired else _TOLERANCE
+    content = {name: files.encoded(text) for name, text in texts.items()}
     with _created(out) as folder:
         for name, program in programs.items():
-            files[f"{name}.stablehlo"] = stablehlo(program, side)
+            content[f"{name}.stablehlo"] = stablehlo(program, side)
             if options.onnx:
-                files[f"{name}.onnx"] = onnx(program, side, tolerance)
+                content[f"{name}.onnx"] = onnx(program, side, tolerance)
         with writable(f"--out={out}"):
-            for name, content in files.items():
-                (folder / name).write_bytes(content)
-    print(f"{', '.join(sorted(files))} in {out}")
+            for name, written in content.items():
+                (folder / name).write_bytes(written)
+    print(f"{', '.join(sorted(content))} in {out}")
 
 
 def stablehlo(program: Program, side: int) -> bytes:

@@ -193,7 +193,7 @@ def _write(options, plan: cells.Plan, folder: Path) -> None:
     path = folder / plan.file_name(name, table, options.tasks)
     title = f"{table.title}, on {plan.where}"
     summary.sheet(title, lines, _notes(options, plan, folder)).write(path)
-    files.write_bytes(Path(f"{path}.csv"), summary.to_csv(lines).encode())
+    files.write_text(Path(f"{path}.csv"), summary.to_csv(lines))
 
 
 def _notes(options, plan: cells.Plan, folder: Path) -> list[str]:

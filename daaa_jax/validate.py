@@ -219,6 +219,13 @@ def check_workdir(path: Path) -> None:
             f"--workdir={path} is an address, but results are written to a folder: mount the "
             "bucket, or give another"
         )
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError as error:  # checkpoints need paths in UTF-8
+        raise UserError(
+            f"--workdir={path} is not valid text in the locale: set the environment variable "
+            "PYTHONUTF8=1, or give another folder"
+        ) from error
     existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     if not existing.is_dir():
         raise UserError(f"--workdir={path}: {existing} is a file, not a folder")

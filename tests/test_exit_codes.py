@@ -13,8 +13,8 @@ import commands
 import pytest
 from photo_trees import write_domain
 
-from daaa_jax.errors import writable
-from daaa_jax.runtime import exit_codes
+from daaa_jax.errors import UserError, writable
+from daaa_jax.runtime import distributed, exit_codes, preemption
 
 NAMES = ("写真", "café")
 # Command → its flags, and a function that it calls.
@@ -167,3 +167,47 @@ def test_names_that_the_output_cannot_encode_are_escaped(encoding, places):
 
     listed = commands.call("__main__", "--help", **how)
     assert listed.returncode == 0 and re.search("^  predict ", listed.stdout, re.MULTILINE)
+
+
+def test_workdir_whose_name_is_not_valid_text_is_read_but_not_trained_in(tiny_run, places):
+    """As with an accent in the locale C."""
+    run = Path(os.fsdecode(os.fsencode(tiny_run) + b"\xe9"))
+    tiny_run.rename(run)
+    new = Path(f"{run}-model")
+    for command in (
+        ("predict", f"--workdir={run}", places["images"]),
+        ("export", f"--workdir={run}", f"--out={new}"),
+        ("report", f"--workdir={run}"),
+    ):
+        done = commands.call(*command)
+        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert (run / "report" / "index.html").is_file() and (new / "README.md").is_file()
+    line = commands.refused("main", "--config=digits:smoke", f"--workdir={new}")
+    assert r"\udce9-model" in line and "--workdir" in line and "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "waits"),
+    [
+        (KeyError("a bug"), 1, False),
+        (UserError("a mistake"), 1, False),
+        (distributed.Unreached("too late"), distributed.RESTART, False),
+        (preemption.Preempted("saved"), distributed.RESTART, True),
+    ],
+)
+def test_one_of_several_processes_does_not_wait_for_the_others(
+    error, code, waits, monkeypatch, capsys, tmp_path
+):
+    """Unless all of them were preempted together."""
+
+    def fail():
+        raise error
+
+    ended = []
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(distributed, "started", lambda: True)
+    monkeypatch.setattr(distributed, "end_at_once", ended.append)
+    with pytest.raises(SystemExit) as end:
+        exit_codes.run(fail)
+    assert end.value.code == code and ended == ([] if waits else [code])
+    assert capsys.readouterr().err.count("\n") == 1

@@ -23,4 +23,4 @@ def write(shapes: Mapping[str, Variables], path: Path) -> None:
         tables.append(f"{name}:\n{table}\n")
         count = parameter_overview.count_parameters(params)
         print(f"{name}: {count:,} parameters, listed in {path}", flush=True)
-    files.write_bytes(path, "\n".join(tables).encode())
+    files.write_text(path, "\n".join(tables))

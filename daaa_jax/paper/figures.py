@@ -58,7 +58,7 @@ def write(name: str, tasks: Sequence[str], plan: cells.Plan, folder: Path) -> No
     make = {"figA1": _sweep_points, "fig4": _curve_points}[name]
     points = [point for task in tasks for point in make(task, plan, folder)]
     columns = ["task", "curve", "x", "y", "seeds", "mean", "std"]
-    files.write_bytes(Path(f"{path}.csv"), summary.csv_text(columns, points).encode())
+    files.write_text(Path(f"{path}.csv"), summary.csv_text(columns, points))
     title = f"{FIGURES[name].title}, on {plan.where}"
     if name == "figA1":
         found = [

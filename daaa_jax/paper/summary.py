@@ -31,7 +31,7 @@ class Sheet:
 
     def write(self, path: Path) -> None:
         """Writes `path` + `.md` and `.json`."""
-        files.write_bytes(Path(f"{path}.md"), self.to_markdown().encode())
+        files.write_text(Path(f"{path}.md"), self.to_markdown())
         files.write_json(Path(f"{path}.json"), dataclasses.asdict(self))
 
     def to_markdown(self) -> str:

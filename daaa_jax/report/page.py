@@ -112,7 +112,7 @@ def _pairs(workdir: Workdir) -> bytes | None:
 
 def _write(path: Path, page: str) -> Path:
     with writable(path):
-        files.write_bytes(path, page.encode())
+        files.write_text(path, page)
     return path
 
 

@@ -167,14 +167,14 @@ def of_first(find: Callable[[], str]) -> str:
     """
     if jax.process_count() == 1:
         return find()
-    content = find().encode() if is_first() else b""
+    content = os.fsencode(find()) if is_first() else b""
     if len(content) > _LONGEST_TEXT:
         raise ValueError(f"a text of {len(content)} bytes is too long for other processes")
     padded = np.zeros(_LONGEST_TEXT, np.uint8)
     padded[: len(content)] = np.frombuffer(content, np.uint8)
     # The broadcast is a sum over processes, which has a wider type.
     sent = np.asarray(multihost_utils.broadcast_one_to_all(padded)).astype(np.uint8)
-    return sent.tobytes().rstrip(b"\0").decode()
+    return os.fsdecode(sent.tobytes().rstrip(b"\0"))
 
 
 def check_shared(folder: Path) -> None:

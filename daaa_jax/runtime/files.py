@@ -62,6 +62,16 @@ def write_bytes(path: str | Path, content: bytes) -> None:
             temporary.write_bytes(content)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text file atomically, on process 0 only; see `encoded`."""
+    write_bytes(path, encoded(text))
+
+
+def encoded(text: str) -> bytes:
+    """A text as UTF-8; bytes of file names that are not valid in the locale are escaped."""
+    return text.encode(errors="backslashreplace")
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Writes a value as readable JSON, atomically.
 
@@ -70,7 +80,7 @@ def write_json(path: str | Path, value: Any) -> None:
       value: anything that `plain` accepts. Numbers that are not finite become null.
     """
     text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
-    write_bytes(path, (text + "\n").encode())
+    write_text(path, text + "\n")
 
 
 def read_json(path: str | Path) -> Any:

@@ -1,5 +1,6 @@
 """Standard output and error of a command: characters they cannot encode, readers that have gone."""
 
+import contextlib
 import os
 import select
 import sys
@@ -29,7 +30,8 @@ def is_reader_gone() -> bool:
     """Whether whatever read the output has ended, as in `daaa check … | head`."""
     poll = select.poll()
     for stream in (sys.stdout, sys.stderr):
-        poll.register(stream.fileno(), select.POLLOUT)
+        with contextlib.suppress(OSError):  # not a file, as in a notebook
+            poll.register(stream.fileno(), select.POLLOUT)
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
@@ -39,4 +41,5 @@ def end() -> None:
         try:
             stream.flush()
         except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
