@@ -238,7 +238,9 @@ def override(config: ConfigDict, settings: Mapping[str, str]) -> None:
                 f"setting {key!r} is a group: {', '.join(_names(node[last], f'{key}.'))}"
             )
         try:
-            value = text if isinstance(node[last], str) else ast.literal_eval(_BOOLS.get(text, text))
+            value = (
+                text if isinstance(node[last], str) else ast.literal_eval(_BOOLS.get(text, text))
+            )
             if isinstance(value, bool) != isinstance(node[last], bool):
                 raise TypeError
             node[last] = float(value) if isinstance(node[last], float) else value
