@@ -13,7 +13,6 @@ from daaa_jax.baselines import training as baseline_training
 from daaa_jax.data import external_translations, load_task
 from daaa_jax.data.images import Images
 from daaa_jax.data.pairs import all_images
-from daaa_jax.data.records import Records
 from daaa_jax.data.types import ImageArray, Task
 from daaa_jax.errors import Diverged, UserError
 from daaa_jax.evaluation import diagnostics, paired_inference
@@ -407,7 +406,7 @@ class _Run:
             return self.external_translations
         return self._translated(self.workdir_of("translate"))
 
-    def _translated(self, workdir: Workdir) -> Mapping[str, Records]:
+    def _translated(self, workdir: Workdir) -> Mapping[str, Images]:
         return {
             name: translation.read(workdir.translations(name)) for name in (self.forth, self.back)
         }

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from daaa_jax.data import records
 from daaa_jax.data.augment import decode, encode
-from daaa_jax.data.records import Records
+from daaa_jax.data.images import Images
 from daaa_jax.data.types import ImageArray
 from daaa_jax.errors import UserError
 from daaa_jax.runtime import device_memory, distributed, files
@@ -128,7 +128,7 @@ def _finish(folder: Path, manifest: Mapping[str, Any]) -> None:
     files.write_json(folder / MANIFEST, {**manifest, "complete": True})
 
 
-def read(folder: Path) -> Records:
+def read(folder: Path) -> Images:
     """The translations of a finished direction, in the order of the originals, read on demand.
 
     Raises:
@@ -143,14 +143,12 @@ def read(folder: Path) -> Records:
     # The generator and the originals determine the translations.
     identity = files.settings_hash(manifest)
     parts = [(folder / part["file"], part["count"]) for part in manifest["parts"]]
-    made = Records(parts, manifest["shape"], identity)
     try:
-        made.check()
+        return records.read(parts, manifest["shape"], identity)
     except UserError as error:
         raise UserError(
             f"{error}; remove {folder.parent} and run the stage translate again"
         ) from error
-    return made
 
 
 def is_whole(folder: Path) -> bool:
