@@ -279,9 +279,9 @@ def heat(maps: dict[str, Array], size: int) -> Array:
     return (total - low) / jnp.maximum(high - low, 1e-20)
 
 
-def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """An image `[H,W,3]` in [-1,1] as uint8, dimmed where attention is low, red where high."""
+def overlay(images: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Images `[...,H,W,3]` in [-1,1] as uint8, dimmed where attention is low, red where high."""
     weight = heat[..., None]
-    grey = (image.mean(-1, keepdims=True) + 1) / 2
-    colour = (1 - weight) * 0.5 * grey + weight * (0.6 * (image + 1) / 2 + [0.4, 0, 0])
+    grey = (images.mean(-1, keepdims=True) + 1) / 2
+    colour = (1 - weight) * 0.5 * grey + weight * (0.6 * (images + 1) / 2 + [0.4, 0, 0])
     return np.clip(np.round(255 * colour), 0, 255).astype(np.uint8)
