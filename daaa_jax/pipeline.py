@@ -246,7 +246,7 @@ class _Run:
             "image_size": self.task.source_train.images.shape[1],
             "pair": self.config.pair,
         }
-        network_file.write_tensors(self.workdir.generators, params, network_file.metadata(about))
+        network_file.write(self.workdir.generators, params, about)
         return loop_state
 
     def _translate(self, context: Context) -> Mapping[str, Any]:

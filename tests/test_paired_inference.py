@@ -32,7 +32,7 @@ def write_run(folder, source="mnist", target="mnist_m", changes=None, em=None):
     }
     described = {"domains": sorted([source, target]), "image_size": 32, "pair": config.pair}
     path = folder / "pair" / "generators.safetensors"
-    network_file.write_tensors(path, params, network_file.metadata(described))
+    network_file.write(path, params, described)
     about = {
         "source": source,
         "target": target,
