@@ -130,8 +130,8 @@ def attention_maps(
     Raises:
       UserError: as for `predict`.
     """
-    pixels, observe = _pixels(network, images), inference.attention_observer(network)
-    return _batched(observe, pixels)
+    observe = jax.jit(functools.partial(inference.attention_maps, network))
+    return _batched(observe, _pixels(network, images))
 
 
 def translate(workdir: str | Path, images: np.ndarray, direction: str) -> np.ndarray:

@@ -233,22 +233,18 @@ def predict(
 
 def posterior(network: network_file.Trained, variables, images: Array) -> Array:
     """Posterior p(z | x), float32 `[B,K]`, of uint8 images `[B,H,W,3]` of `image_size`."""
-    about, read = network.about, evaluation.outputs
-    if network.generator is not None:
-        read = functools.partial(evaluation.paired_outputs, generator=network.generator)
-    augment = ConfigDict(about["augment"])
-    return read(network.model, variables, images, augment, about["crops"]).posteriors
+    augment, crops = ConfigDict(network.about["augment"]), network.about["crops"]
+    if network.generator is None:
+        return evaluation.outputs(network.model, variables, images, augment, crops).posteriors
+    return evaluation.paired_posteriors(
+        network.model, network.generator, variables, images, augment, crops
+    )
 
 
-def attention_observer(network: network_file.Trained) -> Callable[[ArrayLike], dict[str, Array]]:
-    """A function from uint8 images `[B,H,W,3]` to maps `[B,h,w]`, by aligned layer."""
-
-    @jax.jit
-    def observe(images: ArrayLike) -> dict[str, Array]:
-        maps, _ = _attention(network, network.variables, images, network.about["layers"])
-        return {name: normalised_maps(flat) for name, flat in maps.items()}
-
-    return observe
+def attention_maps(network: network_file.Trained, images: ArrayLike) -> dict[str, Array]:
+    """Attention maps `[B,h,w]` of uint8 images `[B,H,W,3]`, by aligned layer."""
+    maps, _ = _attention(network, network.variables, images, network.about["layers"])
+    return {name: normalised_maps(flat) for name, flat in maps.items()}
 
 
 def _attention(network: network_file.Trained, variables, images: ArrayLike, layers: str):

@@ -32,7 +32,7 @@ class Trained:
     Attributes:
       model: the network.
       variables: parameters and batch statistics; with a `generator`, the variables of
-        `evaluation.paired_outputs`.
+        `evaluation.paired_posteriors`.
       about: `classes` (names, in the order of the logits), `image_size` (to which images are
         resized), `augment` and `crops` (for `evaluation_views`), `model` and `attention` (for
         `create_classifier`), `layers` (the aligned ones), and any other entries of the file.
