@@ -305,13 +305,8 @@ def run(
         IndexStream(len(images), settings.batch_size, settings.seed, f"pair {domain}")
         for domain, images in (("a", images_a), ("b", images_b))
     ]
-    feed = Feed(
-        (images_a, images_b),
-        functools.partial(_batch_at, streams),
-        steps=steps,
-        mesh=context.mesh,
-        settings=context.settings,
-    )
+    batch_at = functools.partial(_batch_at, streams)
+    feed = Feed((images_a, images_b), batch_at, steps, context.mesh, context.settings)
     first = decode(images_a[:1])
     state, loop_state = loop.run(
         "pair",

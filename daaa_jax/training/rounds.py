@@ -86,13 +86,7 @@ def run(
     """
     settings = config.adapt
     steps = settings.rounds * settings.round_steps
-    feed = Feed(
-        training.image_sets,
-        training.batch_at,
-        steps=steps,
-        mesh=context.mesh,
-        settings=context.settings,
-    )
+    feed = Feed(training.image_sets, training.batch_at, steps, context.mesh, context.settings)
     view = None
     if training.second_view is not None:
         view = training.second_view(originals=measured.target_train, evaluate=evaluate)
