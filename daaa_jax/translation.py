@@ -106,11 +106,12 @@ def _start(
         ],
     }
     if distributed.is_first():
-        if not _is_same(folder, manifest):
+        unfinished = {"complete": False}  # whether it is does not matter here
+        if _manifest(folder) | unfinished != manifest | unfinished:
             folder.mkdir(parents=True, exist_ok=True)
             for stale in folder.glob("part-*"):
                 stale.unlink()
-            files.write_json(folder / MANIFEST, manifest | {"complete": False})
+            files.write_json(folder / MANIFEST, manifest | unfinished)
         records.drop_halves(folder)
     distributed.barrier(f"{direction} started")
     return manifest
@@ -166,12 +167,6 @@ def is_whole(folder: Path) -> bool:
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     return files.read_json(path) if path.exists() else {}
-
-
-def _is_same(folder: Path, manifest: Mapping[str, Any]) -> bool:
-    found = _manifest(folder)
-    found.pop("complete", None)
-    return found == manifest
 
 
 def _translated(translate, params, images, rows, batch_size, mesh) -> Iterator[np.ndarray]:
