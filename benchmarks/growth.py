@@ -26,7 +26,6 @@ from daaa_jax.data.augment import decode
 from daaa_jax.data.batches import IndexStream, Rows
 from daaa_jax.data.images import Images
 from daaa_jax.data.pairs import all_images
-from daaa_jax.data.records import Records
 from daaa_jax.runtime import allocator
 from daaa_jax.runtime import mesh as meshes
 from daaa_jax.training import optimizers
@@ -114,14 +113,14 @@ def step_seconds(step: Callable[[], float], rounds: int) -> float:
     return statistics.median(times)
 
 
-def _write_records(folder: Path, name: str, count: int) -> Records:
+def _write_records(folder: Path, name: str, count: int) -> Images:
     path = folder / f"{name}{records.SUFFIX}"
     draws = np.random.default_rng(len(name))
     records.write(
         path,
         (draws.integers(0, 256, (_SIZE, _SIZE, 3), dtype=np.uint8) for _ in range(count)),
     )
-    return Records([(path, count)], [_SIZE, _SIZE, 3], name)
+    return records.read([(path, count)], [_SIZE, _SIZE, 3], name)
 
 
 def stages(folder: Path, count: int) -> Iterator[tuple[str, Feed, Callable, object, int]]:

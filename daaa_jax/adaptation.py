@@ -114,20 +114,6 @@ def create_state(
     )
 
 
-class Seen(struct.PyTreeNode):
-    """The networks' inputs of a batch, float32 in [-1, 1]; images of a pair are cropped alike.
-
-    Attributes:
-      source: of the source network, `[B,h,w,3]`.
-      target: of the target network, `[B,h,w,3]`.
-      posterior: of M^post, x^T of the last two groups, `[B_T',h,w,3]`.
-    """
-
-    source: Array
-    target: Array
-    posterior: Array
-
-
 def train_step(
     state: AdaptationState,
     batch: AdaptationBatch[Array],
@@ -154,7 +140,7 @@ def train_step(
     seen = draw_views_of_pairs(state, batch, sizes, config)
 
     # Posterior: Eq. 8, and the filter of section 3.3, B.
-    source_logits, source_maps = observe(model, state.source, seen.source, settings.layers)
+    source_logits, source_maps, _ = observe(model, state.source, seen.source, settings.layers)
     posterior = soft_labels(state, seen, source_logits, sizes, model, config, log_prior)
     kept = em.keep_mask(posterior, config.em.threshold)
     em_weight = (state.step >= config.em.start_step).astype(jnp.float32)
@@ -162,7 +148,9 @@ def train_step(
     # Losses: Eq. 12. Without translations both networks see the same image, and L_AT says nothing.
     def loss(params):
         variables = {**state.target, "params": params}
-        logits, maps, statistics = observe_in_training(model, variables, seen.target, settings)
+        logits, maps, statistics = observe(
+            model, variables, seen.target, settings.layers, train=settings.batch_norm == "batch"
+        )
         alignment, measured = jnp.float32(0), {}
         if needs_translations(config):
             alignment = attention.alignment_loss(
@@ -205,8 +193,8 @@ def train_step(
 
 def draw_views_of_pairs(
     state: AdaptationState, batch: AdaptationBatch[Array], sizes: Sequence[int], config: ConfigDict
-) -> Seen:
-    """Random views of a batch: the same crop and flip for all images of a pair.
+) -> AdaptationBatch[Array]:
+    """Random views of a batch, float32 in [-1, 1], the same crop and flip for a pair's images.
 
     Args:
       state: `key` and `step` are read.
@@ -226,38 +214,30 @@ def draw_views_of_pairs(
         target = recolour(colour_key, target, config.adapt.recolour * in_target_style)
     of_targets = functools.partial(_of_targets, sizes=sizes, count=len(batch.posterior))
     posterior = view(batch.posterior, jax.tree.map(of_targets, views))
-    return Seen(source=view(batch.source, views), target=target, posterior=posterior)
+    return batch.replace(source=view(batch.source, views), target=target, posterior=posterior)
 
 
 def observe(
-    model: nn.Module, variables: Variables, images: Array, layers: str
-) -> tuple[Array, Mapping[str, Array]]:
-    """Logits of a fixed network, `[B,K]`, and its attention maps by layer (Eq. 4)."""
-    logits, observed = model.apply(variables, images, mutable=["intermediates"], train=False)
-    return logits, attention.collect(observed["intermediates"], layers)
-
-
-def observe_in_training(
-    model: nn.Module, variables: Variables, images: Array, settings: ConfigDict
+    model: nn.Module, variables: Variables, images: Array, layers: str, train: bool = False
 ) -> tuple[Array, Mapping[str, Array], Any]:
-    """Logits and maps of the target network, as `observe`, and its updated batch statistics.
+    """Logits of a network, `[B,K]`, its attention maps by layer (Eq. 4), and batch statistics.
 
     Args:
       model: the classifier.
-      variables: of the target network.
+      variables: of the network.
       images: `[B,h,w,3]`.
-      settings: `config.adapt`; `layers` and `batch_norm` are read.
+      layers: see `attention.collect`.
+      train: whether it normalises by the statistics of the batch, and updates its own.
     """
-    train = settings.batch_norm == "batch"
     collections = ["intermediates", "batch_stats"] if train else ["intermediates"]
     logits, updates = model.apply(variables, images, train=train, mutable=collections)
-    maps = attention.collect(updates["intermediates"], settings.layers)
+    maps = attention.collect(updates["intermediates"], layers)
     return logits, maps, updates.get("batch_stats", variables.get("batch_stats"))
 
 
 def soft_labels(
     state: AdaptationState,
-    seen: Seen,
+    seen: AdaptationBatch[Array],
     source_logits: Array,
     sizes: Sequence[int],
     model: nn.Module,
@@ -338,7 +318,6 @@ def target_training(
     view = functools.partial(
         second_view.SecondView, source, translations, config=config, log_prior=log_prior
     )
-    translated = needs_translations(config)
     return TargetTraining(
         create_state=functools.partial(create_state, key, source, target, optimizer),
         train_step=functools.partial(
@@ -346,9 +325,8 @@ def target_training(
         ),
         image_sets=(images,),
         batch_at=stream.at,
-        round_metrics=("loss", "alignment") if translated else ("loss",),
-        posterior=lambda state: None if refreshed else state.posterior,
-        second_view=view if translated else None,
+        posterior=lambda state: state.target if refreshed else state.posterior,
+        second_view=view if needs_translations(config) else None,
     )
 
 

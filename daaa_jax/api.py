@@ -136,8 +136,8 @@ def attention_maps(
     Raises:
       UserError: as for `predict`.
     """
-    pixels, observe = _pixels(network, images), inference.attention_observer(network)
-    return _batched(observe, pixels)
+    observe = jax.jit(functools.partial(inference.attention_maps, network))
+    return _batched(observe, _pixels(network, images))
 
 
 @jax_settings.supported()

@@ -13,7 +13,13 @@ from jax import Array
 from daaa_jax import losses
 from daaa_jax.errors import check_choice
 
-KINDS = ("sum_squares", "sum_abs", "max_abs", "features")  # of attention maps
+_AGGREGATES = {
+    "sum_squares": lambda features: jnp.sum(jnp.square(features), axis=-1),
+    "sum_abs": lambda features: jnp.sum(losses.absolute(features), axis=-1),
+    "max_abs": lambda features: jnp.max(losses.absolute(features), axis=-1),
+    "features": lambda features: features,
+}
+KINDS = tuple(_AGGREGATES)  # of attention maps
 MEASURES = ("l2", "l1", "mmd", "jmmd")  # of the distance between maps
 
 # Below this, an attention map counts as all zero: dividing by it would only amplify rounding.
@@ -44,16 +50,7 @@ def attention_map(features: Array, kind: str = "sum_squares") -> Array:
         raise ValueError(f"features must be [B, h, w, c], got shape {features.shape}")
     check_choice("adapt.attention", kind, KINDS)
     features = features.astype(jnp.float32)
-    match kind:
-        case "sum_squares":
-            aggregated = jnp.sum(jnp.square(features), axis=-1)
-        case "sum_abs":
-            aggregated = jnp.sum(losses.absolute(features), axis=-1)
-        case "max_abs":
-            aggregated = jnp.max(losses.absolute(features), axis=-1)
-        case "features":
-            aggregated = features
-    return aggregated.reshape(features.shape[0], -1)
+    return _AGGREGATES[kind](features).reshape(features.shape[0], -1)
 
 
 def sow_map(module: nn.Module, name: str, features: Array, kind: str) -> None:
@@ -150,23 +147,19 @@ def alignment_loss(
             f"got {sorted(source_maps)} and {sorted(target_maps)}"
         )
     check_choice("adapt.measure", measure, MEASURES)
-    match measure:
-        case "jmmd":
-            layers = _matching(source_maps, jmmd_layers)
-            return losses.jmmd(
-                [_normalise(source_maps[layer]) for layer in layers],
-                [_normalise(target_maps[layer]) for layer in layers],
-            )
-        case "mmd":
-            by_layer = [
-                losses.mmd(_normalise(maps), _normalise(target_maps[layer]))
-                for layer, maps in source_maps.items()
-            ]
-        case _:
-            by_layer = [
-                jnp.mean(attention_distance(maps, target_maps[layer], measure))
-                for layer, maps in source_maps.items()
-            ]
+    if measure == "jmmd":
+        layers = _matching(source_maps, jmmd_layers)
+        return losses.jmmd(
+            [_normalise(source_maps[layer]) for layer in layers],
+            [_normalise(target_maps[layer]) for layer in layers],
+        )
+
+    def of_layer(source: Array, target: Array) -> Array:
+        if measure == "mmd":
+            return losses.mmd(_normalise(source), _normalise(target))
+        return jnp.mean(attention_distance(source, target, measure))
+
+    by_layer = [of_layer(maps, target_maps[layer]) for layer, maps in source_maps.items()]
     return jnp.sum(jnp.stack(by_layer))
 
 

@@ -16,10 +16,8 @@ from daaa_jax.errors import UserError
 
 # Inside the package if installed, beside it in a checkout.
 _PACKAGE = Path(__file__).parent
-FOLDER = next(
-    (place for place in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if place.is_dir()),
-    _PACKAGE.parent / "configs",
-)
+FOLDER = (_PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent) / "configs"
+_SHARED = ("__init__", "base", "photos")  # files of `FOLDER` that are no configs
 _NAME = re.compile(r"configs(\.|$)")
 _loaded: dict[str, ModuleType] = {}  # ours, while another package has the name `configs`
 
@@ -41,7 +39,7 @@ def load(config: str, settings: Mapping[str, str] | None = None) -> ConfigDict:
     name, _, argument = config.partition(":")
     path = Path(name) if name.endswith(".py") else FOLDER / f"{name}.py"
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.py") if _is_config(p)))
+        known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.py") if p.stem not in _SHARED))
         raise UserError(
             f"--config={name}: there is no such config; expected one of {known}, or a file"
         )
@@ -65,10 +63,6 @@ def _module(path: Path) -> ModuleType:
     module.__file__ = loader.path
     loader.exec_module(module)
     return module
-
-
-def _is_config(path: Path) -> bool:
-    return path.stem not in ("__init__", "base", "photos")
 
 
 @contextlib.contextmanager

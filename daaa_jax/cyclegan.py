@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from daaa_jax import losses, models
-from daaa_jax.data.augment import decode, random_view
+from daaa_jax.data.augment import decode, encode, random_view
 from daaa_jax.data.batches import ImagesOrRows, IndexStream, Rows
 from daaa_jax.data.types import ImageArray
 from daaa_jax.errors import UserError
@@ -305,13 +305,8 @@ def run(
         IndexStream(len(images), settings.batch_size, settings.seed, f"pair {domain}")
         for domain, images in (("a", images_a), ("b", images_b))
     ]
-    feed = Feed(
-        (images_a, images_b),
-        functools.partial(_batch_at, streams),
-        steps=steps,
-        mesh=context.mesh,
-        settings=context.settings,
-    )
+    batch_at = functools.partial(_batch_at, streams)
+    feed = Feed((images_a, images_b), batch_at, steps, context.mesh, context.settings)
     first = decode(images_a[:1])
     state, loop_state = loop.run(
         "pair",
@@ -361,7 +356,7 @@ class _PairSheet:
 
     def __init__(self, settings, images_a, images_b, context: Context):
         self._draw = jax.jit(
-            functools.partial(four_tuples, settings=settings),
+            lambda *inputs: encode(four_tuples(*inputs, settings=settings)),
             out_shardings=meshes.replicated(context.mesh),
         )
         shown = min(8, len(images_a), len(images_b))
@@ -371,7 +366,8 @@ class _PairSheet:
         self._context = context
 
     def __call__(self, step, state, metrics, loop_state) -> dict[str, float]:
-        grid = image_grid.grid(np.asarray(self._draw(state.generators.params, *self._examples)))
+        pixels = self._draw(state.generators.params, *self._examples)
+        grid = image_grid.grid(np.asarray(pixels))
         self._context.writer.image("pair", step, "pairs", grid)
         image_grid.write_png(self._context.workdir.pair_sheet, grid)
         return {name: float(metrics[name].compute()) for name in ("adversarial", "cycle")}

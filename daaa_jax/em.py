@@ -9,11 +9,9 @@ import numpy as np
 import optax
 from jax import Array
 
-POSTERIORS, SECOND_VIEWS, NORMALIZERS = (
-    ("target", "paired"),
-    ("source", "posterior"),
-    ("batch", "kept"),
-)
+POSTERIORS = ("target", "paired")
+SECOND_VIEWS = ("source", "posterior")
+NORMALIZERS = ("batch", "kept")
 CONFIDENT = 0.95  # least value of the largest posterior of an image that `ViewCounts` counts
 
 

@@ -244,22 +244,18 @@ def predict(
 
 def posterior(network: network_file.Trained, variables, images: Array) -> Array:
     """Posterior p(z | x), float32 `[B,K]`, of uint8 images `[B,H,W,3]` of `image_size`."""
-    about, read = network.about, evaluation.outputs
-    if network.generator is not None:
-        read = functools.partial(evaluation.paired_outputs, generator=network.generator)
-    augment = ConfigDict(about["augment"])
-    return read(network.model, variables, images, augment, about["crops"]).posteriors
+    augment, crops = ConfigDict(network.about["augment"]), network.about["crops"]
+    if network.generator is None:
+        return evaluation.outputs(network.model, variables, images, augment, crops).posteriors
+    return evaluation.paired_posteriors(
+        network.model, network.generator, variables, images, augment, crops
+    )
 
 
-def attention_observer(network: network_file.Trained) -> Callable[[ArrayLike], dict[str, Array]]:
-    """A function from uint8 images `[B,H,W,3]` to maps `[B,h,w]`, by aligned layer."""
-
-    @jax.jit
-    def observe(images: ArrayLike) -> dict[str, Array]:
-        maps, _ = _attention(network, network.variables, images, network.about["layers"])
-        return {name: normalised_maps(flat) for name, flat in maps.items()}
-
-    return observe
+def attention_maps(network: network_file.Trained, images: ArrayLike) -> dict[str, Array]:
+    """Attention maps `[B,h,w]` of uint8 images `[B,H,W,3]`, by aligned layer."""
+    maps, _ = _attention(network, network.variables, images, network.about["layers"])
+    return {name: normalised_maps(flat) for name, flat in maps.items()}
 
 
 def _attention(network: network_file.Trained, variables, images: ArrayLike, layers: str):
@@ -290,9 +286,9 @@ def heat(maps: dict[str, Array], size: int) -> Array:
     return (total - low) / jnp.maximum(high - low, 1e-20)
 
 
-def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """An image `[H,W,3]` in [-1,1] as uint8, dimmed where attention is low, red where high."""
+def overlay(images: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Images `[...,H,W,3]` in [-1,1] as uint8, dimmed where attention is low, red where high."""
     weight = heat[..., None]
-    grey = (image.mean(-1, keepdims=True) + 1) / 2
-    colour = (1 - weight) * 0.5 * grey + weight * (0.6 * (image + 1) / 2 + [0.4, 0, 0])
+    grey = (images.mean(-1, keepdims=True) + 1) / 2
+    colour = (1 - weight) * 0.5 * grey + weight * (0.6 * (images + 1) / 2 + [0.4, 0, 0])
     return np.clip(np.round(255 * colour), 0, 255).astype(np.uint8)

@@ -24,10 +24,9 @@ from daaa_jax.baselines import training as baseline_training
 from daaa_jax.data import external_translations, load_task
 from daaa_jax.data.images import Images
 from daaa_jax.data.pairs import all_images
-from daaa_jax.data.records import Records
 from daaa_jax.data.types import ImageArray, Task
-from daaa_jax.errors import Diverged, UserError
-from daaa_jax.evaluation import diagnostics, paired_inference, source_classes
+from daaa_jax.errors import Diverged, UserError, check_choice
+from daaa_jax.evaluation import diagnostics, second_view, source_classes
 from daaa_jax.experiment import result as results
 from daaa_jax.experiment import stages as stage_rules
 from daaa_jax.experiment.stages import NEEDS, OURS, STAGES, Stages
@@ -61,9 +60,7 @@ def run(
       UserError: for any error that the user can fix.
       Preempted: if SIGTERM ended the run; call again to resume.
     """
-    if stage not in ("all", *STAGES):
-        expected = ", ".join(STAGES)
-        raise UserError(f"--stage={stage} is not known: expected one of {expected}, or none")
+    check_choice("--stage", stage, ("all", *STAGES), UserError)
     mesh = meshes.data_mesh(shards=config.run.parameter_shards)
     meshes.connect(mesh)
     place = Workdir(workdir)
@@ -271,7 +268,7 @@ class _Run:
             "image_size": self.task.source_train.images.shape[1],
             "pair": self.config.pair,
         }
-        network_file.write_tensors(self.workdir.generators, params, network_file.metadata(about))
+        network_file.write(self.workdir.generators, params, about)
         return loop_state
 
     def _translate(self, context: Context) -> Mapping[str, Any]:
@@ -381,8 +378,7 @@ class _Run:
             "the report", "evaluate.audit_images, evaluate.batch_size"
         ):
             diagnostics.write(
-                self.workdir.diagnostics_json,
-                self.workdir.diagnostics_npz,
+                self.workdir,
                 model=self.model,
                 networks={"source": variables, "adapted": last},
                 task=self.task,
@@ -413,9 +409,8 @@ class _Run:
     ) -> dict[str, Any]:
         """Accuracies of inference on both images of a pair; empty where there is no generator."""
         if "pair" not in self.steps:
-            if distributed.is_first():
-                why = stage_rules.why_no_generators(self.config)
-                print(f"adapt: no inference on both images: {why}", flush=True)
+            why = stage_rules.why_no_generators(self.config)
+            print(f"adapt: no inference on both images: {why}", flush=True)
             return {}
         measured = self.task.evaluation
         translated = translations[self.back]
@@ -428,7 +423,7 @@ class _Run:
             translation.run(settings, self.generator, params, images, name, context)
             translated = translation.read(self.workdir.translations(name))
         selected = network_file.read(self.workdir.selected_network).variables
-        return paired_inference.accuracies(
+        return second_view.paired_accuracies(
             self.evaluate,
             measured.target_test,
             translated,
@@ -443,7 +438,7 @@ class _Run:
             return self.external_translations
         return self._translated(self.workdir_of("translate"))
 
-    def _translated(self, workdir: Workdir) -> Mapping[str, Records]:
+    def _translated(self, workdir: Workdir) -> Mapping[str, Images]:
         return {
             name: translation.read(workdir.translations(name)) for name in (self.forth, self.back)
         }

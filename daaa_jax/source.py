@@ -123,13 +123,8 @@ def run(
     steps = settings.epochs * epoch
     optimizer = optimizers.make(settings.optimizer, total_steps=steps)
     stream = IndexStream(len(data.labels), settings.batch_size, settings.seed, "source")
-    feed = Feed(
-        (data.images,),
-        functools.partial(_batch_at, stream, data.labels),
-        steps=steps,
-        mesh=context.mesh,
-        settings=context.settings,
-    )
+    batch_at = functools.partial(_batch_at, stream, data.labels)
+    feed = Feed((data.images,), batch_at, steps, context.mesh, context.settings)
     step = functools.partial(train_step, model=model, optimizer=optimizer, augment=config.augment)
 
     def end_of_round(step, state, metrics, loop_state):

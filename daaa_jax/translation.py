@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from daaa_jax.data import records
 from daaa_jax.data.augment import decode, encode
-from daaa_jax.data.records import Records
+from daaa_jax.data.images import Images
 from daaa_jax.data.types import ImageArray
 from daaa_jax.errors import UserError
 from daaa_jax.runtime import device_memory, distributed, files
@@ -104,11 +104,12 @@ def _start(
         ],
     }
     if distributed.is_first():
-        if not _is_same(folder, manifest):
+        unfinished = {"complete": False}  # whether it is does not matter here
+        if _manifest(folder) | unfinished != manifest | unfinished:
             folder.mkdir(parents=True, exist_ok=True)
             for stale in folder.glob("part-*"):
                 stale.unlink()
-            files.write_json(folder / MANIFEST, manifest | {"complete": False})
+            files.write_json(folder / MANIFEST, manifest | unfinished)
         records.drop_halves(folder)
     distributed.barrier(f"{direction} started")
     return manifest
@@ -126,7 +127,7 @@ def _finish(folder: Path, manifest: Mapping[str, Any]) -> None:
     files.write_json(folder / MANIFEST, {**manifest, "complete": True})
 
 
-def read(folder: Path) -> Records:
+def read(folder: Path) -> Images:
     """The translations of a finished direction, in the order of the originals, read on demand.
 
     Raises:
@@ -141,14 +142,12 @@ def read(folder: Path) -> Records:
     # The generator and the originals determine the translations.
     identity = files.settings_hash(manifest)
     parts = [(folder / part["file"], part["count"]) for part in manifest["parts"]]
-    made = Records(parts, manifest["shape"], identity)
     try:
-        made.check()
+        return records.read(parts, manifest["shape"], identity)
     except UserError as error:
         raise UserError(
             f"{error}; remove {folder.parent} and run the stage translate again"
         ) from error
-    return made
 
 
 def is_whole(folder: Path) -> bool:
@@ -166,12 +165,6 @@ def is_whole(folder: Path) -> bool:
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     return files.read_json(path) if path.exists() else {}
-
-
-def _is_same(folder: Path, manifest: Mapping[str, Any]) -> bool:
-    found = _manifest(folder)
-    found.pop("complete", None)
-    return found == manifest
 
 
 def _translated(translate, params, images, rows, batch_size, mesh) -> Iterator[np.ndarray]:

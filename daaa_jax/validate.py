@@ -4,18 +4,20 @@ import functools
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from daaa_jax import attention, baselines, em, losses, models, schedules
 from daaa_jax.baselines import training as baseline_training
 from daaa_jax.data import augment
+from daaa_jax.data.pairs import GROUPS
 from daaa_jax.data.types import Task
 from daaa_jax.errors import UserError, check_choice, counted
 from daaa_jax.evaluation import model_selection, second_view
@@ -102,11 +104,12 @@ def check_settings(config: ConfigDict, mesh: Mesh) -> None:
     Raises:
       UserError: names the first invalid setting and its valid values.
     """
+    settings = traverse_util.flatten_dict(config.to_dict(), sep=".")
     for name, choices in _CHOICES.items():
-        if (value := _get(config, name)) is not None:
-            check_choice(name, value, choices, UserError)
-    _check_numbers(config)
-    _check_patterns(config)
+        if name in settings:
+            check_choice(name, settings[name], choices, UserError)
+    _check_numbers(settings)
+    _check_patterns(settings)
     if config.method == OURS:
         _check_em(config)
     validator = config.evaluate.validator
@@ -130,8 +133,10 @@ def _check_sizes(config: ConfigDict) -> None:
             raise UserError(f"{name}={value} does not fit images of {size}x{size}")
 
 
-def _check_numbers(config: ConfigDict) -> None:
-    for name, value in _numbers(config):
+def _check_numbers(settings: Mapping[str, Any]) -> None:
+    for name, value in settings.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
         if not math.isfinite(value):
             raise UserError(f"{name}={value} is not a valid number")
         least = 1 if name in _POSITIVE else 0
@@ -139,29 +144,29 @@ def _check_numbers(config: ConfigDict) -> None:
             raise UserError(f"{name}={value} must be at least {least}")
         if name.endswith("seed") and value > _LARGEST_SEED:
             raise UserError(f"{name}={value} is too large: at most {_LARGEST_SEED}")
-        if name.endswith("decay_fraction") and value > 1:
+        if name.endswith(("decay_fraction", "source_holdout")) and value > 1:
             raise UserError(f"{name}={value} must be between 0 and 1")
     for name in ("em.tolerance", "baselines.ada.temperature"):
-        if (value := _get(config, name)) <= 0:
-            raise UserError(f"{name}={value} must be greater than 0")
+        if settings[name] <= 0:
+            raise UserError(f"{name}={settings[name]} must be greater than 0")
     for name in ("model.widths", "baselines.dann.widths", "baselines.dsn.widths"):
-        if not all(type(width) is int and width >= 1 for width in _get(config, name) or ()):
-            raise UserError(f"{name}={_get(config, name)}: expected integers of at least 1")
-    if not sum(config.adapt.mix.values()):
+        if not all(type(width) is int and width >= 1 for width in settings.get(name, ())):
+            raise UserError(f"{name}={settings[name]}: expected integers of at least 1")
+    if not any(settings[f"adapt.mix.{group}"] for group in GROUPS):
         raise UserError("adapt.mix: at least one of s, t_f, t and s_f must be greater than 0")
-    if config.em.threshold > 2:
+    if (threshold := settings["em.threshold"]) > 2:
         raise UserError(
-            f"em.threshold={config.em.threshold} is compared with probabilities: expected 0 to 1, "
+            f"em.threshold={threshold} is compared with probabilities: expected 0 to 1, "
             "or a value above 1, up to 2, to keep no sample"
         )
 
 
-def _check_patterns(config: ConfigDict) -> None:
+def _check_patterns(settings: Mapping[str, Any]) -> None:
     for name in ("adapt.layers", "adapt.jmmd_layers"):
         try:
-            re.compile(_get(config, name))
+            re.compile(settings[name])
         except re.error as error:
-            value = _get(config, name)
+            value = settings[name]
             raise UserError(f"{name}={value} is not a regular expression: {error}") from error
 
 
@@ -244,10 +249,11 @@ def check_external(config: ConfigDict) -> None:
     other = config.run.reuse
     if other not in ("", NO_REUSE) and not Workdir(other).config_json.exists():
         raise UserError(f"run.reuse={other} is not a working directory: it has no config.json")
-    external = ["source.checkpoint"]
-    external += ["pair.translations"] if needs_translations(config) else []
-    for name in external:
-        if (path := _get(config, name)) and not Path(path).expanduser().exists():
+    external = {"source.checkpoint": config.source.checkpoint}
+    if needs_translations(config):
+        external["pair.translations"] = config.pair.translations
+    for name, path in external.items():
+        if path and not Path(path).expanduser().exists():
             raise UserError(f"{name}={path}: there is no such file or folder")
     if _reads_weights(config):
         pretrained.identity(config.model.weights)
@@ -304,20 +310,3 @@ def _shapes(config: ConfigDict, task: Task, pairs: bool) -> dict[str, Variables]
         auxiliary = jax.eval_shape(create, key)
         shapes |= {f"{name} of {config.method}": {"params": p} for name, p in auxiliary.items()}
     return shapes
-
-
-def _numbers(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Yields the numeric settings with their dotted names."""
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from _numbers(value, f"{prefix}{key}.")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield prefix + key, value
-
-
-def _get(config: ConfigDict, name: str) -> Any:
-    """A setting by its dotted name; None if the task's config has no such setting."""
-    value = config
-    for part in name.split("."):
-        value = value.get(part) if value is not None else None
-    return value

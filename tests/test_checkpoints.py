@@ -54,6 +54,13 @@ def make_state(mesh, width: int = 4, seed: int = 0) -> State:
     )
 
 
+def abstract(state: Any) -> Any:
+    """Shape, dtype and sharding of every array of a state."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
+    )
+
+
 def bits(tree) -> list[tuple[str, tuple[int, ...], bytes]]:
     """Every leaf's type, shape and bytes: equal for equal bits, NaN and -0.0 included."""
 
@@ -84,7 +91,7 @@ def test_state_and_loop_state_are_restored_bit_for_bit(tmp_path, one):
         assert checkpoints.save(3, state, loop)
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest_step() == 3
-        restored, restored_loop = checkpoints.restore(module.abstract(make_state(one, seed=1)))
+        restored, restored_loop = checkpoints.restore(abstract(make_state(one, seed=1)))
     assert jax.tree.structure(restored) == jax.tree.structure(state)
     assert bits(restored) == bits(state)
     assert restored_loop == loop
@@ -96,7 +103,7 @@ def test_typed_keys_are_restored_and_draw_the_same(tmp_path, one, implementation
     state = replicate({"one": key, "many": jax.random.split(key, 3)}, one)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state, {})
-        restored, _ = checkpoints.restore(module.abstract(state))
+        restored, _ = checkpoints.restore(abstract(state))
     assert restored["one"].dtype == key.dtype
     assert restored["many"].shape == (3,)
     np.testing.assert_array_equal(
@@ -132,7 +139,7 @@ def test_lost_host_or_full_memory_is_not_reported_as_damage(tmp_path, one, monke
         checkpoints.wait()
         monkeypatch.setattr(checkpoints._manager, "restore", fail)
         with pytest.raises(jax.errors.JaxRuntimeError, match=message):
-            checkpoints.restore(module.abstract(state))
+            checkpoints.restore(abstract(state))
 
 
 def test_full_disk_is_reported_with_the_folder(tmp_path, one, monkeypatch):
@@ -193,9 +200,7 @@ def test_restored_optimizer_continues_as_if_never_saved(tmp_path, one):
         state = update(*state)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(5, {"params": state[0], "moments": state[1]}, {})
-        restored, _ = checkpoints.restore(
-            module.abstract({"params": state[0], "moments": state[1]})
-        )
+        restored, _ = checkpoints.restore(abstract({"params": state[0], "moments": state[1]}))
     resumed = (restored["params"], restored["moments"])
     for _ in range(5):
         state, resumed = update(*state), update(*resumed)
@@ -213,7 +218,7 @@ def test_state_saved_on_some_devices_is_restored_on_others(tmp_path, before, aft
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, on(old), {})
     with Checkpoints(tmp_path) as checkpoints:
-        restored, _ = checkpoints.restore(module.abstract(on(new)))
+        restored, _ = checkpoints.restore(abstract(on(new)))
     assert bits(restored) == bits(on(new))
     assert restored["rows"].sharding == batch_sharded(new)
     assert restored["state"].params["conv1"]["kernel"].sharding.device_set == set(new.devices.flat)
@@ -226,7 +231,7 @@ def test_state_donated_while_it_is_being_saved_is_saved_as_it_was(tmp_path, eigh
         checkpoints.save(1, state, {})
         for _ in range(5):
             state = step(state)
-        restored, _ = checkpoints.restore(module.abstract(state))
+        restored, _ = checkpoints.restore(abstract(state))
     assert all(not np.asarray(leaf).any() for leaf in restored.values())
 
 
@@ -236,19 +241,15 @@ def test_loop_state_changed_while_it_is_being_saved_is_saved_as_it_was(tmp_path,
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state, loop)
         loop["history"].append(2)
-        assert checkpoints.restore(module.abstract(state))[1] == {"history": [1]}
+        assert checkpoints.restore(abstract(state))[1] == {"history": [1]}
 
 
-def test_newest_are_kept(tmp_path, one):
+def test_newest_is_kept(tmp_path, one):
     state = replicate({"w": np.zeros(3)}, one)
-    with Checkpoints(tmp_path / "one") as single, Checkpoints(tmp_path / "two", keep=2) as double:
+    with Checkpoints(tmp_path) as checkpoints:
         for step in (1, 2, 3):
-            single.save(step, state, {})
-            double.save(step, state, {})
-        single.wait()
-        double.wait()
-    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["3"]
-    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["2", "3"]
+            checkpoints.save(step, state, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["3"]
 
 
 def test_step_that_was_saved_before_is_skipped(tmp_path, one):
@@ -257,7 +258,7 @@ def test_step_that_was_saved_before_is_skipped(tmp_path, one):
         assert checkpoints.save(2, state, {"first": True})
         assert not checkpoints.save(2, state, {"first": False})
         assert not checkpoints.save(1, state, {"first": False})
-        assert checkpoints.restore(module.abstract(state))[1] == {"first": True}
+        assert checkpoints.restore(abstract(state))[1] == {"first": True}
 
 
 def test_other_files_in_the_folder_are_left_alone(tmp_path, one):
@@ -273,7 +274,7 @@ def test_misfit_names_the_leaf_with_the_shape_found_and_expected(tmp_path, one):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, make_state(one, width=4), {})
         with pytest.raises(UserError) as caught:
-            checkpoints.restore(module.abstract(make_state(one, width=5)))
+            checkpoints.restore(abstract(make_state(one, width=5)))
     message = str(caught.value)
     for leaf in ("params.conv1.kernel", "optimizer.1.0.mu.conv1.kernel"):
         shapes = r"\b[^;]*float32\[3,4\][^;]*float32\[3,5\]"
@@ -286,7 +287,7 @@ def test_misfit_in_type_is_an_error_and_no_cast(tmp_path, one):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, replicate({"w": np.zeros(3, np.float32)}, one), {})
         with pytest.raises(UserError, match=r"\bw\b[^;]*\bfloat32\[3\][^;]*\bint32\[3\]"):
-            checkpoints.restore(module.abstract(replicate({"w": np.zeros(3, np.int32)}, one)))
+            checkpoints.restore(abstract(replicate({"w": np.zeros(3, np.int32)}, one)))
 
 
 def test_leaves_that_are_missing_or_too_many_are_named(tmp_path, one):
@@ -294,22 +295,20 @@ def test_leaves_that_are_missing_or_too_many_are_named(tmp_path, one):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, replicate({"old": zeros, "both": zeros}, one), {})
         with pytest.raises(UserError) as caught:
-            checkpoints.restore(module.abstract(replicate({"both": zeros, "new": zeros}, one)))
+            checkpoints.restore(abstract(replicate({"both": zeros, "new": zeros}, one)))
     message = str(caught.value)
     for leaf in ("new", "old"):
         assert re.search(rf"\b{leaf}\b[^;]*float32\[3\]", message), leaf
     assert "both" not in message
 
 
-def test_restoring_a_step_that_was_not_saved_names_the_folder_and_the_step(tmp_path, one):
+def test_restoring_where_nothing_was_saved_names_the_folder(tmp_path, one):
     state = replicate({"w": np.zeros(3)}, one)
-    with Checkpoints(tmp_path) as checkpoints:
-        with pytest.raises(UserError, match=re.escape(str(tmp_path))):
-            checkpoints.restore(module.abstract(state))
-        checkpoints.save(1, state, {})
-        with pytest.raises(UserError, match=re.escape(str(tmp_path))) as caught:
-            checkpoints.restore(module.abstract(state), step=7)
-        assert "7" in str(caught.value).replace(str(tmp_path), "")
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(UserError, match=re.escape(str(tmp_path))),
+    ):
+        checkpoints.restore(abstract(state))
 
 
 def remove(path):
@@ -338,7 +337,7 @@ def test_damaged_checkpoint_is_named_in_one_line(tmp_path, one, damage, part):
         checkpoints.save(1, state, {})
     damage(tmp_path / "1" / part)
     with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError) as caught:
-        checkpoints.restore(module.abstract(state))
+        checkpoints.restore(abstract(state))
     assert str(tmp_path / "1") in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -379,14 +378,14 @@ def test_killed_save_leaves_the_checkpoint_before_and_can_be_repeated(tmp_path, 
     state = replicate({"w": first}, one)
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest_step() == 1
-        restored, loop = checkpoints.restore(module.abstract(state))
+        restored, loop = checkpoints.restore(abstract(state))
         assert bits(restored) == bits(state)
         assert loop == {"round": 1}
         checkpoints.save(2, state, {"round": 2})
     assert [path.name for path in tmp_path.iterdir()] == ["2"]
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest_step() == 2
-        assert checkpoints.restore(module.abstract(state))[1] == {"round": 2}
+        assert checkpoints.restore(abstract(state))[1] == {"round": 2}
 
 
 def test_remains_of_a_killed_save_are_removed_when_the_directory_is_opened(tmp_path):

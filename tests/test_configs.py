@@ -275,6 +275,9 @@ def test_every_config_runs_on_one_to_eight_devices_as_it_is(argument, devices):
         "adapt.batch_size=-8",
         "source.optimizer.decay_fraction=2.0",
         "adapt.layers=conv(",
+        "data.seed=-1",
+        "data.limit=-1",
+        "data.source_holdout=1.5",
     ],
 )
 def test_invalid_setting_is_named_before_anything_starts(change):

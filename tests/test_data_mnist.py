@@ -242,11 +242,6 @@ def test_damaged_cache_is_ignored_and_replaced(root, tmp_path, damage):
     assert len(cached.read_bytes()) == len(content)
 
 
-@pytest.mark.parametrize("setting", ["seed", "limit"])
-def test_negative_setting_is_named(root, setting):
-    assert f"data.{setting}=-1" in load_error(settings(root, **{setting: -1}))
-
-
 def test_development_split_is_refused_if_rows_do_not_pair(root):
     # As in a TFDS copy, which is shuffled.
     for kind in ("images", "labels"):

@@ -12,6 +12,7 @@ from daaa_jax.data.augment import decode
 from daaa_jax.data.images import Images
 from daaa_jax.data.types import MeasuredData, Task, UnlabelledImages
 from daaa_jax.evaluation import diagnostics
+from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.models import EfficientNetLite0, initial_variables
 from daaa_jax.runtime import mesh as meshes
 
@@ -94,10 +95,9 @@ def test_all_is_written_and_translations_are_evaluated_by_their_labels(tmp_path,
         MeasuredData(source, target, target),
     )
     made = make_images(24, seed=3)
-    metrics_json, arrays_npz = tmp_path / "metrics.json", tmp_path / "arrays.npz"
+    workdir = Workdir(tmp_path)
     diagnostics.write(
-        metrics_json,
-        arrays_npz,
+        workdir,
         model=MODEL,
         networks=networks,
         task=task,
@@ -105,8 +105,8 @@ def test_all_is_written_and_translations_are_evaluated_by_their_labels(tmp_path,
         evaluate=evaluate,
         config=config,
     )
-    metrics = json.loads(metrics_json.read_text())
-    with np.load(arrays_npz) as arrays:
+    metrics = json.loads(workdir.diagnostics_json.read_text())
+    with np.load(workdir.diagnostics_npz) as arrays:
         arrays = dict(arrays)
     for name, variables in networks.items():
         logits = MODEL.apply(variables, decode(made), train=False)
@@ -122,8 +122,7 @@ def test_all_is_written_and_translations_are_evaluated_by_their_labels(tmp_path,
     assert arrays["attention_adapted"].shape == (3, 8, 32, 32)
 
     diagnostics.write(
-        metrics_json,
-        arrays_npz,
+        workdir,
         model=MODEL,
         networks=networks,
         task=task,
@@ -131,4 +130,4 @@ def test_all_is_written_and_translations_are_evaluated_by_their_labels(tmp_path,
         evaluate=evaluate,
         config=config,
     )
-    assert "translated" not in json.loads(metrics_json.read_text())
+    assert "translated" not in json.loads(workdir.diagnostics_json.read_text())

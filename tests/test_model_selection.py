@@ -2,12 +2,16 @@
 
 import math
 
+import jax
 import numpy as np
 import pytest
+from tiny import make_config
 
+from daaa_jax import validate
 from daaa_jax.errors import UserError
 from daaa_jax.evaluation import Outputs, model_selection
 from daaa_jax.evaluation.model_selection import HeldOut
+from daaa_jax.runtime.mesh import data_mesh
 
 
 def outputs_of(posteriors, features=None):
@@ -113,4 +117,5 @@ def test_deep_embedded_validation_weighs_errors_by_how_target_like_an_image_is()
 
 def test_deep_embedded_validation_names_the_setting_that_it_needs():
     with pytest.raises(UserError, match=r"data\.source_holdout"):
-        model_selection.deep_embedded(outputs_of(np.eye(2)), None)
+        config = make_config({"evaluate.validator": "deep_embedded"})
+        validate.check_settings(config, data_mesh(jax.devices()[:1]))

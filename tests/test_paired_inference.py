@@ -12,7 +12,7 @@ from tiny import CLASSES, MODEL, make_config, make_images, make_labelled
 from daaa_jax import evaluation, export, models, predict
 from daaa_jax.data.augment import decode, encode
 from daaa_jax.errors import UserError
-from daaa_jax.evaluation import paired_inference
+from daaa_jax.evaluation import second_view
 from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.models import initial_variables, network_file
 from daaa_jax.runtime import mesh
@@ -32,7 +32,7 @@ def write_run(folder, source="mnist", target="mnist_m", changes=None, em=None):
     }
     described = {"domains": sorted([source, target]), "image_size": 32, "pair": config.pair}
     path = folder / "pair" / "generators.safetensors"
-    network_file.write_tensors(path, params, network_file.metadata(described))
+    network_file.write(path, params, described)
     about = {
         "source": source,
         "target": target,
@@ -110,7 +110,7 @@ def test_accuracies_of_the_result_are_those_of_the_mean_of_both_posteriors():
         classifier = classifier | {"kernel": draws.normal(size=classifier["kernel"].shape)}
         networks[name] = VARIABLES | {"params": VARIABLES["params"] | {"classifier": classifier}}
     evaluate = evaluation.make_evaluator(MODEL, mesh.data_mesh(jax.devices()[:1]), make_config())
-    found = paired_inference.accuracies(evaluate, data, translations, networks, 0.6, 0.95)
+    found = second_view.paired_accuracies(evaluate, data, translations, networks, 0.6, 0.95)
 
     def share_right(name, weights):
         posteriors = sum(
@@ -147,19 +147,16 @@ def test_generators_are_exported_under_the_names_of_their_domains(tmp_path):
         assert np.abs(made - np.asarray(wanted, int)).max() <= 1
 
 
-def test_log_posterior_of_a_pair_is_that_of_its_posterior():
+def test_posterior_of_a_pair_sums_to_one_and_with_weight_0_is_that_of_the_image():
     config = make_config({"model.standardize": False})
     generator, _ = models.create_gan(config.pair)
     params = generator.init(jax.random.key(1), decode(IMAGES[:1]))["params"]
     for gamma in (0.0, 0.4, 1.0):
         variables = {"classifier": VARIABLES, "generator": params, "gamma": gamma}
-        found = evaluation.paired_outputs(
-            MODEL, variables, IMAGES, config.augment, 1, generator=generator
-        )
-        np.testing.assert_allclose(np.exp(found.log_posteriors), found.posteriors, rtol=1e-5)
-        np.testing.assert_allclose(found.posteriors.sum(-1), 1, rtol=1e-5)
+        found = evaluation.paired_posteriors(MODEL, generator, variables, IMAGES, config.augment, 1)
+        np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-5)
         if gamma == 0:
-            np.testing.assert_allclose(found.posteriors, posterior(IMAGES), rtol=1e-5)
+            np.testing.assert_allclose(found, posterior(IMAGES), rtol=1e-5)
 
 
 def test_generators_are_exported_without_an_adapted_network(tmp_path):

@@ -11,7 +11,7 @@ from tiny import make_images
 
 from daaa_jax import check, convert
 from daaa_jax.data import folders, photos, record_sets, records
-from daaa_jax.data.images import Images
+from daaa_jax.data.images import Images, chosen
 from daaa_jax.errors import UserError
 from daaa_jax.runtime.files import checksum
 
@@ -31,42 +31,45 @@ def numbers_in(text, path) -> list[str]:
     return re.findall(r"\d+", text.replace(str(path), ""))
 
 
-def made(folder, images=IMAGES) -> records.Records:
+def made(folder, images=IMAGES, sha256="identity") -> Images:
     """The images in three files."""
     files = []
     for number, first in enumerate((0, 4, 8)):
         path = folder / f"{number}{records.SUFFIX}"
         files.append((path, records.write(path, images[first : first + 4])))
-    return records.Records(files, images.shape[1:], "identity")
+    return records.read(files, images.shape[1:], sha256)
 
 
 def test_rows_of_files_read_like_those_of_one_array(tmp_path):
     found = made(tmp_path)
     assert found.shape == IMAGES.shape and found.nbytes == IMAGES.nbytes and len(found) == 11
-    chosen = np.array([10, 0, 4, 3, 3])
-    np.testing.assert_array_equal(found[chosen], IMAGES[chosen])
+    rows = np.array([10, 0, 4, 3, 3])
+    np.testing.assert_array_equal(found[rows], IMAGES[rows])
     np.testing.assert_array_equal(found[2:9], IMAGES[2:9])
     np.testing.assert_array_equal(found, IMAGES)
-    part = found.chosen(np.array([9, 1, 5]))
+    part = chosen(found, np.array([9, 1, 5]))
     np.testing.assert_array_equal(part, IMAGES[[9, 1, 5]])
-    np.testing.assert_array_equal(part.chosen(np.array([2, 0])), IMAGES[[5, 9]])
+    np.testing.assert_array_equal(chosen(part, np.array([2, 0])), IMAGES[[5, 9]])
     both = Images(found, IMAGES[:2])
     np.testing.assert_array_equal(both[np.array([12, 10])], IMAGES[[1, 10]])
 
 
 def test_records_are_pickled_by_their_files(tmp_path):
-    content = pickle.dumps(Images(made(tmp_path, make_images(12, size=64))))
-    assert len(content) < 2000
-    np.testing.assert_array_equal(pickle.loads(content), make_images(12, size=64))
+    images = make_images(12, size=64)
+    for found in (whole := made(tmp_path, images), Images(whole), chosen(whole, np.arange(12))):
+        content = pickle.dumps(found)
+        assert len(content) < 2000
+        np.testing.assert_array_equal(pickle.loads(content), images)
+        assert checksum(pickle.loads(content)) == checksum(found)
 
 
 def test_checksum_of_records_reads_none_of_them(tmp_path):
     found = made(tmp_path)
-    before = checksum(found)
+    other, before = made(tmp_path, sha256="other"), checksum(found)
     for path in tmp_path.glob("*"):
         path.unlink()
     assert checksum(found) == before
-    assert checksum(records.Records(found._files, (8, 8, 3), "other")) != before
+    assert checksum(other) != before
 
 
 def test_checksum_depends_on_which_images_are_chosen(tmp_path):
@@ -75,11 +78,11 @@ def test_checksum_depends_on_which_images_are_chosen(tmp_path):
     count = len(whole)
     sums = [
         checksum(part)
-        for part in (whole, whole.chosen(np.arange(3)), whole.chosen(np.arange(3, 6)))
+        for part in (whole, chosen(whole, np.arange(3)), chosen(whole, np.arange(3, 6)))
     ]
     assert len(set(sums)) == 3
-    assert checksum(whole.chosen(np.array([0, 1, 2]))) == sums[1]
-    assert checksum(whole.chosen(np.arange(3)).chosen(np.array([2]))) not in sums
+    assert checksum(chosen(whole, np.array([0, 1, 2]))) == sums[1]
+    assert checksum(chosen(chosen(whole, np.arange(3)), np.array([2]))) not in sums
     assert count >= 6
 
 

@@ -75,8 +75,7 @@ def end_round(folder, evaluate, loop_state, step=10, data=None, posterior=None, 
         train_step=None,
         image_sets=(),
         batch_at=None,
-        round_metrics=("loss", "alignment"),
-        posterior=lambda state: posterior,
+        posterior=lambda state: posterior or state.target,
     )
     settings = make_config({f"evaluate.{k}": v for k, v in changes.items()}).evaluate
     finish = rounds.RoundEnd(

@@ -77,7 +77,7 @@ def test_parts_can_be_read_alone_and_the_manifest_describes_them(tmp_path):
     ]
     for part in manifest["parts"]:
         path = tmp_path / FOLDER / part["file"]
-        rows = records.Records([(path, part["count"])], manifest["shape"], "")
+        rows = records.read([(path, part["count"])], manifest["shape"], "")
         wanted = 255 - ORIGINALS[part["first"] : part["first"] + part["count"]]
         np.testing.assert_array_equal(rows, wanted)
     assert manifest["generator_sha256"] == files.checksum(NEGATIVE)

@@ -3,7 +3,6 @@
 Bousmalis et al., Domain Separation Networks, NIPS 2016.
 """
 
-import functools
 import math
 from collections.abc import Mapping
 
@@ -111,10 +110,9 @@ class Dsn(Method):
             ("target", inputs.target, target.features),
         ):
             private = _features(self.model, aux_params[domain], images)
-            decode = functools.partial(
-                Decoder(images.shape[1]).apply, {"params": aux_params["decoder"]}
-            )
-            reconstruction += reconstruction_loss(images, decode(shared + private))
+            decoder = Decoder(images.shape[1])
+            decoded = decoder.apply({"params": aux_params["decoder"]}, shared + private)
+            reconstruction += reconstruction_loss(images, decoded)
             difference += difference_loss(shared, private)
         similarity = dann.adversarial(
             aux_params["discriminator"],

@@ -1,7 +1,7 @@
 """The interface of a baseline: its auxiliary networks, and the loss of the classifier."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from daaa_jax import losses
+from daaa_jax.data.batches import ImagesOrRows
 
 Params = Mapping[str, Any]
 
@@ -30,22 +31,30 @@ class ClassifierOutput(struct.PyTreeNode):
     batch_stats: Any
 
 
-class Inputs(struct.PyTreeNode):
-    """Inputs of a method's loss in one step.
+class DomainBatch(struct.PyTreeNode, Generic[ImagesOrRows]):
+    """A batch of both domains.
 
     Attributes:
-      source: labelled images, float32 `[B_S,H,W,3]` in [-1,1].
-      target: unlabelled images, `[B_T,H,W,3]`.
+      source: labelled images, uint8 `[B_S,H,W,3]`, or their `Rows` until they are gathered.
+      target: unlabelled images, `[B_T,H,W,3]`, likewise.
       labels: classes of `source`, int32 `[B_S]`.
       target_labels: classes of `target`, int32 `[B_T]`, for `UpperBound` only; zeros for others.
+    """
+
+    source: ImagesOrRows
+    target: ImagesOrRows
+    labels: Array | np.ndarray
+    target_labels: Array | np.ndarray
+
+
+class Inputs(DomainBatch[Array]):
+    """Inputs of a method's loss in one step: a batch whose images are float32 in [-1,1].
+
+    Attributes:
       progress: share of the updates made so far, in [0, 1).
       key: PRNG key of the step.
     """
 
-    source: Array
-    target: Array
-    labels: Array | np.ndarray
-    target_labels: Array | np.ndarray
     progress: Array
     key: Array
 
@@ -84,7 +93,6 @@ class Method:
           image: float32 `[1,H,W,3]`, for its shape alone.
           given: the classifier's outputs for it, for their shapes alone.
         """
-        del key, image, given
         return {}
 
     def loss(
@@ -141,7 +149,6 @@ def reverse_gradient(tree: Any, factor: Array) -> Any:
     A loss of the result is minimised by the parameters after this function and maximised by those
     before it (Ganin et al., Domain-Adversarial Training of Neural Networks, JMLR 2016, Eq. 15).
     """
-    del factor
     return tree
 
 

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Generic
 
 import jax
 import jax.numpy as jnp
@@ -14,30 +13,14 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from daaa_jax import baselines, models
-from daaa_jax.baselines.method import ClassifierOutput, Inputs, Method, Params
+from daaa_jax.baselines.method import ClassifierOutput, DomainBatch, Inputs, Method, Params
 from daaa_jax.data.augment import decode, evaluation_views, random_view, recolour
-from daaa_jax.data.batches import ImagesOrRows, IndexStream, Rows
+from daaa_jax.data.batches import IndexStream, Rows
 from daaa_jax.data.types import LabelledImages, UnlabelledImages
 from daaa_jax.models import Variables
 from daaa_jax.training import loop
 from daaa_jax.training.optimizers import make as make_optimizer
 from daaa_jax.training.rounds import TargetTraining
-
-
-class DomainBatch(struct.PyTreeNode, Generic[ImagesOrRows]):
-    """A batch of both domains.
-
-    Attributes:
-      source: labelled images, uint8 `[B_S,H,W,3]`, or their `Rows` until they are gathered.
-      target: unlabelled images, `[B_T,H,W,3]`, likewise.
-      labels: classes of `source`, int32 `[B_S]`.
-      target_labels: see `Inputs.target_labels`.
-    """
-
-    source: ImagesOrRows
-    target: ImagesOrRows
-    labels: Array | np.ndarray
-    target_labels: Array | np.ndarray
 
 
 class BaselineState(struct.PyTreeNode):

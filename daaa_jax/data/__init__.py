@@ -31,11 +31,6 @@ def check(settings: ConfigDict) -> None:
             "the config names no task: use configs/digits.py, configs/office.py, "
             "configs/office10.py or configs/folder.py"
         )
-    for setting in ("seed", "limit"):
-        if settings[setting] < 0:
-            raise UserError(f"data.{setting}={settings[setting]}: must be 0 or more")
-    if not 0 <= settings.source_holdout < 1:
-        raise UserError(f"data.source_holdout={settings.source_holdout}: must be in [0, 1)")
     check_choice("data.name", settings.name, _MODULES, UserError)
     if check_folders := getattr(_module(settings), "check_folders", None):
         check_folders(settings)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from daaa_jax.data import cache, folders, photos, records
-from daaa_jax.data.records import Records
+from daaa_jax.data.images import ImageArray, chosen
 from daaa_jax.errors import UserError
 from daaa_jax.runtime.files import read_json, replacing, settings_hash, write_json
 from daaa_jax.runtime.progress import Progress
@@ -46,7 +46,7 @@ class RecordSet:
     labels: np.ndarray
     files: tuple[PurePath, ...]
     size: int
-    images: Records
+    images: ImageArray
     ranges: photos.ValueRanges = dataclasses.field(default_factory=dict)
 
     def chosen(self, rows: np.ndarray) -> "RecordSet":
@@ -55,7 +55,7 @@ class RecordSet:
             self,
             labels=self.labels[rows],
             files=tuple(self.files[row] for row in rows),
-            images=self.images.chosen(rows),
+            images=chosen(self.images, rows),
         )
 
 
@@ -125,10 +125,9 @@ def find(place: str) -> RecordSet | None:
         numbers = [classes.index(name) for name in names]
         labels = [numbers[label] for label in labels]
     size = index["size"]
-    images = Records(shards, (size, size, 3), settings_hash(index))
+    images = records.read(shards, (size, size, 3), settings_hash(index))
     if len(files) != len(images) or len(labels) != len(images):
         raise UserError(f"{folder}: its lists do not agree with {INDEX}; convert the photos again")
-    images.check()
     return RecordSet(
         name=Path(place).name,
         folder=place,

@@ -3,23 +3,10 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
-from typing import Protocol
 
 import numpy as np
 
-
-class ImageArray(Protocol):
-    """Images, uint8 `[N,H,W,3]`, in memory or in files that are read on access."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def dtype(self) -> np.dtype: ...
-    @property
-    def nbytes(self) -> int: ...
-    def __len__(self) -> int: ...
-    def __getitem__(self, rows: slice | np.ndarray, /) -> np.ndarray: ...
-    def __array__(self) -> np.ndarray: ...
+from daaa_jax.data.images import ImageArray
 
 
 @dataclasses.dataclass(frozen=True)

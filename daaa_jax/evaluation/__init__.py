@@ -8,6 +8,6 @@ from daaa_jax.evaluation.evaluate import (
     make_evaluator,
     of_posteriors,
     outputs,
-    paired_outputs,
+    paired_posteriors,
     spread,
 )

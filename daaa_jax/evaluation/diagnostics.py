@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +15,7 @@ from scipy.spatial.distance import cdist
 from daaa_jax.data.augment import crop_size
 from daaa_jax.data.types import ImageArray, LabelledImages, Task
 from daaa_jax.evaluation import Evaluator, attention_of, spread
+from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.models import Variables
 from daaa_jax.runtime import distributed, files
 from daaa_jax.runtime import mesh as meshes
@@ -28,8 +28,7 @@ _READ_AT_ONCE = 256  # images
 
 
 def write(
-    metrics_json: Path,
-    arrays_npz: Path,
+    workdir: Workdir,
     *,
     model: nn.Module,
     networks: Mapping[str, Variables],
@@ -91,8 +90,8 @@ def write(
         arrays[f"attention_{name}"] = np.stack(list(maps.values()))
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)  # type: ignore[arg-type]  # for `allow_pickle`
-    files.write_bytes(arrays_npz, content.getvalue())
-    files.write_json(metrics_json, metrics)
+    files.write_bytes(workdir.diagnostics_npz, content.getvalue())
+    files.write_json(workdir.diagnostics_json, metrics)
 
 
 def embed(source: np.ndarray, target: np.ndarray, seed: int) -> dict[str, np.ndarray]:

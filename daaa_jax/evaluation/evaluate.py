@@ -160,14 +160,14 @@ def outputs(
     )
 
 
-def paired_outputs(
+def paired_posteriors(
     model: nn.Module,
+    generator: nn.Module,
     variables: Mapping[str, Any],
     images: Array,
     augment: ConfigDict,
     crops: int,
-    generator: nn.Module,
-) -> BatchOutputs:
+) -> Array:
     """Inference on both images of a pair: `(p(z|x) + gamma p(z|G_TS(x))) / (1 + gamma)`.
 
     Ours, not the paper's; both posteriors are the adapted network's, and the translation is rounded
@@ -175,24 +175,22 @@ def paired_outputs(
 
     Args:
       model: the classifier, run in evaluation mode.
+      generator: G_TS.
       variables: `classifier`, `generator` (its parameters) and `gamma`, a scalar in [0, 1].
       images: uint8 `[B,H,W,3]`.
       augment: `config.augment`, for the size of a crop.
       crops: see `evaluation_views`.
-      generator: G_TS.
 
     Returns:
-      Posteriors of the pairs; features of the images themselves.
+      Posteriors of the pairs, float32 `[B,K]`.
     """
-    own = outputs(model, variables["classifier"], images, augment, crops)
     translated = encode(generator.apply({"params": variables["generator"]}, decode(images)))
-    other = outputs(model, variables["classifier"], translated, augment, crops)
-    gamma = jnp.float32(variables["gamma"])
-    return own.replace(
-        posteriors=(own.posteriors + gamma * other.posteriors) / (1 + gamma),
-        log_posteriors=jnp.logaddexp(own.log_posteriors, jnp.log(gamma) + other.log_posteriors)
-        - jnp.log1p(gamma),
+    own, other = (
+        outputs(model, variables["classifier"], each, augment, crops).posteriors
+        for each in (images, translated)
     )
+    gamma = jnp.float32(variables["gamma"])
+    return (own + gamma * other) / (1 + gamma)
 
 
 def attention_of(

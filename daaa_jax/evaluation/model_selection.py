@@ -10,7 +10,6 @@ from collections.abc import Callable
 import numpy as np
 from scipy.special import entr, softmax
 
-from daaa_jax.errors import UserError
 from daaa_jax.evaluation import Outputs
 
 _TEMPERATURE = 0.05  # of soft neighbourhood density, as in its paper
@@ -76,15 +75,8 @@ def deep_embedded(target: Outputs, held_out: HeldOut | None) -> float:
 
     The risk is the cross-entropy on held-out source images, weighted by `density_ratio` of their
     features, with a control variate that reduces the variance.
-
-    Raises:
-      UserError: without held-out source images.
     """
-    if held_out is None:
-        raise UserError(
-            "deep embedded validation needs held-out labelled source images: "
-            "set data.source_holdout, for instance to 0.1"
-        )
+    assert held_out is not None  # see `NEED_HELD_OUT`
     weights = density_ratio(held_out.trained_on, target.features, held_out.outputs.features)
     chosen = held_out.outputs.posteriors[np.arange(len(held_out.labels)), held_out.labels]
     losses = -np.log(np.maximum(chosen, np.finfo(np.float32).tiny))

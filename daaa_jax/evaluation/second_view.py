@@ -16,7 +16,6 @@ from daaa_jax.data.images import chosen
 from daaa_jax.data.types import ImageArray, LabelledImages
 from daaa_jax.evaluation import Evaluation, Evaluator
 from daaa_jax.models import Variables
-from daaa_jax.runtime import distributed
 
 _COUNTED = 2048  # target training images that are counted, at most
 POOR = 0.5  # gamma below which translations are called poor
@@ -85,19 +84,17 @@ def measure_once(
     if "em" not in loop_state:
         loop_state["em"] = {"gamma": 0.0}
         if due is None:
-            _print("second view: not measured, as the posterior network never changes; gamma 0")
+            print(
+                "second view: not measured, as the posterior network never changes; gamma 0",
+                flush=True,
+            )
     if step != due:
         return None
     found = loop_state["em"] = view.measure(posterior)
-    _print(describe(found))
+    print(describe(found), flush=True)
     if text := warning(found, view.config.em.tolerance):
-        _print(f"warning: {text}")
+        print(f"warning: {text}", flush=True)
     return found["gamma"]
-
-
-def _print(text: str) -> None:
-    if distributed.is_first():
-        print(text, flush=True)
 
 
 def describe(found: Mapping[str, Any]) -> str:
@@ -200,3 +197,40 @@ class SecondView:
 
     def _read(self, network: Variables) -> Evaluation:
         return self.evaluate(network, LabelledImages(self.translations, self.originals.labels))
+
+
+def paired_accuracies(
+    evaluate: Evaluator,
+    test: LabelledImages,
+    translations: ImageArray,
+    networks: Mapping[str, Variables],
+    gamma: float,
+    threshold: float,
+) -> dict[str, Any]:
+    """Accuracies of inference on both images of a pair, for `result.json`.
+
+    `evaluation.paired_posteriors` computes the same posteriors in one program.
+
+    Args:
+      evaluate: measures a network on some images.
+      test: the target's test images.
+      translations: the test images in the source's style, uint8 `[N,H,W,3]`.
+      networks: `source`, `last` and `selected`.
+      gamma: weight of the second image.
+      threshold: p_t of section 3.3, B.
+
+    Returns:
+      `paired`, with `paired_last` and `paired_selected`; and `source_translated`, of the source
+      network on the translations alone.
+    """
+    translated = LabelledImages(translations, test.labels)
+
+    def paired(network: Variables) -> float:
+        own, other = (np.exp(evaluate(network, data).log_posteriors) for data in (test, translated))
+        posteriors = (own + gamma * other) / (1 + gamma)
+        return evaluation.of_posteriors(posteriors, test.labels, threshold).accuracy
+
+    return {
+        "paired": {f"paired_{name}": paired(networks[name]) for name in ("last", "selected")},
+        "source_translated": evaluate(networks["source"], translated).accuracy,
+    }

@@ -60,14 +60,10 @@ class Workdir:
     def __str__(self) -> str:
         return str(self.path)
 
-    def __fspath__(self) -> str:
-        return str(self.path)
+    __fspath__ = __str__
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Workdir) and self.path.absolute() == other.path.absolute()
-
-    def __hash__(self) -> int:
-        return hash(self.path.absolute())
 
     config_json = property(lambda self: self.path / "config.json")
     result_json = property(lambda self: self.path / "result.json")

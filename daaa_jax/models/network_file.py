@@ -40,7 +40,7 @@ class Trained:
     Attributes:
       model: the network.
       variables: parameters and batch statistics; with a `generator`, the variables of
-        `evaluation.paired_outputs`.
+        `evaluation.paired_posteriors`.
       about: `classes` (names, in the order of the logits), `image_size` (to which images are
         resized), `augment` and `crops` (for `evaluation_views`), `model` and `attention` (for
         `create_classifier`), `layers` (the aligned ones), and any other entries of the file.
@@ -53,31 +53,22 @@ class Trained:
     generator: nn.Module | None = None
 
 
-def write(path: Path, variables: Variables, about: Mapping[str, Any]) -> None:
-    """Writes a classifier atomically.
+def write(path: Path, tree: Variables, about: Mapping[str, Any]) -> None:
+    """Writes a tree of arrays, such as a classifier's variables, atomically.
 
     Args:
       path: the file, `.safetensors`.
-      variables: parameters and batch statistics.
-      about: see `Trained`; values that `files.plain` supports.
+      tree: for a classifier its parameters and batch statistics.
+      about: metadata for `read_about`, see `Trained`; values that `files.plain` supports.
     """
-    write_tensors(path, variables, metadata(about))
-
-
-def metadata(about: Mapping[str, Any]) -> dict[str, str]:
-    """File metadata for `write_tensors`, which `read_about` reads."""
-    return {_ABOUT: json.dumps(files.plain(about))}
-
-
-def write_tensors(path: Path, tree: Variables, metadata: dict[str, str] | None = None) -> None:
-    """Writes a tree of arrays atomically."""
     flat = traverse_util.flatten_dict(meshes.to_host(tree), sep="/")
     tensors = {name: np.ascontiguousarray(value) for name, value in flat.items()}
+    metadata = {_ABOUT: json.dumps(files.plain(about))}
     files.write_bytes(path, save(tensors, metadata=metadata))
 
 
 def read_tensors(path: Path) -> Variables:
-    """Reads a tree written by `write_tensors`.
+    """Reads a tree written by `write`.
 
     Raises:
       UserError: if the file is missing or damaged.

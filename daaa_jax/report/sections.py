@@ -286,7 +286,7 @@ def translations(
     nearest = None
     if "nearest" in arrays:
         columns = np.stack([arrays[name] for name in ("originals", "translations", "nearest")])
-        nearest = charts.jpeg(image_grid.grid(columns.astype(np.float32) / 127.5 - 1))
+        nearest = charts.jpeg(image_grid.grid(columns))
     found = {
         "pairs": charts.compressed(pairs) if pairs else None,
         "colours": colours,
@@ -315,15 +315,10 @@ def attention(
     images = arrays["examples"].astype(np.float32) / 127.5 - 1
     pictures = []
     for number, layer in enumerate(layers):
-        overlaid = [_overlaid(images, maps[number]) for maps in networks.values()]
-        pictures.append((layer, charts.jpeg(image_grid.grid(np.stack([images, *overlaid])))))
+        overlaid = [overlay(images, maps[number] / 255) for maps in networks.values()]
+        rows = np.stack([arrays["examples"], *overlaid])
+        pictures.append((layer, charts.jpeg(image_grid.grid(rows))))
     return {"layers": pictures, "networks": ", ".join(networks)}
-
-
-def _overlaid(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
-    pairs = zip(images, maps.astype(np.float32) / 255, strict=True)
-    overlays = np.stack([overlay(image, heat) for image, heat in pairs])
-    return overlays.astype(np.float32) / 127.5 - 1
 
 
 def features(arrays: Mapping[str, np.ndarray], class_names: Sequence[str]) -> dict[str, Any] | None:

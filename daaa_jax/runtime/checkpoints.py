@@ -25,34 +25,15 @@ _DISK_ERRORS = (
 )
 
 
-def abstract(state: Any) -> Any:
-    """Shape, dtype and sharding of every array of a state, without the arrays.
-
-    Args:
-      state: a tree of `jax.Array`, placed as the restored state is to be placed.
-
-    Returns:
-      The same tree of `jax.ShapeDtypeStruct`, for `Checkpoints.restore`.
-    """
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
-    )
-
-
 class Checkpoints(contextlib.AbstractContextManager):
-    """Checkpoints of one stage, in one directory; only the newest are kept.
+    """Checkpoints of one stage, in one directory; only the newest is kept.
 
     A checkpoint holds a state (a tree of arrays) and the loop state (a dict of JSON values). It is
     written atomically: the remains of a killed save are removed when the directory is opened again.
     """
 
-    def __init__(self, directory: str | Path, keep: int = 1):
-        """Opens a directory of checkpoints, and creates it if needed.
-
-        Args:
-          directory: one for each stage.
-          keep: how many of the newest checkpoints are kept.
-        """
+    def __init__(self, directory: str | Path):
+        """Opens a directory of checkpoints, one for each stage, and creates it if needed."""
         # Imported here, as it takes most of a second and not every command needs checkpoints.
         import orbax.checkpoint as ocp
 
@@ -64,24 +45,10 @@ class Checkpoints(contextlib.AbstractContextManager):
         if distributed.is_first():
             for unfinished in self.directory.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(unfinished, ignore_errors=True)
-        # Without a registry, a manager that has not saved yet cannot read a checkpoint's metadata.
-        registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
-        for item, handler, save, restore in (
-            (
-                "state",
-                ocp.StandardCheckpointHandler(),
-                ocp.args.StandardSave,
-                ocp.args.StandardRestore,
-            ),
-            ("loop", ocp.JsonCheckpointHandler(), ocp.args.JsonSave, ocp.args.JsonRestore),
-        ):
-            registry.add(item, save, handler)
-            registry.add(item, restore, handler)
-        self._manager = ocp.CheckpointManager(
-            self.directory,
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
-            handler_registry=registry,
-        )
+        # A manager that has not saved yet cannot read a checkpoint's metadata.
+        self._metadata_of = ocp.StandardCheckpointHandler().metadata
+        options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True)
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
         # At each save a manager asks JAX, with the stage's step, whether the run is preempted. JAX
         # keeps one counter for all callers, for which `preemption.Notice` counts differently.
         self._manager.reached_preemption = lambda step: False
@@ -104,9 +71,6 @@ class Checkpoints(contextlib.AbstractContextManager):
         Returns:
           False if the step was skipped.
         """
-        latest = self.latest_step()
-        if latest is not None and step <= latest:
-            return False
         # A copy: the caller's lists may grow before the background thread writes them.
         loop = json.loads(json.dumps(loop))
         args = self._args
@@ -114,26 +78,24 @@ class Checkpoints(contextlib.AbstractContextManager):
         with self._disk_errors_in_one_line():
             return self._manager.save(step, args=items)
 
-    def restore(self, abstract_state: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
-        """Restores a state and its loop state.
+    def restore(self, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
+        """Restores the newest state and its loop state.
 
         Args:
-          abstract_state: the expected shapes, dtypes and shardings, see `abstract`. The devices may
-            differ from those that the state was saved from.
-          step: which checkpoint, by default the newest.
+          abstract_state: a tree of `jax.ShapeDtypeStruct` with shardings, placed as the restored
+            state is to be. The devices may differ from those that the state was saved from.
 
         Returns:
           `(state, loop)` as they were saved.
 
         Raises:
-          UserError: if there is no such checkpoint, it cannot be read, or does not match; then the
+          UserError: if there is no checkpoint, it cannot be read, or does not match; then the
             message names the leaf, the shape found and the shape expected.
         """
         self.wait()
-        step = self.latest_step() if step is None else step
-        if step is None or step not in self._manager.all_steps():
-            which = "checkpoint" if step is None else f"checkpoint of step {step}"
-            raise UserError(f"there is no {which} in {self.directory}")
+        step = self.latest_step()
+        if step is None:
+            raise UserError(f"there is no checkpoint in {self.directory}")
         args = self._args
         items = args.Composite(state=args.StandardRestore(abstract_state), loop=args.JsonRestore())
         try:
@@ -176,20 +138,16 @@ class Checkpoints(contextlib.AbstractContextManager):
         try:
             yield
         except Exception as error:
-            text = str(error)
-            if not any(sign in text for sign in _DISK_ERRORS):
+            reasons = [sign for sign in _DISK_ERRORS if sign in str(error)]
+            if not reasons:
                 raise
-            reason = next(sign for sign in reversed(_DISK_ERRORS) if sign in text)
             raise UserError(
-                f"a checkpoint cannot be written to {self.directory} ({reason.lower()}): free disk "
-                "space or change the permissions, then rerun the same command to resume"
+                f"a checkpoint cannot be written to {self.directory} ({reasons[-1].lower()}): free "
+                "disk space or change the permissions, then rerun the same command to resume"
             ) from error
 
     def _check_fit(self, step: int, abstract_state: Any) -> None:
-        metadata = self._manager.item_metadata(step).state
-        if metadata is None:
-            raise ValueError("its state is missing")
-        found = _leaves(metadata.tree)
+        found = _leaves(self._metadata_of(self.directory / str(step) / "state").tree)
         expected = _leaves(abstract_state)
         mismatches = [
             f"{name} is {found.get(name, 'absent')}, expected {expected.get(name, 'no such leaf')}"

@@ -17,7 +17,9 @@ _SHORTEST_COMPILATION = 0.1
 def configure(settings: ConfigDict) -> None:
     """Applies `config.run`'s settings of compilation; call it before JAX's first computation."""
     if settings.deterministic:
-        be_deterministic()
+        # Of XLA on a GPU; CPUs and TPUs are deterministic by default.
+        flag = "--xla_gpu_deterministic_ops=true"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
     if settings.compilation_cache:
         enable_cache()
 
@@ -36,15 +38,6 @@ def enable_cache() -> None:
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
             jax.config.update("jax_compilation_cache_dir", str(folder))
-
-
-def be_deterministic() -> None:
-    """Restricts XLA to deterministic operations on a GPU; call it before JAX's first computation.
-
-    CPUs and TPUs are deterministic by default.
-    """
-    flag = "--xla_gpu_deterministic_ops=true"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
 
 
 def _processor() -> str:

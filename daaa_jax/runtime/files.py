@@ -137,12 +137,13 @@ def settings_hash(settings: Mapping[str, Any]) -> str:
 def checksum(tree: Any) -> str:
     """The SHA-256 of a tree of arrays: of the leaves' names, types, shapes and bytes.
 
-    A leaf with an attribute `sha256`, such as images in files, is not read: its `sha256` is used.
+    A leaf with an attribute `sha256` that is not empty, such as images in files, is not read: its
+    `sha256` is used.
     """
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name = jax.tree_util.keystr(path)
-        if hasattr(leaf, "sha256"):
+        if getattr(leaf, "sha256", ""):
             digest.update(f"{name} {leaf.dtype} {leaf.shape} {leaf.sha256}".encode())
             continue
         array = np.ascontiguousarray(meshes.to_host(leaf))

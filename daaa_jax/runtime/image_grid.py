@@ -13,15 +13,14 @@ def grid(images: np.ndarray, gap: int = 2) -> np.ndarray:
     """Arranges images in rows and columns on a white background.
 
     Args:
-      images: `[rows,columns,H,W,3]` in [-1,1].
+      images: uint8 `[rows,columns,H,W,3]`.
       gap: pixels between two images.
 
     Returns:
       uint8 `[rows*(H+gap)+gap, columns*(W+gap)+gap, 3]`.
     """
     rows, columns, height, width, _ = images.shape
-    pixels = np.clip(np.round((images + 1) * 127.5), 0, 255).astype(np.uint8)
-    framed = np.pad(pixels, ((0, 0), (0, 0), (gap, 0), (gap, 0), (0, 0)), constant_values=255)
+    framed = np.pad(images, ((0, 0), (0, 0), (gap, 0), (gap, 0), (0, 0)), constant_values=255)
     page = framed.swapaxes(1, 2).reshape(rows * (height + gap), columns * (width + gap), 3)
     return np.pad(page, ((0, gap), (0, gap), (0, 0)), constant_values=255)
 

@@ -1,8 +1,8 @@
 """Placement of arrays on devices: batches are split, states are replicated or sharded."""
 
-import dataclasses
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -157,24 +157,18 @@ def shard_batch(tree: Any, mesh: Mesh) -> Any:
     return place(tree, jax.tree.map(lambda _: batch_sharded(mesh), tree))
 
 
-@dataclasses.dataclass(frozen=True)
-class Share:
-    """The rows of a batch on this process's devices: parts `first` to `last - 1` of `of`."""
-
-    first: int
-    last: int
-    of: int
-
-    def __call__(self, rows: np.ndarray) -> np.ndarray:
-        """Selects them from an array `[B, ...]`, the same on each process; `of` must divide B."""
-        each = len(rows) // self.of
-        return rows[self.first * each : self.last * each]
-
-
-def local_share(mesh: Mesh) -> Share:
-    """The part of every batch that this process reads."""
+def local_share(mesh: Mesh) -> Callable[[np.ndarray], np.ndarray]:
+    """A function that selects this process's rows of an array `[B, ...]`; workers can pickle it."""
     here = [device.process_index == jax.process_index() for device in mesh.devices.flat]
-    return Share(here.index(True), len(here) - here[::-1].index(True), len(here))
+    return functools.partial(
+        _parts, here.index(True), len(here) - here[::-1].index(True), len(here)
+    )
+
+
+def _parts(first: int, last: int, of: int, rows: np.ndarray) -> np.ndarray:
+    """Parts `first` to `last - 1` of `of` equal parts."""
+    each = len(rows) // of
+    return rows[first * each : last * each]
 
 
 def assemble_batch(tree: Any, mesh: Mesh) -> Any:

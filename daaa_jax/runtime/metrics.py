@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,7 +33,6 @@ class MetricWriter(contextlib.AbstractContextManager):
         self._file: io.TextIOWrapper | None = None
         if distributed.is_first():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            _drop_incomplete_line(self.path)
             self._file = self._open()
 
     def scalars(self, stage: str, step: int, metrics: Mapping[str, Any]) -> None:
@@ -49,7 +47,7 @@ class MetricWriter(contextlib.AbstractContextManager):
         line: dict[str, Any] = {"stage": stage, "step": int(step)}
         events = self._event_writer(stage)
         for name, value in metrics.items():
-            line[name] = _number(value)
+            line[name] = files.plain(value)
             if line[name] is not None:
                 events.add_scalar(name, line[name], step)
         # The file is line-buffered: a run that is killed keeps what it has logged.
@@ -85,7 +83,8 @@ class MetricWriter(contextlib.AbstractContextManager):
             return
         self._file.close()
         lines = self.path.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if not _is_past(line, stage, step)]
+        # A killed run may have left its last line incomplete.
+        kept = [x for x in lines if x.endswith("\n") and not _is_past(x, stage, step)]
         if len(kept) < len(lines):
             files.write_bytes(self.path, "".join(kept).encode())
         self._file = self._open()
@@ -148,14 +147,6 @@ def rounds(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [line for line in lines if line["stage"] == "adapt" and "round_loss" in line]
 
 
-def _number(value: Any) -> int | float | None:
-    number = value.item() if hasattr(value, "item") else value
-    if isinstance(number, bool | int):
-        return number
-    number = float(number)
-    return number if math.isfinite(number) else None
-
-
 def _is_past(line: str, stage: str, step: int) -> bool:
     parsed = _parse(line)
     return parsed is None or (parsed["stage"] == stage and parsed["step"] > step)
@@ -167,13 +158,3 @@ def _parse(line: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     return parsed if isinstance(parsed, dict) and {"stage", "step"} <= parsed.keys() else None
-
-
-def _drop_incomplete_line(path: Path) -> None:
-    """Removes an incomplete last line, to which the next one would otherwise be joined."""
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        os.truncate(path, len(whole))

@@ -22,13 +22,12 @@ class Notice:
     def __init__(self):
         """Not preempted; `listening` has to be entered."""
         self._heard, self._calls = False, 0
-        self._outer: Notice | None = None
 
     @contextlib.contextmanager
     def listening(self) -> Iterator["Notice"]:
         """Listens for SIGTERM within the block; a second signal ends the process, as usual.
 
-        Within the block of another notice it takes over what that one hears.
+        Within the block of another notice, that one is returned instead.
 
         Only the main thread can listen; in others signals are not heard. With several processes
         JAX itself listens, and notifies all of them of a signal to one.
@@ -39,8 +38,7 @@ class Notice:
             return
 
         if _listening:
-            self._outer = _listening[-1]
-            yield self
+            yield _listening[-1]
             return
 
         def hear(number, frame):
@@ -68,4 +66,4 @@ class Notice:
 
     def heard(self) -> bool:
         """Whether this process, if it is the only one, is preempted; False with several."""
-        return self._heard or (self._outer is not None and self._outer.heard())
+        return self._heard

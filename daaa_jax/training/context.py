@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -33,7 +32,3 @@ class Context:
     notice: Notice = dataclasses.field(default_factory=Notice)
     profiled: bool = False
     later: Mapping[str, float] = dataclasses.field(default_factory=dict)
-
-    def profile(self, stage: str) -> Path | None:
-        """The folder for a stage's trace; None if the run is not profiled."""
-        return self.workdir.profile(stage) if self.profiled else None

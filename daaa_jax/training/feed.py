@@ -38,7 +38,6 @@ class Feed:
         self,
         image_sets: Sequence[ImageArray],
         batch_at: Callable[[int], Any],
-        *,
         steps: int,
         mesh: Mesh,
         settings: ConfigDict,

@@ -97,13 +97,15 @@ def run(
         places = shardings(jax.eval_shape(create_state), context.mesh)
         with device_memory.enough_memory(f"stage {name}", reduce):
             state, loop_state = _first_state(create_state, places, start, checkpoints)
-        jitted = _jitted(train_step, (places, meshes.replicated(context.mesh)))
+        outputs = places, meshes.replicated(context.mesh)
+        jitted = jax.jit(train_step, donate_argnums=0, out_shardings=outputs)
         sums = _MetricSums(loop_state)
+        trace = context.workdir.profile(name) if context.profiled else None
         writer.drop_after(name, start)
         with (
             device_memory.enough_memory(f"stage {name}", reduce),
             Progress(name, steps, start, later=context.later.get(name, 0.0)) as progress,
-            Profile(context.profile(name), start, steps, round_steps, progress.line) as profile,
+            Profile(trace, start, steps, round_steps, progress.line) as profile,
         ):
             if 0 < start < steps:
                 progress.line(f"{name}: resumed after step {start} of {steps}")
@@ -191,10 +193,6 @@ class _MetricSums:
 @jax.jit
 def _merge(left: Metrics, right: Metrics) -> Metrics:
     return jax.tree.map(jax.numpy.add, left, right)
-
-
-def _jitted(train_step: Callable, out_shardings: Any) -> jax.stages.Wrapped:
-    return jax.jit(train_step, donate_argnums=0, out_shardings=out_shardings)
 
 
 def _last_saved(checkpoints: Checkpoints, workdir: Workdir, name: str, steps: int) -> int:

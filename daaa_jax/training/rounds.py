@@ -19,8 +19,6 @@ from daaa_jax.training import loop
 from daaa_jax.training.context import Context
 from daaa_jax.training.feed import Feed
 
-NAME = "adapt"
-_REDUCE = "adapt.batch_size or augment.crop, or set model.remat=True"
 # Written for the report, but too many for the round's log line.
 _QUIET = (
     "confidence",
@@ -37,6 +35,7 @@ _QUIET = (
 )
 # Metrics of the soft labels: of those in use at each round, and of each view of them.
 _LOGGED = ("kept", "confidence", "kept_accuracy", "rejected_accuracy", "calibration_error")
+_OF_ROUNDS = ("loss", "alignment")  # averages over the updates of a round
 _OF_VIEWS = ("accuracy", "kept", "kept_accuracy", "calibration_error")
 
 
@@ -49,9 +48,8 @@ class TargetTraining:
       train_step: `(state, batch) -> (state, metrics)`, one update.
       image_sets: sets of training images, see `Feed`.
       batch_at: the batch of a step, counted from 0, with `Rows` of the images.
-      round_metrics: the metrics whose averages over the round are logged.
       posterior: of a state at the end of a round, the network that gives the next round's soft
-        labels, or None if it is the target network.
+        labels; by default the target network.
       second_view: `(originals, evaluate) -> SecondView`, for a method that reads the translations
         of target images and whose state has `gamma`; else None.
     """
@@ -60,8 +58,7 @@ class TargetTraining:
     train_step: Callable[[Any, Any], tuple[Any, loop.Metrics]]
     image_sets: Sequence[ImageArray]
     batch_at: Callable[[int], Any]
-    round_metrics: Sequence[str] = ("loss",)
-    posterior: Callable[[Any], Variables | None] = lambda state: None
+    posterior: Callable[[Any], Variables] = lambda state: state.target
     second_view: Callable[..., SecondView] | None = None
 
 
@@ -92,13 +89,7 @@ def run(
     """
     settings = config.adapt
     steps = settings.rounds * settings.round_steps
-    feed = Feed(
-        training.image_sets,
-        training.batch_at,
-        steps=steps,
-        mesh=context.mesh,
-        settings=context.settings,
-    )
+    feed = Feed(training.image_sets, training.batch_at, steps, context.mesh, context.settings)
     view = None
     if training.second_view is not None:
         view = training.second_view(originals=measured.target_train, evaluate=evaluate)
@@ -117,12 +108,11 @@ def run(
     def measure_second_view(step, state, loop_state):
         if view is None:
             return state
-        other = training.posterior(state)
-        gamma = measure_once(view, step, state.target if other is None else other, loop_state)
+        gamma = measure_once(view, step, training.posterior(state), loop_state)
         return state if gamma is None else state.replace(gamma=np.float32(gamma))
 
     state, loop_state = loop.run(
-        NAME,
+        "adapt",
         training.create_state,
         feed.bind(training.train_step),
         feed.at,
@@ -131,7 +121,7 @@ def run(
         between_rounds=measure_second_view,
         end_of_round=end,
         context=context,
-        reduce=_REDUCE,
+        reduce="adapt.batch_size or augment.crop, or set model.remat=True",
         quiet=_QUIET,
     )
     return state.target, loop_state
@@ -203,7 +193,9 @@ class RoundEnd:
         loop_state["posterior"] = [*loop_state.get("posterior", []), files.plain(entry)]
         files.write_json(self.posterior_json, loop_state["posterior"])
         logged = {
-            f"round_{name}": float(metrics[name].compute()) for name in self.training.round_metrics
+            f"round_{name}": float(metrics[name].compute())
+            for name in _OF_ROUNDS
+            if name in metrics
         }
         logged |= {
             **_metrics(used, _LOGGED),
@@ -223,12 +215,11 @@ class RoundEnd:
         """Evaluates the next round's soft labels: `used`, and each view if there are two."""
         posterior = self.training.posterior(state)
         own = unlabelled
-        if posterior is not None:
+        if posterior is not state.target:
             own = self.evaluate(posterior, self.measured.target_train)
         if self.view is None:
             return {"used": own}
-        m_post = state.target if posterior is None else posterior
-        return self.view.audit(m_post, own, loop_state["em"]["gamma"])
+        return self.view.audit(posterior, own, loop_state["em"]["gamma"])
 
     def _select(
         self, step: int, target: Variables, last: Mapping, loop_state: loop.LoopState
