@@ -1,5 +1,7 @@
 """A stage is valid if its inputs have the same hash; finished stages of other runs are reused."""
 
+import copy
+import functools
 import json
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from daaa_jax.errors import UserError
+from daaa_jax.experiment import stages as rules
 from daaa_jax.experiment.stages import Stages
 from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.runtime import files
@@ -77,6 +80,17 @@ def test_finished_run_stays_finished_on_other_devices_and_in_later_versions(tmp_
     files.write_json(tmp_path / "result.json", {})
     assert stages(tmp_path, inputs={"adapt": now}).has_result()
     assert not stages(tmp_path, inputs={"adapt": now | {"beta": 0.2}}).has_result()
+
+
+@pytest.mark.parametrize("name", ["pair.warmth", "pair.optimizer.warmth", "warmth"])
+def test_setting_added_later_is_not_an_input_while_it_has_its_default(monkeypatch, name):
+    monkeypatch.setitem(rules.ADDED_LATER, name, 0.0)
+    before = {"pair": {"epochs": 3, "optimizer": {"name": "adam"}}}
+    for value in (0.0, 0.5):
+        now = copy.deepcopy(before)
+        *groups, last = name.split(".")
+        functools.reduce(dict.__getitem__, groups, now)[last] = value
+        assert rules._without_later_defaults(now) == (now if value else before)
 
 
 def test_parent_folder_that_cannot_be_listed_holds_no_siblings(tmp_path, monkeypatch):

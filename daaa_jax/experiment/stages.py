@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from daaa_jax import models
@@ -25,6 +26,9 @@ NO_REUSE = "none"  # `run.reuse` without reuse: every stage is run here
 # Increased when a change of the code changes a stage's output, so that the output of an older
 # version is not reused.
 VERSIONS = {"pair": 3, "translate": 3, "source": 3, "adapt": 3}
+# Settings added later: dotted name → the value that keeps the earlier behaviour, with which the
+# setting is left out of a stage's inputs.
+ADDED_LATER: dict[str, Any] = {}
 _SHOWN = 5  # settings that differ
 
 
@@ -121,7 +125,19 @@ def inputs(
     if external_source is not None:
         adapt["source"] = files.checksum(external_source)
     stages = {"pair": pair, "translate": translate, "source": source, "adapt": adapt}
-    return {name: needs | {"version": VERSIONS[name]} for name, needs in stages.items()}
+    return {
+        name: _without_later_defaults(needs) | {"version": VERSIONS[name]}
+        for name, needs in stages.items()
+    }
+
+
+def _without_later_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    flat = traverse_util.flatten_dict(settings, keep_empty_nodes=True)
+    for name, default in ADDED_LATER.items():
+        key = tuple(name.split("."))
+        if key in flat and flat[key] == default:
+            del flat[key]
+    return traverse_util.unflatten_dict(flat)
 
 
 def _without_machine(settings: Mapping[str, Any]) -> dict[str, Any]:
