@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from daaa_jax.data.images import Images, LazyImages
-from daaa_jax.errors import UserError, first_line
+from daaa_jax.errors import UserError, counted, first_line
 from daaa_jax.runtime.files import replacing
 
 SUFFIX = ".array_record"
