@@ -47,12 +47,6 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def counted(number: int, noun: str) -> str:
-    """A number with its noun: `1 image`, `2 images`, `3 classes`."""
-    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
-    return f"{number} {noun if number == 1 else plural}"
-
-
 def check_choice(
     name: str, value: Any, choices: Collection[Any], error: type[Exception] = ValueError
 ) -> None:
@@ -64,3 +58,9 @@ def check_choice(
     if value not in choices:
         expected = ", ".join(map(str, choices))
         raise error(f"{name}={value} is not known: expected one of {expected}")
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: `1 image`, `2 images`, `3 classes`."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number} {noun if number == 1 else plural}"

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from safetensors.numpy import save
 
 from daaa_jax.data.augment import evaluation_views
-from daaa_jax.errors import UserError, counted
+from daaa_jax.errors import UserError
 from daaa_jax.models import CLASSIFIERS, Variables, create_classifier, initial_variables, pretrained
 from daaa_jax.runtime import files
 from daaa_jax.runtime import mesh as meshes
@@ -132,8 +132,8 @@ def read_source_network(
     found = about.get("classes", list(classes))
     if found != list(classes):
         raise UserError(
-            f"source.checkpoint={place} has {counted(len(found), 'class')}, "
-            f"{', '.join(found[:5])} …; the task has {len(classes)}, {', '.join(classes[:5])} …"
+            f"source.checkpoint={place} has {len(found)} classes, {', '.join(found[:5])} …; "
+            f"the task has {len(classes)}, {', '.join(classes[:5])} …"
         )
     return pretrained.fit(tensors, names, shapes, path, whole=True)
 
