@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from daaa_jax import config_files
-from daaa_jax.errors import UserError
+from daaa_jax.errors import UserError, check_choice
 from daaa_jax.experiment.workdir import (
     Workdir,
     folder_name,
@@ -347,6 +347,5 @@ def words_of(data: str) -> tuple[str, tuple[str, ...]]:
     name, *words = data.split(",")
     if settings := [word for word in words if "=" in word]:
         raise UserError(f"--data={data}: use --config.{settings[0]}")
-    if name not in DATA:
-        raise UserError(f"--data={name} is not known: expected one of {', '.join(DATA)}")
+    check_choice("--data", name, DATA, UserError)
     return name, tuple(words)
