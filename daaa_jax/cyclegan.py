@@ -22,7 +22,6 @@ from daaa_jax import losses, models
 from daaa_jax.data.augment import decode, encode, random_view
 from daaa_jax.data.batches import ImagesOrRows, IndexStream, Rows
 from daaa_jax.data.types import ImageArray
-from daaa_jax.errors import UserError
 from daaa_jax.runtime import image_grid
 from daaa_jax.runtime import mesh as meshes
 from daaa_jax.training import loop, optimizers
@@ -295,9 +294,8 @@ def run(
       The generators' parameters, `a_to_b` and `b_to_a`, and the loop state.
 
     Raises:
-      UserError: if the images cannot be halved `pair.downsamplings` times.
+      ValueError: if the images cannot be halved `pair.downsamplings` times.
     """
-    _check_size(settings, images_a.shape[1:3])
     epoch = math.ceil(max(len(images_a), len(images_b)) / settings.batch_size)
     steps = settings.epochs * epoch
     optimizer = optimizers.make(settings.optimizer, total_steps=steps)
@@ -323,14 +321,6 @@ def run(
         reduce="pair.batch_size, pair.filters, pair.blocks or data.image_size",
     )
     return state.generators.params, loop_state
-
-
-def _check_size(settings: ConfigDict, size: Sequence[int]) -> None:
-    if any(side % 2**settings.downsamplings for side in size):
-        raise UserError(
-            f"pair.downsamplings={settings.downsamplings} cannot halve {size[0]}x{size[1]} images "
-            f"evenly: use fewer, or images with sides divisible by {2**settings.downsamplings}"
-        )
 
 
 def _batch_at(streams: Sequence[IndexStream], step: int) -> UnpairedBatch[Rows]:
