@@ -98,7 +98,7 @@ def find(folder: str | Path) -> Listing:
             f"{root} has two folders of one name, {twice}, in different Unicode forms: merge them"
         )
     names = [Path(folder).name, *by_class, *(str(path.relative_to(root)) for path in paths)]
-    if hidden := [name for name in names if any(map(_is_hidden, name))]:
+    if hidden := [name for name in names if _HIDDEN & set(map(unicodedata.category, name))]:
         raise UserError(
             f"{root} has {len(hidden)} names that cannot be shown, rename "
             f"{', '.join(map(ascii, hidden[:3]))}"
@@ -133,10 +133,6 @@ def why_no_source(name: str | Path, classes: Sequence[str], files: Sequence[Pure
 def images_in(folder: Path) -> list[Path]:
     """Image files in a folder and its subfolders, sorted, without hidden ones."""
     return _images(list_files.files(folder))[0]
-
-
-def _is_hidden(character: str) -> bool:
-    return unicodedata.category(character) in _HIDDEN
 
 
 def _folders(root: Path) -> list[Path]:
