@@ -118,10 +118,7 @@ class CycleGanState(struct.PyTreeNode):
 
 
 def create_state(
-    key: Array,
-    settings: ConfigDict,
-    optimizer: optax.GradientTransformation,
-    image: Array,
+    key: Array, settings: ConfigDict, optimizer: optax.GradientTransformation, image: Array
 ) -> CycleGanState:
     """The initial state; `image`, float32 `[1,H,W,3]`, is used for its shape alone."""
     generator, discriminator = models.create_gan(settings)
@@ -278,10 +275,7 @@ def _updated(optimizer, gradient, opt_state, params) -> dict[str, Any]:
 
 
 def run(
-    settings: ConfigDict,
-    images_a: ImageArray,
-    images_b: ImageArray,
-    context: Context,
+    settings: ConfigDict, images_a: ImageArray, images_b: ImageArray, context: Context
 ) -> tuple[Mapping[str, Params], Mapping[str, Any]]:
     """Trains the CycleGAN of a pair of domains, or resumes it.
 

@@ -32,9 +32,7 @@ DATA = {
 # Settings that differ between cells, and what to use instead.
 _OF_CELLS = dict.fromkeys(
     ("seed", "pair.seed", "source.seed"), "each cell has its own; use --seeds and --own_networks"
-) | {
-    "method": "each row has its own; use --methods",
-}
+) | {"method": "each row has its own; use --methods"}
 # Settings of all cells that do not set them otherwise, whatever the config's defaults.
 _OF_THE_PAPER = {"em.posterior": "target", "adapt.recolour": "0.0"}
 # Likewise with the word `cpu`, which leaves synthetic images out.

@@ -129,10 +129,7 @@ def _curve_points(task: str, plan: cells.Plan, folder: Path) -> list[dict[str, A
 
 
 def draw(
-    title: str,
-    points: Sequence[Mapping[str, Any]],
-    line: tuple[float, str] | None,
-    note: str = "",
+    title: str, points: Sequence[Mapping[str, Any]], line: tuple[float, str] | None, note: str = ""
 ) -> bytes:
     """Plots curves as SVG.
 
