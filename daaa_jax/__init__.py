@@ -21,15 +21,7 @@ if TYPE_CHECKING:
         translate,
     )
 
-__all__ = [
-    "Result",
-    "attention_maps",
-    "load_config",
-    "load_network",
-    "predict",
-    "run",
-    "translate",
-]
+__all__ = ["Result", "attention_maps", "load_config", "load_network", "predict", "run", "translate"]
 
 
 def __getattr__(name: str) -> Any:

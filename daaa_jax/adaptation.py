@@ -14,14 +14,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from daaa_jax import attention, em, losses
-from daaa_jax.data.augment import (
-    Views,
-    apply_views,
-    decode,
-    draw_views,
-    evaluation_views,
-    recolour,
-)
+from daaa_jax.data.augment import Views, apply_views, decode, draw_views, evaluation_views, recolour
 from daaa_jax.data.images import chosen
 from daaa_jax.data.pairs import GROUPS, AdaptationBatch, BatchStream, group_sizes
 from daaa_jax.data.types import ImageArray
@@ -96,10 +89,7 @@ def objective(
 
 
 def create_state(
-    key: Array,
-    source: Variables,
-    target: Variables,
-    optimizer: optax.GradientTransformation,
+    key: Array, source: Variables, target: Variables, optimizer: optax.GradientTransformation
 ) -> AdaptationState:
     """The state before the first update; source, target and posterior share no buffer."""
     copy = functools.partial(jax.tree.map, jnp.array)

@@ -22,7 +22,6 @@ from daaa_jax import losses, models
 from daaa_jax.data.augment import decode, encode, random_view
 from daaa_jax.data.batches import ImagesOrRows, IndexStream, Rows
 from daaa_jax.data.types import ImageArray
-from daaa_jax.errors import UserError
 from daaa_jax.runtime import image_grid
 from daaa_jax.runtime import mesh as meshes
 from daaa_jax.training import loop, optimizers
@@ -119,10 +118,7 @@ class CycleGanState(struct.PyTreeNode):
 
 
 def create_state(
-    key: Array,
-    settings: ConfigDict,
-    optimizer: optax.GradientTransformation,
-    image: Array,
+    key: Array, settings: ConfigDict, optimizer: optax.GradientTransformation, image: Array
 ) -> CycleGanState:
     """The initial state; `image`, float32 `[1,H,W,3]`, is used for its shape alone."""
     generator, discriminator = models.create_gan(settings)
@@ -279,10 +275,7 @@ def _updated(optimizer, gradient, opt_state, params) -> dict[str, Any]:
 
 
 def run(
-    settings: ConfigDict,
-    images_a: ImageArray,
-    images_b: ImageArray,
-    context: Context,
+    settings: ConfigDict, images_a: ImageArray, images_b: ImageArray, context: Context
 ) -> tuple[Mapping[str, Params], Mapping[str, Any]]:
     """Trains the CycleGAN of a pair of domains, or resumes it.
 
@@ -295,9 +288,8 @@ def run(
       The generators' parameters, `a_to_b` and `b_to_a`, and the loop state.
 
     Raises:
-      UserError: if the images cannot be halved `pair.downsamplings` times.
+      ValueError: if the images cannot be halved `pair.downsamplings` times.
     """
-    _check_size(settings, images_a.shape[1:3])
     epoch = math.ceil(max(len(images_a), len(images_b)) / settings.batch_size)
     steps = settings.epochs * epoch
     optimizer = optimizers.make(settings.optimizer, total_steps=steps)
@@ -323,14 +315,6 @@ def run(
         reduce="pair.batch_size, pair.filters, pair.blocks or data.image_size",
     )
     return state.generators.params, loop_state
-
-
-def _check_size(settings: ConfigDict, size: Sequence[int]) -> None:
-    if any(side % 2**settings.downsamplings for side in size):
-        raise UserError(
-            f"pair.downsamplings={settings.downsamplings} cannot halve {size[0]}x{size[1]} images "
-            f"evenly: use fewer, or images with sides divisible by {2**settings.downsamplings}"
-        )
 
 
 def _batch_at(streams: Sequence[IndexStream], step: int) -> UnpairedBatch[Rows]:

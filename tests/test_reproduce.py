@@ -489,12 +489,15 @@ def test_sweep_has_a_point_for_each_threshold_and_each_beta(tmp_path):
     assert "entropy" not in text  # these runs have no such score
 
 
-def test_validators_choose_among_finished_points_only(tmp_path):
+def test_validators_choose_among_finished_points_only(tmp_path, monkeypatch):
     run(tmp_path, "figA1", "--data=office10", "--only_show")
     text = written(tmp_path, "figA1")
     assert text.startswith("## Fig. A1") and "|" not in text  # no row
-    unlabelled = [{"task": "D->A", "axis": "β", "validator": "entropy", "chosen": 0.02}]
-    unlabelled[0] |= {"accuracy": None, "best": None}
+    scores = iter([-1.0, -2.0])
+    monkeypatch.setattr(choices, "_last_round", lambda *_: {"entropy": next(scores)})
+    unlabelled = choices.choices(
+        "D->A", {"β": {0.02: {}, 0.2: {}}}, cells.Plan("office10"), tmp_path
+    )
     text = choices.sheet("Fig. A1", unlabelled).to_markdown()
     assert re.search(r"\| D->A \| β \| entropy \| 0\.02 \| [^|\d]+ \| [^|\d]+ \|", text)
 

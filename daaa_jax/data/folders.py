@@ -113,7 +113,7 @@ def find(folder: str | Path) -> Listing:
             f"{root} has two folders of one name, {twice}, in different Unicode forms: merge them"
         )
     names = [Path(folder).name, *by_class, *(str(path.relative_to(root)) for path in paths)]
-    if hidden := [name for name in names if any(map(_is_hidden, name))]:
+    if hidden := [name for name in names if _HIDDEN & set(map(unicodedata.category, name))]:
         raise UserError(
             f"{root} has {len(hidden)} names that cannot be shown, rename "
             f"{', '.join(map(ascii, hidden[:3]))}"
@@ -170,10 +170,6 @@ def why_no_source(name: str | Path, classes: Sequence[str], files: Sequence[Pure
     within = {file.parts[1] for file in files if len(file.parts) > 2}
     instead = f": if classes are the folders within it, give {name}/{classes[0]}" if within else ""
     return f"the source {name} has one class, {classes[0]}, and needs at least two{instead}"
-
-
-def _is_hidden(character: str) -> bool:
-    return unicodedata.category(character) in _HIDDEN
 
 
 def _class_folders(root: Path) -> list[Path]:

@@ -103,9 +103,6 @@ class Chosen(LazyImages):
     def read(self, rows):
         return self._images[self._rows[rows]]
 
-    def __reduce__(self):
-        return Chosen, (self._images, self._rows)
-
 
 def chosen(images: ImageArray, rows: np.ndarray) -> ImageArray:
     """Subset of images in the order of `rows`; images stored in files are not read."""

@@ -64,10 +64,7 @@ def measured_at(config: ConfigDict) -> int | None:
 
 
 def measure_once(
-    view: "SecondView",
-    step: int,
-    posterior: Variables,
-    loop_state: MutableMapping[str, Any],
+    view: "SecondView", step: int, posterior: Variables, loop_state: MutableMapping[str, Any]
 ) -> float | None:
     """Measures and prints the weight if it is due, and warns of poor translations.
 

@@ -3,9 +3,7 @@
 A stage is valid if the hash stored with it equals the hash of its current inputs.
 """
 
-import contextlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from flax import traverse_util
@@ -250,12 +248,8 @@ class Stages:
     def _places(self, stage: str) -> list[Workdir]:
         if stage not in self._is_complete:
             return [self.workdir]
-        own = self.workdir.path.absolute()
-        siblings: list[Path] = []
-        with contextlib.suppress(OSError):  # a folder that may not be listed
-            if self._uses_siblings:
-                siblings = sorted(place for place in own.parent.iterdir() if place != own)
-        others = [place for place in map(Workdir, siblings) if self._has_all(stage, place)]
+        siblings = self.workdir.siblings() if self._uses_siblings else []
+        others = [place for place in siblings if self._has_all(stage, place)]
         # A run resumes with the stage that it started with, even if siblings finished others since.
         recorded = self.workdir.reused().get(stage, {}).get("from", "")
         others.sort(key=lambda place: str(place) != recorded)

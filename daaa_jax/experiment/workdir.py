@@ -119,6 +119,13 @@ class Workdir:
         """The existing candidates, oldest first."""
         return sorted((self.path / "adapt").glob("selected-*.safetensors"))
 
+    def siblings(self) -> list["Workdir"]:
+        """The other directories in the same folder; none if it may not be listed."""
+        own, found = self.path.absolute(), []
+        with contextlib.suppress(OSError):
+            found = sorted(place for place in own.parent.iterdir() if place != own)
+        return [Workdir(place) for place in found]
+
     def reused(self) -> dict[str, Any]:
         """By reused stage, the working directory that it is `from`, and its outputs, `extra`."""
         return files.read_json(self.reused_json) if self.reused_json.is_file() else {}

@@ -39,9 +39,9 @@ class Generator(nn.Module):
             )
         convolution = functools.partial(Convolution, use_bias=False, kernel_init=normal_initializer)
 
-        def layer(name: str, features: Array, width: int, **options) -> Array:
+        def layer(name: str, features: Array, width: int, activation=nn.relu, **options) -> Array:
             features = convolution(width, name=name, **options)(features)
-            return nn.relu(InstanceNorm(name=f"{name}_norm")(features))
+            return activation(InstanceNorm(name=f"{name}_norm")(features))
 
         features = layer("enter", reflect_pad(images, 3), self.filters, size=7, padding="VALID")
 
@@ -49,8 +49,11 @@ class Generator(nn.Module):
         for i in range(1, self.downsamplings + 1):
             features = layer(f"down{i}", features, self.filters * 2**i, stride=2, padding=edges)
 
+        half = functools.partial(layer, width=features.shape[-1], padding="VALID")
         for i in range(1, self.blocks + 1):
-            features = features + self._residual(features, f"block{i}", convolution)
+            inner = half(f"block{i}a", reflect_pad(features, 1))
+            inner = half(f"block{i}b", reflect_pad(inner, 1), activation=lambda x: x)
+            features = features + inner
 
         for i in range(self.downsamplings, 0, -1):
             features = layer(f"up{i}", features, self.filters * 2 ** (i - 1), upsample=True)
@@ -62,13 +65,3 @@ class Generator(nn.Module):
         if self.identity_start:
             outputs += jnp.arctanh(0.99 * images[..., :3])
         return jnp.tanh(outputs)
-
-    def _residual(self, features: Array, name: str, convolution) -> Array:
-        channels = features.shape[-1]
-        for half in ("a", "b"):
-            features = convolution(channels, padding="VALID", name=f"{name}{half}")(
-                reflect_pad(features, 1)
-            )
-            features = InstanceNorm(name=f"{name}{half}_norm")(features)
-            features = nn.relu(features) if half == "a" else features
-        return features

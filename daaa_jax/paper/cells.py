@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from daaa_jax import config_files
-from daaa_jax.errors import UserError
+from daaa_jax.errors import UserError, check_choice
 from daaa_jax.experiment.workdir import (
     Workdir,
     folder_name,
@@ -32,9 +32,7 @@ DATA = {
 # Settings that differ between cells, and what to use instead.
 _OF_CELLS = dict.fromkeys(
     ("seed", "pair.seed", "source.seed"), "each cell has its own; use --seeds and --own_networks"
-) | {
-    "method": "each row has its own; use --methods",
-}
+) | {"method": "each row has its own; use --methods"}
 # Settings of all cells that do not set them otherwise, whatever the config's defaults.
 _OF_THE_PAPER = {"em.posterior": "target", "adapt.recolour": "0.0"}
 # Likewise with the word `cpu`, which leaves synthetic images out.
@@ -347,6 +345,5 @@ def words_of(data: str) -> tuple[str, tuple[str, ...]]:
     name, *words = data.split(",")
     if settings := [word for word in words if "=" in word]:
         raise UserError(f"--data={data}: use --config.{settings[0]}")
-    if name not in DATA:
-        raise UserError(f"--data={name} is not known: expected one of {', '.join(DATA)}")
+    check_choice("--data", name, DATA, UserError)
     return name, tuple(words)

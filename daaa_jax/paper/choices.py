@@ -3,7 +3,6 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from daaa_jax.evaluation.model_selection import VALIDATORS
 from daaa_jax.paper import cells, summary
@@ -15,7 +14,7 @@ def choices(
     sweep: Mapping[str, Mapping[float, Mapping[str, str]]],
     plan: cells.Plan,
     folder: Path,
-) -> list[dict[str, Any]]:
+) -> list[list[str]]:
     """For each axis and validator, the value with the highest score after the last round.
 
     Args:
@@ -25,11 +24,10 @@ def choices(
       folder: the working directory of the sweep.
 
     Returns:
-      Rows with `task`, `axis`, `validator`, `chosen` (value), `accuracy` at that value and `best`
-      accuracy of all points: per cent, means over seeds, None if the target is unlabelled. Points
-      with unfinished runs are left out.
+      Rows of `sheet`: task, axis, validator, chosen value, accuracy at that value and the best of
+      all points, both in per cent, means over seeds. Points with unfinished runs are left out.
     """
-    found = []
+    rows = []
     for axis, points in sweep.items():
         reached = {x: _last_round(task, change, plan, folder) for x, change in points.items()}
         accuracies = {
@@ -41,18 +39,11 @@ def choices(
                 continue
             chosen = max(scores, key=scores.__getitem__)
             known = [accuracies[x] for x in scores if x in accuracies]
-            whole = len(known) == len(scores)
-            found.append(
-                {
-                    "task": task,
-                    "axis": axis,
-                    "validator": name,
-                    "chosen": chosen,
-                    "accuracy": accuracies[chosen] if whole else None,
-                    "best": max(known) if whole else None,
-                }
-            )
-    return found
+            shown = ["no labels"] * 2
+            if len(known) == len(scores):
+                shown = [f"{accuracies[chosen]:.1f}", f"{max(known):.1f}"]
+            rows.append([task, axis, name, f"{chosen:g}", *shown])
+    return rows
 
 
 def _last_round(task, change, plan, folder) -> Mapping[str, float]:
@@ -72,13 +63,8 @@ def _last_round(task, change, plan, folder) -> Mapping[str, float]:
     }
 
 
-def sheet(title: str, found: Sequence[Mapping[str, Any]]) -> summary.Sheet:
-    """Formats `choices` as a table."""
+def sheet(title: str, rows: Sequence[Sequence[str]]) -> summary.Sheet:
+    """The table of the rows of `choices`."""
     columns = ["task", "setting", "validator", "chosen value", "accuracy at it", "best accuracy"]
-    rows = []
-    for one in found:
-        reached = [one["accuracy"], one["best"]]
-        shown = ["no labels" if value is None else f"{value:.1f}" for value in reached]
-        rows.append([one["task"], one["axis"], one["validator"], f"{one['chosen']:g}", *shown])
     title = f"{title}: what validators without target labels choose"
     return summary.Sheet(title, columns, rows, [] if rows else ["Too few runs are finished."])

@@ -31,6 +31,7 @@ FIGURES = {
     "fig4": Figure("Fig. 4: L_AT and accuracy over the rounds", "office", tables.CURVES_TASKS),
 }
 _SWEPT = ("p_t", "β")
+_COLUMNS = ("task", "curve", "x", "y", "seeds", "mean", "std")  # of a point of a curve
 
 
 def runs_of(figure: Figure, tasks: Sequence[str], plan: cells.Plan) -> list[cells.Run]:
@@ -57,8 +58,7 @@ def write(name: str, tasks: Sequence[str], plan: cells.Plan, folder: Path) -> No
     path = folder / plan.file_name(name, FIGURES[name], tasks)
     make = {"figA1": _sweep_points, "fig4": _curve_points}[name]
     points = [point for task in tasks for point in make(task, plan, folder)]
-    columns = ["task", "curve", "x", "y", "seeds", "mean", "std"]
-    files.write_text(Path(f"{path}.csv"), summary.csv_text(columns, points))
+    files.write_text(Path(f"{path}.csv"), summary.csv_text(_COLUMNS, points))
     title = f"{FIGURES[name].title}, on {plan.where}"
     if name == "figA1":
         found = [
@@ -92,15 +92,8 @@ def _note(runs: Sequence[cells.Run], plan: cells.Plan, folder: Path) -> str:
 
 def _point(task: str, curve: str, x: float, y: str, values: Sequence[float]) -> dict[str, Any]:
     mean, std = summary.mean_and_std(values)
-    return {
-        "task": task,
-        "curve": curve,
-        "x": x,
-        "y": y,
-        "seeds": len(values),
-        "mean": round(mean, 4),
-        "std": None if std is None else round(std, 4),
-    }
+    rounded = round(mean, 4), None if std is None else round(std, 4)
+    return dict(zip(_COLUMNS, (task, curve, x, y, len(values), *rounded), strict=True))
 
 
 def _sweep_points(task: str, plan: cells.Plan, folder: Path) -> list[dict[str, Any]]:
@@ -136,10 +129,7 @@ def _curve_points(task: str, plan: cells.Plan, folder: Path) -> list[dict[str, A
 
 
 def draw(
-    title: str,
-    points: Sequence[Mapping[str, Any]],
-    line: tuple[float, str] | None,
-    note: str = "",
+    title: str, points: Sequence[Mapping[str, Any]], line: tuple[float, str] | None, note: str = ""
 ) -> bytes:
     """Plots curves as SVG.
 

@@ -88,11 +88,7 @@ def _upper_bound(
     workdir: Workdir, diagnostics: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """Arrays of an upper-bound run in the same folder, with the same images and layers."""
-    own = workdir.path.absolute()
-    others: list[Path] = []
-    with contextlib.suppress(OSError):
-        others = sorted(place for place in own.parent.iterdir() if place != own)
-    for other in map(Workdir, others):
+    for other in workdir.siblings():
         # Skip damaged runs.
         with contextlib.suppress(OSError, UserError, ValueError, KeyError, zipfile.BadZipFile):
             layers = (_json(other.diagnostics_json) or {}).get("layers")

@@ -11,10 +11,7 @@ NAMES = ("adam", "sgd")
 
 
 def make(
-    settings: ConfigDict,
-    *,
-    total_steps: int,
-    restart_every: int | None = None,
+    settings: ConfigDict, *, total_steps: int, restart_every: int | None = None
 ) -> optax.GradientTransformation:
     """The optimiser of a stage.
 

@@ -121,18 +121,11 @@ def _left_factors_transposed(gradients, scheme):
     return along([along(row, 2) for row in gradients], 1)
 
 
-def _right_factors(kernel, scheme):
-    """Right factors of the products, `[P * P, C, F]`."""
-    matrix = np.asarray(scheme.kernel, np.float32)
-    rows = np.kron(matrix, matrix) @ kernel.reshape(-1, math.prod(kernel.shape[2:]))
-    return rows.reshape(-1, *kernel.shape[2:])
-
-
-def _right_factors_transposed(gradients, scheme):
-    matrix = np.asarray(scheme.kernel, np.float32)
-    size = matrix.shape[1]
-    rows = np.kron(matrix, matrix).T @ gradients.reshape(len(gradients), -1)
-    return rows.reshape(size, size, *gradients.shape[1:])
+def _right_factors(values, coefficients):
+    """Right factors of the products, `[P * P, C, F]`; with transposed coefficients the reverse."""
+    matrix = np.asarray(coefficients, np.float32)
+    rows = np.kron(matrix, matrix) @ values.reshape(-1, math.prod(values.shape[-2:]))
+    return rows.reshape(-1, *values.shape[-2:])
 
 
 def _combined(columns, coefficients):
@@ -159,7 +152,7 @@ def _outputs_transposed(gradients, scheme):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _tiled(images, kernel, scheme):
     left = _left_factors(stored(images), scheme)
-    right = iter(_right_factors(kernel, scheme))
+    right = iter(_right_factors(kernel, scheme.kernel))
     return _outputs([[matmul(factor, next(right)) for factor in row] for row in left], scheme)
 
 
@@ -167,14 +160,12 @@ def _tiled_backward(scheme, residuals, gradient):
     images, kernel = residuals
     images, gradient = stored(images), stored(gradient)
     left = itertools.chain(*_left_factors(images, scheme))
-    right = iter(_right_factors(kernel, scheme))
+    right = iter(_right_factors(kernel, scheme.kernel))
     products = _outputs_transposed(gradient, scheme)
     d_right = [flat(next(left)).T @ flat(product) for row in products for product in row]
     d_left = [[matmul(product, next(right).T) for product in row] for row in products]
-    return (
-        _left_factors_transposed(d_left, scheme),
-        _right_factors_transposed(jnp.stack(d_right), scheme),
-    )
+    d_kernel = _right_factors(jnp.stack(d_right), _columns(scheme.kernel))
+    return _left_factors_transposed(d_left, scheme), d_kernel.reshape(kernel.shape)
 
 
 _tiled.defvjp(lambda *inputs: (_tiled(*inputs), inputs[:2]), _tiled_backward)
