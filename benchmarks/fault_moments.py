@@ -220,7 +220,7 @@ def reach(
     if target.phase == EVALUATION:
         before = _last(workdir)
         _wait(process, LONGEST, lambda: _last(workdir) != before)
-        _wait(process, chance.uniform(0, times.evaluation))
+        _wait(process, chance.uniform(0, 0.8 * times.evaluation))
         return
     stage, last = target.stage, _last(workdir)
 

@@ -119,6 +119,22 @@ class Command:
         return Process(self)
 
 
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """The folder of a measurement, and the caches that its runs share."""
+
+    folder: Path
+
+    def command(self, name: str, *flags: str) -> Command:
+        """A command with a working directory and logs of its own."""
+        folder = self.folder / name
+        return Command(Workdir(folder / "run"), flags, self.folder / "caches", logs=folder)
+
+    def smoke(self, name: str, seed: int) -> Command:
+        """The smoke run of a seed."""
+        return self.command(name, *SMOKE, f"--config.seed={seed}")
+
+
 def complaint(errors: str, *names: object) -> str:
     """Why standard error is not that of an expected failure; empty if it is.
 

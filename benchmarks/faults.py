@@ -25,8 +25,9 @@ from pathlib import Path
 
 from benchmarks import fault_moments, fault_runs, small_disk
 from benchmarks.changing_photos import DOMAINS, ChangingPhotos
-from benchmarks.fault_moments import PHASES, SAVE, Target, Times
-from benchmarks.fault_runs import SMOKE, Command, Process
+from benchmarks.fault_moments import SAVE, Target, Times
+from benchmarks.fault_outcomes import Outcome
+from benchmarks.fault_runs import Command, Place
 from daaa_jax.experiment.stages import STAGES
 from daaa_jax.experiment.workdir import Workdir
 
@@ -40,24 +41,7 @@ _PHOTOS = (
     "--config.source.epochs=1",
     "--config.run.reuse=none",
 )
-_ENDS = ("finished", "one line", "second refused", "first refused", "first was over", "otherwise")
 _CHANGED = "other settings or data"  # in the line that refuses a working directory of other data
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """The folder of a measurement, and the caches that its runs share."""
-
-    folder: Path
-
-    def command(self, name: str, *flags: str) -> Command:
-        """A command with a working directory and logs of its own."""
-        folder = self.folder / name
-        return Command(Workdir(folder / "run"), flags, self.folder / "caches", logs=folder)
-
-    def smoke(self, name: str, seed: int) -> Command:
-        """The smoke run of a seed."""
-        return self.command(name, *SMOKE, f"--config.seed={seed}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,73 +51,6 @@ class Reference:
     seed: int
     workdir: Workdir
     times: Times
-
-
-@dataclasses.dataclass
-class Outcome:
-    """What a scenario counted.
-
-    Attributes:
-      name: its title.
-      counts: by a row's and a column's name.
-      ended: runs that went on to their end after the faults.
-      same: those among them with the same parameters as without faults.
-      failures: expectations that failed.
-    """
-
-    name: str
-    counts: collections.Counter[tuple[str, str]] = dataclasses.field(
-        default_factory=collections.Counter
-    )
-    ended: int = 0
-    same: int = 0
-    failures: list[str] = dataclasses.field(default_factory=list)
-
-    def __add__(self, other: "Outcome") -> "Outcome":
-        """Both together."""
-        return Outcome(
-            self.name,
-            self.counts + other.counts,
-            self.ended + other.ended,
-            self.same + other.same,
-            self.failures + other.failures,
-        )
-
-    def table(self) -> str:
-        """The counts, in Markdown."""
-        rows = _in_order((row for row, _ in self.counts), STAGES)
-        columns = _in_order((column for _, column in self.counts), (*PHASES, *_ENDS))
-        lines = [[self.name, *columns], ["---"] * (1 + len(columns))]
-        lines += [[row, *(str(self.counts[row, each]) for each in columns)] for row in rows]
-        table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-        return f"{table}\n\nSame parameters afterwards: {self.same} of {self.ended} runs."
-
-    def finish(self, command: Command, whole: Workdir) -> None:
-        """Runs a command to its end, and compares it with a run without faults."""
-        process = command.start()
-        self.ended += 1
-        if code := process.wait():
-            self.failures.append(f"{command.workdir} ends with code {code}: {process.last_line()}")
-        elif different := fault_runs.differences(command.workdir, whole):
-            self.failures.append(f"{command.workdir} differs in {', '.join(different)}")
-        else:
-            self.same += 1
-
-    def count_end(self, row: str, process: Process, command: Command, *names: object) -> None:
-        """Counts how a process that met a fault has ended: well, with one line, or otherwise."""
-        code = process.wait()
-        why = fault_runs.complaint(process.errors(), *names) if code else ""
-        if code not in (0, 1):
-            why = why or "another code than 1"
-        how = "one line" if code else "finished"
-        self.counts[row, "otherwise" if why else how] += 1
-        if why:
-            self.failures.append(f"{row}: code {code}, {why}; see {command.logs}")
-
-
-def _in_order(names: Iterable[str], known: tuple[str, ...]) -> list[str]:
-    found = list(dict.fromkeys(names))
-    return sorted(found, key=lambda name: known.index(name) if name in known else len(known))
 
 
 def reference(place: Place, seed: int) -> Reference:
@@ -172,13 +89,11 @@ def kills(place: Place, whole: Reference, count: int) -> Outcome:
         before = fault_moments.trace(command.workdir)
         process = command.start()
         fault_moments.reach(process, command.workdir, target, whole.times, chance)
-        if not process.is_running():
+        if outcome.has_ended(process, command, target):
             break
         process.kill()
         after = fault_moments.trace(command.workdir)
         outcome.counts[fault_moments.interrupted(command.workdir, before, after)] += 1
-    if (made := outcome.counts.total()) < count:
-        outcome.failures.append(f"{command.workdir} ended after {made} of {count} kills")
     outcome.finish(command, whole.workdir)
     return outcome
 
@@ -211,7 +126,7 @@ def fills(place: Place, whole: Reference, count: int) -> Outcome:
             before = fault_moments.trace(command.workdir)
             process = command.start()
             fault_moments.reach(process, command.workdir, target, whole.times, chance)
-            if not process.is_running():
+            if outcome.has_ended(process, command, target):
                 break
             now = fault_moments.trace(command.workdir)
             stage, phase = fault_moments.interrupted(command.workdir, before, now)
@@ -283,7 +198,7 @@ def reading_times(place: Place) -> tuple[float, float]:
     return decoding, done
 
 
-def changing_photos(place: Place, times: tuple[float, float], seed: int, number: int) -> Outcome:
+def changed_photos(place: Place, times: tuple[float, float], seed: int, number: int) -> Outcome:
     """Changes photos from a random moment on, before or while a run reads them.
 
     When they are still, and whole again, the same command must finish: with another working
@@ -351,9 +266,7 @@ def measure(options: argparse.Namespace) -> Iterable[Outcome]:
             yield all_of(lambda number: second_run(place, first, number), options.starts)
         if options.changes:
             times = reading_times(place)
-            yield all_of(
-                lambda number: changing_photos(place, times, seed, number), options.changes
-            )
+            yield all_of(lambda number: changed_photos(place, times, seed, number), options.changes)
 
 
 def main() -> None:
