@@ -74,6 +74,46 @@ def test_image_is_read_back_from_tensorboard(tmp_path):
     np.testing.assert_array_equal(Image.open(BytesIO(value.image.encoded_image_string)), image)
 
 
+FULL_DISK = """
+import pathlib, resource, signal, sys
+import numpy as np
+from daaa_jax.runtime import exit_codes
+from daaa_jax.runtime.metrics import MetricWriter
+
+def log():
+    draws = np.random.default_rng(0)
+    folder = pathlib.Path(sys.argv[1])
+    with MetricWriter(folder / "metrics.jsonl", folder / "tensorboard") as writer:
+        for step in range(2000):
+            if sys.argv[2] == "image":
+                writer.image("pair", step, "image", draws.integers(0, 256, (64, 64, 3), np.uint8))
+            else:
+                writer.scalars("pair", step, {})
+
+def run():
+    try:
+        log()
+    except OSError as error:
+        # What a full disk raises; a limit of the size of a file takes its place here.
+        assert error.errno == 27 and error.strerror == "File too large", error
+        error.errno = 28
+        raise
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+exit_codes.run(run)
+"""
+
+
+@pytest.mark.parametrize(("kind", "file"), [("image", "tensorboard"), ("number", "metrics.jsonl")])
+def test_metrics_that_cannot_be_written_end_the_program_with_one_line(kind, file, tmp_path):
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path), kind]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {tmp_path / file}"), done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+
+
 def test_image_of_another_type_is_refused(tmp_path):
     with (
         MetricWriter(tmp_path / "metrics.jsonl", tmp_path / "tensorboard") as writer,

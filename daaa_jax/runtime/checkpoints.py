@@ -4,7 +4,8 @@ import contextlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         import orbax.checkpoint as ocp
 
         self._args = ocp.args
-        logging.getLogger("absl").addFilter(_is_not_also_raised)
+        _leave_out_errors_that_are_also_raised()
         self.directory = Path(directory).absolute()
         # Orbax would remove these on a background thread, which prints a traceback if the command
         # ends before it does.
@@ -163,9 +164,38 @@ class Checkpoints(contextlib.AbstractContextManager):
             )
 
 
+def _leave_out_errors_that_are_also_raised() -> None:
+    """Keeps a save that fails from printing a traceback for each of its arrays.
+
+    Orbax writes all arrays at once. It raises the error of the first, and closes the event loop
+    that the others report to.
+    """
+    logging.getLogger("absl").addFilter(_is_not_also_raised)
+    logging.getLogger("asyncio").addFilter(_is_not_of_another_array)
+    if not isinstance(sys.unraisablehook, _ClosedLoopsIgnored):
+        sys.unraisablehook = _ClosedLoopsIgnored(sys.unraisablehook)
+
+
 def _is_not_also_raised(record: logging.LogRecord) -> bool:
     """False for Orbax's long log entries of exceptions, which it raises as well."""
     return not (record.exc_info and "orbax" in record.pathname)
+
+
+def _is_not_of_another_array(record: logging.LogRecord) -> bool:
+    """False for asyncio's log entries of disk errors that nobody waits for."""
+    error = str(record.exc_info[1]) if record.exc_info else ""
+    return not any(sign in error for sign in _DISK_ERRORS)
+
+
+class _ClosedLoopsIgnored:
+    """`sys.unraisablehook` that leaves out reports to a closed event loop."""
+
+    def __init__(self, hook: Callable[[Any], Any]):
+        self._hook = hook
+
+    def __call__(self, unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self._hook(unraisable)
 
 
 def _leaves(tree: Any) -> dict[str, str]:

@@ -30,14 +30,11 @@ def replacing(path: Path) -> Iterator[Path]:
     # Random, as processes in different containers can have the same id.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:  # that of a full disk names no file, others the temporary one
-        if error.filename in (None, str(temporary)):
-            error.filename, error.filename2 = str(path), None
-        raise
+        with named(path, instead_of=temporary):
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
@@ -53,6 +50,22 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from error
+
+
+@contextlib.contextmanager
+def named(path: Path, instead_of: Path | None = None) -> Iterator[None]:
+    """Names a file in an `OSError` of the block that names none, as that of a full disk.
+
+    Args:
+      path: the file.
+      instead_of: a temporary file, which is not named either.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename in (None, str(instead_of)):
+            error.filename, error.filename2 = str(path), None
+        raise
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

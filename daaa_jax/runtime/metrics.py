@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from daaa_jax.runtime import distributed, files
+from daaa_jax.runtime.event_file import EventFile
 
 
 class MetricWriter(contextlib.AbstractContextManager):
@@ -28,7 +29,7 @@ class MetricWriter(contextlib.AbstractContextManager):
           tensorboard: the folder of TensorBoard events.
         """
         self.path, self._events_folder = path, tensorboard
-        self._events: dict[str, Any] = {}
+        self._events: dict[str, EventFile] = {}
         self._purge_steps: dict[str, int] = {}
         self._file: io.TextIOWrapper | None = None
         if distributed.is_first():
@@ -45,13 +46,14 @@ class MetricWriter(contextlib.AbstractContextManager):
         if self._file is None:
             return
         line: dict[str, Any] = {"stage": stage, "step": int(step)}
-        events = self._event_writer(stage)
+        events = self._event_file(stage)
         for name, value in metrics.items():
             line[name] = files.plain(value)
             if line[name] is not None:
-                events.add_scalar(name, line[name], step)
+                events.scalar(name, line[name], step)
         # The file is line-buffered: a run that is killed keeps what it has logged.
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        with files.named(self.path):
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
 
     def image(self, stage: str, step: int, name: str, image: np.ndarray) -> None:
         """Writes an image, to TensorBoard only.
@@ -70,7 +72,7 @@ class MetricWriter(contextlib.AbstractContextManager):
                 f"{name} is {image.dtype}{list(image.shape)}, not uint8 [H, W, 1 or 3]"
             )
         if self._file is not None:
-            self._event_writer(stage).add_image(name, image, step, dataformats="HWC")
+            self._event_file(stage).image(name, image, step)
 
     def drop_after(self, stage: str, step: int) -> None:
         """Removes what a stage wrote after a step, as the resumed run writes it again.
@@ -94,35 +96,36 @@ class MetricWriter(contextlib.AbstractContextManager):
     def flush(self) -> None:
         """Writes everything so far to disk."""
         if self._file is not None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            with files.named(self.path):
+                self._file.flush()
+                os.fsync(self._file.fileno())
             for events in self._events.values():
                 events.flush()
 
     def close(self) -> None:
-        """Flushes and closes the files."""
-        if self._file is not None and not self._file.closed:
-            self.flush()
-            self._file.close()
+        """Flushes and closes the files, all of them even if one cannot be written."""
+        if self._file is None:
+            return
+        with contextlib.ExitStack() as closing:
+            closing.enter_context(files.named(self.path))
+            closing.callback(self._file.close)
             for events in self._events.values():
-                events.close()
+                closing.callback(events.close)
+            if not self._file.closed:
+                self.flush()
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        # A file that cannot be written must not hide the error that ended the block.
+        with contextlib.suppress(OSError) if error else contextlib.nullcontext():
+            self.close()
 
     def _open(self) -> io.TextIOWrapper:
         return self.path.open("a", buffering=1, encoding="utf-8")
 
-    def _event_writer(self, stage: str) -> Any:
+    def _event_file(self, stage: str) -> EventFile:
         if stage not in self._events:
-            # Imported here, as it takes a second or more.
-            from tensorboardX import SummaryWriter
-
-            self._events[stage] = SummaryWriter(
-                logdir=str(self._events_folder / stage),
-                purge_step=self._purge_steps.get(stage),
-                flush_secs=10,
-            )
+            purge_step = self._purge_steps.get(stage)
+            self._events[stage] = EventFile(self._events_folder / stage, purge_step)
         return self._events[stage]
 
 
