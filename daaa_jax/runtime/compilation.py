@@ -1,14 +1,10 @@
 """Compilation options: the persistent cache, and deterministic operations on request."""
 
 import contextlib
-import glob
 import os
 import platform
-import re
 import tempfile
-import warnings
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -16,8 +12,6 @@ from ml_collections import ConfigDict
 
 # Seconds; shorter compilations are not cached. JAX's default of 1 s leaves out the digit networks.
 _SHORTEST_COMPILATION = 0.1
-# JAX's warnings of its cache, with the name of a program.
-_UNUSABLE = re.compile(r"Error (reading|writing) persistent compilation cache entry for '(.+?)'")
 
 
 def configure(settings: ConfigDict) -> None:
@@ -44,36 +38,6 @@ def enable_cache() -> None:
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
             jax.config.update("jax_compilation_cache_dir", str(folder))
-    if not isinstance(warnings.showwarning, _CacheWarnings):
-        warnings.showwarning = _CacheWarnings(warnings.showwarning)
-
-
-class _CacheWarnings:
-    """`warnings.showwarning` that has JAX replace damaged entries of its cache.
-
-    A kill or a full disk cuts the entry that is being written. JAX keeps it, warns of it in every
-    run, and compiles its program each time. Of entries that cannot be written, only the first
-    warning is shown.
-    """
-
-    def __init__(self, show: Callable[..., None]):
-        self._show, self._is_writable = show, True
-
-    def __call__(self, message: Warning | str, *where: object, **others: object) -> None:
-        found = _UNUSABLE.match(str(message))
-        if found and found[1] == "reading":
-            _drop_entries(found[2])
-        elif not found or self._is_writable:
-            self._is_writable = self._is_writable and not found
-            self._show(message, *where, **others)
-
-
-def _drop_entries(program: str) -> None:
-    """Removes a program's entries from the cache, those for other shapes too."""
-    folder = Path(jax.config.values["jax_compilation_cache_dir"])
-    for entry in folder.glob(f"{glob.escape(program)}-*-cache"):
-        with contextlib.suppress(OSError):
-            entry.unlink()
 
 
 def _processor() -> str:
