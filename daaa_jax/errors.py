@@ -39,7 +39,21 @@ def writable(what: object, remedy: str = "") -> Iterator[None]:
         raise
     except OSError as error:
         what_to_do = f"; {remedy}" if remedy else ""
-        raise UserError(f"{what} cannot be written: {error.strerror}{what_to_do}") from error
+        raise UserError(f"{what} cannot be written: {reason(error)}{what_to_do}") from error
+
+
+@contextlib.contextmanager
+def readable(what: object) -> Iterator[None]:
+    """Turns an `OSError` of a block, such as a missing file, into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{what} cannot be read: {reason(error)}") from error
+
+
+def reason(error: OSError) -> str:
+    """What the system says about a failure, such as `permission denied`."""
+    return (error.strerror or str(error)).lower()
 
 
 def first_line(error: BaseException) -> str:

@@ -154,8 +154,8 @@ def identity(weights: str) -> str:
 def _path(weights: str) -> Path:
     if weights in PUBLISHED:
         return fetch(PUBLISHED[weights])
-    path = weight_file.user_path(weights, "model.weights")
-    if not os.path.exists(path):
+    path = Path(os.path.expanduser(weights))
+    if not os.path.exists(path):  # unlike Path.exists, also of a name that is too long
         names = "" if path.suffix else f"; known names are {', '.join(PUBLISHED)}"
         raise UserError(f"model.weights={weights}: there is no such file{names}")
     return path
