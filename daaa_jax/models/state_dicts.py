@@ -100,7 +100,7 @@ def add_apart(part: Part, is_apart: Callable[[str, np.ndarray], bool]) -> None:
 def _dicts(content: Any) -> dict[str, dict[str, np.ndarray]]:
     """All dicts that contain tensors, with their tensors, by their keys; the outer ones first."""
     found, seen, queue = {}, set(), [("", content)]
-    for keys, value in queue:
+    for keys, value in queue:  # which grows
         is_nested = isinstance(value, (Mapping, list, tuple))
         if not is_nested or id(value) in seen:  # lists may contain each other many times
             continue
