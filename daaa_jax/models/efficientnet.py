@@ -39,8 +39,8 @@ def _timm_blocks() -> Iterator[tuple[str, str]]:
 
 # Names in files of weights, and ours; see `pretrained`. Those of the published file begin with an
 # underscore: its block 0 has no expansion, but its norms are numbered as if it had one. The others
-# are timm's, whose `tf_efficientnet_lite0` is this network. Its `efficientnet_lite0` pads otherwise,
-# and expects images normalised by ImageNet's mean and deviation.
+# are timm's, whose `tf_efficientnet_lite0` is this network. Its `efficientnet_lite0` pads
+# otherwise, and expects images normalised by ImageNet's mean and deviation.
 WEIGHT_NAMES = (
     (r"_?conv_stem\.weight", r"stem/kernel"),
     (r"(?:_bn0|bn1)\.(\w+)", r"stem_norm/\1"),
