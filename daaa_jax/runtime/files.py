@@ -1,5 +1,6 @@
 """Atomic writes of bytes and JSON, and checksums of arrays and settings."""
 
+import codecs
 import contextlib
 import errno
 import hashlib
@@ -70,6 +71,13 @@ def write_text(path: str | Path, text: str) -> None:
 def encoded(text: str) -> bytes:
     """A text as UTF-8; bytes of file names that are not valid in the locale are escaped."""
     return text.encode(errors="backslashreplace")
+
+
+def decoded(content: bytes) -> str:
+    """A text as editors save it: UTF-8, or UTF-16 with a byte-order mark; see also `encoded`."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", errors="replace")
+    return content.decode("utf-8-sig", errors="surrogateescape")
 
 
 def write_json(path: str | Path, value: Any) -> None:
