@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path, PurePath, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -48,6 +48,9 @@ class RecordSet:
     size: int
     images: ImageArray
     ranges: photos.ValueRanges = dataclasses.field(default_factory=dict)
+    # Of folders and list files alone.
+    unreadable: ClassVar = ()
+    list_labels: ClassVar = ()
 
     def chosen(self, rows: np.ndarray) -> "RecordSet":
         """Subset of the images, in the order of `rows`."""
