@@ -51,9 +51,9 @@ def readable(what: object) -> Iterator[None]:
         raise UserError(f"{what} cannot be read: {reason(error)}") from error
 
 
-def reason(error: OSError) -> str:
-    """What the system says about a failure, such as `permission denied`."""
-    return (error.strerror or str(error)).lower()
+def reason(error: Exception) -> str:
+    """Why something failed, in one line: what the system says, such as `permission denied`."""
+    return (getattr(error, "strerror", None) or first_line(error)).lower()
 
 
 def first_line(error: BaseException) -> str:

@@ -138,14 +138,11 @@ def _check_no_splits(root: Path, names: Sequence[str]) -> None:
         )
 
 
-def similar_classes(classes: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs of class names that differ only in case or spaces."""
-    plain = ["".join(name.casefold().split()) for name in classes]
-    return [
-        (classes[first], classes[second])
-        for first, second in itertools.combinations(range(len(classes)), 2)
-        if plain[first] == plain[second]
-    ]
+def similar_classes(classes: Sequence[str]) -> list[str]:
+    """Pairs of class names that differ only in case or spaces, such as `'mug' and 'Mug'`."""
+    plain = {name: "".join(name.casefold().split()) for name in classes}
+    pairs = itertools.combinations(classes, 2)
+    return [f"{one!r} and {other!r}" for one, other in pairs if plain[one] == plain[other]]
 
 
 def why_no_source(name: str | Path, classes: Sequence[str], files: Sequence[PurePath]) -> str:

@@ -204,12 +204,9 @@ def _list(settings: ConfigDict, domain: str) -> Domain:
 def _check_classes(source: Domain, target: Domain, unknown_classes: str) -> None:
     """Checks that the source has images of all its classes, and every class of the target."""
     for domain in (source, target):
-        for first, second in folders.similar_classes(domain.classes):
-            print(
-                f"warning: {domain.folder} has classes {first!r} and {second!r}, which differ only "
-                "in case or spaces",
-                flush=True,
-            )
+        if similar := folders.similar_classes(domain.classes):
+            what = f"classes that differ only in case or spaces: {listed(similar)}"
+            print(f"warning: {domain.folder} has {what}", flush=True)
     added = sorted(set(target.classes) - set(source.classes))
     names = listed([repr(name) for name in added])
     if added and unknown_classes == "raise":

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
+from daaa_jax.errors import reason
 from daaa_jax.runtime import file_kind
 from daaa_jax.runtime.progress import Progress
 
@@ -31,7 +32,7 @@ _FORMATS = tuple(
     )
     if name in Image.OPEN
 )  # fmt: skip
-_WITHOUT_SIGNATURE = {".tga": "TGA", ".icb": "TGA", ".vda": "TGA", ".vst": "TGA"}
+_WITHOUT_SIGNATURE = {suffix: ("TGA",) for suffix in (".tga", ".icb", ".vda", ".vst")}
 # Camera files: Pillow would read the small preview in some of them.
 _RAW = {
     ".3fr", ".arw", ".bay", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".gpr", ".iiq",
@@ -123,8 +124,8 @@ def value_ranges(paths: Sequence[Path]) -> dict[str, list[float]]:
 
     def extremes(path: Path) -> tuple[str, float, float] | None:
         with contextlib.suppress(UnreadableImage), opened(path) as image:
-            if _is_grey_of_more_bits(image):
-                kind, values = _values(image)
+            if grey := _deep_grey(image):
+                kind, values = grey
                 return kind, float(values.min()), float(values.max())
         return None
 
@@ -147,8 +148,7 @@ def opened(path: Path, size: int = 0) -> Iterator[Image.Image]:
             raise UnreadableImage(f"a camera's raw file ({suffix}): convert it to JPEG or PNG")
         if path.exists() and not path.is_file():
             raise UnreadableImage("not a file")
-        others = [_WITHOUT_SIGNATURE[suffix]] if suffix in _WITHOUT_SIGNATURE else []
-        with Image.open(path, formats=(*_FORMATS, *others)) as image:
+        with Image.open(path, formats=(*_FORMATS, *_WITHOUT_SIGNATURE.get(suffix, ()))) as image:
             large = image.width * image.height > _LARGE
             with _one_large if large else contextlib.nullcontext():
                 if large and size:
@@ -161,9 +161,7 @@ def opened(path: Path, size: int = 0) -> Iterator[Image.Image]:
         remedy = "cannot be decoded" if kind.endswith("image") else "not an image"
         raise UnreadableImage(f"it is {kind}, {remedy}") from error
     except Exception as error:  # Pillow's decoders raise errors of many classes
-        if isinstance(error, OSError) and error.strerror:
-            raise UnreadableImage(error.strerror.lower()) from error
-        raise UnreadableImage(" ".join(str(error).split()) or type(error).__name__) from error
+        raise UnreadableImage(reason(error)) from error
 
 
 def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
@@ -179,8 +177,8 @@ def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image, ranges: ValueRanges) -> Image.Image:
-    if _is_grey_of_more_bits(image):
-        kind, values = _values(image)
+    if grey := _deep_grey(image):
+        kind, values = grey
         low, high = ranges.get(kind) or _range(kind, values.min(), values.max())
         scaled = (values.astype(np.float64) - low) / (high - low or 1) * 255
         clear = values == image.info.get("transparency", -1)
@@ -197,12 +195,10 @@ def is_all_transparent(image: Image.Image) -> bool:
     return image.has_transparency_data and not image.convert("RGBA").getchannel("A").getbbox()
 
 
-def _is_grey_of_more_bits(image: Image.Image) -> bool:
-    return image.mode.startswith(("I", "F"))
-
-
-def _values(image: Image.Image) -> tuple[str, np.ndarray]:
-    """Number type and values of a grey image of more than 8 bits."""
+def _deep_grey(image: Image.Image) -> tuple[str, np.ndarray] | None:
+    """Number type and values of a grey image of more than 8 bits; None for other images."""
+    if not image.mode.startswith(("I", "F")):
+        return None
     values = np.asarray(image)
     if image.mode == "F":
         if not np.isfinite(values).all():
