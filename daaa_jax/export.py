@@ -16,12 +16,12 @@ if __name__ == "__main__":  # first, as the imports below may fail
     exit_codes.run_module("daaa_jax.export")
 
 import contextlib
+import importlib.util
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,8 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError(f"--out={options.out} exists: remove it, or give another folder")
     if options.generators and options.network:
         raise UserError("--generators exports no classifier: leave out --network")
-    if options.onnx:
-        _import_onnx()  # before minutes of compilation
+    missing = [name for name in ("jax2onnx", "onnxruntime") if not importlib.util.find_spec(name)]
+    if options.onnx and missing:
+        raise UserError(
+            f"--onnx needs {' and '.join(missing)}: "
+            'python -m pip install "jax2onnx>=0.17,<0.18" onnxruntime'
+        )
     jax_settings.set_supported()
     jax_settings.check_devices()
     chosen = options.network or "selected"
@@ -123,9 +127,11 @@ def onnx(program: Program, side: int, tolerance: float) -> bytes:
       tolerance: largest absolute difference allowed in an output.
 
     Raises:
-      UserError: if jax2onnx is not installed, fails, or exceeds the tolerance.
+      UserError: if jax2onnx fails or exceeds the tolerance.
     """
-    onnxruntime, to_onnx = _import_onnx()
+    import onnxruntime
+    from jax2onnx import to_onnx
+
     shape = jax.ShapeDtypeStruct(("B", side, side, 3), jnp.uint8)
     images = np.random.default_rng(0).integers(0, 256, (3, side, side, 3)).astype(np.uint8)
     wanted = np.asarray(jax.jit(program)(images), np.float32)
@@ -139,19 +145,6 @@ def onnx(program: Program, side: int, tolerance: float) -> bytes:
     if (difference := float(np.abs(found.astype(np.float32) - wanted).max())) > tolerance:
         raise UserError(f"{_UNFAITHFUL}: outputs differ by {difference:.2g}")
     return content
-
-
-def _import_onnx() -> tuple[Any, Any]:
-    """The module onnxruntime, and jax2onnx's function `to_onnx`."""
-    try:
-        import onnxruntime
-        from jax2onnx import to_onnx
-    except ImportError as error:
-        raise UserError(
-            f"--onnx needs more packages ({error}): "
-            'python -m pip install "jax2onnx>=0.17,<0.18" onnxruntime'
-        ) from error
-    return onnxruntime, to_onnx
 
 
 @contextlib.contextmanager

@@ -19,21 +19,17 @@ from daaa_jax.data import photos
 from daaa_jax.errors import reason
 
 # Names in lower case; hidden ones start with a dot.
-_IGNORED = re.compile(
-    "|".join(
-        fnmatch.translate(pattern)
-        for pattern in (
-            *(".*", "~$*", "desktop.ini", "thumbs.db*", "ehthumbs*.db", "icon\r", "lost+found"),
-            *("$recycle.bin", "recycler", "recycled", "system volume information", "found.[0-9]*"),
-            *("__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder"),
-            *("@eadir", "@__thumb", "@recycle", "@recently-snapshot", "@tmp", "@syno*"),
-            *("#recycle", "#snapshot", "~snapshot", "lost.dir", "_vti_*"),
-            *("picasa.ini", "zbthumbnail.info", "pspbrwse.jbf", "*.lrdata", "*.lrcat*"),
-            *("captureone", "digikam4.db", "thumbnails-digikam.db"),
-            *("cvs", "_svn", "rcs", "sccs", "__pycache__"),
-        )
-    )
-)
+_IGNORED = (
+    ".*", "~$*", "desktop.ini", "thumbs.db*", "ehthumbs*.db", "icon\r", "lost+found",
+    "$recycle.bin", "recycler", "recycled", "system volume information", "found.[0-9]*",
+    "__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder",
+    "@eadir", "@__thumb", "@recycle", "@recently-snapshot", "@tmp", "@syno*",
+    "#recycle", "#snapshot", "~snapshot", "lost.dir", "_vti_*",
+    "picasa.ini", "zbthumbnail.info", "pspbrwse.jbf", "*.lrdata", "*.lrcat*",
+    "captureone", "digikam4.db", "thumbnails-digikam.db",
+    "cvs", "_svn", "rcs", "sccs", "__pycache__",
+)  # fmt: skip
+_PATTERN = re.compile("|".join(map(fnmatch.translate, _IGNORED)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +51,7 @@ class Files:
 
 def is_ignored(name: str) -> bool:
     """Whether a file or folder of this name is left by a system, not by a person."""
-    return bool(_IGNORED.match(name.lower()))
+    return bool(_PATTERN.match(name.lower()))
 
 
 def is_image(path: Path) -> bool:

@@ -2,7 +2,6 @@
 
 import codecs
 import contextlib
-import errno
 import hashlib
 import json
 import math
@@ -27,7 +26,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Even if the process is killed, `path` is the complete old file or the complete new one. Its
     folder is created if needed.
     """
-    make_folder(path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
     # Random, as processes in different containers can have the same id.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
@@ -42,18 +41,6 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
-
-
-def make_folder(path: Path) -> None:
-    """Creates a folder if needed.
-
-    Raises:
-      OSError: if that fails; a file in its place is "not a directory", not one that "exists".
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from error
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
