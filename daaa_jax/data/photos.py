@@ -4,6 +4,7 @@ Values become pixels by one rule for each number type of a domain (`value_ranges
 """
 
 import contextlib
+import functools
 import os
 import threading
 import warnings
@@ -57,6 +58,7 @@ _TURNS = {  # by EXIF orientation; 1 is upright
 _SAMPLE_FORMAT, _SIGNED = 339, 2  # a tag of TIFF
 _LARGE = 25_000_000  # pixels from which images are decoded one at a time, reduced where possible
 _one_large = threading.Lock()
+_AHEAD = 8  # images decoded ahead of their use, per thread
 # Pillow warns of images above half of its limit of 179 million pixels, which are accepted.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 # Metadata of more than one megabyte is common, for example of editors that store their history.
@@ -216,6 +218,17 @@ def _range(kind: str, low: float, high: float) -> list[float]:
     return [float(low), float(high)]
 
 
+def read_in_order(
+    paths: Sequence[Path], size: int, ranges: ValueRanges | None = None
+) -> Iterator[np.ndarray | str]:
+    """`try_read` of many images on several threads, only a few of them ahead."""
+    one = functools.partial(try_read, size=size, ranges=ranges)
+    ahead = _AHEAD * (os.cpu_count() or 1)
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for start in range(0, len(paths), ahead):
+            yield from threads.map(one, paths[start : start + ahead])
+
+
 def read_all(
     paths: Sequence[Path], images: np.ndarray, name: str, ranges: ValueRanges | None = None
 ) -> dict[int, str]:
@@ -230,21 +243,14 @@ def read_all(
     Returns:
       Reasons by position for the images that cannot be read; these stay black.
     """
-    size = images.shape[1]
     unreadable: dict[int, str] = {}
-
-    def one(position: int) -> None:
-        found = try_read(paths[position], size, ranges)
-        if isinstance(found, str):
-            unreadable[position] = found
-        else:
-            images[position] = found
-
-    with (
-        Progress(f"decode {name}", len(paths)) if name else contextlib.nullcontext() as progress,
-        ThreadPoolExecutor(os.cpu_count()) as threads,
-    ):
-        for done, _ in enumerate(threads.map(one, range(len(paths))), start=1):
+    with Progress(f"decode {name}", len(paths)) if name else contextlib.nullcontext() as progress:
+        for position, found in enumerate(read_in_order(paths, images.shape[1], ranges)):
+            if isinstance(found, str):
+                unreadable[position] = found
+            else:
+                images[position] = found
+            done = position + 1
             if progress and (done % 100 == 0 or done == len(paths)):
                 progress.update(done, {})
-    return dict(sorted(unreadable.items()))
+    return unreadable

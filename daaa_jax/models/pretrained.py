@@ -115,19 +115,15 @@ def fetch(published: Published) -> Path:
     Raises:
       UserError: if the file cannot be fetched, or its checksum is wrong.
     """
-    try:
-        path = cache.folder() / "weights" / published.file
-    except RuntimeError:  # there is no home folder
-        path = None
-    if path is None or not path.exists():
-        if (packaged := _packaged(published)) is not None:
-            path = packaged
-        elif path is None:
+    if (path := _packaged(published)) is None:
+        try:
+            path = cache.folder() / "weights" / published.file
+        except RuntimeError as error:
             raise UserError(
                 f"there is no home folder to store {published.file} in: set the environment "
                 "variable DAAA_CACHE to a folder"
-            )
-        else:
+            ) from error
+        if not path.exists():
             _download(published, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if not digest.startswith(published.sha256):
