@@ -56,7 +56,7 @@ def read(path: Path, what: str = "model.weights") -> Any:
         raise UserError(f"{what}={error}") from error
     except Exception as error:  # a damaged file raises errors of many classes
         raise UserError(
-            f"{what}={path} cannot be read as {found} file: {first_line(error)}"
+            f"{what}={path} is not a valid {found} file: {first_line(error)}"
         ) from error
 
 
