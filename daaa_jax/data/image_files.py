@@ -49,16 +49,6 @@ class Files:
     unreadable: list[tuple[Path, str]] = dataclasses.field(default_factory=list)
 
 
-def is_ignored(name: str) -> bool:
-    """Whether a file or folder of this name is left by a system, not by a person."""
-    return bool(_PATTERN.match(name.lower()))
-
-
-def is_image(path: Path) -> bool:
-    """Whether a file has an image's suffix, or else an image's first bytes."""
-    return path.suffix.lower() in photos.SUFFIXES or photos.starts_as_image(path)
-
-
 def scan(folder: Path) -> Files:
     """Lists the files in a folder and its subfolders; links are followed, except in circles."""
     found = Files()
@@ -78,12 +68,14 @@ def _add(path: Path, above: frozenset[Path], found: Files) -> None:
         found.unreadable.append((path, f"{reason(error)}{where}"))
         return
     if not stat.S_ISDIR(mode):
-        is_file = stat.S_ISREG(mode)  # not a pipe or a socket
-        (found.images if is_file and is_image(path) else found.others).append(path)
+        is_image = stat.S_ISREG(mode) and (  # not a pipe or a socket
+            path.suffix.lower() in photos.SUFFIXES or photos.starts_as_image(path)
+        )
+        (found.images if is_image else found.others).append(path)
     elif (real := path.resolve()) not in above:
         above |= {real, *real.parents}
         for name in names:
-            if is_ignored(name):
+            if _PATTERN.match(name.lower()):
                 found.ignored.append(path / name)
             else:
                 _add(path / name, above, found)

@@ -308,11 +308,7 @@ class _Network:
         return found, problems
 
     def _ours(self, name: str, value: np.ndarray) -> np.ndarray:
-        return value if name in self.variables else _transposed(value)
-
-
-def _transposed(value: np.ndarray) -> np.ndarray:
-    """Reorders axes from PyTorch's layout to ours."""
-    if value.ndim == 4:
-        return value.transpose(2, 3, 1, 0)
-    return value.T if value.ndim == 2 else value
+        """A tensor in our layout, if its name is PyTorch's."""
+        if name in self.variables:
+            return value
+        return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
