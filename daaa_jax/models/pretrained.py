@@ -116,13 +116,7 @@ def fetch(published: Published) -> Path:
       UserError: if the file cannot be fetched, or its checksum is wrong.
     """
     if (path := _packaged(published)) is None:
-        try:
-            path = cache.folder() / "weights" / published.file
-        except RuntimeError as error:
-            raise UserError(
-                f"there is no home folder to store {published.file} in: set the environment "
-                "variable DAAA_CACHE to a folder"
-            ) from error
+        path = cache.folder() / "weights" / published.file
         if not path.exists():
             _download(published, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
