@@ -1,6 +1,7 @@
 """Errors that the user can fix; one line says what is wrong, where, and what to do."""
 
 import contextlib
+import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -72,6 +73,18 @@ def counted(number: int, noun: str) -> str:
     """A number with its noun: `1 image`, `2 images`, `3 classes`."""
     plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
     return f"{number} {noun if number == 1 else plural}"
+
+
+def check_pattern(name: str, value: str) -> None:
+    """Checks that a setting is a regular expression.
+
+    Raises:
+      UserError: if not.
+    """
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise UserError(f"{name}={value} is not a regular expression: {error}") from error
 
 
 def check_choice(
