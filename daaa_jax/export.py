@@ -98,9 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             content[f"{name}.stablehlo"] = stablehlo(program, side)
             if options.onnx:
                 content[f"{name}.onnx"] = onnx(program, side, tolerance)
-        with writable(f"--out={out}"):
-            for name, written in content.items():
-                (folder / name).write_bytes(written)
+        for name, written in content.items():
+            (folder / name).write_bytes(written)
     print(f"{', '.join(sorted(content))} in {out}")
 
 
@@ -154,8 +153,7 @@ def _created(out: Path) -> Iterator[Path]:
     try:
         with writable(f"--out={out}"):
             temporary.mkdir(parents=True)
-        yield temporary
-        with writable(f"--out={out}"):
+            yield temporary
             temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
