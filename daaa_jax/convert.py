@@ -76,23 +76,24 @@ def convert(folder: str | Path, out: Path, size: int, shard: int, on_error: str)
     records.drop_halves(out)
     ranges = photos.value_ranges(listing.paths)
     starts = range(0, len(listing.paths), shard)
-    shards = [record_sets.shard_name(number) for number in range(len(starts))]
+    names = [f"images-{number:05d}" for number in range(len(starts))]
     with Progress(f"convert {listing.name}", len(listing.paths)) as progress:
-        for name, start in zip(shards, starts, strict=True):
+        for name, start in zip(names, starts, strict=True):
             stop = min(start + shard, len(listing.paths))
             if not (out / f"{name}.json").exists():
                 part = listing.chosen(np.arange(start, stop))
                 _write_shard(out / name, part, size, ranges)
             progress.update(stop, {})
     bad = [(path.relative_to(listing.folder), reason) for path, reason in listing.unreadable]
-    bad += [line for name in shards for line in read_json(out / f"{name}.json")["unreadable"]]
+    shards = {name: read_json(out / f"{name}.json") for name in names}
+    bad += [line for content in shards.values() for line in content["unreadable"]]
     if bad and on_error != "skip":
         lines = "\n".join(f"  {listing.folder / file}: {reason}" for file, reason in bad)
         raise UserError(
             f"{counted(len(bad), 'image')} cannot be read: repair, and convert to a new folder, or "
             f"rerun with --on_error=skip\n{lines}"
         )
-    written = sum(len(read_json(out / f"{name}.json")["files"]) for name in shards)
+    written = sum(len(content["files"]) for content in shards.values())
     if not written:
         raise UserError(
             f"no image in {listing.folder} can be read ({bad[0][1]}): nothing to convert"

@@ -141,11 +141,7 @@ def _class_names(
 def _given_names(given: str) -> dict[str, str]:
     file = Path(given).expanduser()
     lines = _lines(file) if file.is_file() else given.split(",")
-    names = [composed(line.strip()) for line in lines]
-    fields = [name.rsplit(maxsplit=1) for name in names]
-    if all(len(field) == 2 and field[1].isdecimal() for field in fields):  # as in VisDA-2017
-        return {number: name for name, number in sorted(fields, key=lambda field: int(field[1]))}
-    return {str(number): name for number, name in enumerate(names)}
+    return {str(number): composed(name.strip()) for number, name in enumerate(lines)}
 
 
 def _order(label: str) -> tuple[int, str]:
