@@ -15,7 +15,7 @@ if __name__ == "__main__":  # first, as the imports below may fail
 
 import collections
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,18 +43,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_list_flags()
     flags = parser.parse_args(arguments)
     options = image_lists.Options(flags.root, flags.path_prefix, flags.class_names)
-    failed, source_failed, listings = False, False, []
-    for number, domain in enumerate(flags.domains):
+    failed = False
+    listings: list[Domain | None] = []
+    for domain in flags.domains:
         try:
             listings.append(photo_domains.find(domain, options))
         except UserError as error:
             print(f"error: {error}")
-            failed, source_failed = True, source_failed or number == 0
+            listings.append(None)
+            failed = True
+    source, *others = listings
     owners: Owners = collections.defaultdict(list)
-    for number, listing in enumerate(listings):
-        failed |= _check(listing, owners, is_source=number == 0 and not source_failed)
-    if listings and not source_failed:
-        failed |= _compare(listings)
+    for listing in listings:
+        if listing is not None:
+            failed |= _check(listing, owners, is_source=listing is source)
+    if source is not None:
+        failed |= _compare(source, [other for other in others if other is not None])
     _show_duplicates(owners)
     print("dataset check failed: fix the problems above" if failed else "OK")
     return int(failed)
@@ -71,14 +75,13 @@ def _check(listing: Domain, owners: Owners, is_source: bool) -> bool:
     for name, count in counts.items():
         print(f"  {name}: {count}")
     empty = [repr(name) for name, count in counts.items() if not count]
-    similar = [f"{a!r} and {b!r}" for a, b in folders.similar_classes(listing.classes)]
     _report("classes without an image", empty)
+    similar = folders.similar_classes(listing.classes)
     _report("pairs of classes that differ only in case or spaces", similar)
-    if is_source and (low := min(counts.values(), default=0)) * _IMBALANCED <= max(
-        counts.values(), default=0
-    ):
-        rare = [f"{name}: {count}" for name, count in counts.items() if count == low]
-        _report(f"classes with less than a {_IMBALANCED}th of the images of the largest", rare)
+    if is_source:
+        most = max(counts.values(), default=0)
+        rare = [f"{name}: {n}" for name, n in counts.items() if 0 < n * _IMBALANCED <= most]
+        _report(f"classes with at most a {_IMBALANCED}th of the images of the largest", rare)
     if isinstance(listing, record_sets.RecordSet):
         bad = record_sets.damaged(listing)
         _report("damaged record files: convert the photos again", bad)
@@ -110,37 +113,30 @@ def _check_images(listing: folders.Listing, owners: Owners) -> list[str]:
         owners[content].append((str(listing.folder), name, path))
     for kind, (low, high) in ranges.items():
         print(f"  grey values of type {kind} are read from {low:g} (black) to {high:g} (white)")
-    for what, lines in (
-        ("files that cannot be read (--config.data.on_error=skip skips them)", bad),
-        (f"images with a side shorter than {_TINY} pixels", tiny),
-        ("images of one colour, or nearly", uniform),
-        ("images without a visible pixel, read as opaque", transparent),
-        ("files that are not images, left out", list(map(str, listing.others))),
-        ("files and folders of a system, ignored", list(map(str, listing.ignored))),
-    ):
-        _report(what, lines)
+    _report("files that cannot be read (--config.data.on_error=skip skips them)", bad)
+    _report(f"images with a side shorter than {_TINY} pixels", tiny)
+    _report("images of one colour, or nearly", uniform)
+    _report("images without a visible pixel, read as opaque", transparent)
+    _report("files that are not images, left out", listing.others)
+    _report("files and folders of a system, ignored", listing.ignored)
     return bad
 
 
-def _compare(listings: Sequence[Domain]) -> bool:
+def _compare(source: Domain, targets: Sequence[Domain]) -> bool:
     """Prints the differences between the classes; returns whether training would refuse them.
 
-    Targets may lack classes of the source, the first domain, but not add any.
+    Targets may lack classes of the source, but not add any.
     """
-    source, *others = listings
     why = folders.why_no_source(source.folder, source.classes, source.files)
     failed = bool(why)
     if failed:
         print(why)
-    for listing in (other for other in others if other.classes and source.classes):
-        missing = sorted(set(source.classes) - set(listing.classes))
-        added = sorted(set(listing.classes) - set(source.classes))
+    for target in (target for target in targets if target.classes and source.classes):
+        missing = sorted(set(source.classes) - set(target.classes))
+        added = sorted(set(target.classes) - set(source.classes))
         failed |= bool(added)
-        for what, names in (
-            (f"{listing.folder} lacks classes of {source.folder}", missing),
-            (f"{listing.folder} has classes that {source.folder} lacks", added),
-        ):
-            _report(what, list(map(repr, names)), "")
+        _report(f"{target.folder} lacks classes of {source.folder}", map(repr, missing), "")
+        _report(f"{target.folder} has classes that {source.folder} lacks", map(repr, added), "")
     return failed
 
 
@@ -158,14 +154,11 @@ def _show_duplicates(owners: Owners) -> None:
     _report("identical files in more than one class of a domain", twice, "")
 
 
-def _report(what: str, lines: Sequence[str], indent: str = "  ") -> None:
-    if lines:
+def _report(what: str, found: Iterable[object], indent: str = "  ") -> None:
+    """Prints the number of findings and the first ones, if there are any."""
+    if lines := list(found):
         print(f"{indent}{what}: {len(lines)}")
-        _show(lines, f"{indent}  ")
-
-
-def _show(lines: Sequence[str], indent: str = "  ") -> None:
-    for line in lines[:_SHOWN]:
-        print(f"{indent}{line}")
-    if len(lines) > _SHOWN:
-        print(f"{indent}and {len(lines) - _SHOWN} more")
+        for line in lines[:_SHOWN]:
+            print(f"{indent}  {line}")
+        if len(lines) > _SHOWN:
+            print(f"{indent}  and {len(lines) - _SHOWN} more")

@@ -11,11 +11,8 @@ if __name__ == "__main__":  # first, as the imports below may fail
 
     exit_codes.run_module("daaa_jax.convert")
 
-import functools
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +22,6 @@ from daaa_jax.data import folders, photos, record_sets, records
 from daaa_jax.errors import UserError, counted, writable
 from daaa_jax.runtime.files import read_json, write_json
 from daaa_jax.runtime.progress import Progress
-
-_AHEAD = 4  # images decoded ahead of writing, per thread
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -53,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def convert(folder: str | Path, out: Path, size: int, shard: int, on_error: str) -> None:
     """Writes a folder of photos as records; files that are already written are kept.
 
-    At most a few images per thread are in memory at a time.
+    Only a few images per thread are in memory at a time.
 
     Args:
       folder: as for `folders.find`.
@@ -81,22 +76,24 @@ def convert(folder: str | Path, out: Path, size: int, shard: int, on_error: str)
     records.drop_halves(out)
     ranges = photos.value_ranges(listing.paths)
     starts = range(0, len(listing.paths), shard)
-    shards = [record_sets.shard_name(number) for number in range(len(starts))]
+    names = [f"images-{number:05d}" for number in range(len(starts))]
     with Progress(f"convert {listing.name}", len(listing.paths)) as progress:
-        for name, start in zip(shards, starts, strict=True):
-            rows = range(start, min(start + shard, len(listing.paths)))
+        for name, start in zip(names, starts, strict=True):
+            stop = min(start + shard, len(listing.paths))
             if not (out / f"{name}.json").exists():
-                _write_shard(out, name, listing, rows, size, ranges)
-            progress.update(rows.stop, {})
+                part = listing.chosen(np.arange(start, stop))
+                _write_shard(out / name, part, size, ranges)
+            progress.update(stop, {})
     bad = [(path.relative_to(listing.folder), reason) for path, reason in listing.unreadable]
-    bad += [line for name in shards for line in read_json(out / f"{name}.json")["unreadable"]]
+    shards = {name: read_json(out / f"{name}.json") for name in names}
+    bad += [line for content in shards.values() for line in content["unreadable"]]
     if bad and on_error != "skip":
         lines = "\n".join(f"  {listing.folder / file}: {reason}" for file, reason in bad)
         raise UserError(
             f"{counted(len(bad), 'image')} cannot be read: repair, and convert to a new folder, or "
             f"rerun with --on_error=skip\n{lines}"
         )
-    written = sum(len(read_json(out / f"{name}.json")["files"]) for name in shards)
+    written = sum(len(content["files"]) for content in shards.values())
     if not written:
         raise UserError(
             f"no image in {listing.folder} can be read ({bad[0][1]}): nothing to convert"
@@ -107,48 +104,25 @@ def convert(folder: str | Path, out: Path, size: int, shard: int, on_error: str)
 
 
 def _write_shard(
-    out: Path,
-    name: str,
-    listing: folders.Listing,
-    rows: range,
-    size: int,
-    ranges: photos.ValueRanges,
+    path: Path, listing: folders.Listing, size: int, ranges: photos.ValueRanges
 ) -> None:
-    """Writes one file of records, then a JSON file that describes its content."""
+    """Writes a file of records, then a JSON file on its content; both are `path` with a suffix."""
     files, labels, unreadable = [], [], []
     digest = hashlib.sha256()
 
     def images() -> Iterator[np.ndarray]:
-        for row, image in _decoded(listing.paths, rows, size, ranges):
-            file = str(listing.paths[row].relative_to(listing.folder))
+        decoded = photos.read_in_order(listing.paths, size, ranges)
+        for file, label, image in zip(listing.files, listing.labels, decoded, strict=True):
             if isinstance(image, str):
-                unreadable.append([file, image])
+                unreadable.append([str(file), image])
                 continue
-            files.append(file)
-            labels.append(int(listing.labels[row]))
+            files.append(str(file))
+            labels.append(int(label))
             digest.update(image.tobytes())
             yield image
 
-    records.write(out / f"{name}{records.SUFFIX}", images())
-    write_json(
-        out / f"{name}.json",
-        {
-            "files": files,
-            "labels": labels,
-            "unreadable": unreadable,
-            "sha256": digest.hexdigest(),
-            "bytes": (out / f"{name}{records.SUFFIX}").stat().st_size,
-        },
-    )
-
-
-def _decoded(
-    paths: Sequence[Path], rows: range, size: int, ranges: photos.ValueRanges
-) -> Iterator[tuple[int, np.ndarray | str]]:
-    """Yields each row with its image, or the reason if unreadable; decodes a few ahead."""
-    threads = os.cpu_count() or 1
-    with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, len(rows), threads * _AHEAD):
-            some = rows[start : start + threads * _AHEAD]
-            read = functools.partial(photos.try_read, size=size, ranges=ranges)
-            yield from zip(some, pool.map(read, (paths[row] for row in some)), strict=True)
+    written = path.with_suffix(records.SUFFIX)
+    records.write(written, images())
+    content = {"files": files, "labels": labels, "unreadable": unreadable}
+    content |= {"sha256": digest.hexdigest(), "bytes": written.stat().st_size}
+    write_json(path.with_suffix(".json"), content)

@@ -1,6 +1,7 @@
 """Errors that the user can fix; one line says what is wrong, where, and what to do."""
 
 import contextlib
+import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -39,7 +40,21 @@ def writable(what: object, remedy: str = "") -> Iterator[None]:
         raise
     except OSError as error:
         what_to_do = f"; {remedy}" if remedy else ""
-        raise UserError(f"{what} cannot be written: {error.strerror}{what_to_do}") from error
+        raise UserError(f"{what} cannot be written: {reason(error)}{what_to_do}") from error
+
+
+@contextlib.contextmanager
+def readable(what: object) -> Iterator[None]:
+    """Turns an `OSError` of a block, such as a missing file, into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{what} cannot be read: {reason(error)}") from error
+
+
+def reason(error: Exception) -> str:
+    """Why something failed, in one line: what the system says, such as `permission denied`."""
+    return (getattr(error, "strerror", None) or first_line(error)).lower()
 
 
 def first_line(error: BaseException) -> str:
@@ -58,6 +73,18 @@ def counted(number: int, noun: str) -> str:
     """A number with its noun: `1 image`, `2 images`, `3 classes`."""
     plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
     return f"{number} {noun if number == 1 else plural}"
+
+
+def check_pattern(name: str, value: str) -> None:
+    """Checks that a setting is a regular expression.
+
+    Raises:
+      UserError: if not.
+    """
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise UserError(f"{name}={value} is not a regular expression: {error}") from error
 
 
 def check_choice(

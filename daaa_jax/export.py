@@ -16,12 +16,12 @@ if __name__ == "__main__":  # first, as the imports below may fail
     exit_codes.run_module("daaa_jax.export")
 
 import contextlib
+import importlib.util
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,8 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError(f"--out={options.out} exists: remove it, or give another folder")
     if options.generators and options.network:
         raise UserError("--generators exports no classifier: leave out --network")
-    if options.onnx:
-        _import_onnx()  # before minutes of compilation
+    missing = [name for name in ("jax2onnx", "onnxruntime") if not importlib.util.find_spec(name)]
+    if options.onnx and missing:
+        raise UserError(
+            f"--onnx needs {' and '.join(missing)}: "
+            'python -m pip install "jax2onnx>=0.17,<0.18" onnxruntime'
+        )
     jax_settings.set_supported()
     jax_settings.check_devices()
     chosen = options.network or "selected"
@@ -94,9 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             content[f"{name}.stablehlo"] = stablehlo(program, side)
             if options.onnx:
                 content[f"{name}.onnx"] = onnx(program, side, tolerance)
-        with writable(f"--out={out}"):
-            for name, written in content.items():
-                (folder / name).write_bytes(written)
+        for name, written in content.items():
+            (folder / name).write_bytes(written)
     print(f"{', '.join(sorted(content))} in {out}")
 
 
@@ -123,9 +126,11 @@ def onnx(program: Program, side: int, tolerance: float) -> bytes:
       tolerance: largest absolute difference allowed in an output.
 
     Raises:
-      UserError: if jax2onnx is not installed, fails, or exceeds the tolerance.
+      UserError: if jax2onnx fails or exceeds the tolerance.
     """
-    onnxruntime, to_onnx = _import_onnx()
+    import onnxruntime
+    from jax2onnx import to_onnx
+
     shape = jax.ShapeDtypeStruct(("B", side, side, 3), jnp.uint8)
     images = np.random.default_rng(0).integers(0, 256, (3, side, side, 3)).astype(np.uint8)
     wanted = np.asarray(jax.jit(program)(images), np.float32)
@@ -141,19 +146,6 @@ def onnx(program: Program, side: int, tolerance: float) -> bytes:
     return content
 
 
-def _import_onnx() -> tuple[Any, Any]:
-    """The module onnxruntime, and jax2onnx's function `to_onnx`."""
-    try:
-        import onnxruntime
-        from jax2onnx import to_onnx
-    except ImportError as error:
-        raise UserError(
-            f"--onnx needs more packages ({error}): "
-            'python -m pip install "jax2onnx>=0.17,<0.18" onnxruntime'
-        ) from error
-    return onnxruntime, to_onnx
-
-
 @contextlib.contextmanager
 def _created(out: Path) -> Iterator[Path]:
     """A temporary folder that becomes `out` when the block ends without an error."""
@@ -161,8 +153,7 @@ def _created(out: Path) -> Iterator[Path]:
     try:
         with writable(f"--out={out}"):
             temporary.mkdir(parents=True)
-        yield temporary
-        with writable(f"--out={out}"):
+            yield temporary
             temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

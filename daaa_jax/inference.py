@@ -18,11 +18,10 @@ from ml_collections import ConfigDict
 from daaa_jax import evaluation, losses, models, translation
 from daaa_jax.data import image_files, image_lists, photos
 from daaa_jax.data.augment import crop_size, decode, encode
-from daaa_jax.errors import UserError, writable
+from daaa_jax.errors import UserError, readable, writable
 from daaa_jax.experiment import stages
 from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.models import network_file
-from daaa_jax.runtime import files as runtime_files
 from daaa_jax.runtime import image_grid
 from daaa_jax.runtime.progress import Progress
 
@@ -163,10 +162,8 @@ def find_files(places: Sequence[str], lists: image_lists.Options) -> list[Path]:
     """
     found: list[Path] = []
     for place in map(Path, places):
-        try:
+        with readable(place):
             place.stat()
-        except OSError as error:
-            raise UserError(f"{place}: {(error.strerror or str(error)).lower()}") from error
         if place.is_dir():
             files = image_files.scan(place)
             unreadable = (path for path, _ in files.unreadable)
@@ -216,7 +213,7 @@ def predict(
 
     if overlays is not None:
         with writable(f"--overlays={overlays}"):
-            runtime_files.make_folder(overlays)
+            overlays.mkdir(parents=True, exist_ok=True)
     variables = jax.device_put(network.variables)
     with Progress("predict", len(files)) as progress:
         for start in range(0, len(files), batch_size):

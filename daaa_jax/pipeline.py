@@ -304,11 +304,7 @@ class _Run:
         if self.external_source is None:
             return
         found = self.evaluate(self.external_source, self.task.evaluation.source_test)
-        warning = source_classes.check(
-            found.confusion, self.task.class_names, self.config.source.checkpoint
-        )
-        if warning and distributed.is_first():
-            print(warning, flush=True)
+        source_classes.check(found.confusion, self.task.class_names, self.config.source.checkpoint)
 
     def _accuracies(self, variables: models.Variables) -> dict[str, float]:
         measured = self.task.evaluation

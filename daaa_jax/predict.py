@@ -13,7 +13,6 @@ if __name__ == "__main__":  # first, as the imports below may fail
 
 import contextlib
 import csv
-import re
 import sys
 import types
 from collections.abc import Iterable, Sequence
@@ -25,7 +24,7 @@ import numpy as np
 from daaa_jax import inference
 from daaa_jax.command_line import Parser
 from daaa_jax.data import image_lists
-from daaa_jax.errors import UserError, counted, writable
+from daaa_jax.errors import UserError, check_pattern, counted, writable
 from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.runtime import compilation, error_log, files, jax_settings
 
@@ -53,11 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.batch_size < 1:
         raise UserError(f"--batch_size={options.batch_size} must be at least 1")
-    try:
-        re.compile(options.overlay_layers or "")
-    except re.error as error:
-        given = f"--overlay_layers={options.overlay_layers}"
-        raise UserError(f"{given} is not a regular expression: {error}") from error
+    check_pattern("--overlay_layers", options.overlay_layers or "")
     workdir = Workdir(options.workdir)
     error_log.use(workdir.path)
     options.out = options.out or str(workdir.predictions)

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from daaa_jax import source
 from daaa_jax.data.augment import decode, evaluation_views
-from daaa_jax.data.batches import Rows
+from daaa_jax.data.batches import gather
 from daaa_jax.models import Variables
 from daaa_jax.training import loop, optimizers
 from daaa_jax.training.rounds import TargetTraining
@@ -39,8 +39,8 @@ def check(
     Raises:
       TypeError: see `loop.check_types`.
     """
-    settings, augment = config.source, config.augment
-    optimizer = optimizers.make(settings.optimizer, total_steps=1)
+    augment = config.augment
+    optimizer = optimizers.make(config.source.optimizer, total_steps=1)
 
     def images(count: int) -> Array:
         return jnp.zeros((count, *shape), jnp.uint8)
@@ -50,19 +50,14 @@ def check(
         return source.create_state(jax.random.key(0), model, optimizer, view)
 
     def of_source() -> tuple[Any, Any]:
-        size, state = settings.batch_size, source_state()
-        batch = source.LabelledBatch(images(size), jnp.zeros(size, jnp.int32))
+        state, batch = source_state(), source.LabelledBatch(images(1), jnp.zeros(1, jnp.int32))
         how = {"model": model, "optimizer": optimizer, "augment": augment}
         return state, source.train_step(state, batch, **how)[0]
 
     def of_adapt() -> tuple[Any, Any]:
         training = adapt(source_state().variables)
-        batch = jax.tree.map(
-            lambda leaf: images(len(leaf.rows)) if isinstance(leaf, Rows) else leaf,
-            training.batch_at(0),
-            is_leaf=lambda leaf: isinstance(leaf, Rows),
-        )
-        state = training.create_state()
+        state, sets = training.create_state(), [images(1)] * len(training.image_sets)
+        batch = gather(sets, training.batch_at(0))
         return state, training.train_step(state, batch)[0]
 
     for name, update in (("source", of_source), ("adapt", of_adapt)):

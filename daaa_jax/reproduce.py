@@ -183,7 +183,7 @@ def _parse(arguments: Sequence[str] | None):
 def _write(options, plan: cells.Plan, folder: Path) -> None:
     name = options.name
     with writable(f"--workdir={folder}"):
-        files.make_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
     if name in figures.FIGURES:
         figures.write(name, options.tasks, plan, folder)
         return

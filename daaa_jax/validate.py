@@ -19,7 +19,7 @@ from daaa_jax.baselines import training as baseline_training
 from daaa_jax.data import augment
 from daaa_jax.data.pairs import GROUPS
 from daaa_jax.data.types import Task
-from daaa_jax.errors import UserError, check_choice, counted
+from daaa_jax.errors import UserError, check_choice, check_pattern, counted
 from daaa_jax.evaluation import model_selection, second_view
 from daaa_jax.experiment.stages import NO_REUSE, OURS, needs_translations, trains_cyclegan
 from daaa_jax.experiment.workdir import Workdir
@@ -109,7 +109,8 @@ def check_settings(config: ConfigDict, mesh: Mesh) -> None:
         if name in settings:
             check_choice(name, settings[name], choices, UserError)
     _check_numbers(settings)
-    _check_patterns(settings)
+    for name in ("adapt.layers", "adapt.jmmd_layers"):
+        check_pattern(name, settings[name])
     if config.method == OURS:
         _check_em(config)
     validator = config.evaluate.validator
@@ -159,15 +160,6 @@ def _check_numbers(settings: Mapping[str, Any]) -> None:
             f"em.threshold={threshold} is compared with probabilities: expected 0 to 1, "
             "or a value above 1, up to 2, to keep no sample"
         )
-
-
-def _check_patterns(settings: Mapping[str, Any]) -> None:
-    for name in ("adapt.layers", "adapt.jmmd_layers"):
-        try:
-            re.compile(settings[name])
-        except re.error as error:
-            value = settings[name]
-            raise UserError(f"{name}={value} is not a regular expression: {error}") from error
 
 
 def _check_em(config: ConfigDict) -> None:

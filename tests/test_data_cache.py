@@ -76,3 +76,16 @@ def test_remains_of_a_killed_process_are_removed(tmp_path):
         folder.mkdir()
     cache.get("name", NAMES, lambda new: arrays(5))
     assert alive.exists() and not gone.exists()
+
+
+def test_cache_is_among_the_temporary_files_where_there_is_no_home_folder(tmp_path, monkeypatch):
+    """As for a user of a container without an entry in its list of users."""
+
+    def unknown(_):
+        raise KeyError
+
+    for name in ("DAAA_CACHE", "HOME"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert cache.folder() == tmp_path / ".cache" / "daaa_jax"

@@ -1,6 +1,5 @@
 """The data of MNIST to MNIST-M: idx files, a folder or archive, the recipe, and their errors."""
 
-import errno
 import io
 import os
 import re
@@ -211,7 +210,7 @@ def test_png_that_is_a_folder_is_named(root):
     path.unlink()
     path.mkdir()
     message = load_error(settings(root))
-    assert str(path) in message and os.strerror(errno.EISDIR) in message
+    assert path.name in message and path.parent.name in message
 
 
 def test_png_that_claims_a_huge_size_is_refused(root):

@@ -134,7 +134,7 @@ def test_a_class_may_be_called_train(tmp_path):
 
 @pytest.mark.parametrize("names", [("Mug", "mug"), ("coffee mug", "coffeemug"), ("pen", "pen ")])
 def test_classes_that_differ_in_case_or_spaces_are_found(names):
-    assert folders.similar_classes(("bike", *names)) == [names]
+    assert folders.similar_classes(("bike", *names)) == [f"{names[0]!r} and {names[1]!r}"]
 
 
 # How values become pixels.

@@ -138,7 +138,7 @@ def assert_read(content, expected=None) -> None:
 @pytest.fixture(autouse=True)
 def fresh_log():
     """Each line is logged once in a process."""
-    pretrained._log.cache_clear()
+    pretrained._print_once.cache_clear()
 
 
 def log_of(capsys) -> str:

@@ -185,7 +185,7 @@ def test_set_without_an_image_is_refused(tmp_path):
     (tmp_path / "shop" / "mug" / "broken.jpg").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"\bshop\b.*not an image"):
         run(tmp_path / "shop", tmp_path / "out", "--on_error=skip")
-    record_sets.write_index(tmp_path / "out", ["mug"], SIZE, [], {})  # as an earlier version wrote
+    record_sets.write_index(tmp_path / "out", ["mug"], SIZE, {}, {})  # as an earlier version wrote
     with pytest.raises(UserError, match=r"\bout\b"):
         record_sets.find(str(tmp_path / "out"))
 

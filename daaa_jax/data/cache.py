@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 import socket
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -16,8 +17,13 @@ _SPARE = 2**28  # bytes to leave free: a memory map on a full disk kills the pro
 
 
 def folder() -> Path:
-    """The cache folder: the environment variable `DAAA_CACHE`, or `~/.cache/daaa_jax`."""
-    return Path(os.environ.get("DAAA_CACHE") or Path.home() / ".cache" / "daaa_jax")
+    """The cache folder: the environment variable `DAAA_CACHE`, or `~/.cache/daaa_jax`.
+
+    Without a home folder, as in some containers, it is among the temporary files.
+    """
+    home = os.path.expanduser("~")
+    home = tempfile.gettempdir() if home == "~" else home
+    return Path(os.environ.get("DAAA_CACHE") or f"{home}/.cache/daaa_jax")
 
 
 def unfinished(path: Path) -> Path:
@@ -50,8 +56,6 @@ def get(
       written is ignored.
     """
     place = _place(name)
-    if place is None:
-        return decode(_in_memory)
     with contextlib.suppress(*_DAMAGED):
         return _open(place, arrays)
     temporary = unfinished(place)
@@ -104,15 +108,11 @@ def _drop_unfinished(place: Path) -> None:
 
 def drop(name: str) -> None:
     """Removes the arrays cached under a name."""
-    if (place := _place(name)) is not None:
-        shutil.rmtree(place, ignore_errors=True)
+    shutil.rmtree(_place(name), ignore_errors=True)
 
 
-def _place(name: str) -> Path | None:
-    try:
-        return folder() / hashlib.sha256(name.encode()).hexdigest()[:24]
-    except RuntimeError:  # there is no home folder
-        return None
+def _place(name: str) -> Path:
+    return folder() / hashlib.sha256(name.encode()).hexdigest()[:24]
 
 
 def _in_memory(key: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:

@@ -79,47 +79,43 @@ def find(folder: str | Path) -> Listing:
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "there is no such folder"
         raise UserError(f"{root}: {what}")
-    inner, top = root / "images", image_files.scan(root, recursive=False)
-    beside = (folder for folder in _class_folders(root) if folder != inner)
-    if inner.is_dir() and not top.images and not any(map(_holds_images, beside)):
-        root, top = inner, image_files.scan(inner, recursive=False)
-    by_class = {folder.name: image_files.scan(folder) for folder in _class_folders(root)}
-    by_class = {
-        name: found
-        for name, found in by_class.items()
-        if found.images or found.others or found.unreadable
-    }
-    full = {name for name, found in by_class.items() if found.images}
-    if top.images and full:
-        raise UserError(
-            f"{root} holds both images ({top.images[0].name}) and folders of images "
-            f"({', '.join(sorted(full)[:3])}): put each image into its class's folder, or all into "
-            "one folder if there are no classes"
-        )
-    _check_no_splits(root, sorted(full))
-    found = sum(by_class.values(), top)
-    paths = found.images
-    if not paths:
+    found, inner = image_files.scan(root), root / "images"
+    if found.images and all(inner in path.parents for path in found.images):
+        root, found = inner, image_files.scan(inner)
+    if not found.images:
         unreadable = "".join(f"; {path}: {reason}" for path, reason in found.unreadable[:3])
         raise UserError(
             f"{root} holds no image: expected {root}/<class>/*.jpg, or *.jpg if there are no "
             f"classes{unreadable}"
         )
+    # The folder in `root` that contains each file; empty if that is `root` itself.
+    files = (*found.images, *found.others, *(path for path, _ in found.unreadable))
+    top = {path: "" if path.parent == root else path.relative_to(root).parts[0] for path in files}
     # Operating systems differ in whether an accent is a separate character.
-    classes = () if top.images else tuple(composed(name) for name in by_class)
+    paths = sorted(found.images, key=lambda path: (composed(top[path]), path))
+    full = list(dict.fromkeys(top[path] for path in paths))
+    if len(full) > 1 and not full[0]:
+        raise UserError(
+            f"{root} holds both images ({paths[0].name}) and folders of images "
+            f"({', '.join(full[1:4])}): put each image into its class's folder, or all into one "
+            "folder if there are no classes"
+        )
+    _check_no_splits(root, full)
+    names = sorted(set(top.values()) - {""}, key=composed)
+    classes = tuple(map(composed, names)) if full[0] else ()
     if len(set(classes)) < len(classes):
         twice = next(name for name in classes if classes.count(name) > 1)
         raise UserError(
             f"{root} has two folders of one name, {twice}, in different Unicode forms: merge them"
         )
-    names = [Path(folder).name, *by_class, *(str(path.relative_to(root)) for path in paths)]
+    names += [Path(folder).name, *(str(path.relative_to(root)) for path in paths)]
     if hidden := [name for name in names if _HIDDEN & set(map(unicodedata.category, name))]:
         raise UserError(
             f"{root} has {len(hidden)} names that cannot be shown, rename "
             f"{', '.join(map(ascii, hidden[:3]))}"
         )
-    labels = [UNKNOWN] * len(top.images)
-    labels += [number for number, one in enumerate(by_class.values()) for _ in one.images]
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = [numbers.get(composed(top[path]), UNKNOWN) for path in paths]
     return Listing(
         Path(folder).name,
         root,
@@ -134,7 +130,7 @@ def find(folder: str | Path) -> Listing:
 
 def _check_no_splits(root: Path, names: Sequence[str]) -> None:
     """Refuses folders such as `train` and `test` above the classes, which are not classes."""
-    if names and all(name.lower() in _SPLITS for name in names):
+    if all(name.lower() in _SPLITS for name in names):
         first = next((name for name in names if name.lower().startswith("train")), names[0])
         raise UserError(
             f"{root} is divided into {', '.join(names)}, which are not classes: give one of them, "
@@ -142,14 +138,11 @@ def _check_no_splits(root: Path, names: Sequence[str]) -> None:
         )
 
 
-def similar_classes(classes: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs of class names that differ only in case or spaces."""
-    plain = ["".join(name.casefold().split()) for name in classes]
-    return [
-        (classes[first], classes[second])
-        for first, second in itertools.combinations(range(len(classes)), 2)
-        if plain[first] == plain[second]
-    ]
+def similar_classes(classes: Sequence[str]) -> list[str]:
+    """Pairs of class names that differ only in case or spaces, such as `'mug' and 'Mug'`."""
+    plain = {name: "".join(name.casefold().split()) for name in classes}
+    pairs = itertools.combinations(classes, 2)
+    return [f"{one!r} and {other!r}" for one, other in pairs if plain[one] == plain[other]]
 
 
 def why_no_source(name: str | Path, classes: Sequence[str], files: Sequence[PurePath]) -> str:
@@ -170,15 +163,6 @@ def why_no_source(name: str | Path, classes: Sequence[str], files: Sequence[Pure
     within = {file.parts[1] for file in files if len(file.parts) > 2}
     instead = f": if classes are the folders within it, give {name}/{classes[0]}" if within else ""
     return f"the source {name} has one class, {classes[0]}, and needs at least two{instead}"
-
-
-def _class_folders(root: Path) -> list[Path]:
-    folders = image_files.subfolders(root)
-    return sorted(folders, key=lambda folder: composed(folder.name))
-
-
-def _holds_images(folder: Path) -> bool:
-    return bool(image_files.scan(folder).images)
 
 
 @dataclasses.dataclass(frozen=True)

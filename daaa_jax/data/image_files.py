@@ -16,24 +16,20 @@ import stat
 from pathlib import Path
 
 from daaa_jax.data import photos
-from daaa_jax.errors import UserError
+from daaa_jax.errors import reason
 
 # Names in lower case; hidden ones start with a dot.
-_IGNORED = re.compile(
-    "|".join(
-        fnmatch.translate(pattern)
-        for pattern in (
-            *(".*", "~$*", "desktop.ini", "thumbs.db*", "ehthumbs*.db", "icon\r", "lost+found"),
-            *("$recycle.bin", "recycler", "recycled", "system volume information", "found.[0-9]*"),
-            *("__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder"),
-            *("@eadir", "@__thumb", "@recycle", "@recently-snapshot", "@tmp", "@syno*"),
-            *("#recycle", "#snapshot", "~snapshot", "lost.dir", "_vti_*"),
-            *("picasa.ini", "zbthumbnail.info", "pspbrwse.jbf", "*.lrdata", "*.lrcat*"),
-            *("captureone", "digikam4.db", "thumbnails-digikam.db"),
-            *("cvs", "_svn", "rcs", "sccs", "__pycache__"),
-        )
-    )
-)
+_IGNORED = (
+    ".*", "~$*", "desktop.ini", "thumbs.db*", "ehthumbs*.db", "icon\r", "lost+found",
+    "$recycle.bin", "recycler", "recycled", "system volume information", "found.[0-9]*",
+    "__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder",
+    "@eadir", "@__thumb", "@recycle", "@recently-snapshot", "@tmp", "@syno*",
+    "#recycle", "#snapshot", "~snapshot", "lost.dir", "_vti_*",
+    "picasa.ini", "zbthumbnail.info", "pspbrwse.jbf", "*.lrdata", "*.lrcat*",
+    "captureone", "digikam4.db", "thumbnails-digikam.db",
+    "cvs", "_svn", "rcs", "sccs", "__pycache__",
+)  # fmt: skip
+_PATTERN = re.compile("|".join(map(fnmatch.translate, _IGNORED)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,88 +48,37 @@ class Files:
     ignored: list[Path] = dataclasses.field(default_factory=list)
     unreadable: list[tuple[Path, str]] = dataclasses.field(default_factory=list)
 
-    def __add__(self, more: "Files") -> "Files":
-        """Both, one after the other."""
-        return Files(
-            self.images + more.images,
-            self.others + more.others,
-            self.ignored + more.ignored,
-            self.unreadable + more.unreadable,
-        )
 
-
-def is_ignored(name: str) -> bool:
-    """Whether a file or folder of this name is left by a system, not by a person."""
-    return bool(_IGNORED.match(name.lower()))
-
-
-def is_image(path: Path) -> bool:
-    """Whether a file has an image's suffix, or else an image's first bytes."""
-    return path.suffix.lower() in photos.SUFFIXES or photos.starts_as_image(path)
-
-
-def subfolders(folder: Path) -> list[Path]:
-    """Direct subfolders that are not ignored, sorted; links are followed.
-
-    Raises:
-      UserError: if the folder cannot be read.
-    """
-    try:
-        return sorted(p for p in folder.iterdir() if not is_ignored(p.name) and p.is_dir())
-    except OSError as error:
-        raise UserError(f"{folder} cannot be read: {_reason(error)}") from error
-
-
-def scan(folder: Path, *, recursive: bool = True) -> Files:
-    """Lists the files in a folder and its subfolders; links are followed, except in cycles."""
+def scan(folder: Path) -> Files:
+    """Lists the files in a folder and its subfolders; links are followed, except in circles."""
     found = Files()
-    seen: set[str] = set()
-    places = [folder]
-    while places:
-        place = places.pop()
-        real = os.path.realpath(place)
-        if real in seen:
-            continue
-        seen.add(real)
-        try:
-            names = sorted(os.listdir(place))
-        except OSError as error:
-            found.unreadable.append((place, _reason(error)))
-            continue
-        below = [below for name in names if (below := _sort_in(place / name, found))]
-        if recursive:
-            places += [path for path in below if not _leads_up(path, real)]
-    for paths in (found.images, found.others, found.ignored, found.unreadable):
+    _add(folder, frozenset(), found)
+    for paths in vars(found).values():
         paths.sort()
     return found
 
 
-def _sort_in(path: Path, found: Files) -> Path | None:
-    """Adds an entry of a folder to its list, or returns it if it is a folder."""
-    if is_ignored(path.name):
-        found.ignored.append(path)
-        return None
+def _add(path: Path, above: frozenset[Path], found: Files) -> None:
+    """Adds a file, or those in a folder; `above` are all folders that contain it, resolved."""
     try:
         mode = path.stat().st_mode
+        names = os.listdir(path) if stat.S_ISDIR(mode) else []
     except OSError as error:
         where = f": a link to {os.readlink(path)}" if path.is_symlink() else ""
-        found.unreadable.append((path, f"{_reason(error)}{where}"))
-        return None
-    if stat.S_ISDIR(mode):
-        return path
-    is_file = stat.S_ISREG(mode)  # not a pipe or a socket
-    (found.images if is_file and is_image(path) else found.others).append(path)
-    return None
-
-
-def _leads_up(path: Path, real: str) -> bool:
-    """Whether a folder is a link to one that contains it; `real` is its resolved parent."""
-    target = os.path.realpath(path)
-    return path.is_symlink() and os.path.commonpath([target, real]) == target
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
+        found.unreadable.append((path, f"{reason(error)}{where}"))
+        return
+    if not stat.S_ISDIR(mode):
+        is_image = stat.S_ISREG(mode) and (  # not a pipe or a socket
+            path.suffix.lower() in photos.SUFFIXES or photos.starts_as_image(path)
+        )
+        (found.images if is_image else found.others).append(path)
+    elif (real := path.resolve()) not in above:
+        above |= {real, *real.parents}
+        for name in names:
+            if _PATTERN.match(name.lower()):
+                found.ignored.append(path / name)
+            else:
+                _add(path / name, above, found)
 
 
 def files_in_any_case(folder: Path) -> list[Path]:

@@ -1,17 +1,19 @@
 """Domains as list files, `LIST.txt`: a line per image, its path and then its label."""
 
-import codecs
+import collections
 import dataclasses
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from daaa_jax.data import photos
 from daaa_jax.data.folders import UNKNOWN, Listing, composed
-from daaa_jax.errors import UserError
+from daaa_jax.data.record_sets import Domain
+from daaa_jax.errors import UserError, readable
+from daaa_jax.runtime import files
 
 _PATH_AND_LABEL = re.compile(r"(.*[^\s,;])(?:\s*[,;]\s*|\s+)([^\s,;/]+)")
 
@@ -46,19 +48,18 @@ def find(place: str | Path, options: Options) -> Listing:
     path = Path(place).expanduser()
     entries = read(path, options)
     known = [(file, label) for file, label in entries if file.is_file()]
-    missing = [
-        (file, f"no such file, named in {path}") for file, _ in entries if not file.is_file()
-    ]
     if not known:
         raise UserError(
             f"{path} names no image that exists ({entries[0][0]}): set data.root to the folder of "
             "its paths, or data.path_prefix to the beginning to leave out"
         )
-    unlabelled = sum(label is None for _, label in entries)
-    if unlabelled not in (0, len(entries)):
-        line = next(number for number, (_, label) in enumerate(entries, start=1) if label is None)
-        raise UserError(f"{path}: {unlabelled} lines have no label, the first is line {line}")
-    names = {} if unlabelled else _class_names(path, entries, options)
+    lost = {file for file, _ in entries} - {file for file, _ in known}
+    without = [number for number, (_, label) in enumerate(entries, start=1) if label is None]
+    if 0 < len(without) < len(entries):
+        raise UserError(
+            f"{path}: {len(without)} lines have no label, the first is line {without[0]}"
+        )
+    names = {} if without else _class_names(path, entries, options)
     numbers = {label: number for number, label in enumerate(names)}
     return Listing(
         name=composed(path.stem),
@@ -66,7 +67,7 @@ def find(place: str | Path, options: Options) -> Listing:
         classes=tuple(names.values()),
         paths=tuple(file for file, _ in known),
         labels=np.array([numbers.get(label or "", UNKNOWN) for _, label in known], np.int32),
-        unreadable=tuple(missing),
+        unreadable=tuple((file, f"no such file, named in {path}") for file in sorted(lost)),
         list_labels=tuple(names),
     )
 
@@ -99,17 +100,9 @@ def _entry(line: str, root: Path, prefix: str) -> tuple[Path, str | None]:
 
 
 def _lines(path: Path) -> list[str]:
-    """Lines of a text file in UTF-8, or UTF-16 with a byte-order mark, that are not empty."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read: {(error.strerror or str(error)).lower()}"
-        ) from error
-    encoding = (
-        "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
-    )
-    text = content.decode(encoding, "surrogateescape")
+    """Lines of a text file that are not empty."""
+    with readable(path):
+        text = files.decoded(path.read_bytes())
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
@@ -117,7 +110,10 @@ def _class_names(
     path: Path, entries: Sequence[tuple[Path, str | None]], options: Options
 ) -> dict[str, str]:
     """Names of the classes by label, in the order of the labels."""
-    labels = sorted({label for _, label in entries if label is not None}, key=_order)
+    parents = collections.defaultdict(set)
+    for file, label in entries:
+        parents[label or ""].add(file.parent)
+    labels = sorted(parents, key=_order)
     if options.class_names:
         names = _given_names(options.class_names)
         if unknown := [label for label in labels if label not in names]:
@@ -128,49 +124,40 @@ def _class_names(
         return names
     if not all(label.isdecimal() for label in labels):
         return {label: composed(label) for label in labels}
-    folders = {
-        label: os.path.commonpath([file.parent for file, own in entries if own == label])
-        for label in labels
-    }
-    for label, shared in folders.items():
-        within = sorted({f.parent.name for f, own in entries if own == label})
-        others = (other for name, other in folders.items() if name != label)
-        if len(within) > 1 and any(Path(other).is_relative_to(shared) for other in others):
+    shared = {label: Path(os.path.commonpath(parents[label])) for label in labels}
+    for label, folder in shared.items():
+        within = sorted({parent.name for parent in parents[label]})
+        others = (other for name, other in shared.items() if name != label)
+        if len(within) > 1 and any(other.is_relative_to(folder) for other in others):
             raise UserError(
                 f"{path}: images of label {label} are in the folders {', '.join(within[:3])}: fix "
                 "the list, or set data.class_names to the names of the classes"
             )
-    shared_names = [composed(Path(shared).name) for shared in folders.values()]
-    are_distinct = len(set(shared_names)) == len(shared_names)
-    return dict(zip(labels, shared_names if are_distinct else labels, strict=True))
+    names = {label: composed(folder.name) for label, folder in shared.items()}
+    are_distinct = len(set(names.values())) == len(names)
+    return names if are_distinct else {label: label for label in labels}
 
 
 def _given_names(given: str) -> dict[str, str]:
     file = Path(given).expanduser()
     lines = _lines(file) if file.is_file() else given.split(",")
-    names = [composed(line.strip()) for line in lines]
-    fields = [name.rsplit(maxsplit=1) for name in names]
-    if all(len(field) == 2 and field[1].isdecimal() for field in fields):  # as in VisDA-2017
-        return {number: name for name, number in sorted(fields, key=lambda field: int(field[1]))}
-    return {str(number): name for number, name in enumerate(names)}
+    return {str(number): composed(name.strip()) for number, name in enumerate(lines)}
 
 
 def _order(label: str) -> tuple[int, str]:
     return (int(label), "") if label.isdecimal() else (0, label)
 
 
-def with_names_of(source: Listing, target: Listing) -> Listing:
+def with_names_of(source: Domain, target: Domain) -> Domain:
     """A target whose classes are the source's, where its list has labels without names.
 
     Raises:
       UserError: if both lists name one label differently.
     """
-    if not (source.list_labels and target.list_labels):
-        return target
-    known: Mapping[str, str] = dict(zip(source.list_labels, source.classes, strict=True))
+    known = dict(zip(source.list_labels, source.classes, strict=False))
     if set(target.classes) == set(target.list_labels) <= set(known):
         return dataclasses.replace(target, classes=tuple(known[name] for name in target.classes))
-    for label, name in zip(target.list_labels, target.classes, strict=True):
+    for label, name in zip(target.list_labels, target.classes, strict=False):
         if known.get(label, name) != name:
             raise UserError(
                 f"label {label} is {known[label]!r} in the list of {source.name} and {name!r} in "

@@ -117,7 +117,7 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     header = 4 + 4 * dimensions
     magic = bytes([0, 0, 8, dimensions])
     if not content.startswith(magic):
-        kind = file_kind.describe(content[: file_kind.HEAD])
+        kind = file_kind.describe(content)
         raise UserError(
             f"{path} is {kind and f'{kind}, '}not an idx file of "
             f"{'images' if dimensions == 3 else 'labels'} (it begins with "

@@ -1,5 +1,6 @@
 """Tasks from folders of photos: Office-31, its ten shared classes, and user-provided domains."""
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 from daaa_jax.data import folders, image_lists, randomness, record_sets
 from daaa_jax.data.record_sets import Domain
 from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
-from daaa_jax.errors import UserError, listed
+from daaa_jax.errors import UserError, listed, readable
 
 DOMAINS = ("amazon", "dslr", "webcam")
 _WHERE = (
@@ -44,13 +45,13 @@ def load(settings: ConfigDict) -> Task:
             f"data.source={settings.source} and data.target={settings.target} are the same folder"
         )
     source, target = _told_apart(source, target, settings)
-    target = _with_names_of(source, target)
+    target = image_lists.with_names_of(source, target)
     if why := folders.why_no_source(source.folder, source.classes, source.files):
         raise UserError(why)
     _check_classes(source, target, settings.unknown_classes)
     listings = {"source": source, "target": target}
     if settings.target_test:
-        test = _with_names_of(source, _find(settings, settings.target_test))
+        test = image_lists.with_names_of(source, _find(settings, settings.target_test))
         if not test.classes:
             raise UserError(f"data.target_test={settings.target_test} has no classes")
         _check_classes(source, test, settings.unknown_classes)
@@ -69,8 +70,9 @@ def load(settings: ConfigDict) -> Task:
     measured_on = "images of data.target_test" if settings.target_test else "all target images"
     if set(listings.get("test", target).classes) - set(source.classes):
         measured_on += " of the source's classes"
-    left_out = {
-        listings[name].name: _left_out(listings[name], read[name]) for name in ("source", "target")
+    unread = {
+        name: len(listing.labels) - len(read[name].rows) + len(listing.unreadable)
+        for name, listing in listings.items()
     }
     return Task(
         source_name=source.name,
@@ -85,7 +87,7 @@ def load(settings: ConfigDict) -> Task:
             source_metric="source_train",
             target_images=measured_on,
         ),
-        left_out=left_out,
+        left_out={source.name: unread["source"], target.name: unread["target"]},
         ranges={name: read[name].ranges for name in ("source", "target")},
         source_files=source_files,
         target_files=target_files,
@@ -101,21 +103,17 @@ def check_folders(settings: ConfigDict) -> None:
     for name in ("source", "target"):
         if not settings[name]:
             raise UserError(f"data.{name} is not set: give a folder of images")
-    names = [name for name in ("source", "target", "target_test") if settings[name]]
-    places = {name: _place(settings, settings[name]) for name in names}
-    if root := settings.get("root"):
-        places["root"] = root
-    for name, place in places.items():
-        if record_sets.is_remote(place):
+    for name in ("source", "target", "target_test", "root"):
+        place = settings[name]
+        if place and name != "root":
+            place = _place(settings, place)
+        if not place or record_sets.is_remote(place):
             continue
-        try:
+        with (
+            readable(f"data.{name}={settings[name]}"),
+            contextlib.suppress(NotADirectoryError),  # a list of files, or refused as none
+        ):
             os.scandir(Path(place).expanduser()).close()
-        except NotADirectoryError:
-            continue  # a list of files, or refused as none
-        except OSError as error:
-            raise UserError(
-                f"data.{name}={settings[name]} cannot be read: {error.strerror}"
-            ) from error
 
 
 def _place(settings: ConfigDict, domain: str) -> str:
@@ -148,12 +146,6 @@ def find(place: str, options: image_lists.Options) -> Domain:
     return record_sets.find(place) or folders.find(place)
 
 
-def _with_names_of(source: Domain, target: Domain) -> Domain:
-    if isinstance(source, folders.Listing) and isinstance(target, folders.Listing):
-        return image_lists.with_names_of(source, target)
-    return target
-
-
 def _told_apart(source: Domain, target: Domain, settings: ConfigDict) -> tuple[Domain, Domain]:
     """Names domains of the same name by the last parts of their paths that differ.
 
@@ -173,12 +165,6 @@ def _told_apart(source: Domain, target: Domain, settings: ConfigDict) -> tuple[D
         f"data.source={settings.source} and data.target={settings.target} have the same name, "
         "but names must differ: rename one"
     )
-
-
-def _left_out(listing: Domain, read: folders.Decoded) -> int:
-    """Number of images, links and folders of a domain that could not be read."""
-    entries = len(listing.unreadable) if isinstance(listing, folders.Listing) else 0
-    return len(listing.labels) - len(read.rows) + entries
 
 
 def _images(listings: Mapping[str, Domain], settings: ConfigDict) -> dict[str, folders.Decoded]:
@@ -218,12 +204,9 @@ def _list(settings: ConfigDict, domain: str) -> Domain:
 def _check_classes(source: Domain, target: Domain, unknown_classes: str) -> None:
     """Checks that the source has images of all its classes, and every class of the target."""
     for domain in (source, target):
-        for first, second in folders.similar_classes(domain.classes):
-            print(
-                f"warning: {domain.folder} has classes {first!r} and {second!r}, which differ only "
-                "in case or spaces",
-                flush=True,
-            )
+        if similar := folders.similar_classes(domain.classes):
+            what = f"classes that differ only in case or spaces: {listed(similar)}"
+            print(f"warning: {domain.folder} has {what}", flush=True)
     added = sorted(set(target.classes) - set(source.classes))
     names = listed([repr(name) for name in added])
     if added and unknown_classes == "raise":

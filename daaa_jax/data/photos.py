@@ -4,6 +4,7 @@ Values become pixels by one rule for each number type of a domain (`value_ranges
 """
 
 import contextlib
+import functools
 import os
 import threading
 import warnings
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
+from daaa_jax.errors import reason
 from daaa_jax.runtime import file_kind
 from daaa_jax.runtime.progress import Progress
 
@@ -31,7 +33,7 @@ _FORMATS = tuple(
     )
     if name in Image.OPEN
 )  # fmt: skip
-_WITHOUT_SIGNATURE = {".tga": "TGA", ".icb": "TGA", ".vda": "TGA", ".vst": "TGA"}
+_WITHOUT_SIGNATURE = {suffix: ("TGA",) for suffix in (".tga", ".icb", ".vda", ".vst")}
 # Camera files: Pillow would read the small preview in some of them.
 _RAW = {
     ".3fr", ".arw", ".bay", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".gpr", ".iiq",
@@ -56,6 +58,7 @@ _TURNS = {  # by EXIF orientation; 1 is upright
 _SAMPLE_FORMAT, _SIGNED = 339, 2  # a tag of TIFF
 _LARGE = 25_000_000  # pixels from which images are decoded one at a time, reduced where possible
 _one_large = threading.Lock()
+_AHEAD = 8  # images decoded ahead of their use, per thread
 # Pillow warns of images above half of its limit of 179 million pixels, which are accepted.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 # Metadata of more than one megabyte is common, for example of editors that store their history.
@@ -123,8 +126,8 @@ def value_ranges(paths: Sequence[Path]) -> dict[str, list[float]]:
 
     def extremes(path: Path) -> tuple[str, float, float] | None:
         with contextlib.suppress(UnreadableImage), opened(path) as image:
-            if _is_grey_of_more_bits(image):
-                kind, values = _values(image)
+            if grey := _deep_grey(image):
+                kind, values = grey
                 return kind, float(values.min()), float(values.max())
         return None
 
@@ -147,8 +150,7 @@ def opened(path: Path, size: int = 0) -> Iterator[Image.Image]:
             raise UnreadableImage(f"a camera's raw file ({suffix}): convert it to JPEG or PNG")
         if path.exists() and not path.is_file():
             raise UnreadableImage("not a file")
-        others = [_WITHOUT_SIGNATURE[suffix]] if suffix in _WITHOUT_SIGNATURE else []
-        with Image.open(path, formats=(*_FORMATS, *others)) as image:
+        with Image.open(path, formats=(*_FORMATS, *_WITHOUT_SIGNATURE.get(suffix, ()))) as image:
             large = image.width * image.height > _LARGE
             with _one_large if large else contextlib.nullcontext():
                 if large and size:
@@ -161,9 +163,7 @@ def opened(path: Path, size: int = 0) -> Iterator[Image.Image]:
         remedy = "cannot be decoded" if kind.endswith("image") else "not an image"
         raise UnreadableImage(f"it is {kind}, {remedy}") from error
     except Exception as error:  # Pillow's decoders raise errors of many classes
-        if isinstance(error, OSError) and error.strerror:
-            raise UnreadableImage(error.strerror.lower()) from error
-        raise UnreadableImage(" ".join(str(error).split()) or type(error).__name__) from error
+        raise UnreadableImage(reason(error)) from error
 
 
 def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
@@ -179,8 +179,8 @@ def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image, ranges: ValueRanges) -> Image.Image:
-    if _is_grey_of_more_bits(image):
-        kind, values = _values(image)
+    if grey := _deep_grey(image):
+        kind, values = grey
         low, high = ranges.get(kind) or _range(kind, values.min(), values.max())
         scaled = (values.astype(np.float64) - low) / (high - low or 1) * 255
         clear = values == image.info.get("transparency", -1)
@@ -197,12 +197,10 @@ def is_all_transparent(image: Image.Image) -> bool:
     return image.has_transparency_data and not image.convert("RGBA").getchannel("A").getbbox()
 
 
-def _is_grey_of_more_bits(image: Image.Image) -> bool:
-    return image.mode.startswith(("I", "F"))
-
-
-def _values(image: Image.Image) -> tuple[str, np.ndarray]:
-    """Number type and values of a grey image of more than 8 bits."""
+def _deep_grey(image: Image.Image) -> tuple[str, np.ndarray] | None:
+    """Number type and values of a grey image of more than 8 bits; None for other images."""
+    if not image.mode.startswith(("I", "F")):
+        return None
     values = np.asarray(image)
     if image.mode == "F":
         if not np.isfinite(values).all():
@@ -220,6 +218,17 @@ def _range(kind: str, low: float, high: float) -> list[float]:
     return [float(low), float(high)]
 
 
+def read_in_order(
+    paths: Sequence[Path], size: int, ranges: ValueRanges | None = None
+) -> Iterator[np.ndarray | str]:
+    """`try_read` of many images on several threads, only a few of them ahead."""
+    one = functools.partial(try_read, size=size, ranges=ranges)
+    ahead = _AHEAD * (os.cpu_count() or 1)
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for start in range(0, len(paths), ahead):
+            yield from threads.map(one, paths[start : start + ahead])
+
+
 def read_all(
     paths: Sequence[Path], images: np.ndarray, name: str, ranges: ValueRanges | None = None
 ) -> dict[int, str]:
@@ -234,21 +243,14 @@ def read_all(
     Returns:
       Reasons by position for the images that cannot be read; these stay black.
     """
-    size = images.shape[1]
     unreadable: dict[int, str] = {}
-
-    def one(position: int) -> None:
-        found = try_read(paths[position], size, ranges)
-        if isinstance(found, str):
-            unreadable[position] = found
-        else:
-            images[position] = found
-
-    with (
-        Progress(f"decode {name}", len(paths)) if name else contextlib.nullcontext() as progress,
-        ThreadPoolExecutor(os.cpu_count()) as threads,
-    ):
-        for done, _ in enumerate(threads.map(one, range(len(paths))), start=1):
+    with Progress(f"decode {name}", len(paths)) if name else contextlib.nullcontext() as progress:
+        for position, found in enumerate(read_in_order(paths, images.shape[1], ranges)):
+            if isinstance(found, str):
+                unreadable[position] = found
+            else:
+                images[position] = found
+            done = position + 1
             if progress and (done % 100 == 0 or done == len(paths)):
                 progress.update(done, {})
-    return dict(sorted(unreadable.items()))
+    return unreadable

@@ -7,9 +7,9 @@ lists its images.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -48,6 +48,9 @@ class RecordSet:
     size: int
     images: ImageArray
     ranges: photos.ValueRanges = dataclasses.field(default_factory=dict)
+    # Of folders and list files alone.
+    unreadable: ClassVar = ()
+    list_labels: ClassVar = ()
 
     def chosen(self, rows: np.ndarray) -> "RecordSet":
         """Subset of the images, in the order of `rows`."""
@@ -63,24 +66,19 @@ class RecordSet:
 Domain = folders.Listing | RecordSet
 
 
-def shard_name(number: int) -> str:
-    """The name of a file of records, without its suffix."""
-    return f"images-{number:05d}"
-
-
 def write_index(
     folder: Path,
     classes: Sequence[str],
     size: int,
-    shards: Sequence[str],
+    shards: Mapping[str, Any],
     ranges: photos.ValueRanges,
 ) -> None:
-    """Marks a set complete, once the files of records and their JSON files are written."""
-    entries = []
-    for name in shards:
-        content = read_json(folder / f"{name}.json")
-        entry = {"name": name, "count": len(content["files"])}
-        entries.append(entry | {key: content[key] for key in ("sha256", "bytes")})
+    """Marks a set complete; `shards` are the contents of its JSON files by name."""
+    entries = [
+        {"name": name, "count": len(content["files"])}
+        | {key: content[key] for key in ("sha256", "bytes")}
+        for name, content in shards.items()
+    ]
     index = {"format": _FORMAT, "size": size, "classes": list(classes), "shards": entries}
     index |= {"ranges": ranges} if ranges else {}
     write_json(folder / INDEX, index)

@@ -27,12 +27,9 @@ def lost_classes(posteriors: np.ndarray, threshold: float, names: Sequence[str])
         for name, n, s in zip(names, count, share, strict=True)
         if n and s < least
     ]
-    lines = []
-    if never:
-        lines.append(f"classes never predicted on target images: {listed(never)}")
-    if rare:
-        lines.append(
-            f"classes whose soft labels are kept less than a {_RARE}th as often as the median "
-            f"class's: {listed(rare)}"
-        )
-    return lines
+    found = {
+        f"classes never predicted on target images: {listed(never)}": never,
+        f"classes whose soft labels are kept less than a {_RARE}th as often as the median class's: "
+        f"{listed(rare)}": rare,
+    }
+    return [line for line, classes in found.items() if classes]

@@ -37,30 +37,22 @@ def _timm_blocks() -> Iterator[tuple[str, str]]:
             number += 1
 
 
-# Names in files of weights, and ours; see `pretrained`. First those of the published file: block 0
-# has no expansion, but its norms are numbered as if it had one. Then those of timm, whose
-# `tf_efficientnet_lite0` is this network. Its `efficientnet_lite0` pads otherwise, and expects
-# images normalised by ImageNet's mean and deviation.
+# Names in files of weights, and ours; see `pretrained`. Those of the published file begin with an
+# underscore: its block 0 has no expansion, but its norms are numbered as if it had one. The others
+# are timm's, whose `tf_efficientnet_lite0` is this network. Its `efficientnet_lite0` pads
+# otherwise, and expects images normalised by ImageNet's mean and deviation.
 WEIGHT_NAMES = (
-    (r"_conv_stem\.weight", r"stem/kernel"),
-    (r"_bn0\.(\w+)", r"stem_norm/\1"),
-    (r"_blocks\.(\d+)\._expand_conv\.weight", r"block\1/expand/kernel"),
+    (r"_?conv_stem\.weight", r"stem/kernel"),
+    (r"(?:_bn0|bn1)\.(\w+)", r"stem_norm/\1"),
+    (r"_blocks\.(\d+)\._(expand|depthwise|project)_conv\.weight", r"block\1/\2/kernel"),
     (r"_blocks\.(\d+)\._bn0\.(\w+)", r"block\1/expand_norm/\2"),
-    (r"_blocks\.(\d+)\._depthwise_conv\.weight", r"block\1/depthwise/kernel"),
     (r"_blocks\.(\d+)\._bn1\.(\w+)", r"block\1/depthwise_norm/\2"),
-    (r"_blocks\.(\d+)\._project_conv\.weight", r"block\1/project/kernel"),
     (r"_blocks\.(\d+)\._bn2\.(\w+)", r"block\1/project_norm/\2"),
-    (r"_conv_head\.weight", r"head/kernel"),
-    (r"_bn1\.(\w+)", r"head_norm/\1"),
-    (r"_fc\.weight", r"classifier/kernel"),
-    (r"_fc\.bias", r"classifier/bias"),
-    (r"conv_stem\.weight", r"stem/kernel"),
-    (r"bn1\.(\w+)", r"stem_norm/\1"),
     *_timm_blocks(),
-    (r"conv_head\.weight", r"head/kernel"),
-    (r"bn2\.(\w+)", r"head_norm/\1"),
-    (r"classifier\.weight", r"classifier/kernel"),
-    (r"classifier\.bias", r"classifier/bias"),
+    (r"_?conv_head\.weight", r"head/kernel"),
+    (r"(?:_bn1|bn2)\.(\w+)", r"head_norm/\1"),
+    (r"(?:_fc|classifier)\.weight", r"classifier/kernel"),
+    (r"(?:_fc|classifier)\.bias", r"classifier/bias"),
 )
 
 

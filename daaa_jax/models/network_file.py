@@ -116,7 +116,7 @@ def read_source_network(
     Raises:
       UserError: if the file cannot be read, or contains another network or other classes.
     """
-    path = weight_file.user_path(place, "source.checkpoint")
+    path = Path(os.path.expanduser(place))
     if os.path.isdir(path):
         path = path / "source" / NAME
         if not path.is_file():

@@ -20,17 +20,17 @@ from flax import traverse_util
 from daaa_jax.data import cache
 from daaa_jax.errors import UserError, listed
 from daaa_jax.models import state_dicts, weight_file
-from daaa_jax.runtime import distributed, files
+from daaa_jax.runtime import files
 
 _TIMEOUT = 30  # seconds without a response
 _NOT_REAL = "cOSUMm"  # kinds of NumPy types: complex numbers, objects, texts, times
 # What PyTorch puts before the names within a module that is compiled or distributed alone.
 _INNER = re.compile(r"(?<=\.)(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-# Tensors that show from which program weights are, and what is to be known about these.
-_REMARKS = {
-    "conv_stem.weight": "these have timm's names: those of its tf_efficientnet_lite0 suit, those "
-    "of efficientnet_lite0 expect another normalisation and padding",
-}
+# Of tensors named like `conv_stem.weight`.
+_TIMM = (
+    "these have timm's names: those of its tf_efficientnet_lite0 suit, those of efficientnet_lite0 "
+    "expect another normalisation and padding"
+)
 _BATCH_NORM = {
     "weight": ("params", "scale"),
     "bias": ("params", "bias"),
@@ -115,19 +115,9 @@ def fetch(published: Published) -> Path:
     Raises:
       UserError: if the file cannot be fetched, or its checksum is wrong.
     """
-    try:
+    if (path := _packaged(published)) is None:
         path = cache.folder() / "weights" / published.file
-    except RuntimeError:  # there is no home folder
-        path = None
-    if path is None or not path.exists():
-        if (packaged := _packaged(published)) is not None:
-            path = packaged
-        elif path is None:
-            raise UserError(
-                f"there is no home folder to store {published.file} in: set the environment "
-                "variable DAAA_CACHE to a folder"
-            )
-        else:
+        if not path.exists():
             _download(published, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if not digest.startswith(published.sha256):
@@ -154,8 +144,8 @@ def identity(weights: str) -> str:
 def _path(weights: str) -> Path:
     if weights in PUBLISHED:
         return fetch(PUBLISHED[weights])
-    path = weight_file.user_path(weights, "model.weights")
-    if not os.path.exists(path):
+    path = Path(os.path.expanduser(weights))
+    if not os.path.exists(path):  # unlike Path.exists, also of a name that is too long
         names = "" if path.suffix else f"; known names are {', '.join(PUBLISHED)}"
         raise UserError(f"model.weights={weights}: there is no such file{names}")
     return path
@@ -227,26 +217,24 @@ def fit(
         inside = f", {listed([part.place])}," if part.keys or part.prefix else ""
         lists = [f"{kind}: {listed(items)}" for kind, items in problems.items()] + unused
         raise UserError(f"{origin}{inside} does not fit the network; {'; '.join(lists)}")
-    if (remarks := _remarks(part, equal) + unused) and distributed.is_first():
-        _log(f"{origin}: {'; '.join(remarks)}")
+    if remarks := _remarks(part, equal) + unused:
+        _print_once(f"{origin}: {'; '.join(remarks)}", flush=True)
     return traverse_util.unflatten_dict(network.variables | found, sep="/")
 
 
 def _remarks(part: state_dicts.Part, equal: Sequence[state_dicts.Part]) -> list[str]:
     """What to log about a file's tensors: where they were, copies, and what else to know."""
-    remarks = [text for name, text in _REMARKS.items() if name in part.tensors]
-    if equal:
-        places = listed([f"({other.place})" for other in equal], 3)
-        remarks.insert(0, f"the same network is also in {places}, save that alone to use it")
+    remarks = []
     if part.keys or part.prefix:
         apart = f", and {listed(part.added)}" if part.added else ""
-        remarks.insert(0, f"weights read from {listed([part.place])}{apart}")
-    return remarks
+        remarks.append(f"weights read from {listed([part.place])}{apart}")
+    if equal:
+        places = listed([f"({other.place})" for other in equal], 3)
+        remarks.append(f"the same network is also in {places}, save that alone to use it")
+    return [*remarks, _TIMM] if "conv_stem.weight" in part.tensors else remarks
 
 
-@functools.cache  # weights are read several times in a run
-def _log(line: str) -> None:
-    print(line, flush=True)
+_print_once = functools.cache(print)  # weights are read several times in a run
 
 
 class _Network:
@@ -258,7 +246,7 @@ class _Network:
     """
 
     def __init__(self, names: Sequence[tuple[str, str]], variables: dict, whole: bool):
-        self._names, self._whole, self.variables = names, whole, variables
+        self._names, self.variables = names, variables
         self.wanted = {n for n in variables if whole or n.split("/")[1] != "classifier"}
         self.place = functools.cache(self._place)
 
@@ -295,11 +283,9 @@ class _Network:
         found, problems = {}, collections.defaultdict(list)
         for name, value in tensors.items():
             place = self.place(name)
-            is_left_out = not self._whole and place.split("/")[1:2] == ["classifier"]
-            if is_left_out or name.endswith("num_batches_tracked"):
-                continue
             if place not in self.wanted:
-                problems["unexpected"].append(name)
+                if place not in self.variables and not name.endswith("num_batches_tracked"):
+                    problems["unexpected"].append(name)
                 continue
             found[place] = value = self._ours(name, value)
             if not self.fits(name, tensors[name]):
@@ -316,11 +302,7 @@ class _Network:
         return found, problems
 
     def _ours(self, name: str, value: np.ndarray) -> np.ndarray:
-        return value if name in self.variables else _transposed(value)
-
-
-def _transposed(value: np.ndarray) -> np.ndarray:
-    """Reorders axes from PyTorch's layout to ours."""
-    if value.ndim == 4:
-        return value.transpose(2, 3, 1, 0)
-    return value.T if value.ndim == 2 else value
+        """A tensor in our layout, if its name is PyTorch's."""
+        if name in self.variables:
+            return value
+        return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T

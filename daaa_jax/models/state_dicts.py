@@ -58,20 +58,16 @@ def find(
       content: what was saved: arrays in dicts and lists, nested anyhow, beside anything else.
       fits: whether a tensor of some name has the shape of the network's; None if the network has no
         tensor of that name.
-      wanted: number of the network's tensors.
+      wanted: number of the network's tensors; a prefix is before a quarter of them at least.
 
     Returns:
-      The part, and others that fit equally. If no part has a quarter of the network's tensors, the
-      dict with most tensors; its `tensors` are empty if there are none at all.
+      The part, and others that fit equally; its `tensors` are empty if there are none at all.
     """
     dicts = _dicts(content)
     parts = [part for keys, tensors in dicts.items() for part in _parts(keys, tensors, fits)]
+    parts = [part for part in parts if not part.prefix or 4 * part.named >= wanted]
     # The first of equal ones.
-    best = max(parts, key=lambda p: (p.fitting, p.named, not p.is_averaged), default=None)
-    if best is None or 4 * best.named < wanted:
-        whole = [Part(keys, "") for keys in dicts]
-        most = max(whole, key=lambda p: (len(dicts[p.keys]), not p.is_averaged), default=None)
-        best = most or Part("", "")
+    best = max(parts, key=lambda p: (p.fitting, p.named, not p.is_averaged), default=Part("", ""))
     equal = [p for p in parts if p is not best and p.fitting == best.fitting > 0]
     copies = tuple(p.prefix for p in equal if p.keys == best.keys)
     inner = tuple(prefix for prefix in copies if len(prefix) > len(best.prefix))
@@ -103,9 +99,8 @@ def add_apart(part: Part, is_apart: Callable[[str, np.ndarray], bool]) -> None:
 
 def _dicts(content: Any) -> dict[str, dict[str, np.ndarray]]:
     """All dicts that contain tensors, with their tensors, by their keys; the outer ones first."""
-    found, seen, queue = {}, set(), collections.deque([("", content)])
-    while queue:
-        keys, value = queue.popleft()
+    found, seen, queue = {}, set(), [("", content)]
+    for keys, value in queue:  # which grows
         is_nested = isinstance(value, (Mapping, list, tuple))
         if not is_nested or id(value) in seen:  # lists may contain each other many times
             continue
@@ -124,8 +119,8 @@ def _dicts(content: Any) -> dict[str, dict[str, np.ndarray]]:
 def _parts(
     keys: str, tensors: Mapping[str, np.ndarray], fits: Callable[[str, np.ndarray], bool | None]
 ) -> list[Part]:
-    """A part for each prefix after which the network has a tensor of the rest of a name."""
-    parts: dict[str, Part] = {}
+    """All tensors, and a part for each prefix after which the network has the rest of a name."""
+    parts = {"": Part(keys, "")}
     for name, value in tensors.items():
         for end in _ends_of_prefixes(name):
             if (is_fitting := fits(name[end:], value)) is not None:

@@ -48,7 +48,8 @@ def read(path: Path) -> Any:
       Dicts, lists, tuples, numbers and strings as they were saved, tensors as arrays.
 
     Raises:
-      UserError: if the file contains anything else, is damaged or cannot be read.
+      UserError: if the file contains anything else.
+      Exception: of many classes, if it is damaged or cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -59,10 +60,6 @@ def read(path: Path) -> Any:
         raise UserError(
             f"{path} contains {error}, but only tensors and ordered dicts are read from a PyTorch "
             "file: save only the network's state_dict()"
-        ) from error
-    except Exception as error:  # a damaged pickle or archive raises errors of many classes
-        raise UserError(
-            f"{path} is not a sound PyTorch file: {str(error) or type(error).__name__}"
         ) from error
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from daaa_jax.errors import UserError, first_line
+from daaa_jax.errors import UserError, first_line, listed, reason
 from daaa_jax.runtime import error_log, streams
 
 # A full disk, a quota, missing permissions, a failing disk: no bugs of the program.
@@ -67,10 +67,9 @@ def _end_after(error: Exception) -> NoReturn:
     if isinstance(error, UserError):
         _end(f"error: {error}", 1)
     if isinstance(error, OSError) and error.errno in _FIXED_BY_USER:
-        reason = (error.strerror or str(error)).lower()
-        _end(f"error: {error.filename or 'a file'}: {reason}", 1)
-    if reason := _why_no_jax():
-        _end(f"error: {reason}", 1)
+        _end(f"error: {error.filename or 'a file'}: {reason(error)}", 1)
+    if why := _why_no_jax():
+        _end(f"error: {why}", 1)
     # Imported here, so that a misspelt flag is reported at once.
     from daaa_jax.runtime import distributed, preemption
 
@@ -92,12 +91,8 @@ def _why_no_jax() -> str:
         importlib.import_module("jax")
         return ""
     except Exception as error:
-        reason = first_line(error)
-    text = reason.lower().replace(".", "_")  # jax.default_device
-    names = [name for name in os.environ if name.startswith("JAX_")]
-    wrong = [f"{name}={os.environ[name]}" for name in names if name.lower() in text]
-    what = f"{wrong[0]} is not a valid setting of JAX" if wrong else "JAX cannot be imported"
-    return f"{what}: {reason}"
+        given = [f"{name}={value}" for name, value in os.environ.items() if name.startswith("JAX_")]
+        return f"JAX cannot be imported with {listed(given) or 'no settings'}: {first_line(error)}"
 
 
 def _end(message: str, code: int, waits: bool = False) -> NoReturn:

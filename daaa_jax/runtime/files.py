@@ -1,7 +1,7 @@
 """Atomic writes of bytes and JSON, and checksums of arrays and settings."""
 
+import codecs
 import contextlib
-import errno
 import hashlib
 import json
 import math
@@ -26,7 +26,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Even if the process is killed, `path` is the complete old file or the complete new one. Its
     folder is created if needed.
     """
-    make_folder(path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
     # Random, as processes in different containers can have the same id.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
@@ -38,18 +38,6 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
-
-
-def make_folder(path: Path) -> None:
-    """Creates a folder if needed.
-
-    Raises:
-      OSError: if that fails; a file in its place is "not a directory", not one that "exists".
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from error
 
 
 @contextlib.contextmanager
@@ -83,6 +71,13 @@ def write_text(path: str | Path, text: str) -> None:
 def encoded(text: str) -> bytes:
     """A text as UTF-8; bytes of file names that are not valid in the locale are escaped."""
     return text.encode(errors="backslashreplace")
+
+
+def decoded(content: bytes) -> str:
+    """A text as editors save it: UTF-8, or UTF-16 with a byte-order mark; see also `encoded`."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", errors="replace")
+    return content.decode("utf-8-sig", errors="surrogateescape")
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -8,7 +8,7 @@ ranks and on implicit transfers. JAX's check for reused keys refuses keys in a s
 import contextlib
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -16,16 +16,16 @@ import jax
 from daaa_jax.errors import UserError, first_line
 
 _GUARDS = ("allow", "log", None)
-# Name → JAX's context manager for it, and supported values, of which the first replaces others.
-_SUPPORTED: dict[str, tuple[Callable[[Any], Any], tuple]] = {
-    "jax_enable_x64": (jax.enable_x64, (False,)),
-    "jax_disable_jit": (jax.disable_jit, (False,)),
-    "jax_debug_key_reuse": (jax.debug_key_reuse, (False,)),
-    "jax_numpy_rank_promotion": (jax.numpy_rank_promotion, ("allow", "warn")),
-    "jax_numpy_dtype_promotion": (jax.numpy_dtype_promotion, ("standard",)),
-    "jax_transfer_guard_host_to_device": (jax.transfer_guard_host_to_device, _GUARDS),
-    "jax_transfer_guard_device_to_device": (jax.transfer_guard_device_to_device, _GUARDS),
-    "jax_transfer_guard_device_to_host": (jax.transfer_guard_device_to_host, _GUARDS),
+# Supported values, of which the first replaces others. JAX has a context manager for each name.
+_SUPPORTED: dict[str, tuple] = {
+    "jax_enable_x64": (False,),
+    "jax_disable_jit": (False,),
+    "jax_debug_key_reuse": (False,),
+    "jax_numpy_rank_promotion": ("allow", "warn"),
+    "jax_numpy_dtype_promotion": ("standard",),
+    "jax_transfer_guard_host_to_device": _GUARDS,
+    "jax_transfer_guard_device_to_device": _GUARDS,
+    "jax_transfer_guard_device_to_host": _GUARDS,
 }
 _OF_DEVICES = ("jax_platforms", "jax_platform_name", "jax_default_device")
 
@@ -41,7 +41,7 @@ def supported() -> Iterator[None]:
     """Replaces unsupported values within the block, in this thread; also a decorator."""
     with contextlib.ExitStack() as stack:
         for name, value in _replacements().items():
-            stack.enter_context(_SUPPORTED[name][0](value))
+            stack.enter_context(getattr(jax, name.removeprefix("jax_"))(value))
         yield
 
 
@@ -65,14 +65,12 @@ def check_devices() -> None:
 def _replacements() -> dict[str, Any]:
     """Setting → supported value, for those with another value; names them on standard error."""
     values = jax.config.values
-    wrong = {name: of[1] for name, of in _SUPPORTED.items() if values[name] not in of[1]}
+    wrong = [name for name, supported in _SUPPORTED.items() if values[name] not in supported]
     if wrong:
         names = ", ".join(f"{name.upper()}={values[name]}" for name in wrong)
-        _report(f"settings of JAX that are not supported, and ignored: {names}")
-    return {name: supported[0] for name, supported in wrong.items()}
+        text = f"settings of JAX that are not supported, and ignored: {names}"
+        _print_once(text, file=sys.stderr, flush=True)
+    return {name: _SUPPORTED[name][0] for name in wrong}
 
 
-@functools.cache
-def _report(line: str) -> None:
-    """Prints a line, once in a process."""
-    print(line, file=sys.stderr, flush=True)
+_print_once = functools.cache(print)

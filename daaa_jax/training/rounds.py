@@ -14,7 +14,7 @@ from daaa_jax.evaluation import Evaluation, Evaluator, Outputs, model_selection,
 from daaa_jax.evaluation.class_balance import lost_classes
 from daaa_jax.evaluation.second_view import SecondView, measure_once
 from daaa_jax.models import Variables
-from daaa_jax.runtime import distributed, files
+from daaa_jax.runtime import files
 from daaa_jax.training import loop
 from daaa_jax.training.context import Context
 from daaa_jax.training.feed import Feed
@@ -183,7 +183,7 @@ class RoundEnd:
             self.settings.validator: scores.get(self.settings.validator),
         }
         self._select(step, target, last, loop_state)
-        if self.class_names and distributed.is_first():
+        if self.class_names:
             posteriors = np.exp(used.log_posteriors)
             for line in lost_classes(posteriors, self.threshold, self.class_names):
                 print(f"adapt: {line}", flush=True)
