@@ -9,17 +9,7 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from daaa_jax import (
-    adaptation,
-    cyclegan,
-    data,
-    evaluation,
-    models,
-    preflight,
-    source,
-    translation,
-    validate,
-)
+from daaa_jax import adaptation, cyclegan, data, evaluation, models, source, translation, validate
 from daaa_jax.baselines import training as baseline_training
 from daaa_jax.data import external_translations, load_task
 from daaa_jax.data.images import Images
@@ -32,6 +22,7 @@ from daaa_jax.experiment import stages as stage_rules
 from daaa_jax.experiment.stages import NEEDS, OURS, STAGES, Stages
 from daaa_jax.experiment.workdir import Workdir, identity_settings, same_paths
 from daaa_jax.models import network_file, parameter_table
+from daaa_jax.preflight import check_updates
 from daaa_jax.report import page
 from daaa_jax.runtime import device_memory, distributed, files
 from daaa_jax.runtime import mesh as meshes
@@ -211,7 +202,7 @@ class _Run:
         """Checks that updates of the later stages can be repeated, before the first one trains."""
         shape = self.task.source_train.images.shape[1:]
         training = functools.partial(self._target_training, translations={}, devices=1)
-        preflight.check(self.config, self.model, shape, training, self.stages_to_run(wanted)[1:])
+        check_updates(self.config, self.model, shape, training, self.stages_to_run(wanted)[1:])
 
     def stages_to_run(self, wanted: str) -> list[str]:
         """The unfinished stages, in order."""

@@ -20,7 +20,7 @@ from daaa_jax.training import loop, optimizers
 from daaa_jax.training.rounds import TargetTraining
 
 
-def check(
+def check_updates(
     config: ConfigDict,
     model: nn.Module,
     shape: tuple[int, ...],

@@ -16,16 +16,10 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 from safetensors.numpy import save
 
+from daaa_jax import models
 from daaa_jax.data.augment import evaluation_views
 from daaa_jax.errors import UserError, counted
-from daaa_jax.models import (
-    CLASSIFIERS,
-    Variables,
-    create_classifier,
-    initial_variables,
-    pretrained,
-    weight_file,
-)
+from daaa_jax.models import Variables, pretrained, weight_file
 from daaa_jax.runtime import files
 from daaa_jax.runtime import mesh as meshes
 
@@ -86,7 +80,7 @@ def read(path: Path) -> Trained:
     if not about:
         raise UserError(f"{path} was not written by daaa_jax: it has no metadata")
     settings = ConfigDict(about["model"])
-    model = create_classifier(settings, len(about["classes"]), about["attention"])
+    model = models.create_classifier(settings, len(about["classes"]), about["attention"])
     shapes = variable_shapes(model, about["image_size"], ConfigDict(about["augment"]))
     return Trained(model, pretrained.fit(tensors, (), shapes, path, whole=True), about)
 
@@ -126,7 +120,7 @@ def read_source_network(
             )
     tensors = weight_file.read(path, "source.checkpoint")
     about = read_about(path)
-    network, names = CLASSIFIERS[settings.name]
+    network, names = models.CLASSIFIERS[settings.name]
     # Settings missing from an older file had the network's defaults.
     defaults = {f.name: f.default for f in dataclasses.fields(network)} if about else {}
     for name in ("name", "version", "inputs", "standardize"):
@@ -148,6 +142,6 @@ def variable_shapes(model: nn.Module, image_size: int, augment: ConfigDict) -> V
 
     def init(key):
         image = jnp.zeros((1, image_size, image_size, 3))
-        return initial_variables(key, model, evaluation_views(image, augment, 1)[0])
+        return models.initial_variables(key, model, evaluation_views(image, augment, 1)[0])
 
     return jax.eval_shape(init, jax.random.key(0))
