@@ -4,7 +4,7 @@ import io
 import re
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -43,24 +43,19 @@ def load(folder: Path) -> dict[str, LabelledImages]:
     paths = sorted(image_files.files_in_any_case(folder), key=lambda path: len(path.parts))
     names = {path.name for path in paths}
     missing = [split for split in SPLITS if f"mnist_m_{split}_labels.txt" not in names]
-    if not missing:
-        return _read(folder, _contents(paths))
     archives = [path for path in paths if _ARCHIVE.search(path.name)]
-    if not archives:
+    if not missing:
+        arrays: Mapping[str, np.ndarray] = _read(folder, _contents(paths))
+    elif archives:
+        archive = next(filter(_is_tar, archives), archives[0])
+        keys = [f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")]
+        name = cache.identity(archive, "mnist_m-1")
+        arrays = cache.get(name, keys, lambda _: _read(archive, _members(archive)))
+    else:
         raise UserError(
             f"{folder} holds neither mnist_m_{missing[0]}_labels.txt nor mnist_m.tar.gz: put "
             f"MNIST-M there, or set data.photos_dir to a folder of photos to make it from MNIST"
         )
-    archive = next(filter(_is_tar, archives), archives[0])
-
-    def decode(_) -> dict[str, np.ndarray]:
-        arrays: dict[str, np.ndarray] = {}
-        for split, data in _read(archive, _members(archive)).items():
-            arrays |= {f"{split}_images": data.images[:], f"{split}_labels": data.labels}
-        return arrays
-
-    keys = [f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")]
-    arrays = cache.get(cache.identity(archive, "mnist_m-1"), keys, decode)
     return {
         split: LabelledImages(arrays[f"{split}_images"], arrays[f"{split}_labels"])
         for split in SPLITS
@@ -105,8 +100,8 @@ def _members(archive: Path) -> Iterator[Part]:
         ) from error
 
 
-def _read(origin: Path, contents: Iterable[Part]) -> dict[str, LabelledImages]:
-    """Decodes both splits; images are in the order of the label files."""
+def _read(origin: Path, contents: Iterable[Part]) -> dict[str, np.ndarray]:
+    """Decodes the images and labels of both splits, in the order of the label files."""
     labels: dict[str, tuple[Path, bytes]] = {}
     images: dict[str, dict[str, np.ndarray]] = {split: {} for split in SPLITS}
     for split, path, content in contents:
@@ -116,24 +111,22 @@ def _read(origin: Path, contents: Iterable[Part]) -> dict[str, LabelledImages]:
             raise UserError(
                 f"{labels[split][0]} and {path} differ: remove the one that is not MNIST-M's"
             )
-    if lacking := [split for split in SPLITS if split not in labels]:
-        raise UserError(
-            f"{origin} holds no mnist_m_{lacking[0]}_labels.txt and may be truncated: download it "
-            "again"
-        )
-    return {split: _in_order(split, *labels[split], images[split]) for split in SPLITS}
-
-
-def _in_order(
-    split: str, path: Path, content: bytes, found: dict[str, np.ndarray]
-) -> LabelledImages:
-    names, labels = _parse_labels(content, path)
-    if missing := [name for name in names if name not in found]:
-        raise UserError(
-            f"{path} lists {missing[0]}, which mnist_m_{split}/ does not hold "
-            f"({len(missing)} of {len(names)} are missing)"
-        )
-    return LabelledImages(np.stack([found[name] for name in names]), labels)
+    arrays = {}
+    for split in SPLITS:
+        if split not in labels:
+            raise UserError(
+                f"{origin} holds no mnist_m_{split}_labels.txt and may be truncated: download it "
+                "again"
+            )
+        path, content = labels[split]
+        names, arrays[f"{split}_labels"] = _parse_labels(content, path)
+        if missing := [name for name in names if name not in images[split]]:
+            raise UserError(
+                f"{path} lists {missing[0]}, which mnist_m_{split}/ does not hold "
+                f"({len(missing)} of {len(names)} are missing)"
+            )
+        arrays[f"{split}_images"] = np.stack([images[split][name] for name in names])
+    return arrays
 
 
 def _parse_labels(content: bytes, path: Path) -> tuple[list[str], np.ndarray]:
