@@ -24,15 +24,11 @@ ValueRanges = Mapping[str, Sequence[float]]
 
 Image.init()
 # What Pillow recognises by the first bytes and decodes itself, without another program.
-_FORMATS = tuple(
-    name
-    for name in (
-        "AVIF", "BLP", "BMP", "CUR", "DCX", "DDS", "DIB", "FLI", "FTEX", "GBR", "GIF", "ICNS",
-        "ICO", "JPEG", "JPEG2000", "MSP", "PCX", "PIXAR", "PNG", "PPM", "PSD", "QOI", "SGI", "SUN",
-        "TIFF", "WEBP", "XBM", "XPM",
-    )
-    if name in Image.OPEN
-)  # fmt: skip
+_FORMATS = sorted(Image.OPEN.keys() & {
+    "AVIF", "BLP", "BMP", "CUR", "DCX", "DDS", "DIB", "FLI", "FTEX", "GBR", "GIF", "ICNS", "ICO",
+    "JPEG", "JPEG2000", "MSP", "PCX", "PIXAR", "PNG", "PPM", "PSD", "QOI", "SGI", "SUN", "TIFF",
+    "WEBP", "XBM", "XPM",
+})  # fmt: skip
 _WITHOUT_SIGNATURE = {suffix: ("TGA",) for suffix in (".tga", ".icb", ".vda", ".vst")}
 # Camera files: Pillow would read the small preview in some of them.
 _RAW = {
@@ -41,11 +37,8 @@ _RAW = {
     ".sr2", ".srf", ".srw", ".x3f",
 }  # fmt: skip
 _NOT_READ = _RAW | {".heic", ".heif", ".hif", ".avif", ".jxl", ".svg", ".psb"}
-SUFFIXES = frozenset(
-    {end for end, name in Image.registered_extensions().items() if name in _FORMATS}
-    | set(_WITHOUT_SIGNATURE)
-    | _NOT_READ
-)
+SUFFIXES = _NOT_READ | set(_WITHOUT_SIGNATURE)
+SUFFIXES |= {end for end, name in Image.registered_extensions().items() if name in _FORMATS}
 _TURNS = {  # by EXIF orientation; 1 is upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
