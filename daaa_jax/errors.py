@@ -25,22 +25,20 @@ class Diverged(UserError):
 
 
 @contextlib.contextmanager
-def writable(what: object, remedy: str = "") -> Iterator[None]:
+def writable(what: object) -> Iterator[None]:
     """Turns an `OSError` of a block, such as a full disk, into a `UserError`.
 
     Not if the reader of standard output has ended, as in `… | head`: that is no fault of `what`.
 
     Args:
-      what: the flag, setting or file that the user gave.
-      remedy: what to do, if that is not obvious.
+      what: the flag with its value, setting or file that the user gave, or can give.
     """
     try:
         yield
     except BrokenPipeError:
         raise
     except OSError as error:
-        what_to_do = f"; {remedy}" if remedy else ""
-        raise UserError(f"{what} cannot be written: {reason(error)}{what_to_do}") from error
+        raise UserError(f"{what} cannot be written: {reason(error)}") from error
 
 
 @contextlib.contextmanager

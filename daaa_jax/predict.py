@@ -96,7 +96,7 @@ def write_csv(rows: Iterable[Row], classes: Sequence[str], out: str) -> int:
     path = Path(out).expanduser()
     is_device = path.exists() and not path.is_file()  # /dev/null or a pipe: not replaced
     with (
-        writable(f"--out={out}", "give another file by --out"),
+        writable(f"--out={out}"),
         # Resolving keeps symbolic links.
         contextlib.nullcontext(path) if is_device else files.replacing(path.resolve()) as place,
         place.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,

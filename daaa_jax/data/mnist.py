@@ -13,7 +13,6 @@ from daaa_jax.errors import UserError
 from daaa_jax.runtime import file_kind
 
 _PREFIX = {"train": "train", "test": "t10k"}
-_WHERE = "put MNIST's four idx files there (train-images-idx3-ubyte, t10k-labels-idx1-ubyte …)"
 
 
 def load(folder: Path, split: str) -> LabelledImages:
@@ -153,7 +152,7 @@ def _read(folder: Path, split: str, part: str, dimensions: int) -> tuple[Path, n
         raise errors[0]
     if not found:
         path = folder / f"{_PREFIX[split]}-{part}-idx{dimensions}-ubyte"
-        raise UserError(f"{path} (or {path.name}.gz) is missing: {_WHERE}")
+        raise UserError(f"{path} (or {path.name}.gz) is missing: put MNIST's four idx files there")
     for path, array in found[1:]:
         if not np.array_equal(array, found[0][1]):
             raise UserError(f"{found[0][0]} and {path} differ: remove the one that is not MNIST's")
