@@ -77,11 +77,11 @@ def end_round(folder, evaluate, loop_state, step=10, data=None, posterior=None, 
         batch_at=None,
         posterior=lambda state: posterior or state.target,
     )
-    settings = make_config({f"evaluate.{k}": v for k, v in changes.items()}).evaluate
+    config = make_config({f"evaluate.{k}": v for k, v in changes.items()})
     finish = rounds.RoundEnd(
         evaluate,
         data or measured(*THREE),
-        settings,
+        config,
         lambda *arguments: kept.append(arguments),
         folder / "posterior.json",
         training,

@@ -75,7 +75,7 @@ def run(
 
     Args:
       training: how the method trains the network.
-      config: the whole config; `adapt` and `evaluate` are read.
+      config: the whole config; `adapt`, `evaluate` and `em.threshold` are read.
       evaluate: measures a network on some images.
       measured: the images that the rounds are evaluated on; its target labels are used neither in
         training nor to select a checkpoint.
@@ -93,17 +93,8 @@ def run(
     view = None
     if training.second_view is not None:
         view = training.second_view(originals=measured.target_train, evaluate=evaluate)
-    end = RoundEnd(
-        evaluate,
-        measured,
-        config.evaluate,
-        keep,
-        context.workdir.posterior_json,
-        training,
-        view,
-        class_names,
-        config.em.threshold,
-    )
+    path = context.workdir.posterior_json
+    end = RoundEnd(evaluate, measured, config, keep, path, training, view, class_names)
 
     def measure_second_view(step, state, loop_state):
         if view is None:
@@ -134,24 +125,22 @@ class RoundEnd:
     Attributes:
       evaluate: measures a network on some images.
       measured: the images; validators get no label of the target domain.
-      settings: `config.evaluate`; `validator` and `validation_images` are read.
+      config: the whole config; `evaluate` and `em.threshold` are read.
       keep: called with the step and the network if it is the best so far.
       posterior_json: where `soft_labels` of every round is written.
       training: how the method trains the network.
       view: reads the translations of the target images, if the method uses them.
       class_names: for the log.
-      threshold: p_t, `em.threshold`.
     """
 
     evaluate: Evaluator
     measured: MeasuredData
-    settings: ConfigDict
+    config: ConfigDict
     keep: Callable[[int, Variables], None]
     posterior_json: Path
     training: TargetTraining
     view: SecondView | None = None
     class_names: Sequence[str] = ()
-    threshold: float = 0.0
 
     def __call__(
         self, step: int, state: Any, metrics: loop.Metrics, loop_state: loop.LoopState
@@ -180,12 +169,12 @@ class RoundEnd:
             "step": step,
             measured.source_metric: on_source.accuracy,
             "target_test": on_target.accuracy,
-            self.settings.validator: scores.get(self.settings.validator),
+            self.config.evaluate.validator: scores.get(self.config.evaluate.validator),
         }
         self._select(step, target, last, loop_state)
         if self.class_names:
             posteriors = np.exp(used.log_posteriors)
-            for line in lost_classes(posteriors, self.threshold, self.class_names):
+            for line in lost_classes(posteriors, self.config.em.threshold, self.class_names):
                 print(f"adapt: {line}", flush=True)
         entry = soft_labels(step, used) | {
             "views": {name: _metrics(of, _OF_VIEWS) for name, of in views.items()}
@@ -226,8 +215,8 @@ class RoundEnd:
     ) -> None:
         """Label-free selection: `selected` is the round that the validator scores highest."""
         loop_state["last"] = last
-        score = last[self.settings.validator]
-        best = loop_state.get("selected", {}).get(self.settings.validator)
+        score = last[self.config.evaluate.validator]
+        best = loop_state.get("selected", {}).get(self.config.evaluate.validator)
         if "selected" not in loop_state or (score is not None and (best is None or score > best)):
             loop_state["selected"] = last
             self.keep(step, target)
@@ -236,7 +225,7 @@ class RoundEnd:
 
     def _with_outputs(self, network: Variables, data: LabelledImages) -> Evaluation:
         """Evaluates a network, with the outputs of the images that validators use."""
-        rows = spread(len(data.labels), self.settings.validation_images)
+        rows = spread(len(data.labels), self.config.evaluate.validation_images)
         return self.evaluate(network, data, rows)
 
     def _scores(self, unlabelled: Evaluation, network: Variables) -> Mapping[str, float]:
@@ -248,7 +237,7 @@ class RoundEnd:
                 for data in (measured.source_held_out, measured.source_train)
             )
             labels = measured.source_held_out.labels
-            shown = labels[spread(len(labels), self.settings.validation_images)]
+            shown = labels[spread(len(labels), self.config.evaluate.validation_images)]
             held_out = model_selection.HeldOut(apart, shown, trained.features)
         seen = _precise(unlabelled)
         scores = {
