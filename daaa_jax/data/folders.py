@@ -193,15 +193,10 @@ def decode(listings: Mapping[str, Listing], size: int, on_error: str) -> dict[st
         a domain has no readable image.
     """
     decoded = {name: decode_all(listing, size) for name, listing in listings.items()}
-    lines = [
-        f"  {path}: {reason}"
-        for name, listing in listings.items()
-        for path, reason in (
-            *listing.unreadable,
-            *zip(listing.paths, decoded[name][1], strict=True),
-        )
-        if reason
-    ]
+    lines = []
+    for name, listing in listings.items():
+        entries = [*listing.unreadable, *zip(listing.paths, decoded[name][1], strict=True)]
+        lines += [f"  {path}: {reason}" for path, reason in entries if reason]
     if lines and on_error != "skip":
         raise UserError(
             f"{len(lines)} images cannot be read: fix or remove them, or skip them with "

@@ -243,7 +243,6 @@ def read_all(
                 unreadable[position] = found
             else:
                 images[position] = found
-            done = position + 1
-            if progress and (done % 100 == 0 or done == len(paths)):
-                progress.update(done, {})
+            if progress:
+                progress.update(position + 1, {})
     return unreadable
