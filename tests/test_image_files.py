@@ -1,5 +1,7 @@
 """One rule says which files are images, for training, the dataset check and predictions."""
 
+import pathlib
+
 import numpy as np
 import pytest
 from photo_trees import write_domain
@@ -97,6 +99,43 @@ def test_links_that_lead_nowhere_are_unreadable(name, tmp_path):
             folders.decode({"shop": listing}, SIZE, "raise")
         assert len(folders.decode({"shop": listing}, SIZE, "skip")["shop"].images) == 2
         (place / name).unlink()
+
+
+def test_unreadable_entry_is_named_where_its_folder_cannot_be_entered(tmp_path, monkeypatch):
+    shop = write_domain(tmp_path / "shop", ("mug", "pen"), each=1)
+
+    def refuse(method):
+        def call(path, *arguments, **named):
+            if "pen/" in str(path):
+                raise PermissionError(13, "Permission denied", str(path))
+            return method(path, *arguments, **named)
+
+        return call
+
+    for name in ("stat", "is_symlink"):  # as of a folder that can be listed but not entered
+        monkeypatch.setattr(pathlib.Path, name, refuse(getattr(pathlib.Path, name)))
+    found = image_files.scan(shop)
+    assert [path.name for path in found.images] == ["000.jpg"]
+    assert found.unreadable == [(shop / "pen" / "000.jpg", "permission denied")]
+
+
+@pytest.mark.parametrize("count", [2, 8])
+def test_folders_that_link_to_each_other_are_listed_once(count, tmp_path):
+    shop = write_domain(tmp_path / "shop", [f"class{n}" for n in range(count)], each=1)
+    for folder in shop.iterdir():
+        for other in shop.iterdir():
+            if other != folder:
+                (folder / f"to_{other.name}").symlink_to(other)
+    assert len(image_files.scan(shop).images) == count**2
+
+
+def test_folder_with_a_link_to_it_in_the_same_class_is_listed_once(tmp_path):
+    shop = write_domain(tmp_path / "shop", ("mug", "pen"), each=1)
+    write_domain(shop / "pen", ("2024",), each=3)
+    (shop / "pen" / "latest").symlink_to(shop / "pen" / "2024")
+    (shop / "quill").symlink_to(shop / "pen")
+    listing = folders.find(shop)
+    assert np.bincount(listing.labels).tolist() == [1, 4, 4]
 
 
 # 4. Anything else.

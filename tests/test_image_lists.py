@@ -74,6 +74,7 @@ def test_separators_names_and_byte_order_marks_are_read(root):
 def test_classes_are_in_the_order_of_the_labels(root):
     path = root / "list.txt"  # as in VisDA-2017 and DomainNet
     folders = [("pen", 0), ("bike", 1), ("mug", 10), ("pen", 0)]
+    folders[1] = ("bike", 2)
     path.write_text("".join(f"amazon/images/{c}/000.jpg {n}\n" for c, n in folders))
     listing = image_lists.find(path, Options())
     assert listing.classes == ("pen", "bike", "mug")
@@ -98,6 +99,29 @@ def test_class_names_are_given_or_numbers(given, expected, root):
     assert image_lists.find(path, Options(class_names=names)).classes == expected
     with pytest.raises(UserError, match="label 2.*class_names=cup,fork.* 2 "):
         image_lists.find(path, Options(class_names="cup,fork"))
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (["knife 2", "cup 0", "fork 1"], ("cup", "fork", "knife")),  # as in VisDA-2017
+        (["Boeing 737", "Boeing 747", "Airbus 380"], ("Boeing 737", "Boeing 747", "Airbus 380")),
+    ],
+)
+def test_numbers_after_class_names_are_their_labels_if_they_number_all(lines, expected, root):
+    write_domain(root / "flat", ("all",), each=3)
+    path = root / "flat.txt"
+    path.write_text("".join(f"flat/all/{n:03d}.jpg {n}\n" for n in range(3)))
+    (root / "names.txt").write_text("\n".join(lines))
+    found = image_lists.find(path, Options(class_names=str(root / "names.txt")))
+    assert found.classes == expected
+
+
+@pytest.mark.parametrize("given", ["crane,crane,mug", "crane,,mug"])
+def test_class_names_that_merge_classes_are_refused(given, root):
+    path = write_list(root / "amazon.txt", root / "amazon", "")
+    with pytest.raises(UserError, match=f"class_names={given}"):
+        image_lists.find(path, Options(class_names=given))
 
 
 @pytest.mark.parametrize(

@@ -50,21 +50,30 @@ class Files:
 
 
 def scan(folder: Path) -> Files:
-    """Lists the files in a folder and its subfolders; links are followed, except in circles."""
+    """Lists the files in a folder and its subfolders.
+
+    Links are followed, except in circles; of several to one folder within a direct subfolder, such
+    as a class, the first is.
+    """
     found = Files()
-    _add(folder, frozenset(), found)
+    _add(folder, frozenset(), found, None)
     for paths in vars(found).values():
         paths.sort()
     return found
 
 
-def _add(path: Path, above: frozenset[Path], found: Files) -> None:
-    """Adds a file, or those in a folder; `above` are all folders that contain it, resolved."""
+def _add(path: Path, above: frozenset[Path], found: Files, seen: set[Path] | None) -> None:
+    """Adds a file, or those in a folder.
+
+    Args:
+      above: all folders that contain it, resolved.
+      seen: the folders of this direct subfolder so far, resolved; None for the top folder.
+    """
     try:
         mode = path.stat().st_mode
         names = os.listdir(path) if stat.S_ISDIR(mode) else []
     except OSError as error:
-        where = f": a link to {os.readlink(path)}" if path.is_symlink() else ""
+        where = f": a link to {os.readlink(path)}" if os.path.islink(path) else ""
         found.unreadable.append((path, f"{reason(error)}{where}"))
         return
     if not stat.S_ISDIR(mode):
@@ -72,13 +81,15 @@ def _add(path: Path, above: frozenset[Path], found: Files) -> None:
             path.suffix.lower() in photos.SUFFIXES or photos.starts_as_image(path)
         )
         (found.images if is_image else found.others).append(path)
-    elif (real := path.resolve()) not in above:
+    elif (real := path.resolve()) not in above and real not in (seen or ()):
         above |= {real, *real.parents}
-        for name in names:
+        if seen is not None:
+            seen.add(real)
+        for name in sorted(names):
             if _PATTERN.match(name.lower()):
                 found.ignored.append(path / name)
             else:
-                _add(path / name, above, found)
+                _add(path / name, above, found, set() if seen is None else seen)
 
 
 def files_in_any_case(folder: Path) -> list[Path]:

@@ -47,7 +47,7 @@ def find(place: str | Path, options: Options) -> Listing:
     """
     path = Path(place).expanduser()
     entries = read(path, options)
-    known = [(file, label) for file, label in entries if file.is_file()]
+    known = [(file, label) for file, label in entries if os.path.isfile(file)]
     if not known:
         raise UserError(
             f"{path} names no image that exists ({entries[0][0]}): set data.root to the folder of "
@@ -91,7 +91,7 @@ def _entry(line: str, root: Path, prefix: str) -> tuple[Path, str | None]:
         found = root / (text.lstrip("/") if prefix else text)
         return found if "\\" not in text or found.exists() else root / text.replace("\\", "/")
 
-    if place(line).is_file():
+    if os.path.isfile(place(line)):
         return place(line), None
     found = _PATH_AND_LABEL.fullmatch(line)
     if found is None or Path(line).suffix.lower() in photos.SUFFIXES:
@@ -140,8 +140,14 @@ def _class_names(
 
 def _given_names(given: str) -> dict[str, str]:
     file = Path(given).expanduser()
-    lines = _lines(file) if file.is_file() else given.split(",")
-    return {str(number): composed(name.strip()) for number, name in enumerate(lines)}
+    lines = _lines(file) if os.path.isfile(file) else given.split(",")
+    names = {str(number): composed(name.strip()) for number, name in enumerate(lines)}
+    fields = [name.rsplit(maxsplit=1) for name in names.values()]
+    if sorted(field[-1] for field in fields if len(field) == 2) == sorted(names):
+        names = {number: name for name, number in sorted(fields, key=lambda field: int(field[1]))}
+    if len(set(names.values()) - {""}) < len(names):
+        raise UserError(f"data.class_names={given} has a name twice, or an empty one")
+    return names
 
 
 def _order(label: str) -> tuple[int, str]:

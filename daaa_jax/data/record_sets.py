@@ -7,6 +7,7 @@ lists its images.
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, ClassVar
@@ -98,8 +99,8 @@ def find(place: str) -> RecordSet | None:
       UserError: if the set is incomplete or damaged, or cannot be fetched.
     """
     folder = _fetch(place) if is_remote(place) else Path(place).expanduser()
-    if not (folder / INDEX).is_file():
-        if (folder / BEGUN).is_file():
+    if not os.path.isfile(folder / INDEX):
+        if os.path.isfile(folder / BEGUN):
             raise UserError(f"{folder}: its conversion is not finished, rerun `daaa convert`")
         return None
     index = read_json(folder / INDEX)
