@@ -97,7 +97,9 @@ def interrupted(workdir: Workdir, before: Trace, after: Trace) -> tuple[str, str
       The evaluation of stage adapt includes what follows its last update, and the report; that of
       other stages counts as training.
     """
-    progressed = after.made - before.made or after.temporaries - before.temporaries
+    rewritten = after.last is not None and after.last != before.last
+    new = (after.made | after.temporaries) - (before.made | before.temporaries)
+    progressed = bool(new) or rewritten
     left = sorted(
         path
         for path in after.temporaries
@@ -110,8 +112,7 @@ def interrupted(workdir: Workdir, before: Trace, after: Trace) -> tuple[str, str
     stage = unfinished_stage(workdir)
     if not progressed:
         return stage, START
-    done = after.last is not None and after.last != before.last
-    return stage, EVALUATION if done or after.evaluating else TRAINING
+    return stage, EVALUATION if rewritten or after.evaluating else TRAINING
 
 
 def unfinished_stage(workdir: Workdir) -> str:
@@ -154,8 +155,9 @@ _TARGETS = (
     *(Target(stage, SAVE) for stage in STAGES),
     *(Target("adapt", EVALUATION), Target("pair", START)),
     *(Target(stage, SAVE) for stage in STAGES),
-    *(Target(stage, TRAINING) for stage in STAGES),
+    *(Target(stage, TRAINING) for stage in ("pair", "source", "adapt")),
     *(Target("adapt", EVALUATION), Target("pair", TRAINING), Target("pair", TRAINING)),
+    Target("adapt", TRAINING),
     *(Target(stage, START) for stage in STAGES[1:]),
 )
 
@@ -235,6 +237,7 @@ def reach(
         _wait(process, LONGEST, functools.partial(has_saved, saved(workdir, stage)))
     if target.phase == TRAINING:
         _wait(process, chance.uniform(0, times.saves[stage]))
+        _wait(process, LONGEST, lambda: not is_saving(workdir, stage) or is_over())
         return
     for delay in (0.0, chance.uniform(0, 0.05)):
         _wait(process, delay)

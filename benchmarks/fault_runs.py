@@ -9,15 +9,16 @@ from pathlib import Path
 from daaa_jax.experiment.workdir import Workdir
 
 ROOT = Path(__file__).parent.parent
-# The smoke run with a save every other update, and parts of 32 images.
+# A smoke run with a save every fourth update, parts of 32 images, and enough of both for 40 kills.
 SMOKE = (
     "--config=configs/digits.py:smoke",
     "--config.run.reuse=none",
     "--config.run.log_every=1",
-    "--config.run.checkpoint_every=2",
+    "--config.run.checkpoint_every=4",
+    "--config.pair.epochs=4",
     "--config.translate.part_size=32",
-    "--config.source.epochs=5",
-    "--config.adapt.rounds=4",
+    "--config.source.epochs=8",
+    "--config.adapt.rounds=9",
     "--config.evaluate.audit_images=60",
 )
 LONGEST = 900.0  # seconds after which a process is taken to hang

@@ -53,6 +53,11 @@ def make(workdir: Workdir, *names: str) -> None:
             ("adapt/last.safetensors",),
             ("adapt", EVALUATION),
         ),
+        (
+            [*(f"{stage}/finished.json" for stage in STAGES[:-1]), "adapt/last.safetensors"],
+            ("adapt/last.safetensors",),  # written again
+            ("adapt", EVALUATION),
+        ),
     ],
 )
 def test_moment_of_a_fault_is_seen_from_what_a_run_has_left(before, after, found, tmp_path):
