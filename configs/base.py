@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     config.smoke = False  # metrics are not meaningful; set by the word smoke
 
     # Training of the target network: daaa; or a baseline, a file each in daaa_jax/baselines: dann,
-    # jan, jan_a, dsn, ada, pixelda; upper_bound uses target labels.
+    # jan, jan_a, dsn, ada, pixelda, cdan, mcc, shot; upper_bound uses target labels.
     config.method = "daaa"
     _data(config)
     _pair(config)
@@ -108,10 +108,13 @@ def _adapt(config: ConfigDict) -> None:
     # Shares of a batch: S real source, T_f synthetic target, T real target, S_f synthetic source.
     adapt.mix = ConfigDict({"s": 0.35, "t_f": 0.15, "t": 0.35, "s_f": 0.15})
     adapt.beta = 0.1  # weight of L_AT in Eq. 12; with 0 it is only logged
+    # Not in the paper: weights of the losses of MCC and SHOT on real target images.
+    adapt.confusion = 0.0
+    adapt.information = 0.0
     adapt.attention = "sum_squares"  # or sum_abs, max_abs, features (Table A1)
     adapt.measure = "l2"  # or l1, mmd, jmmd (Table 4)
     adapt.layers = ".*"  # aligned layers: a regular expression on the intermediates' names
-    adapt.jmmd_layers = ".*"  # the aligned layers in JMMD's joint kernel
+    adapt.jmmd_layers = ".*"  # in JMMD's joint kernel: the last aligned layer of each size
     # The learning rate restarts with each sync of the posterior network; False is EM-C of Table 3.
     adapt.restart = True
     adapt.optimizer = _optimizer(learning_rate=1e-3, schedule="progress")
@@ -148,6 +151,10 @@ def _baselines(config: ConfigDict) -> None:
                 "widths": (1024, 1024),
             },
             "ada": {"walker": 1.0, "visit": 0.6, "temperature": 0.1},
+            # The weights of the releases.
+            "cdan": {"weight": 1.0, "widths": (1024, 1024)},
+            "mcc": {"weight": 1.0, "temperature": 2.5},
+            "shot": {"weight": 1.0},
             "pixelda": {"task": 1.0, "noise": 10},
         }
     )
@@ -158,8 +165,9 @@ def _evaluate(config: ConfigDict) -> None:
     config.evaluate = ConfigDict()
     config.evaluate.batch_size = 512
     # Selects a round (`selected`) without labels: information, entropy, neighbourhood_density, or
-    # deep_embedded, which needs data.source_holdout. All scores are logged.
-    config.evaluate.validator = "information"
+    # deep_embedded, which needs data.source_holdout. All scores are logged. auto is information, or
+    # neighbourhood_density where the training itself rewards confident predictions.
+    config.evaluate.validator = "auto"
     config.evaluate.validation_images = 4000  # at most, of each domain, for the validators
     config.evaluate.audit_images = 300  # of each domain in the report's t-SNE
     config.evaluate.crops = 1  # centre crop; or 10: centre and corners, each also flipped

@@ -24,7 +24,7 @@ def get_config(argument: str = "embedded") -> ConfigDict:
     config = base.get_config()
     config.model.update(widths=(32, 64, 128), standardize=True)
     config.em.posterior = "paired"
-    for name in ("dann", "dsn"):
+    for name in ("dann", "dsn", "cdan"):
         config.baselines[name].widths = (100,)
     # Without it G_ST collapses to a few background colours. With it the energy distance between
     # mean colours of translated and real target images, which needs no label, falls to a third

@@ -4,12 +4,9 @@ from ml_collections import ConfigDict
 
 from configs import base
 
-# The last convolution at each of four resolutions of ResNet-50 and EfficientNet-Lite0. The joint
-# kernel is a product over layers, and uninformative over many.
-JMMD_LAYERS = (
-    r"stage1_block2/conv3|stage2_block3/conv3|stage3_block5/conv3|stage4_block2/conv3"
-    r"|block(2|4|10|15)/conv_project"
-)
+# The last convolutions of blocks. Of ResNets the last one at each resolution enters the joint
+# kernel, which is a product over layers, and uninformative over many.
+JMMD_LAYERS = r"stage\d_block\d+/conv[23]|block(2|4|10|15)/conv_project"
 
 
 # The solver of the JAN paper, and of CAN (Kang et al., CVPR 2019): SGD, rate 0.01 for the new layer

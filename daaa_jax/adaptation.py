@@ -25,6 +25,9 @@ from daaa_jax.models import Variables, starting_variables
 from daaa_jax.training import loop, optimizers
 from daaa_jax.training.rounds import TargetTraining
 
+# Losses on real target images that are not the paper's, by the setting of their weight.
+_TERMS = {"confusion": losses.class_confusion, "information": losses.negative_information}
+
 
 class AdaptationState(struct.PyTreeNode):
     """The state of stage `adapt`.
@@ -147,6 +150,11 @@ def train_step(
                 source_maps, maps, settings.measure, settings.jmmd_layers
             )
             measured = {"alignment": alignment}
+        terms = {
+            name: settings[name] * term(logits[sources : sources + sizes[2]])
+            for name, term in _TERMS.items()
+            if settings[name]
+        }
         total, parts = objective(
             logits,
             batch.labels,
@@ -157,7 +165,8 @@ def train_step(
             em_weight=em_weight,
             normalize=config.em.normalize,
         )
-        return total, (logits, statistics, {"loss": total, **measured, **parts})
+        total = losses.total([total, *terms.values()])
+        return total, (logits, statistics, {"loss": total, **measured, **parts, **terms})
 
     # Update.
     params = state.target["params"]

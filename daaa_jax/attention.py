@@ -133,7 +133,8 @@ def alignment_loss(
       measure: `"l2"` (the paper), `"l1"`, `"mmd"` or `"jmmd"`. The last two compare the
         distributions of the normalised maps over the batch and ignore which image pairs which.
       jmmd_layers: regular expression that the whole name of a layer must match to enter the joint
-        kernel of `"jmmd"`, which degenerates over many layers. Other measures use every layer.
+        kernel of `"jmmd"`, which degenerates over many layers: see `joint_layers`. Other measures
+        use every layer.
 
     Returns:
       Scalar: the sum over layers (`"jmmd"`: one joint value) of the mean over the batch.
@@ -148,7 +149,7 @@ def alignment_loss(
         )
     check_choice("adapt.measure", measure, MEASURES)
     if measure == "jmmd":
-        layers = _matching(source_maps, jmmd_layers)
+        layers = joint_layers(source_maps, jmmd_layers)
         return losses.jmmd(
             [_normalise(source_maps[layer]) for layer in layers],
             [_normalise(target_maps[layer]) for layer in layers],
@@ -161,6 +162,25 @@ def alignment_loss(
 
     by_layer = [of_layer(maps, target_maps[layer]) for layer, maps in source_maps.items()]
     return jnp.sum(jnp.stack(by_layer))
+
+
+def joint_layers(maps: Mapping[str, Array], pattern: str) -> list[str]:
+    """The layers in JMMD's joint kernel: of those that match, the last one of each map size.
+
+    Args:
+      maps: layer to attention maps, `[B, M]` each.
+      pattern: regular expression that the whole name of a layer must match.
+
+    Raises:
+      ValueError: if no name matches.
+    """
+    # The number in `block10` counts, not its first digit.
+    names = sorted(_matching(maps, pattern), key=lambda name: re.sub(r"\d+", _padded, name))
+    return list({maps[name].shape[-1]: name for name in names}.values())
+
+
+def _padded(number: re.Match[str]) -> str:
+    return number[0].zfill(4)
 
 
 def _normalise(maps: Array) -> Array:

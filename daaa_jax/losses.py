@@ -99,6 +99,58 @@ def soft_cross_entropy(logits: Array, posterior: Array) -> Array:
     return optax.softmax_cross_entropy(logits.astype(jnp.float32), posterior.astype(jnp.float32))
 
 
+def entropy(logits: Array) -> Array:
+    """Entropy of each softmax, in nats.
+
+    Args:
+      logits: `[B, K]`.
+
+    Returns:
+      `[B]`.
+    """
+    logs = jax.nn.log_softmax(logits.astype(jnp.float32))
+    return -(jnp.exp(logs) * logs).sum(axis=-1)
+
+
+def class_confusion(logits: Array, temperature: float = 2.5) -> Array:
+    """How much predictions confuse classes with each other, the loss of MCC.
+
+    Args:
+      logits: of unlabelled images, `[B, K]`.
+      temperature: divides the logits.
+
+    Returns:
+      Scalar in [0, 1): the mean over the classes of the share of other classes in the row of the
+      class correlation matrix, in which sure images weigh more.
+
+    References:
+      Jin et al., Minimum Class Confusion for Versatile Domain Adaptation, ECCV 2020, Eq. 1 to 6.
+    """
+    logits = logits.astype(jnp.float32) / temperature
+    weights = jax.lax.stop_gradient(jax.nn.softmax(jnp.log1p(jnp.exp(-entropy(logits)))))
+    posteriors = jax.nn.softmax(logits)
+    # The number of images, by which the paper multiplies the weights, cancels below.
+    correlation = jnp.einsum("bj,b,bk->jk", posteriors, weights, posteriors)
+    confusion = correlation / correlation.sum(axis=1, keepdims=True)
+    return 1 - jnp.trace(confusion) / len(confusion)
+
+
+def negative_information(logits: Array) -> Array:
+    """Minus the mutual information of image and predicted class, the loss of SHOT-IM.
+
+    Args:
+      logits: of unlabelled images, `[B, K]`.
+
+    Returns:
+      Scalar in [-log K, 0], in nats: the mean entropy minus the entropy of the mean prediction.
+
+    References:
+      Liang et al., Do We Really Need to Access the Source Data?, ICML 2020, Eq. 4 and 5.
+    """
+    mean = jax.nn.softmax(logits.astype(jnp.float32)).mean(axis=0)
+    return entropy(logits).mean() - jax.scipy.special.entr(mean).sum()
+
+
 def mmd(x: Array, y: Array) -> Array:
     """Squared maximum mean discrepancy between two samples of features, as in DAN.
 

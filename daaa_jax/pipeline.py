@@ -56,7 +56,7 @@ def run(
     meshes.connect(mesh)
     place = Workdir(workdir)
     started = place.config() if place.config_json.exists() else None
-    validate.fit_to_devices(config, mesh.size, started)
+    validate.resolve(config, mesh.size, started)
     if started is not None and place.result_json.exists() and _is_same(started, config):
         return _finished_before(place, config, profiled)
     # Check before writing: a run with bad settings or missing data leaves no files.

@@ -76,22 +76,35 @@ _DIGIT_SIZE = 32  # pixels; photos have a setting
 _BATCHES = ("pair", "translate", "source", "adapt", "evaluate")
 
 
-def fit_to_devices(config: ConfigDict, devices: int, started: ConfigDict | None = None) -> None:
-    """Sets the settings that depend on the number of devices, in place.
+def resolve(config: ConfigDict, devices: int, started: ConfigDict | None = None) -> None:
+    """Sets the settings that follow from others or from the number of devices, in place.
 
     `pair.batch_size=0` becomes one image per device, and `pair.pools=0` one pool per image of a
-    batch. A resumed run keeps the values that it was started with.
+    batch. A resumed run keeps the values that it was started with. `evaluate.validator=auto`
+    becomes the validator's name.
 
     Args:
       config: the whole config; modified.
       devices: number of devices.
       started: the config of the run to resume, if any.
     """
+    if config.evaluate.validator == "auto":
+        rewarded = rewards_confidence(config)
+        config.evaluate.validator = "neighbourhood_density" if rewarded else "information"
     pair = config.pair
     if pair.batch_size == 0:
         pair.batch_size = devices if started is None else started.pair.batch_size
     if pair.pools == 0:
         pair.pools = pair.batch_size if started is None else started.pair.pools
+
+
+def rewards_confidence(config: ConfigDict) -> str:
+    """The setting by which training itself raises the information score; empty if none does."""
+    if config.method in ("mcc", "shot"):
+        return f"method={config.method}"
+    if config.method == OURS and config.adapt.information:
+        return f"adapt.information={config.adapt.information}"
+    return ""
 
 
 def check_settings(config: ConfigDict, mesh: Mesh) -> None:
@@ -114,6 +127,14 @@ def check_settings(config: ConfigDict, mesh: Mesh) -> None:
     if config.method == OURS:
         _check_em(config)
     validator = config.evaluate.validator
+    if validator in model_selection.REWARD_CONFIDENCE and (why := rewards_confidence(config)):
+        raise UserError(
+            f"evaluate.validator={validator} rewards confident predictions, as the training itself "
+            f"does with {why}: set it to auto or neighbourhood_density"
+        )
+    for name in ("confusion", "information"):
+        if config.adapt[name] and not config.adapt.mix.t:
+            raise UserError(f"adapt.{name} is of real target images: adapt.mix.t must not be 0")
     if validator in model_selection.NEED_HELD_OUT and not config.data.source_holdout:
         raise UserError(
             f"evaluate.validator={validator} needs labelled source images that are not trained on: "
@@ -147,10 +168,10 @@ def _check_numbers(settings: Mapping[str, Any]) -> None:
             raise UserError(f"{name}={value} is too large: at most {_LARGEST_SEED}")
         if name.endswith(("decay_fraction", "source_holdout")) and value > 1:
             raise UserError(f"{name}={value} must be between 0 and 1")
-    for name in ("em.tolerance", "baselines.ada.temperature"):
+    for name in ("em.tolerance", "baselines.ada.temperature", "baselines.mcc.temperature"):
         if settings[name] <= 0:
             raise UserError(f"{name}={settings[name]} must be greater than 0")
-    for name in ("model.widths", "baselines.dann.widths", "baselines.dsn.widths"):
+    for name in ("model.widths", *(f"baselines.{name}.widths" for name in ("dann", "dsn", "cdan"))):
         if not all(type(width) is int and width >= 1 for width in settings.get(name, ())):
             raise UserError(f"{name}={settings[name]}: expected integers of at least 1")
     if not any(settings[f"adapt.mix.{group}"] for group in GROUPS):

@@ -34,6 +34,6 @@ def pixels() -> np.ndarray:
 def drawn_images(network: str) -> np.ndarray:
     """The same as the network's own preprocessing leaves them, float64."""
     images = pixels() / 255
-    if network == "resnet50":
+    if network.startswith("resnet"):
         return (images - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     return (images - 0.5) / 0.5

@@ -1,7 +1,6 @@
 """Networks for photos agree with PyTorch's, from the pixels to the logits."""
 
 import functools
-import re
 from pathlib import Path
 
 import jax
@@ -17,12 +16,27 @@ from daaa_jax import attention, models
 from daaa_jax.data.augment import decode
 from daaa_jax.models import pretrained
 from daaa_jax.models.efficientnet import EfficientNetLite0
-from daaa_jax.models.resnet import ResNet50, prepare
+from daaa_jax.models.resnet import ResNet, prepare
 
 REFERENCES = Path(__file__).parent / "references"
-PARAMETERS = {"resnet50": 25_557_032, "efficientnet_lite0": 4_652_008}
-MAPS = {"resnet50": 53, "efficientnet_lite0": 49}
-FIRST = {"resnet50": "conv1", "efficientnet_lite0": "conv_stem"}
+PARAMETERS = {
+    "resnet18": 11_689_512,
+    "resnet34": 21_797_672,
+    "resnet50": 25_557_032,
+    "resnet101": 44_549_160,
+    "resnet152": 60_192_808,
+    "efficientnet_lite0": 4_652_008,
+}
+# Convolutions: those of the name, less the classifier, and the shortcuts'.
+MAPS = {
+    "resnet18": 17 + 3,
+    "resnet34": 33 + 3,
+    "resnet50": 49 + 4,
+    "resnet101": 100 + 4,
+    "resnet152": 151 + 4,
+    "efficientnet_lite0": 49,
+}
+REFERENCED = ("resnet18", "resnet50", "efficientnet_lite0")
 
 
 def network(name: str, **changes):
@@ -45,7 +59,7 @@ def foreign_shapes(name: str) -> dict[str, tuple[int, ...]]:
 def drawn_variables(name: str, model):
     """The reference's weights in our network, its classifier too."""
     state = drawn_state(foreign_shapes(name))
-    head = "fc" if name == "resnet50" else "_fc"
+    head = "fc" if name.startswith("resnet") else "_fc"
     fitted = pretrained.fit(state, models.CLASSIFIERS[name][1], shapes_of(model), Path("drawn"))
     fitted["params"]["classifier"] = {
         "kernel": state[f"{head}.weight"].T,
@@ -72,11 +86,12 @@ def test_every_convolution_gives_a_map(name, remat):
     kernels = traverse_util.flatten_dict(shapes_of(model)["params"], sep="/")
     convolutions = [name for name, leaf in kernels.items() if leaf.ndim == 4]
     assert len(maps) == len(convolutions) == MAPS[name]
-    assert maps[FIRST[name]][0].shape == (2, (SIZE // 2) ** 2)
+    first = "conv1" if name.startswith("resnet") else "conv_stem"
+    assert maps[first][0].shape == (2, (SIZE // 2) ** 2)
     assert all(found[0].dtype == jnp.float32 for found in maps.values())
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("name", REFERENCED)
 def test_logits_are_those_of_pytorch(name):
     model = network(name)
     logits = jax.jit(lambda v, x: model.apply(v, decode(x), train=False))(
@@ -120,7 +135,7 @@ def test_timms_names_of_efficientnet_are_read(prefix, capsys):
     assert "tf_efficientnet_lite0" in capsys.readouterr().out  # the other one is not the same
 
 
-@pytest.mark.parametrize(("name", "momentum"), [("efficientnet_lite0", 0.99), ("resnet50", 0.9)])
+@pytest.mark.parametrize(("name", "momentum"), [("efficientnet_lite0", 0.99), ("resnet18", 0.9)])
 def test_statistics_move_with_the_published_momentum(name, momentum):
     model, size = network(name), (32, 32, 3)
     images = jax.random.normal(jax.random.key(1), (4, *size))
@@ -139,7 +154,7 @@ def test_statistics_move_with_the_published_momentum(name, momentum):
 def test_versions_of_resnet_differ_in_where_they_stride_and_pool():
     strides = {}
     for version in ("v1.5", "v1"):
-        model = ResNet50(num_classes=5, version=version, blocks=(1, 1), width=8)
+        model = ResNet(num_classes=5, version=version, blocks=(1, 1), width=8)
         apply = lambda v, x, model=model: model.apply(  # noqa: E731
             v, x, train=False, mutable=["intermediates"]
         )
@@ -148,7 +163,7 @@ def test_versions_of_resnet_differ_in_where_they_stride_and_pool():
         strides[version] = [int(block[f"conv{i}"][0].shape[1] ** 0.5) for i in (1, 2, 3)]
     assert strides == {"v1.5": [16, 8, 8], "v1": [8, 8, 8]}
     with pytest.raises(ValueError, match=r"model\.version.*v2.*v1\.5"):
-        shapes_of(ResNet50(num_classes=5, version="v2"))
+        shapes_of(ResNet(num_classes=5, version="v2"))
 
 
 def test_caffe_pools_from_the_first_pixel(monkeypatch):
@@ -162,7 +177,7 @@ def test_caffe_pools_from_the_first_pixel(monkeypatch):
 
     monkeypatch.setattr(nn, "max_pool", watch)
     for version in ("v1.5", "v1"):
-        model = ResNet50(num_classes=2, version=version, blocks=(1,), width=4)
+        model = ResNet(num_classes=2, version=version, blocks=(1,), width=4)
         model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False)
     np.testing.assert_array_equal(pooled["v1.5"], [[7, 9, 11], [19, 21, 23], [31, 33, 35]])
     np.testing.assert_array_equal(pooled["v1"], [[14, 16, 17], [26, 28, 29], [32, 34, 35]])
@@ -174,11 +189,14 @@ def normed(path: str) -> str:
     return f"{block}{layer[1:]}_norm" if layer.startswith("_") else f"{block}norm{layer}"
 
 
-@pytest.mark.parametrize("name", ["resnet50", "efficientnet_lite0"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "efficientnet_lite0"])
 def test_maps_are_of_what_is_normalised_and_activated(name):
     """Each against the captured output of its normalisation, put through the activation."""
-    if name == "resnet50":
-        model = ResNet50(num_classes=3, blocks=(1, 1), width=4, attention="features")
+    if name.startswith("resnet"):
+        bottlenecks = name == "resnet50"
+        model = ResNet(
+            num_classes=3, blocks=(1, 1), bottlenecks=bottlenecks, width=4, attention="features"
+        )
         activation = jax.nn.relu
     else:
         model = EfficientNetLite0(num_classes=3, attention="features")
@@ -202,8 +220,9 @@ def test_maps_are_of_what_is_normalised_and_activated(name):
         is_linear = bool((found < 0).any())
         linear += is_linear
         np.testing.assert_allclose(found, norm if is_linear else activation(norm), atol=1e-6)
-    # A bottleneck's third and its shortcut; the narrow end of each of the 16 inverted ones.
-    assert linear == (4 if name == "resnet50" else 16)
+    # A block's last and its shortcut, which a first basic block lacks; the narrow end of each of
+    # the 16 inverted ones.
+    assert linear == {"resnet18": 3, "resnet50": 4, "efficientnet_lite0": 16}[name]
 
 
 def test_caffe_weights_see_blue_first_less_the_mean():
@@ -226,7 +245,7 @@ def test_half_precision_keeps_variables_maps_and_logits_in_float32():
     assert {leaf.dtype for leaf in jax.tree.leaves((logits, updates))} == {jnp.dtype("float32")}
 
 
-@pytest.mark.parametrize("name", ["resnet50", "efficientnet_lite0"])
+@pytest.mark.parametrize("name", [*MAPS])
 def test_joint_kernel_takes_few_layers_of_photos(name):
     """Over all of them its product is that of equal images alone, whatever the maps."""
     config = photos.get_config()
@@ -239,13 +258,16 @@ def test_joint_kernel_takes_few_layers_of_photos(name):
         return model.apply(variables, image, train=False, mutable=["intermediates"])[1]
 
     shapes = attention.collect(jax.eval_shape(maps)["intermediates"], config.adapt.layers)
-    chosen = [layer for layer in shapes if re.fullmatch(config.adapt.jmmd_layers, layer)]
+    chosen = attention.joint_layers(shapes, config.adapt.jmmd_layers)
     assert len(chosen) == 4
     assert sorted(shapes[layer].shape[-1] for layer in chosen) == [2 * 2, 4 * 4, 8 * 8, 16 * 16]
 
     def gradient(count):
-        draws = np.random.default_rng(0).uniform(0.5, 1.5, (2, count, 32, 64)).astype(np.float32)
-        source, target = ({str(n): each for n, each in enumerate(layers)} for layers in draws)
+        draw = np.random.default_rng(0).uniform
+        source, target = (
+            {str(n): draw(0.5, 1.5, (32, 64 + n)).astype(np.float32) for n in range(count)}
+            for _ in range(2)
+        )
 
         def loss(target):
             return attention.alignment_loss(source, target, "jmmd")

@@ -20,7 +20,7 @@ from tiny import (
 )
 
 from daaa_jax import baselines, evaluation, losses, validate
-from daaa_jax.baselines import ada, dann, dsn, jan, method, training
+from daaa_jax.baselines import ada, cdan, dann, dsn, jan, method, training
 from daaa_jax.data.augment import decode
 from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
 from daaa_jax.errors import UserError
@@ -30,8 +30,7 @@ from daaa_jax.runtime import metrics
 from daaa_jax.training import rounds
 
 SOURCE, TARGET = make_labelled(24, seed=1), make_labelled(20, seed=2)
-WITH_PENALTY = ("dann", "jan", "jan_a", "dsn", "ada")
-BASELINES = (*WITH_PENALTY, "pixelda")
+BASELINES = ("dann", "jan", "jan_a", "dsn", "ada", "pixelda", "cdan", "mcc", "shot")
 
 
 def features(count, width, seed=0):
@@ -259,6 +258,130 @@ def test_dsn_sums_both_domains_each_with_its_own_private_network():
     np.testing.assert_allclose(found["domain"], sum(similarity.values()), rtol=1e-4)
 
 
+def cdan_twin(source, target, discriminator):
+    """CDAN+E's loss of logits and features of both domains, without the reversal."""
+    parts = []
+    for sign, (logits, seen) in ((-1, source), (1, target)):
+        posteriors = softmax(logits)
+        weights = 1 + np.exp((posteriors * np.log(posteriors)).sum(1))
+        product = np.stack([np.outer(p, f).ravel() for p, f in zip(posteriors, seen, strict=True)])
+        hidden = np.maximum(dense(discriminator["hidden1"], product), 0)
+        each = np.log1p(np.exp(sign * dense(discriminator["logit"], hidden)[:, 0]))
+        parts.append((weights * each).sum() / weights.sum())
+    return np.mean(parts)
+
+
+def test_cdan_weighs_the_domain_loss_by_certainty_on_products():
+    made = make_baseline("cdan", widths=(7,), weight=2.0)
+    source, target, aux_params = some_outputs(made)
+    given = [(np.asarray(x.logits), np.asarray(x.features)) for x in (source, target)]
+    twin = cdan_twin(*given, aux_params["discriminator"])
+    found = made.penalty(aux_params, source, target, batch_of(0.3))
+    np.testing.assert_allclose(found["domain"], twin, rtol=1e-4)
+
+    def domain(factor, field, progress):
+        changed = source.replace(**{field: factor * getattr(source, field)})
+        return made.penalty(aux_params, changed, target, batch_of(progress))["domain"]
+
+    # The reversed gradient grows; that of the logits comes through the weights alone.
+    for field in ("features", "logits"):
+        late, early, none = (jax.grad(domain)(1.0, field, p) for p in (0.9, 0.05, 0.0))
+        assert none == 0 and late != 0
+        np.testing.assert_allclose(early / late, method.ramp(0.05) / method.ramp(0.9), rtol=1e-3)
+
+
+def test_large_products_are_projected_and_keep_inner_products():
+    seen, posteriors = features(40, 600), softmax(3 * features(40, 10, 1))
+    exact = cdan.multilinear_map(seen[:, :100], posteriors)
+    np.testing.assert_allclose(
+        exact, np.einsum("bk,bd->bkd", posteriors, seen[:, :100]).reshape(40, -1), rtol=1e-5
+    )
+    projected = np.asarray(cdan.multilinear_map(jnp.asarray(seen), jnp.asarray(posteriors)))
+    assert projected.shape == (40, 1024)
+    np.testing.assert_array_equal(
+        projected, cdan.multilinear_map(jnp.asarray(seen), jnp.asarray(posteriors))
+    )
+    wanted = (seen @ seen.T) * (posteriors @ posteriors.T)
+    assert np.corrcoef(wanted.ravel(), (projected @ projected.T).ravel())[0, 1] > 0.9
+
+
+def test_mcc_penalises_the_targets_confusion_alone():
+    made = make_baseline("mcc", weight=3.0, temperature=2.0)
+    source, target = (outputs_of(features(6, CLASSES, s), features(6, 9)) for s in (0, 1))
+    found = made.penalty({}, source, target, batch_of(0.0))
+    twin = 3 * losses.class_confusion(target.logits, 2.0)
+    assert found == {"confusion": pytest.approx(float(twin))}
+
+
+def test_shot_fixes_the_classifier_layer_and_reads_no_label():
+    made, updates, state = state_of("shot", {"adapt.optimizer.weight_decay": 0.1})
+    labels = np.full(4, -7)
+    batch = training.DomainBatch(SOURCE.images[:4], TARGET.images[:4], labels, labels)
+    step = functools.partial(training.train_step, method=made, optimizers=updates, total_steps=10)
+    after, found = fast_jit(step)(state, batch)
+    before = state.target["params"]
+    assert_same_bits(after.target["params"]["classifier"], before["classifier"])
+    assert (
+        after.target["params"]["convolution1"]["kernel"] != before["convolution1"]["kernel"]
+    ).any()
+    assert "accuracy" not in found
+    others, _ = fast_jit(step)(state, batch.replace(source=SOURCE.images[4:8]))
+    assert_same_bits(after.target, others.target)
+
+
+def bright_quarters(count, seed, contrast=1.0, colour=(0, 0, 0)):
+    """Images whose class is their brightest quarter."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, CLASSES, count).astype(np.int32)
+    quarters = generator.uniform(0, 100, (count, 4, 3))
+    quarters[np.arange(count), labels] += 80
+    images = (contrast * quarters + np.array(colour)).astype(np.uint8).reshape(count, 2, 2, 3)
+    return LabelledImages(images.repeat(16, axis=1).repeat(16, axis=2), labels)
+
+
+def violet_quarters(count, seed):
+    """The same in another domain."""
+    return bright_quarters(count, seed, contrast=0.5, colour=(60, 0, 120))
+
+
+def trained(name, start=None):
+    """Variables after 120 updates with a method, from those of `start` if given."""
+    source, target = bright_quarters(256, seed=10), violet_quarters(256, seed=11)
+    changes = {"augment.shift": 0, "adapt.recolour": 0.0, "adapt.optimizer.learning_rate": 1e-2}
+    if start is None:
+        changes["baselines.mcc.weight"] = 0.0
+    made, updates, state = state_of(name, changes)
+    if start is not None:
+        state = state.replace(target=start, opt_state=updates[0].init(start["params"]))
+    step = functools.partial(training.train_step, method=made, optimizers=updates, total_steps=120)
+    draw, update = np.random.default_rng(0), jax.jit(step)
+    for _ in range(120):
+        s, t = draw.integers(0, 256, (2, 32))
+        batch = training.DomainBatch(
+            source.images[s], target.images[t], source.labels[s], np.zeros(32, np.int32)
+        )
+        state, _ = update(state, batch)
+    return state.target
+
+
+@pytest.fixture(scope="module")
+def source_network():
+    """Trained on the source domain alone."""
+    return trained("mcc")
+
+
+@pytest.mark.parametrize("name", ["cdan", "mcc", "shot"])
+def test_method_improves_the_source_network_on_the_target(name, source_network):
+    measured = violet_quarters(400, seed=12)
+
+    def accuracy(variables):
+        logits = MODEL.apply(variables, decode(measured.images), train=False)
+        return float((logits.argmax(1) == measured.labels).mean())
+
+    before, after = accuracy(source_network), accuracy(trained(name, source_network))
+    assert after > before + 0.08
+
+
 def state_of(name, changes=None, seed=0):
     config = make_config({"method": name, "adapt.optimizer.learning_rate": 1e-3, **(changes or {})})
     variables = initial_variables(jax.random.key(1), MODEL, decode(SOURCE.images[:1]))
@@ -295,14 +418,10 @@ def norm(tree):
     return float(jnp.sqrt(sum((x**2).sum() for x in jax.tree.leaves(tree))))
 
 
-@pytest.mark.parametrize("name", ["dann", "jan", "jan_a", "ada"])
+@pytest.mark.parametrize("name", ["dann", "jan", "jan_a", "ada", "cdan"])
 def test_penalty_does_not_move_the_classifier_before_its_weight_has_grown(name):
-    weightless = {"dann": "weight", "jan": "weight", "jan_a": "weight"}
-    none = (
-        {f"baselines.{name}.{weightless[name]}": 0.0}
-        if name in weightless
-        else {"baselines.ada.walker": 0.0, "baselines.ada.visit": 0.0}
-    )
+    weights = ("walker", "visit") if name == "ada" else ("weight",)
+    none = {f"baselines.{name}.{weight}": 0.0 for weight in weights}
     plain, _, _ = gradients(name, 1.0, none)
     early, _, _ = gradients(name, 0.0)
     late, _, _ = gradients(name, 1.0)
@@ -310,7 +429,7 @@ def test_penalty_does_not_move_the_classifier_before_its_weight_has_grown(name):
     assert norm(jax.tree.map(jnp.subtract, late, plain)) > 1e-3
 
 
-@pytest.mark.parametrize("name", ["dann", "jan_a"])
+@pytest.mark.parametrize("name", ["dann", "jan_a", "cdan"])
 def test_adversary_learns_from_the_first_update(name):
     """While its weight grows, the classifier is not moved yet."""
     _, early, _ = gradients(name, 0.0)

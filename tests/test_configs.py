@@ -301,8 +301,8 @@ def test_batch_that_the_devices_do_not_divide_is_named():
 
 def test_resumed_run_keeps_the_batch_size_that_it_started_with_on_other_devices():
     started = office.get_config("w2a")
-    validate.fit_to_devices(started, 8)
+    validate.resolve(started, 8)
     assert (started.pair.batch_size, started.pair.pools) == (8, 8)
     resumed = office.get_config("w2a")
-    validate.fit_to_devices(resumed, 4, started)
+    validate.resolve(resumed, 4, started)
     assert identity_settings(resumed) == identity_settings(started)

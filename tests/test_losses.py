@@ -231,6 +231,55 @@ def test_jmmd_gradient_takes_the_bandwidth_as_constant():
     )
 
 
+def information_twin(logits):
+    posteriors = softmax(logits)
+    mean = posteriors.mean(0)
+    entropies = -(posteriors * np.log(posteriors)).sum(1)
+    return entropies.mean() + (mean * np.log(mean)).sum()
+
+
+def confusion_twin(logits, temperature):
+    """As in the release, but for the number of images."""
+    posteriors = softmax(logits / temperature)
+    entropies = -(posteriors * np.log(posteriors)).sum(1)
+    weights = 1 + np.exp(-entropies)
+    weights = len(logits) * weights / weights.sum()
+    correlation = (posteriors * weights[:, None]).T @ posteriors
+    correlation /= correlation.sum(1, keepdims=True)
+    return (correlation.sum() - np.trace(correlation)) / logits.shape[1]
+
+
+def test_negative_information_is_that_of_shot():
+    logits = normal(0, BATCH, CLASSES, scale=2.0)
+    np.testing.assert_allclose(losses.negative_information(logits), information_twin(logits), 1e-5)
+    assert_gradient(losses.negative_information, information_twin, logits)
+    # Of sure and even predictions, of one class alone, of huge logits.
+    even = 1e4 * np.eye(CLASSES, dtype=np.float32)
+    np.testing.assert_allclose(losses.negative_information(even), -np.log(CLASSES), rtol=1e-5)
+    assert losses.negative_information(even[[0, 0, 0]]) == 0
+    assert np.isfinite(jax.grad(losses.negative_information)(even)).all()
+
+
+def test_class_confusion_is_that_of_mcc():
+    logits = normal(0, BATCH, CLASSES, scale=2.0)
+    for temperature in (1.0, 2.5):
+        found = losses.class_confusion(logits, temperature)
+        np.testing.assert_allclose(found, confusion_twin(logits, temperature), rtol=1e-5)
+    # The weights are constants.
+    entropies = losses.entropy(logits / 2.5)
+    weights = np.exp(np.log1p(np.exp(-np.asarray(entropies, np.float64))))
+
+    def twin(x):
+        posteriors = softmax(x / 2.5)
+        correlation = (posteriors * weights[:, None]).T @ posteriors
+        return 1 - np.trace(correlation / correlation.sum(1, keepdims=True)) / CLASSES
+
+    assert_gradient(losses.class_confusion, twin, logits)
+    sure = 1e4 * np.eye(CLASSES, dtype=np.float32)
+    np.testing.assert_allclose(losses.class_confusion(sure), 0, atol=1e-6)
+    np.testing.assert_allclose(losses.class_confusion(np.zeros((5, 4))), 3 / 4, rtol=1e-6)
+
+
 def test_discrepancies_of_equal_batches_are_zero_in_any_order():
     xs = layers(18)
     shuffled = [x[::-1] for x in xs]

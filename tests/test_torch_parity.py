@@ -38,8 +38,8 @@ def torchvision():
 
 def torch_network(name: str):
     """PyTorch's network of a thousand classes."""
-    if name == "resnet50":
-        return torchvision().models.resnet50()
+    if name.startswith("resnet"):
+        return getattr(torchvision().models, name)()
     package = pytest.importorskip("efficientnet_lite_pytorch")
     return package.EfficientNet.from_name("efficientnet-lite0")
 
@@ -69,7 +69,8 @@ def difference(ours, theirs) -> float:
 @pytest.mark.parametrize(
     ("name", "train", "precision", "tolerance"),
     [
-        ("resnet50", False, "float64", 1e-6),
+        *((f"resnet{layers}", False, "float64", 1e-6) for layers in (18, 34, 50, 101, 152)),
+        ("resnet18", True, "float64", 1e-6),
         ("resnet50", True, "float64", 1e-6),
         ("resnet50", False, "float32", 1e-3),
         ("efficientnet_lite0", False, "float64", 1e-6),
@@ -92,7 +93,7 @@ def test_logits_statistics_and_all_gradients_are_those_of_pytorch(
         model = models.CLASSIFIERS[name][0](num_classes=1000, dtype=precision)
         # The network prepares its own images: undo for it what is prepared for PyTorch's.
         unprepared = images
-        if name == "resnet50":
+        if name.startswith("resnet"):
             unprepared = (images * [0.229, 0.224, 0.225] + [0.485, 0.456, 0.406]) * 2 - 1
         variables = jax.tree.map(lambda x: jnp.asarray(x, precision), fitted(name, state, model))
 

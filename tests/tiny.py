@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import digits
+from daaa_jax import validate
 from daaa_jax.data.types import LabelledImages
 from daaa_jax.evaluation.second_view import SecondView
 from daaa_jax.experiment.workdir import Workdir
@@ -49,6 +50,7 @@ def make_config(changes: dict[str, Any] | None = None) -> ConfigDict:
     }
     for name, value in (small | (changes or {})).items():
         config.update_from_flattened_dict({name: value})
+    validate.resolve(config, 1)
     return config
 
 

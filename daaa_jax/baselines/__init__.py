@@ -4,12 +4,15 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from daaa_jax.baselines.ada import Ada
+from daaa_jax.baselines.cdan import Cdan
 from daaa_jax.baselines.dann import Dann
 from daaa_jax.baselines.dsn import Dsn
 from daaa_jax.baselines.jan import Jan
 from daaa_jax.baselines.jan_a import JanA
+from daaa_jax.baselines.mcc import Mcc
 from daaa_jax.baselines.method import Method
 from daaa_jax.baselines.pixelda import PixelDa
+from daaa_jax.baselines.shot import Shot
 from daaa_jax.baselines.upper_bound import UpperBound
 
 METHODS: dict[str, type[Method]] = {
@@ -19,6 +22,9 @@ METHODS: dict[str, type[Method]] = {
     "dsn": Dsn,
     "ada": Ada,
     "pixelda": PixelDa,
+    "cdan": Cdan,
+    "mcc": Mcc,
+    "shot": Shot,
     "upper_bound": UpperBound,
 }
 

@@ -66,13 +66,16 @@ class Method:
     """A baseline; subclasses implement `penalty`, or override `loss` as a whole.
 
     Attributes:
-      reads_target_labels: whether it is trained on target labels.
+      labels: the field of a batch with the classes of the first images that it classifies; None if
+        it is trained without labels.
+      fixes_classifier: whether the classifier layer keeps its weights.
       recolours: whether `adapt.recolour` changes its target images; False if a network learns to
         generate them.
       optimizer: the stage whose optimiser settings its auxiliary networks use.
     """
 
-    reads_target_labels: ClassVar[bool] = False
+    labels: ClassVar[str | None] = "labels"
+    fixes_classifier: ClassVar[bool] = False
     recolours: ClassVar[bool] = True
     optimizer: ClassVar[str] = "adapt"
 

@@ -51,11 +51,14 @@ def make_optimizers(
     Auxiliary networks are new, and use the learning rate of the classifier's last layer.
     """
     config = method.config
+    settings = config.adapt.optimizer.copy_and_resolve_references()
     aux = config[method.optimizer].optimizer.copy_and_resolve_references()
     aux.learning_rate *= aux.classifier_factor
     aux.classifier_factor = 1.0
+    if method.fixes_classifier:
+        settings.classifier_factor = 0.0
     return (
-        make_optimizer(config.adapt.optimizer, total_steps=total_steps),
+        make_optimizer(settings, total_steps=total_steps),
         make_optimizer(aux, total_steps=total_steps),
     )
 
@@ -146,12 +149,13 @@ def train_step(
     target = {**state.target, "params": optax.apply_updates(params, updates)}
     if given.batch_stats is not None:
         target["batch_stats"] = given.batch_stats
-    labels = batch.target_labels if method.reads_target_labels else batch.labels
-    right = given.logits[: len(labels)].argmax(axis=-1) == labels
     metrics = {name: loop.mean(value) for name, value in parts.items()} | {
-        "accuracy": loop.mean(right.astype(jnp.float32)),
         "grad_norm": loop.mean(optax.tree.norm(gradient)),
     }
+    if method.labels:
+        labels = getattr(batch, method.labels)
+        right = given.logits[: len(labels)].argmax(axis=-1) == labels
+        metrics["accuracy"] = loop.mean(right.astype(jnp.float32))
     state = state.replace(
         step=state.step + 1,
         target=target,
@@ -214,7 +218,7 @@ def target_training(
         IndexStream(len(images), settings.batch_size // 2, config.seed, f"adapt {group}")
         for group, images in zip(("s", "t"), image_sets, strict=True)
     ]
-    known = target_labels if method.reads_target_labels else np.zeros_like(target_labels)
+    known = target_labels if method.labels == "target_labels" else np.zeros_like(target_labels)
     return TargetTraining(
         create_state=functools.partial(create_state, key, method, start, image, optimizers),
         train_step=functools.partial(

@@ -14,7 +14,7 @@ class UpperBound(Method):
     A batch is half of `adapt.batch_size`, like the target's half of every baseline's batch.
     """
 
-    reads_target_labels = True
+    labels = "target_labels"
 
     def loss(
         self, aux_params: Params, classify: Classify, inputs: Inputs

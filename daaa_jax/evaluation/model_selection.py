@@ -131,4 +131,5 @@ VALIDATORS: dict[str, Validator] = {
     "neighbourhood_density": neighbourhood_density,
     "deep_embedded": deep_embedded,
 }
+REWARD_CONFIDENCE = ("entropy", "information")
 NEED_HELD_OUT = ("deep_embedded",)

@@ -26,7 +26,7 @@ NO_REUSE = "none"  # `run.reuse` without reuse: every stage is run here
 VERSIONS = {"pair": 3, "translate": 3, "source": 3, "adapt": 3}
 # Settings added later: dotted name → the value that keeps the earlier behaviour, with which the
 # setting is left out of a stage's inputs.
-ADDED_LATER: dict[str, Any] = {}
+ADDED_LATER: dict[str, Any] = {"adapt.confusion": 0.0, "adapt.information": 0.0}
 _SHOWN = 5  # settings that differ
 
 

@@ -36,6 +36,8 @@ _EXTERNAL = (
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 # Behaviour of versions that did not have a setting.
 _BEFORE = {
+    "adapt.confusion": 0.0,
+    "adapt.information": 0.0,
     "adapt.recolour": 0.0,
     "em.class_prior": False,
     "em.posterior": "target",
@@ -247,6 +249,8 @@ def identity_settings(config: ConfigDict) -> dict[str, Any]:
     settings.pop("run", None)
     if settings.get("adapt", {}).get("measure", "jmmd") != "jmmd":
         settings["adapt"]["jmmd_layers"] = ".*"  # no other measure reads it
+    baselines = settings.pop("baselines", {})
+    settings["baselines"] = {name: baselines[name] for name in baselines if name == config.method}
     data = settings.setdefault("data", {})
     data["made_from_photos"] = bool(data.get("photos_dir"))
     for group, name in (setting.split(".") for setting in _FOLDERS):

@@ -1,7 +1,7 @@
 """Builds the networks that a config names, with initial or pretrained variables."""
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 
 import flax.linen as nn
 import jax
@@ -12,7 +12,6 @@ from daaa_jax.models.digits import DigitNetwork
 from daaa_jax.models.discriminator import PatchDiscriminator
 from daaa_jax.models.efficientnet import EfficientNetLite0
 from daaa_jax.models.generator import Generator
-from daaa_jax.models.resnet import ResNet50
 
 Variables = Mapping[str, Mapping]  # of a classifier: `params` and `batch_stats`
 
@@ -20,10 +19,10 @@ Variables = Mapping[str, Mapping]  # of a classifier: `params` and `batch_stats`
 DTYPES = ("auto", "float32", "bfloat16")  # of `config.model.dtype`
 # Each classifier with the table of its weight names in published files. A new classifier needs a
 # file and a line here.
-CLASSIFIERS: dict[str, tuple[type[nn.Module], Sequence[tuple[str, str]]]] = {
+CLASSIFIERS: dict[str, tuple[Callable[..., nn.Module], Sequence[tuple[str, str]]]] = {
     "digits": (DigitNetwork, ()),
     "efficientnet_lite0": (EfficientNetLite0, efficientnet.WEIGHT_NAMES),
-    "resnet50": (ResNet50, resnet.WEIGHT_NAMES),
+    **{name: (network, resnet.WEIGHT_NAMES) for name, network in resnet.NETWORKS.items()},
 }
 
 
@@ -43,7 +42,7 @@ def create_classifier(settings, num_classes: int, attention: str) -> nn.Module:
     """
     check_choice("model.name", settings.name, CLASSIFIERS)
     network, _ = CLASSIFIERS[settings.name]
-    known = {field.name for field in dataclasses.fields(network)} - {"parent", "name"}
+    known = inspect.signature(network).parameters.keys() - {"parent", "name"}
     chosen = {name: value for name, value in settings.items() if name in known}
     if "dtype" in chosen:
         chosen["dtype"] = computation_type(settings)

@@ -1,6 +1,7 @@
 """Trained classifiers as files: variables, and metadata to build and use the network."""
 
 import dataclasses
+import inspect
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -122,7 +123,8 @@ def read_source_network(
     about = read_about(path)
     network, names = models.CLASSIFIERS[settings.name]
     # Settings missing from an older file had the network's defaults.
-    defaults = {f.name: f.default for f in dataclasses.fields(network)} if about else {}
+    attributes = inspect.signature(network).parameters.items() if about else ()
+    defaults = {name: attribute.default for name, attribute in attributes}
     for name in ("name", "version", "inputs", "standardize"):
         ours = settings.get(name)
         theirs = about.get("model", {}).get(name, defaults.get(name) if name != "name" else None)

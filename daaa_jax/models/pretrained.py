@@ -18,10 +18,11 @@ import numpy as np
 from flax import traverse_util
 
 from daaa_jax.data import cache
-from daaa_jax.errors import UserError, listed
+from daaa_jax.errors import UserError, first_line, listed
 from daaa_jax.models import state_dicts, weight_file
 from daaa_jax.runtime import files
 
+_HUB, _HUB_FILES = "hf:", ("model.safetensors", "pytorch_model.bin")
 _TIMEOUT = 30  # seconds without a response
 _NOT_REAL = "cOSUMm"  # kinds of NumPy types: complex numbers, objects, texts, times
 # What PyTorch puts before the names within a module that is compiled or distributed alone.
@@ -58,14 +59,25 @@ class Published:
     package: str = ""
 
 
+# Of torchvision, by network, with the first digits of the SHA-256 that the file names carry: the
+# training recipe of the paper's time (ResNet-50: 76.1 % top-1). Not verified here: the files could
+# not be read.
+_RESNETS = {
+    "resnet18": "f37072fd",
+    "resnet34": "b627a593",
+    "resnet50": "0676ba61",
+    "resnet101": "63fe2227",
+    "resnet152": "394f9c45",
+}
 PUBLISHED = {
-    # ImageNet, 76.1 % top-1, with the training recipe of the paper's time.
-    "resnet50": Published(
-        network="resnet50",
-        file="resnet50-0676ba61.pth",
-        sha256="0676ba61",
-        url="https://download.pytorch.org/models/resnet50-0676ba61.pth",
-    ),
+    name: Published(
+        network=name,
+        file=f"{name}-{sha256}.pth",
+        sha256=sha256,
+        url=f"https://download.pytorch.org/models/{name}-{sha256}.pth",
+    )
+    for name, sha256 in _RESNETS.items()
+} | {
     "efficientnet_lite0": Published(
         network="efficientnet_lite0",
         file="efficientnet-lite0-57934424.pth",
@@ -88,7 +100,8 @@ def load(
     The classifier layer keeps its initial weights, as its classes are those of the task.
 
     Args:
-      weights: a path, or a name in `PUBLISHED`.
+      weights: a path, a name in `PUBLISHED`, or `hf:owner/name` for the weights of a repository on
+        huggingface.co.
       network: `model.name` of the network.
       names: pairs of a regular expression that matches a tensor's name in the file, and our name as
         a replacement; the last part of a norm's name stays that of the file.
@@ -144,10 +157,52 @@ def identity(weights: str) -> str:
 def _path(weights: str) -> Path:
     if weights in PUBLISHED:
         return fetch(PUBLISHED[weights])
+    if weights.startswith(_HUB):
+        return _from_hub(weights)
     path = Path(os.path.expanduser(weights))
     if not os.path.exists(path):  # unlike Path.exists, also of a name that is too long
         names = "" if path.suffix else f"; known names are {', '.join(PUBLISHED)}"
         raise UserError(f"model.weights={weights}: there is no such file{names}")
+    return path
+
+
+def _from_hub(weights: str) -> Path:
+    """Path of a repository's weights, as cached by `huggingface_hub`.
+
+    Their SHA-256 is recorded when a computer first uses them: a repository can change, and its
+    results with it.
+    """
+    name = weights.removeprefix(_HUB)
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise UserError(
+            f"model.weights={weights} needs huggingface_hub: pip install 'daaa_jax[hub]'"
+        ) from error
+    for file in _HUB_FILES:
+        try:
+            path = Path(huggingface_hub.hf_hub_download(name, file))
+            break
+        except huggingface_hub.errors.EntryNotFoundError:
+            continue
+        except Exception as error:  # connections and names raise errors of many classes
+            raise UserError(
+                f"model.weights={weights} cannot be fetched: {first_line(error)}"
+            ) from error
+    else:
+        raise UserError(f"model.weights={weights}: {name} has no {' or '.join(_HUB_FILES)}")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    record = cache.folder() / "weights" / f"{name.replace('/', '--')}.sha256"
+    if not record.exists():
+        record.parent.mkdir(parents=True, exist_ok=True)
+        with files.replacing(record) as temporary:
+            temporary.write_text(digest)
+        print(f"model.weights={weights}: SHA-256 {digest}, recorded in {record}", flush=True)
+    if (recorded := record.read_text().strip()) != digest:
+        raise UserError(
+            f"model.weights={weights} has changed: {path} has SHA-256 {digest[:8]}…, and "
+            f"{recorded[:8]}… is recorded in {record}; remove that file to use the new weights"
+        )
     return path
 
 

@@ -1,4 +1,4 @@
-"""ResNet-50 (He et al., 2016), the paper's network for Office-31."""
+"""ResNets of 18 to 152 layers (He et al., 2016); ResNet-50 is the paper's network for Office-31."""
 
 import functools
 
@@ -29,8 +29,8 @@ WEIGHT_NAMES = (
 )
 
 
-class ResNet50(nn.Module):
-    """Classifies photos; sows the attention map of each of its 53 convolutions.
+class ResNet(nn.Module):
+    """Classifies photos; sows the attention map of each of its convolutions, 53 in ResNet-50.
 
     A map is taken after the convolution's normalisation, and after its ReLU if one follows
     directly. Those of a block's last convolution and of its shortcut are taken before the two are
@@ -38,14 +38,16 @@ class ResNet50(nn.Module):
 
     Attributes:
       num_classes: number of classes K.
-      version: `v1.5` has a block's stride in its 3x3 convolution (torchvision); `v1` has it in the
-        first 1x1, and pools as Caffe does (the original, which the paper used).
+      version: `v1.5` has a bottleneck's stride in its 3x3 convolution (torchvision); `v1` has it in
+        the first 1x1, and pools as Caffe does (the original, which the paper used).
       inputs: normalisation that the weights expect: `imagenet`, by mean and standard deviation
         (torchvision), or `caffe`, channels in reverse order, minus the mean.
       attention: how features become attention maps, see `attention.attention_map`.
       remat: whether to recompute each block's activations in the backward pass, to save memory.
       dtype: computation type; parameters, batch statistics and maps are float32.
-      blocks: number of blocks per stage; other values make other ResNets with bottlenecks.
+      blocks: number of blocks per stage.
+      bottlenecks: whether blocks are of 1x1, 3x3 and 1x1 convolutions, the last four times as wide,
+        as in ResNet-50 and larger ones; or of two 3x3 convolutions.
       width: channels of the first convolution.
     """
 
@@ -56,6 +58,7 @@ class ResNet50(nn.Module):
     remat: bool = False
     dtype: jnp.dtype | None = None
     blocks: tuple[int, ...] = (3, 4, 6, 3)
+    bottlenecks: bool = True
     width: int = 64
 
     @nn.compact
@@ -81,12 +84,13 @@ class ResNet50(nn.Module):
         features = nn.max_pool(
             features, window_shape=(3, 3), strides=(2, 2), padding=(margin, margin)
         )
-        block = nn.remat(Bottleneck, static_argnums=(2,)) if self.remat else Bottleneck
+        block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         for stage, count in enumerate(self.blocks, start=1):
             for number in range(count):
                 features = block(
                     width=self.width * 2 ** (stage - 1),
                     stride=2 if stage > 1 and number == 0 else 1,
+                    bottleneck=self.bottlenecks,
                     stride_first=self.version == "v1",
                     attention=self.attention,
                     dtype=self.dtype,
@@ -97,11 +101,12 @@ class ResNet50(nn.Module):
         return nn.Dense(self.num_classes, name="classifier")(pooled)
 
 
-class Bottleneck(nn.Module):
-    """Residual block of 1x1, 3x3 and 1x1 convolutions; the last is four times as wide."""
+class Block(nn.Module):
+    """Residual block: a bottleneck, or two 3x3 convolutions; see `ResNet`."""
 
     width: int
     stride: int
+    bottleneck: bool
     stride_first: bool
     attention: str
     dtype: jnp.dtype | None
@@ -110,21 +115,24 @@ class Bottleneck(nn.Module):
     def __call__(self, features: Array, train: bool) -> Array:
         convolution = functools.partial(Convolution, use_bias=False, dtype=self.dtype)
         norm = functools.partial(batch_norm, train=train, dtype=self.dtype)
-        first, second = (self.stride, 1) if self.stride_first else (1, self.stride)
+        width, stride = self.width, self.stride
+        first, second = (stride, 1) if self.stride_first else (1, stride)
+        layers = [(width, 3, stride), (width, 3, 1)]  # channels, side and stride
+        if self.bottleneck:
+            layers = [(width, 1, first), (width, 3, second), (4 * width, 1, 1)]
         shortcut = features
-        if self.stride > 1 or features.shape[-1] != 4 * self.width:
+        channels = layers[-1][0]
+        if stride > 1 or features.shape[-1] != channels:
             shortcut = convolution(
-                4 * self.width, size=1, stride=self.stride, padding="VALID", name="shortcut"
+                channels, size=1, stride=stride, padding="VALID", name="shortcut"
             )(features)
             shortcut = norm(name="shortcut_norm")(shortcut)
             attention.sow_map(self, "conv_shortcut", shortcut, self.attention)
-        for i, (width, size, stride) in enumerate(
-            ((self.width, 1, first), (self.width, 3, second), (4 * self.width, 1, 1)), start=1
-        ):
+        for i, (channels, size, stride) in enumerate(layers, start=1):
             edges = ((size // 2, size // 2),) * 2
-            features = convolution(width, size, stride, edges, name=f"convolution{i}")(features)
+            features = convolution(channels, size, stride, edges, name=f"convolution{i}")(features)
             features = norm(name=f"norm{i}")(features)
-            features = nn.relu(features) if i < 3 else features
+            features = nn.relu(features) if i < len(layers) else features
             attention.sow_map(self, f"conv{i}", features, self.attention)
         return nn.relu(shortcut + features)
 
@@ -137,9 +145,19 @@ def batch_norm(train: bool, dtype: jnp.dtype | None, name: str) -> nn.BatchNorm:
 
 
 def prepare(images: Array, inputs: str) -> Array:
-    """Converts images in [-1, 1] to the inputs that the weights expect; see `ResNet50.inputs`."""
+    """Converts images in [-1, 1] to the inputs that the weights expect; see `ResNet.inputs`."""
     check_choice("model.inputs", inputs, INPUTS)
     if inputs == "imagenet":
         mean, deviation = (jnp.asarray(x, images.dtype) for x in (_MEAN, _DEVIATION))
         return ((images + 1) / 2 - mean) / deviation
     return (images[..., ::-1] + 1) * 127.5 - jnp.asarray(_CAFFE_MEAN, images.dtype)
+
+
+# Each by `model.name`.
+NETWORKS = {
+    "resnet18": functools.partial(ResNet, blocks=(2, 2, 2, 2), bottlenecks=False),
+    "resnet34": functools.partial(ResNet, blocks=(3, 4, 6, 3), bottlenecks=False),
+    "resnet50": functools.partial(ResNet, blocks=(3, 4, 6, 3)),
+    "resnet101": functools.partial(ResNet, blocks=(3, 4, 23, 3)),
+    "resnet152": functools.partial(ResNet, blocks=(3, 8, 36, 3)),
+}

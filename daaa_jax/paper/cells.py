@@ -19,7 +19,7 @@ from daaa_jax.experiment.workdir import (
 )
 from daaa_jax.paper import tables
 from daaa_jax.runtime import files
-from daaa_jax.validate import fit_to_devices
+from daaa_jax.validate import resolve
 
 # Data sets for the tables: the config's name, and the word for each task of a table.
 _OFFICE_TASKS = {task: task.lower().replace("->", "2") for task in tables.OFFICE}
@@ -234,7 +234,7 @@ def result(run: Run, plan: Plan, folder: Path) -> dict[str, Any] | None:
 def other_settings(run: Run, plan: Plan, folder: Path) -> list[str]:
     """How the settings of a run in its folder differ, see `files.differing_settings`."""
     config, made_with = run.config(plan), run.workdir(plan, folder).config()
-    fit_to_devices(config, 1, made_with)
+    resolve(config, 1, made_with)
     return files.differing_settings(identity_settings(made_with), identity_settings(config))
 
 

@@ -47,6 +47,7 @@ def networks() -> None:
     from efficientnet_lite_pytorch import EfficientNet
 
     for name, network in (
+        ("resnet18", torchvision.models.resnet18()),
         ("resnet50", torchvision.models.resnet50()),
         ("efficientnet_lite0", EfficientNet.from_name("efficientnet-lite0")),
     ):

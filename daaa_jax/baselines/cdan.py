@@ -1,0 +1,94 @@
+"""CDAN+E: DANN on the product of features and predictions, sure predictions weighing more.
+
+Long et al., Conditional Adversarial Domain Adaptation, NeurIPS 2018.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from jax import Array
+
+from daaa_jax.baselines.dann import DomainDiscriminator
+from daaa_jax.baselines.method import (
+    ClassifierOutput,
+    Inputs,
+    Method,
+    Params,
+    ramp,
+    reverse_gradient,
+)
+from daaa_jax.losses import entropy
+
+_LARGEST_PRODUCT = 4096  # entries; larger products are projected at random
+_PROJECTED = 1024  # entries of a projected product
+
+
+def multilinear_map(features: Array, predictions: Array) -> Array:
+    """Products of each feature with each prediction, or random sums of them (Eq. 6).
+
+    Args:
+      features: `[B,D]`.
+      predictions: `[B,K]`.
+
+    Returns:
+      `[B,D K]`; if that is over 4096, `[B,1024]`: the product of fixed random projections of both,
+      divided by sqrt(1024), which keeps inner products in expectation.
+    """
+    widths = features.shape[1], predictions.shape[1]
+    if widths[0] * widths[1] <= _LARGEST_PRODUCT:
+        return jnp.einsum("bd,bk->bkd", features, predictions).reshape(len(features), -1)
+    generator = np.random.default_rng(0)
+    projections = (generator.normal(size=(w, _PROJECTED)).astype(np.float32) for w in widths)
+    projected = (x @ p for x, p in zip((features, predictions), projections, strict=True))
+    return next(projected) * next(projected) / _PROJECTED**0.5
+
+
+def weighted_domain_loss(logits: Array, is_source: Array, weights: Array) -> Array:
+    """Cross-entropy of a domain discriminator, the mean of the weighted means of both domains.
+
+    Args:
+      logits: `[B]`, positive for the source domain.
+      is_source: 1 for images of the source domain and 0 for others, `[B]`.
+      weights: of the images, `[B]`. Their sum over a domain carries no gradient, as in the release.
+
+    Returns:
+      Scalar, in nats; log 2 if all logits are 0.
+    """
+    each = optax.sigmoid_binary_cross_entropy(logits, is_source)
+    parts = (weights * domain for domain in (is_source, 1 - is_source))
+    return sum((w * each).sum() / jax.lax.stop_gradient(w.sum()) for w in parts) / 2
+
+
+class Cdan(Method):
+    """A discriminator of the multilinear map of features and softmax, with entropy conditioning.
+
+    Images are weighted by 1 + exp(-H) of their prediction. The discriminator sees predictions as
+    constants, but its reversed gradient reaches them through the weights, as in the release. The
+    release's discriminator drops half of its units at random; ours does not.
+    """
+
+    def create(self, key: Array, image: Array, given: ClassifierOutput) -> Params:
+        """The discriminator's parameters."""
+        seen = multilinear_map(given.features, given.logits)
+        discriminator = DomainDiscriminator(self.settings.widths)
+        return {"discriminator": discriminator.init(key, seen)["params"]}
+
+    def penalty(
+        self, aux_params: Params, source: ClassifierOutput, target: ClassifierOutput, inputs: Inputs
+    ) -> Mapping[str, Array]:
+        """The domain loss, whose reversed gradient grows with `ramp`."""
+        weight = self.settings.weight * ramp(inputs.progress)
+        logits = jnp.concatenate([source.logits, target.logits])
+        features = jnp.concatenate([source.features, target.features])
+        predictions = jax.lax.stop_gradient(nn.softmax(logits))
+        uncertainty = reverse_gradient(entropy(logits), weight)
+        seen = multilinear_map(reverse_gradient(features, weight), predictions)
+        domain = DomainDiscriminator(self.settings.widths).apply(
+            {"params": aux_params["discriminator"]}, seen
+        )
+        is_source = (jnp.arange(len(logits)) < len(source.logits)).astype(jnp.float32)
+        return {"domain": weighted_domain_loss(domain, is_source, 1 + jnp.exp(-uncertainty))}
