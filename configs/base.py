@@ -199,6 +199,7 @@ def _optimizer(**changes) -> ConfigDict:
             "b1": 0.9,
             "b2": 0.999,
             "momentum": 0.9,  # of sgd
+            "nesterov": False,  # of sgd
             "weight_decay": 0.0,
             "classifier_factor": 1.0,  # learning rate of the classifier layer, relative
         }

@@ -10,10 +10,9 @@ EfficientNet-Lite0), `pod` for batches for 32 chips, or `smoke` for a smoke test
 
 from ml_collections import ConfigDict
 
-from configs import base, photos
+from configs import photos
 
 DOMAINS = {"a": "amazon", "d": "dslr", "w": "webcam"}
-TASKS = tuple(f"{s}2{t}" for s in DOMAINS for t in DOMAINS if s != t)
 
 
 def get_config(argument: str = "") -> ConfigDict:
@@ -22,20 +21,4 @@ def get_config(argument: str = "") -> ConfigDict:
     config.data.name = "office"
     config.data.expected_classes = 31
     config.data.expected_counts = ConfigDict({"amazon": 2817, "dslr": 498, "webcam": 795})
-    return choose(config, argument, "office")
-
-
-def choose(config: ConfigDict, argument: str, name: str) -> ConfigDict:
-    """Applies a task, the words after it, and settings."""
-    words, settings = base.split_argument(argument, {**dict.fromkeys(TASKS), **photos.WORDS})
-    tasks = [word for word in words if word in TASKS]
-    if len(tasks) != 1:
-        raise ValueError(
-            f"config argument {argument!r} must name one task, as in configs/{name}.py:w2a; "
-            f"expected one of {', '.join(TASKS)}"
-        )
-    source, target = tasks[0].split("2")
-    config.data.update(source=DOMAINS[source], target=DOMAINS[target])
-    photos.words(config, words)
-    base.override(config, settings)
-    return config
+    return photos.choose(config, argument, "office", DOMAINS)

@@ -18,4 +18,4 @@ def get_config(argument: str = "") -> ConfigDict:
     config.data.expected_classes = 10
     config.data.expected_counts = ConfigDict({"amazon": 958, "dslr": 157, "webcam": 295})
     config.model.update(name="efficientnet_lite0", weights="efficientnet_lite0")
-    return office.choose(config, argument, "office10")
+    return photos.choose(config, argument, "office10", office.DOMAINS)

@@ -39,7 +39,7 @@ _CHOICES = {
     "em.posterior": em.POSTERIORS,
     "em.second_view": em.SECOND_VIEWS,
     "evaluate.crops": augment.CROPS,
-    "evaluate.validator": tuple(model_selection.VALIDATORS),
+    "evaluate.validator": ("auto", *model_selection.VALIDATORS),
     "data.on_error": ("raise", "skip"),
     "data.unknown_classes": ("raise", "ignore"),
     "model.name": tuple(models.CLASSIFIERS),

@@ -1,5 +1,6 @@
 """A small copy of MNIST and MNIST-M in their published layouts, for tests of reading them."""
 
+import bz2
 import gzip
 import tarfile
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
 from configs import digits
 from daaa_jax.data import load_task
@@ -67,3 +69,34 @@ def load_error(data) -> str:
         load_task(data)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def usps_digits(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Values in [0, 1], `[count,16,16]`, the left half of image i darker than the right; labels."""
+    images = np.linspace(0, 0.5, count)[:, None, None] * np.ones((1, 16, 16))
+    images[:, :, 8:] += 0.5
+    return images, np.arange(count) % 10
+
+
+def write_usps(folder: Path, counts: dict[str, int]) -> Path:
+    """USPS in LIBSVM's format, which leaves zeros out."""
+    folder.mkdir(parents=True)
+    for split, name in (("train", "usps.bz2"), ("test", "usps.t.bz2")):
+        images, labels = usps_digits(counts[split])
+        lines = []
+        for image, label in zip(2 * images.reshape(len(images), -1) - 1, labels, strict=True):
+            fields = [f"{i}:{x:.6f}" for i, x in enumerate(image, start=1)]
+            lines.append(" ".join([str(label + 1), *fields]))
+        (folder / name).write_bytes(bz2.compress(("\n".join(lines) + "\n").encode()))
+    return folder
+
+
+def write_svhn(folder: Path, counts: dict[str, int]) -> Path:
+    """SVHN's cropped digits; image i is filled with i, and class 10 is the digit 0."""
+    folder.mkdir(parents=True)
+    for split, count in counts.items():
+        pixels = np.arange(count) * np.ones((32, 32, 3, 1))
+        labels = np.where(np.arange(count) % 10, np.arange(count) % 10, 10)[:, None]
+        content = {"X": pixels.astype(np.uint8), "y": labels.astype(np.uint8)}
+        savemat(folder / f"{split}_32x32.mat", content)
+    return folder

@@ -69,7 +69,7 @@ def test_unknown_word_or_setting_names_the_nearest(argument, nearest):
 
 
 def test_word_that_is_near_to_none_lists_all_words():
-    with pytest.raises(ValueError, match="embedded, mnist2mnistm, smoke"):
+    with pytest.raises(ValueError, match="embedded, mnist2mnistm, mnist2usps, smoke"):
         digits.get_config("xyz")
 
 

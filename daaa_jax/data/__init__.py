@@ -11,8 +11,8 @@ from daaa_jax.errors import UserError, check_choice
 
 _MODULES = {  # by `data.name`
     "embedded": "mnist5k",
-    "mnist2mnistm": "mnist_to_mnist_m",
-    "office": "photo_domains",
+    **dict.fromkeys(("mnist2mnistm", "mnist2usps", "usps2mnist", "svhn2mnist"), "digit_domains"),
+    **dict.fromkeys(("office", "office_home", "visda", "domainnet"), "photo_domains"),
     "folder": "photo_domains",
 }
 
@@ -28,8 +28,8 @@ def check(settings: ConfigDict) -> None:
     """
     if not settings.get("name"):
         raise UserError(
-            "the config names no task: use configs/digits.py, configs/office.py, "
-            "configs/office10.py or configs/folder.py"
+            "the config names no task: use configs/digits.py, configs/folder.py or another file "
+            "of configs/"
         )
     check_choice("data.name", settings.name, _MODULES, UserError)
     if check_folders := getattr(_module(settings), "check_folders", None):

@@ -15,12 +15,22 @@ from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledIm
 from daaa_jax.errors import UserError, listed, readable
 
 DOMAINS = ("amazon", "dslr", "webcam")
-_WHERE = (
-    "Office-31 is available from its authors' page, "
+# Where data are to be had, and how they lie in `data.dir`, by `data.name`.
+_WHERE = {
+    "office": "Office-31 is available from its authors' page, "
     "https://faculty.cc.gatech.edu/~judy/domainadapt/ (office31): unpack it to "
     "DIR/amazon/images/<class>/*.jpg, DIR/dslr/… and DIR/webcam/…, with or without images/, and "
-    "set --config.data.dir=DIR (configs/office10.py uses its ten classes shared with Caltech-256)"
-)
+    "set --config.data.dir=DIR (configs/office10.py uses its ten classes shared with Caltech-256)",
+    "office_home": "Office-Home is available from its authors' page, "
+    "https://www.hemanthdv.org/officeHomeDataset.html: unpack it to DIR/Art/<class>/*.jpg, "
+    "DIR/Clipart/…, DIR/Product/… and DIR/Real World/…, and set --config.data.dir=DIR",
+    "visda": "VisDA-2017 is available from "
+    "https://github.com/VisionLearningGroup/taskcv-2017-public (classification): unpack it to "
+    "DIR/train/<class>/* and DIR/validation/<class>/*, and set --config.data.dir=DIR",
+    "domainnet": "DomainNet's cleaned version is available from https://ai.bu.edu/M3SDA/: unpack "
+    "it to DIR/clipart/<class>/* and so on, put the lists clipart_train.txt, clipart_test.txt and "
+    "so on into DIR, and set --config.data.dir=DIR",
+}
 
 
 def load(settings: ConfigDict) -> Task:
@@ -51,7 +61,7 @@ def load(settings: ConfigDict) -> Task:
     _check_classes(source, target, settings.unknown_classes)
     listings = {"source": source, "target": target}
     if settings.target_test:
-        test = image_lists.with_names_of(source, _find(settings, settings.target_test))
+        test = image_lists.with_names_of(source, _list(settings, settings.target_test))
         if not test.classes:
             raise UserError(f"data.target_test={settings.target_test} has no classes")
         _check_classes(source, test, settings.unknown_classes)
@@ -117,17 +127,30 @@ def check_folders(settings: ConfigDict) -> None:
 
 
 def _place(settings: ConfigDict, domain: str) -> str:
-    """Folder of a domain: for `folder` tasks, `domain` itself; otherwise `domain` in `data.dir`."""
+    """Folder or list of a domain: for `folder` tasks, `domain` itself; otherwise in `data.dir`.
+
+    There case, spaces and punctuation of its name do not count: `Real World` is `RealWorld`.
+    """
     if settings.name == "folder":
         return domain
+    where = _WHERE[settings.name]
     if not settings.dir:
-        raise UserError(f"data.dir is not set: set it to the folder of the domains. {_WHERE}")
+        raise UserError(f"data.dir is not set: set it to the folder of the domains. {where}")
     if record_sets.is_remote(settings.dir):
         return f"{settings.dir.rstrip('/')}/{domain}"
     root = Path(settings.dir).expanduser()
-    if not (root / domain).is_dir():
-        raise UserError(f"{root} holds no folder {domain}. {_WHERE}")
-    return str(root / domain)
+    with readable(f"data.dir={settings.dir}"):
+        entries = sorted(root.iterdir()) if root.is_dir() else []
+    candidates = [(path.name, path) for path in entries if path.is_dir()]
+    candidates += [(path.stem, path) for path in entries if path.suffix.lower() == ".txt"]
+    for name, path in sorted(candidates, key=lambda candidate: candidate[0] != domain):
+        if _letters(name) == _letters(domain):
+            return str(path)
+    raise UserError(f"data.dir={root} holds no folder or list {domain}. {where}")
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name.lower()))
 
 
 def _find(settings: ConfigDict, domain: str) -> Domain:

@@ -1,6 +1,7 @@
 """Outputs of a run: its networks, with what their use requires, and `result.json`."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,12 @@ class Candidates:
         distributed.barrier("selected network written")
 
 
+def _mean(accuracies: Sequence[float | None]) -> float | None:
+    """Mean over the classes that have images; None if none has."""
+    known = [a for a in accuracies if a is not None and not math.isnan(a)]
+    return sum(known) / len(known) if known else None
+
+
 def result(
     config: ConfigDict, task: Task, outputs: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
@@ -116,6 +123,7 @@ def result(
         },
         **({"em": adapt["em"]} if "em" in adapt else {}),
         "per_class": dict(zip(task.class_names, adapt["per_class"], strict=True)),
+        "mean_per_class": _mean(adapt["per_class"]),
         "translation_colours": outputs.get("translate", {}).get("colours", {}),
         "confusion": adapt["confusion"],
         "seconds": {stage: outputs[stage]["seconds"] for stage in outputs},

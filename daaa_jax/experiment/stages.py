@@ -26,7 +26,11 @@ NO_REUSE = "none"  # `run.reuse` without reuse: every stage is run here
 VERSIONS = {"pair": 3, "translate": 3, "source": 3, "adapt": 3}
 # Settings added later: dotted name → the value that keeps the earlier behaviour, with which the
 # setting is left out of a stage's inputs.
-ADDED_LATER: dict[str, Any] = {"adapt.confusion": 0.0, "adapt.information": 0.0}
+ADDED_LATER: dict[str, Any] = {
+    "adapt.confusion": 0.0,
+    "adapt.information": 0.0,
+    **{f"{stage}.optimizer.nesterov": False for stage in ("pair", "source", "adapt")},
+}
 _SHOWN = 5  # settings that differ
 
 

@@ -38,6 +38,7 @@ _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _BEFORE = {
     "adapt.confusion": 0.0,
     "adapt.information": 0.0,
+    **{f"{stage}.optimizer.nesterov": False for stage in ("pair", "source", "adapt")},
     "adapt.recolour": 0.0,
     "em.class_prior": False,
     "em.posterior": "target",

@@ -250,7 +250,9 @@ def classes(result: Mapping[str, Any]) -> dict[str, Any] | None:
         charts.matrix("confusion", confusion, names, "true class", "predicted class"),
     )
     errors.sort(key=lambda error: (-error[2], *error[:2]))
-    return {"errors": errors[:5], "charts": [Markup(svg) for svg in drawn]}
+    mean = result.get("mean_per_class")
+    mean = None if mean is None else percent(mean)
+    return {"errors": errors[:5], "mean": mean, "charts": [Markup(svg) for svg in drawn]}
 
 
 def translations(

@@ -17,8 +17,9 @@ def make(
 
     Args:
       settings: `name`, one of `NAMES`, `learning_rate`, `schedule` (see `schedules.make`),
-        `decay_fraction` (for the `linear` schedule), `b1` and `b2` (adam), `momentum` (sgd),
-        `weight_decay` (added to the gradient before the momentum, as JAN's solver does),
+        `decay_fraction` (for the `linear` schedule), `b1` and `b2` (adam), `momentum` and
+        `nesterov` (sgd), `weight_decay` (added to the gradient before the momentum, as JAN's
+        solver does),
         `classifier_factor` (multiplies the learning rate of parameters under `classifier`, which
         are new in a pretrained network).
       total_steps: number of updates in the stage.
@@ -38,7 +39,7 @@ def make(
     if settings.name == "adam":
         rule = optax.adam(learning_rate, b1=settings.b1, b2=settings.b2)
     else:
-        rule = optax.sgd(learning_rate, momentum=settings.momentum)
+        rule = optax.sgd(learning_rate, momentum=settings.momentum, nesterov=settings.nesterov)
     if settings.weight_decay:
         rule = optax.chain(optax.add_decayed_weights(settings.weight_decay), rule)
     if settings.classifier_factor != 1:

@@ -1,4 +1,4 @@
-"""The task MNIST to MNIST-M of the paper's Table 1."""
+"""Tasks between two domains of digits: MNIST, MNIST-M, USPS and SVHN, read from their files."""
 
 from pathlib import Path
 
@@ -6,49 +6,55 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from daaa_jax.data import image_files, mnist, mnist_m, mnist_m_recipe, randomness
+from daaa_jax.data import image_files, mnist, mnist_m, mnist_m_recipe, randomness, svhn, usps
 from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
 from daaa_jax.errors import UserError
 
+# Source and target, which are folders in `data.dir`, by `data.name`.
+TASKS = {
+    "mnist2mnistm": ("mnist", "mnist_m"),
+    "mnist2usps": ("mnist", "usps"),
+    "usps2mnist": ("usps", "mnist"),
+    "svhn2mnist": ("svhn", "mnist"),
+}
+_SPLITS = ("train", "test")
+_READERS = {"mnist": mnist.load, "usps": usps.load, "svhn": svhn.load}
+
 
 def load(settings: ConfigDict) -> Task:
-    """MNIST as the source; MNIST-M, without its training labels, as the target.
+    """Labelled digits of one domain, and those of another without their training labels.
 
     Args:
-      settings: `config.data`; `dir`, `tfds_dir`, `photos_dir`, `seed`, `development_size`, `limit`
-        and `expected_counts` are read.
+      settings: `config.data`; `name`, `dir`, `tfds_dir` (of MNIST), `photos_dir` (for MNIST-M),
+        `seed`, `development_size`, `limit` and `expected_counts` are read.
 
     Raises:
       UserError: if a file is missing or not as expected, or a count is not in `expected_counts`.
     """
+    names = TASKS[settings.name]
     # No folder is needed for MNIST from TFDS with MNIST-M made from photos.
     if not settings.dir and not (settings.tfds_dir and settings.photos_dir):
         raise UserError(
-            "data.dir is not set: set --config.data.dir=DIR to the folder that holds mnist/ and "
-            "mnist_m/"
+            "data.dir is not set: set --config.data.dir=DIR to the folder that holds "
+            + " and ".join(f"{name}/" for name in names)
         )
-    root = Path(settings.dir).expanduser()
-    read, place = mnist.load, root / "mnist"
-    if settings.tfds_dir:
-        read, place = mnist.load_tfds, Path(settings.tfds_dir).expanduser()
-    source = {split: read(place, split) for split in ("train", "test")}
-    _check_counts("mnist", source, settings)
-    if settings.photos_dir:
+    source = _read(names[0], settings)
+    if settings.photos_dir and names[1] == "mnist_m":
         target = _blended(source, settings)
     else:
-        target = mnist_m.load(root / "mnist_m")
-        _check_counts("mnist_m", target, settings)
+        target = _read(names[1], settings)
 
     generator = randomness.generator(settings.seed, "order")
-    development = _development(source["train"], target["train"], settings.development_size)
-    source_train, source_test = _held_out(source, development)
-    target_train, target_test = _held_out(target, development)
+    if settings.development_size:
+        _check_development(source["train"], target["train"], settings)
+    source_train, source_test = _held_out(source, target, settings)
+    target_train, target_test = _held_out(target, source, settings)
     # MNIST-M has the digits of MNIST in the same order, which training must not exploit.
     source_train = _shuffled(source_train, generator, settings.limit)
     target_train = _shuffled(target_train, generator, settings.limit)
     return Task(
-        source_name="mnist",
-        target_name="mnist_m",
+        source_name=names[0],
+        target_name=names[1],
         class_names=tuple(str(digit) for digit in range(10)),
         source_train=source_train,
         target_train=UnlabelledImages(target_train.images),
@@ -59,6 +65,20 @@ def load(settings: ConfigDict) -> Task:
             target_images="development images" if settings.development_size else "test images",
         ),
     )
+
+
+def _read(name: str, settings: ConfigDict) -> dict[str, LabelledImages]:
+    """Both splits of a domain."""
+    folder = Path(settings.dir).expanduser() / name
+    if name == "mnist_m":
+        splits = mnist_m.load(folder)
+    elif name == "mnist" and settings.tfds_dir:
+        place = Path(settings.tfds_dir).expanduser()
+        splits = {split: mnist.load_tfds(place, split) for split in _SPLITS}
+    else:
+        splits = {split: _READERS[name](folder, split) for split in _SPLITS}
+    _check_counts(name, splits, settings)
+    return splits
 
 
 def _blended(source: dict[str, LabelledImages], settings: ConfigDict) -> dict[str, LabelledImages]:
@@ -98,31 +118,33 @@ def _check_counts(domain: str, splits: dict[str, LabelledImages], settings: Conf
 
 
 def _held_out(
-    splits: dict[str, LabelledImages], development: range | None
+    splits: dict[str, LabelledImages], others: dict[str, LabelledImages], settings: ConfigDict
 ) -> tuple[LabelledImages, LabelledImages]:
-    """Training images, and evaluation images: the test split, or rows of the training split."""
+    """Training images, and evaluation images: the test split, or rows of the training split.
+
+    The same rows of both domains, as MNIST-M has the digits of MNIST in its order, but fewer.
+    """
     train, test = splits["train"], splits["test"]
-    if development is None:
+    if not settings.development_size:
         return train, test
+    end = min(len(train.labels), len(others["train"].labels))
+    development = np.arange(end - settings.development_size, end)
     rest = np.delete(np.arange(len(train.labels)), development)
-    return _rows(train, rest), _rows(train, np.asarray(development))
+    return _rows(train, rest), _rows(train, development)
 
 
-def _development(source: LabelledImages, target: LabelledImages, size: int) -> range | None:
-    """Rows to hold out, the same digits in both: MNIST-M follows MNIST's order, but is shorter."""
-    if not size:
-        return None
-    end = min(len(source.labels), len(target.labels))
+def _check_development(source: LabelledImages, target: LabelledImages, settings) -> None:
+    size, end = settings.development_size, min(len(source.labels), len(target.labels))
     if not 0 < size < end:
         raise UserError(f"data.development_size={size}: must be between 0 and {end}")
     # A TFDS copy of MNIST is shuffled: its rows do not match those of MNIST-M, and a digit held out
     # in one domain would be trained on, with its label, in the other. A tenth agree by chance.
-    if (source.labels[:end] == target.labels[:end]).mean() < 0.99:
+    same = (source.labels[:end] == target.labels[:end]).mean() >= 0.99
+    if settings.name == "mnist2mnistm" and not same:
         raise UserError(
             f"data.development_size={size} needs MNIST and MNIST-M in the same order, and they are "
             f"not: read MNIST from its idx files (data.tfds_dir=''), or set it to 0"
         )
-    return range(end - size, end)
 
 
 def _shuffled(data: LabelledImages, generator: np.random.Generator, limit: int) -> LabelledImages:

@@ -1,0 +1,81 @@
+"""USPS from `usps.h5` or LIBSVM's two `.bz2` files, enlarged and padded like MNIST."""
+
+import bz2
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from daaa_jax.data.mnist import check_labels, pad
+from daaa_jax.data.types import LabelledImages
+from daaa_jax.errors import UserError, first_line
+
+_SIDE, _ENLARGED = 16, 28  # pixels
+_H5, _BZ2 = "usps.h5", {"train": "usps.bz2", "test": "usps.t.bz2"}
+
+
+def load(folder: Path, split: str) -> LabelledImages:
+    """Reads one split.
+
+    Args:
+      folder: contains `usps.h5` (https://www.kaggle.com/datasets/bistaumanga/usps-dataset; needs
+        h5py), or `usps.bz2` and `usps.t.bz2` (LIBSVM's, https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/multiclass.html#usps).
+      split: `train` or `test`.
+
+    Returns:
+      Images, uint8 `[N,32,32,3]`: the 16x16 digits, which fill their frame, enlarged to MNIST's
+      28x28 by bilinear interpolation, then padded; and labels.
+
+    Raises:
+      UserError: if a file is missing or not as expected.
+    """
+    if (path := folder / _H5).is_file():
+        read = _read_h5
+    elif (path := folder / _BZ2[split]).is_file():
+        read = _read_bz2
+    else:
+        raise UserError(
+            f"{folder / _BZ2[split]} is missing, and so is {_H5}: put one there, see "
+            "daaa_jax/data/usps.py"
+        )
+    try:
+        grey, labels = read(path, split)
+    except UserError:
+        raise
+    except Exception as error:  # damaged files raise errors of many classes
+        raise UserError(
+            f"{path} cannot be read ({first_line(error)}): download it again"
+        ) from error
+    check_labels(labels, path)
+    if not (grey.min(initial=0) >= 0 and grey.max(initial=0) <= 1):
+        raise UserError(f"{path} holds values outside 0..1: is it a file of another dataset?")
+    images = [
+        np.asarray(Image.fromarray(image).resize((_ENLARGED,) * 2, Image.Resampling.BILINEAR))
+        for image in np.rint(255 * grey).astype(np.uint8).reshape(-1, _SIDE, _SIDE)
+    ]
+    return LabelledImages(pad(np.stack(images)), labels)
+
+
+def _read_h5(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Values in [0, 1], `[N,256]`, and labels, int32 `[N]`."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise UserError(f"{path} needs h5py: pip install 'daaa_jax[h5]'") from error
+    with h5py.File(path) as file:
+        part = file[split]
+        return np.asarray(part["data"], np.float64), np.asarray(part["target"], np.int32)
+
+
+def _read_bz2(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """The same; the file has a line per image, classes from 1 and values in [-1, 1]."""
+    lines = bz2.decompress(path.read_bytes()).decode().splitlines()
+    grey = np.full((len(lines), _SIDE**2), -1.0)
+    labels = np.empty(len(lines), np.int32)
+    for row, line in enumerate(lines):
+        label, *fields = line.split()
+        labels[row] = int(label) - 1
+        for field in fields:  # zeros may be left out
+            index, value = field.split(":")
+            grey[row, int(index) - 1] = float(value)
+    return (grey + 1) / 2, labels
