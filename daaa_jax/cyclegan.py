@@ -307,6 +307,8 @@ def run(
         ),
         feed.bind(functools.partial(train_step, settings=settings, optimizer=optimizer)),
         feed.at,
+        blocks=feed.blocks,
+        images=2 * settings.batch_size,
         steps=steps,
         round_steps=epoch,
         end_of_round=_PairSheet(settings, images_a, images_b, context),

@@ -104,7 +104,10 @@ def _lines(result: Mapping[str, Any], method: str, smoke: bool, workdir: Any) ->
             lines.append(_row(f"adapted, both images, {name}", value, f"  (paired_{name})"))
         lines.append(_row("source network on translations", accuracy["source_translated"], ""))
     minutes = sum(result["seconds"].values()) / 60
-    lines.append(f"  {minutes:.1f} minutes in the stages; outputs in {workdir}")
+    hours = result.get("device_hours", 0.0)  # absent in results of earlier versions
+    lines.append(
+        f"  {minutes:.1f} minutes in the stages, {hours:.2f} device hours; outputs in {workdir}"
+    )
     return lines + (["  smoke run: metrics are not meaningful"] if smoke else [])
 
 

@@ -144,6 +144,8 @@ def run(
         ),
         feed.bind(step),
         feed.at,
+        blocks=feed.blocks,
+        images=settings.batch_size,
         steps=steps,
         round_steps=settings.round_epochs * epoch,
         end_of_round=end_of_round,

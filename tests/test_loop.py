@@ -25,6 +25,7 @@ from daaa_jax.data.pairs import all_images
 from daaa_jax.data.types import MeasuredData
 from daaa_jax.errors import Diverged
 from daaa_jax.models import initial_variables
+from daaa_jax.runtime import mesh as meshes
 from daaa_jax.runtime import metrics as metric_files
 from daaa_jax.runtime.checkpoints import Checkpoints
 from daaa_jax.runtime.preemption import Notice, Preempted
@@ -72,6 +73,7 @@ def run(
             create_state,
             step,
             lambda s: (batch_at(s),),
+            images=7,
             steps=STEPS,
             round_steps=ROUND,
             end_of_round=end_of_round or summary,
@@ -107,7 +109,7 @@ def assert_ended_like(whole, workdir, state, loop_state):
     expected_workdir, expected_state, expected_loop_state = whole
     assert_same_bits(state, expected_state)
     assert loop_state.keys() == expected_loop_state.keys()
-    for name in loop_state.keys() - {"seconds"}:
+    for name in loop_state.keys() - {"seconds", "device_seconds"}:
         assert loop_state[name] == expected_loop_state[name], name
     assert lines_of(workdir) == lines_of(expected_workdir)
 
@@ -170,6 +172,14 @@ def test_how_often_it_logs_and_saves_changes_no_bit(tmp_path, whole):
     state, loop_state = run(tmp_path, log_every=5, checkpoint_every=7)
     assert_same_bits(state, whole[1])
     assert loop_state["sha256"] == whole[2]["sha256"]
+
+
+def test_throughput_counts_the_images_of_all_starts(tmp_path, whole, capsys):
+    run(tmp_path)
+    shown = capsys.readouterr().err
+    assert re.search(r"little: \S+ images/s on each device, \S+ device hours", shown)
+    assert whole[2]["images"] == 7 * STEPS
+    assert 0 < whole[2]["device_seconds"] == whole[2]["seconds"]
 
 
 # What is written
@@ -266,6 +276,42 @@ def every_leaf(workdir, stage):
         folder = checkpoints.directory / str(checkpoints.latest_step()) / "state"
     tree = ocp.StandardCheckpointer().restore(folder)
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+@pytest.mark.parametrize("train", [pair, train_source, adapt])
+def test_blocks_of_updates_agree_with_single_ones(train, tmp_path, monkeypatch):
+    changes = {"run.log_every": 2, "run.checkpoint_every": 2, "adapt.round_steps": 4}
+    changes |= {f"{stage}.optimizer.name": "sgd" for stage in ("pair", "source", "adapt")}
+    drawn, ends = [], []
+    shard = meshes.shard_batches
+    monkeypatch.setattr(meshes, "shard_batches", lambda *given: drawn.append(0) or shard(*given))
+    for size in (1, 2):
+        config = make_config(changes | {"run.block_steps": size})
+        with make_context(tmp_path / str(size), config) as context:
+            variables, _ = train(config, context)
+        lines = metric_files.read(tmp_path / str(size) / "metrics.jsonl")
+        ends.append((variables, [line for line in lines if "loss" in line]))
+        assert bool(drawn) == (size == 2)
+    (one, single), (two, together) = ends
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+    assert [line["step"] for line in single] == [line["step"] for line in together]
+    for a, b in zip(single, together, strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
+
+
+def test_block_divides_what_the_host_waits_for(tmp_path):
+    def length(round_steps=150, profiled=False, **settings):
+        config = make_config({f"run.{name}": value for name, value in settings.items()})
+        with make_context(tmp_path, config) as context:
+            context = dataclasses.replace(context, profiled=profiled)
+            return loop._block_length(context, create_state(), round_steps)
+
+    usual = {"log_every": 50, "checkpoint_every": 500}
+    assert length(**usual, block_steps=0) == 1  # on a CPU
+    assert length(**usual, block_steps=25) == 25 and length(**usual, block_steps=30) == 25
+    assert length(160, **usual, block_steps=25) == 10
+    assert length(profiled=True, **usual, block_steps=25) == 1
 
 
 @pytest.mark.parametrize("train", [pair, train_source, adapt])

@@ -127,6 +127,12 @@ def result(
         "translation_colours": outputs.get("translate", {}).get("colours", {}),
         "confusion": adapt["confusion"],
         "seconds": {stage: outputs[stage]["seconds"] for stage in outputs},
+        "images_per_second": {
+            stage: known["images"] / known["device_seconds"]
+            for stage, known in outputs.items()
+            if known.get("device_seconds")
+        },
+        "device_hours": sum(known.get("device_seconds", 0.0) for known in outputs.values()) / 3600,
         "step_bytes": {
             stage: known["step_bytes"]
             for stage, known in outputs.items()

@@ -354,13 +354,16 @@ def losses(lines: Lines) -> list[Markup]:
 
 
 def time(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Rows with the minutes of each stage and the memory of an update."""
+    """Rows with the minutes of each stage, its throughput and the memory of an update."""
     seconds, sizes = result["seconds"], result.get("step_bytes", {})
+    rates = result.get("images_per_second", {})
     rows = []
     for stage, value in seconds.items():
+        rate = f", {rates[stage]:,.0f} images/s on each device" if rates.get(stage) else ""
         size = f", an update takes {sizes[stage] / 2**20:,.0f} MiB" if sizes.get(stage) else ""
-        rows.append((stage, f"{value / 60:.1f} min{size}"))
-    return [*rows, ("all", f"{sum(seconds.values()) / 60:.1f} min")]
+        rows.append((stage, f"{value / 60:.1f} min{rate}{size}"))
+    hours = f", {result['device_hours']:.2f} device hours" if "device_hours" in result else ""
+    return [*rows, ("all", f"{sum(seconds.values()) / 60:.1f} min{hours}")]
 
 
 def settings(config: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -157,6 +157,13 @@ def shard_batch(tree: Any, mesh: Mesh) -> Any:
     return place(tree, jax.tree.map(lambda _: batch_sharded(mesh), tree))
 
 
+def shard_batches(tree: Any, mesh: Mesh) -> Any:
+    """`shard_batch` for several batches stacked along a first axis, arrays `[n, B, ...]`."""
+    spec = batch_sharded(mesh).spec
+    sharding = NamedSharding(mesh, PartitionSpec(None, *spec))
+    return place(tree, jax.tree.map(lambda _: sharding, tree))
+
+
 def local_share(mesh: Mesh) -> Callable[[np.ndarray], np.ndarray]:
     """A function that selects this process's rows of an array `[B, ...]`; workers can pickle it."""
     here = [device.process_index == jax.process_index() for device in mesh.devices.flat]

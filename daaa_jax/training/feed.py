@@ -95,6 +95,23 @@ class Feed:
         self._next += 1
         return (meshes.assemble_batch(batch, self._mesh),)
 
+    @property
+    def blocks(self) -> Callable[[int, int], tuple[Any, ...]] | None:
+        """Gives the arguments of several updates at once; None if images are streamed.
+
+        `(step, count) -> arguments`, the batches stacked along a new first axis.
+        """
+        if self._streams:
+            return None
+
+        def stacked(step: int, count: int) -> tuple[Any, ...]:
+            batches = [self._batch_at(step + number) for number in range(count)]
+            return self._resident, meshes.shard_batches(
+                jax.tree.map(lambda *leaves: np.stack(leaves), *batches), self._mesh
+            )
+
+        return stacked
+
     def _dataset(self, start: int):
         # Imported here, as it takes most of a second.
         import grain

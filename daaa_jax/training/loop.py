@@ -20,6 +20,9 @@ from daaa_jax.runtime.profiling import Profile
 from daaa_jax.runtime.progress import Progress
 from daaa_jax.training.context import Context
 
+# Updates in one dispatch, of states of at most so many bytes.
+_BLOCK, _SMALL_STATE = 25, 64 * 2**20
+
 State = TypeVar("State")
 Metrics = Mapping[str, Average]
 LoopState = MutableMapping[str, Any]
@@ -41,6 +44,8 @@ def run(
     train_step: Callable[..., tuple[State, Metrics]],
     arguments_at: Callable[[int], tuple],
     *,
+    blocks: Callable[[int, int], tuple] | None = None,
+    images: int,
     steps: int,
     round_steps: int,
     end_of_round: Callable[[int, State, Metrics, LoopState], Mapping[str, float]],
@@ -69,6 +74,9 @@ def run(
       train_step: `(state, *arguments) -> (state, metrics)`; compiled here, donating the state.
       arguments_at: the arguments of an update, counted from 0; they depend on its number alone, see
         `Feed`.
+      blocks: `(step, count) -> arguments` of `count` updates, the last argument with a leading
+        axis of that length; None if updates cannot be dispatched together.
+      images: number of images of an update, to report the throughput.
       steps: total number of updates.
       round_steps: number of updates between two calls of `end_of_round`, which is also called
         after the last update.
@@ -81,8 +89,9 @@ def run(
       quiet: metrics of `end_of_round` that are left out of the round's log line.
 
     Returns:
-      The final state, and the loop state with `seconds` (of all starts of the stage together),
-      `step_bytes` (memory of a step on each device) and `sha256` of the final state.
+      The final state, and the loop state with `seconds` and `device_seconds` (of all starts of the
+      stage together), `images` (of all updates), `step_bytes` (memory of a step on each device) and
+      `sha256` of the final state.
 
     Raises:
       Diverged: if a metric is not finite.
@@ -97,8 +106,9 @@ def run(
         places = shardings(jax.eval_shape(create_state), context.mesh)
         with device_memory.enough_memory(f"stage {name}", reduce):
             state, loop_state = _first_state(create_state, places, start, checkpoints)
+        length = _block_length(context, state, round_steps) if blocks else 1
         outputs = places, meshes.replicated(context.mesh)
-        jitted = jax.jit(train_step, donate_argnums=0, out_shardings=outputs)
+        update = _Updates(name, train_step, outputs, reduce, arguments_at, blocks, length)
         sums = _MetricSums(loop_state)
         trace = context.workdir.profile(name) if context.profiled else None
         writer.drop_after(name, start)
@@ -109,15 +119,11 @@ def run(
         ):
             if 0 < start < steps:
                 progress.line(f"{name}: resumed after step {start} of {steps}")
-            clock = time.monotonic()
-            for step in range(start + 1, steps + 1):
-                arguments = arguments_at(step - 1)
-                if step == start + 1:
-                    check_types(name, state, jax.eval_shape(jitted, state, *arguments)[0])
-                    update = device_memory.compile_step(name, jitted, (state, *arguments), reduce)
-                    loop_state["step_bytes"] = device_memory.step_bytes(update)
-                profile.before(step, state)
-                state, metrics = update(state, *arguments)
+            clock, step = time.monotonic(), start
+            while step < steps:
+                profile.before(step + 1, state)
+                state, metrics, count = update(state, step, steps)
+                step += count
                 profile.after(step, state)
                 sums.add(metrics)
                 ends_round = step % round_steps == 0 or step == steps
@@ -134,11 +140,67 @@ def run(
                     writer.scalars(name, step, results)
                     progress.line(_round_line(name, step, round_steps, steps, results, quiet))
                 if saves:
-                    clock = _save(checkpoints, step, state, loop_state, clock, writer)
+                    loop_state.update(step_bytes=update.step_bytes, images=images * step)
+                    clock = _save(checkpoints, step, state, loop_state, clock, context)
                 if preempted:
                     checkpoints.wait()
                     raise Preempted(f"stage {name} is saved after step {step} of {steps}")
+            progress.line(_rate_line(name, loop_state))
     return state, {**loop_state, "sha256": files.checksum(state)}
+
+
+def _block_length(context: Context, state: Any, round_steps: int) -> int:
+    """Updates in one dispatch: a common divisor of the intervals at which the host looks.
+
+    On a CPU a scan is several times slower than single updates; a large network's update takes
+    longer than its dispatch.
+    """
+    settings = context.settings
+    wanted = settings.block_steps
+    if wanted == 0:
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        wanted = _BLOCK if jax.default_backend() != "cpu" and size <= _SMALL_STATE else 1
+    if context.profiled:  # a trace begins and ends with single updates
+        return 1
+    common = math.gcd(settings.log_every, settings.checkpoint_every, round_steps)
+    return max(n for n in range(1, min(wanted, common) + 1) if common % n == 0)
+
+
+class _Updates:
+    """The compiled updates of a stage: single ones, and blocks of several in one dispatch."""
+
+    def __init__(self, name, train_step, out_shardings, reduce, arguments_at, blocks, length):
+        """Compiles nothing yet; `length` is the number of updates in a block."""
+        self._name, self._reduce, self._length = name, reduce, length
+        self._arguments_at, self._blocks = arguments_at, blocks
+        self._compiled: dict[int, Any] = {}
+
+        def block(state, *arguments):
+            *shared, batches = arguments
+            state, metrics = jax.lax.scan(
+                lambda state, batch: train_step(state, *shared, batch), state, batches
+            )
+            return state, jax.tree.map(lambda each: each.sum(axis=0), metrics)
+
+        self._jitted = {
+            count: jax.jit(function, donate_argnums=0, out_shardings=out_shardings)
+            for count, function in ((length, block), (1, train_step))
+        }
+        self.step_bytes: Any = None
+
+    def __call__(self, state: State, step: int, steps: int) -> tuple[State, Metrics, int]:
+        """One update after `step`, or a block of them; with the number of updates made."""
+        whole = step % self._length == 0 and step + self._length <= steps
+        count = self._length if whole else 1
+        arguments = self._blocks(step, count) if count > 1 else self._arguments_at(step)
+        if count not in self._compiled:
+            jitted = self._jitted[count]
+            check_types(self._name, state, jax.eval_shape(jitted, state, *arguments)[0])
+            self._compiled[count] = device_memory.compile_step(
+                self._name, jitted, (state, *arguments), self._reduce
+            )
+            self.step_bytes = device_memory.step_bytes(self._compiled[count])
+        return *self._compiled[count](state, *arguments), count
 
 
 def check_types(name: str, before: Any, after: Any) -> None:
@@ -211,15 +273,17 @@ def _first_state(
 ) -> tuple[State, LoopState]:
     """A new state, or the one saved after `start` updates, and its loop state."""
     if not start:
-        return meshes.place(create_state(), places), {"seconds": 0.0}
+        return meshes.place(create_state(), places), {"seconds": 0.0, "device_seconds": 0.0}
     return checkpoints.restore(jax.jit(create_state, out_shardings=places).eval_shape())
 
 
-def _save(checkpoints, step, state, loop_state, clock: float, writer) -> float:
+def _save(checkpoints, step, state, loop_state, clock: float, context: Context) -> float:
     """Saves the state and the loop state; returns the time at which the save started."""
     now = time.monotonic()
     loop_state["seconds"] += now - clock
-    writer.flush()
+    before = loop_state.get("device_seconds", 0.0)  # absent in checkpoints of earlier versions
+    loop_state["device_seconds"] = before + (now - clock) * context.mesh.size
+    context.writer.flush()
     checkpoints.save(step, state, dict(loop_state))
     return now
 
@@ -247,6 +311,13 @@ def _finite(
         f"stage {name}: {', '.join(bad)} not finite by step {step}; {kept}. "
         f"Lower the learning rate of this stage, or check its input."
     )
+
+
+def _rate_line(name: str, loop_state: LoopState) -> str:
+    """The stage's throughput over all its starts, with evaluation and saving."""
+    seconds = loop_state.get("device_seconds") or math.inf
+    rate = loop_state.get("images", 0) / seconds
+    return f"{name}: {rate:.4g} images/s on each device, {seconds / 3600:.3g} device hours"
 
 
 def _round_line(

@@ -107,6 +107,8 @@ def run(
         training.create_state,
         feed.bind(training.train_step),
         feed.at,
+        blocks=feed.blocks,
+        images=config.adapt.batch_size,
         steps=steps,
         round_steps=settings.round_steps,
         between_rounds=measure_second_view,
