@@ -21,7 +21,7 @@ _SIDE = 32
 _DAMAGED = (tarfile.TarError, OSError, EOFError, zlib.error)
 _ARCHIVE = re.compile(r"mnist[-_ ]?m(?!_(train|test))", re.IGNORECASE)
 # Without the files that start with a dot, which some systems add.
-_PART = re.compile(r"(.*/)?mnist_m_(train|test)(_labels\.txt|/(.*/)?[^./][^/]*\.png)")
+_PART = re.compile(r"(.*/)?mnist_m_(train|test)(_labels\.txt|/(.*/)?[^./][^/]*\.(?:png|webp))")
 
 Part = tuple[str, Path, bytes]  # split, path and content of a file of labels or an image
 
@@ -105,7 +105,7 @@ def _read(origin: Path, contents: Iterable[Part]) -> dict[str, np.ndarray]:
     labels: dict[str, tuple[Path, bytes]] = {}
     images: dict[str, dict[str, np.ndarray]] = {split: {} for split in SPLITS}
     for split, path, content in contents:
-        if path.suffix == ".png":
+        if path.suffix != ".txt":
             images[split].setdefault(path.name, _decode(content, path))
         elif content != labels.setdefault(split, (path, content))[1]:
             raise UserError(

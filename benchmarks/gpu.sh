@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# Runs the benchmarks for a GPU, the most valuable part first, in 9 minutes on one H100.
+#
+#   python -m benchmarks.gpu_data --data=DIR --out=DATA     packs the data, on any machine
+#   benchmarks/gpu.sh --data=DATA [--out=OUT] [PART ...]    on the GPU machine
+#   benchmarks/gpu.sh --dry                                 all parts at tiny size, on a CPU
+#
+# Parts: agreement (one update of each stage against the CPU), pytorch (times of our steps and of
+# PyTorch's, eager and compiled), digits (the digits' default run), mnistm (MNIST -> MNIST-M on
+# 25,000 images), office10 (amazon -> webcam at 256 pixels). Each has its own time limit, and its
+# results are in OUT/PART as soon as it ends; OUT/summary.tsv has a line per part. Uses the `python`
+# first on PATH. The exit code is 1 if a part failed.
+
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+
+dry=false data='' out=runs/gpu parts=()
+for argument in "$@"; do
+  case "$argument" in
+    --dry) dry=true ;;
+    --data=*) data=${argument#*=} ;;
+    --out=*) out=${argument#*=} ;;
+    agreement | pytorch | digits | mnistm | office10) parts+=("$argument") ;;
+    *) echo "unknown argument $argument: see the top of benchmarks/gpu.sh" >&2; exit 1 ;;
+  esac
+done
+[ ${#parts[@]} -gt 0 ] || parts=(agreement pytorch digits mnistm office10)
+mkdir -p "$out" || exit 1
+if $dry; then
+  data=$out/data
+  python -m benchmarks.gpu_data --out="$data" || exit 1
+fi
+
+train() {
+  if $dry; then
+    set -- "$@" --config.run.log_every=4
+  fi
+  python -m daaa_jax.main "$@" --workdir="$here/run" --config.run.reuse=none || return
+  cp "$here/run/result.json" "$here/"
+}
+
+agreement() {
+  local small=()
+  if $dry; then small=(--small); fi
+  python -m benchmarks.agreement "${small[@]}" --out="$here/agreement.json"
+}
+
+pytorch() {
+  if ! python -c 'import torch' 2> /dev/null; then
+    echo 'skipped: this Python has no torch (pip install -r benchmarks/requirements.txt)'
+    return
+  fi
+  local cases=cyclegan256_4,resnet50_128,efficientnet,digits_1024,cyclegan32_64
+  local options=()
+  if $dry; then cases=evaluation options=(--rounds=1 --no_compile); fi
+  python -m benchmarks.performance --cases="$cases" "${options[@]}" --out="$here/performance.json"
+}
+
+digits() {
+  if $dry; then train --config=configs/digits.py:smoke; else train --config=configs/digits.py; fi
+}
+
+mnistm() {
+  local counts=(25000 3000) sizes=(--config.pair.epochs=4 --config.adapt.rounds=12
+    --config.adapt.round_steps=300)
+  local task=mnist2mnistm
+  if $dry; then counts=(300 100) sizes=() task=mnist2mnistm,smoke; fi
+  train --config=configs/digits.py:$task --config.data.dir="$data/digits" "${sizes[@]}" \
+    --config.data.expected_counts.mnist_train="${counts[0]}" \
+    --config.data.expected_counts.mnist_test="${counts[1]}" \
+    --config.data.expected_counts.mnist_m_train="${counts[0]}" \
+    --config.data.expected_counts.mnist_m_test="${counts[1]}"
+}
+
+office10() {
+  local sizes=(--config.pair.epochs=3 --config.model.weights= --config.pair.batch_size=4)
+  local task=a2w
+  if [ -n "${WEIGHTS:-}" ]; then sizes[1]=--config.model.weights=$WEIGHTS; fi
+  if $dry; then task=a2w,smoke sizes=(); fi
+  train --config=configs/office10.py:$task --config.data.dir="$data/office10" "${sizes[@]}" \
+    --config.data.expected_counts.amazon=0 --config.data.expected_counts.webcam=0
+}
+
+declare -A limits=([agreement]=90 [pytorch]=120 [digits]=110 [mnistm]=110 [office10]=110)
+failed=0
+for part in "${parts[@]}"; do
+  here=$out/$part
+  mkdir -p "$here"
+  limit=${limits[$part]}
+  if $dry; then limit=600; fi
+  if [[ $part =~ mnistm|office10 && ! -d $data/${part/mnistm/digits} ]]; then
+    echo "$part: skipped, --data names no folder with ${part/mnistm/digits}/" | tee "$here/log.txt"
+    printf '%s\tskipped\t0\n' "$part" >> "$out/summary.tsv"
+    continue
+  fi
+  start=$SECONDS
+  export -f train agreement pytorch digits mnistm office10
+  export dry data here WEIGHTS
+  timeout "$limit" bash -c "$part" 2>&1 | tee "$here/log.txt"
+  code=${PIPESTATUS[0]}
+  printf '%s\t%s\t%s\n' "$part" "$code" $((SECONDS - start)) >> "$out/summary.tsv"
+  echo "$part: exit code $code after $((SECONDS - start)) s"
+  [ "$code" -eq 0 ] || failed=1
+done
+exit $failed
