@@ -19,8 +19,8 @@ import numpy as np
 
 from daaa_jax.command_line import Parser
 from daaa_jax.data import folders, photos, record_sets, records
-from daaa_jax.errors import UserError, counted, writable
-from daaa_jax.runtime.files import read_json, write_json
+from daaa_jax.errors import UserError, counted, readable, writable
+from daaa_jax.runtime.files import checksum, read_json, write_json
 from daaa_jax.runtime.progress import Progress
 
 
@@ -58,17 +58,24 @@ def convert(folder: str | Path, out: Path, size: int, shard: int, on_error: str)
       on_error: for unreadable images: `raise` an error that lists them all, or `skip` them.
 
     Raises:
-      UserError: if `out` holds anything else, or images cannot be read.
+      UserError: if `out` holds anything else or lies in `folder`, or images cannot be read.
     """
-    listing = folders.find(folder)
+    with readable(folder):
+        listing = folders.find(folder)
+        identity = folders.identity(listing, size)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out={out} is a file, not a folder")
-    what = {"images": folders.identity(listing, size), "size": size, "shard": shard}
+    if out.resolve().is_relative_to(Path(folder).expanduser().resolve()):
+        raise UserError(f"--out={out} is in {folder}, where it would be a class: give another one")
+    # Labels are not of the images alone: a class folder without images changes them.
+    of_classes = {"classes": list(listing.classes), "labels": checksum(listing.labels)}
+    what = {"images": identity, "size": size, "shard": shard} | of_classes
     started = out / record_sets.BEGUN
-    if started.exists() and read_json(started) != what:
+    # Sets of earlier versions do not name their classes.
+    if started.exists() and what | read_json(started) != what:
         raise UserError(
-            f"--out={out} holds records of other images, or of another --size or --shard: give "
-            "another folder, or remove it"
+            f"--out={out} holds records of other images or classes, or of another --size or "
+            "--shard: give another folder, or remove it"
         )
     if not started.exists() and out.is_dir() and any(out.iterdir()):
         raise UserError(f"--out={out} is not empty: give a new folder")
