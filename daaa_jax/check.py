@@ -36,11 +36,14 @@ Owners = dict[str, list[tuple[str, str, Path]]]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the findings and returns the exit code."""
-    parser = Parser("check", __doc__.splitlines()[0])
+    parser = Parser("check", __doc__)
     parser.add_argument(
         "domains", nargs="+", metavar="DIR_OR_LIST", help="a domain, the source first"
     )
     parser.add_list_flags()
+    parser.add_argument(
+        "--class_names", default="", help="of list files: a file of names, or names with commas"
+    )
     flags = parser.parse_args(arguments)
     options = image_lists.Options(flags.root, flags.path_prefix, flags.class_names)
     failed = False
@@ -127,6 +130,11 @@ def _compare(source: Domain, targets: Sequence[Domain]) -> bool:
 
     Targets may lack classes of the source, but not add any.
     """
+    try:
+        source, targets = image_lists.with_shared_names(source, targets)
+    except UserError as error:
+        print(f"error: {error}")
+        return True
     why = folders.why_no_source(source.folder, source.classes, source.files)
     failed = bool(why)
     if failed:

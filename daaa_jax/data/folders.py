@@ -15,6 +15,7 @@ from daaa_jax.data import cache, image_files, photos
 from daaa_jax.data.images import chosen
 from daaa_jax.data.types import ImageArray
 from daaa_jax.errors import UserError
+from daaa_jax.runtime.files import expanded
 
 UNKNOWN = -1  # label of the images of a flat folder, one without classes
 # Folders of these names above the classes are parts of a dataset, not classes.
@@ -28,7 +29,7 @@ class Listing:
     """The image files of a domain.
 
     Attributes:
-      name: last part of the path given to `find`.
+      name: last part of the absolute path of what was given to `find`.
       folder: folder that contains the files; ends in `images` if they are in `images/`.
       classes: names in alphabetical order, in Unicode NFC; empty for a flat folder.
       paths: the files, sorted by class and then by name.
@@ -37,6 +38,7 @@ class Listing:
       unreadable: links that lead nowhere and folders that cannot be entered, with the reason.
       ignored: what a system left, see `image_files`.
       list_labels: label of each class in a list file; empty for a folder.
+      is_numbered: whether classes of a list file are named by their labels, having no others.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Listing:
     unreadable: tuple[tuple[Path, str], ...] = ()
     ignored: tuple[Path, ...] = ()
     list_labels: tuple[str, ...] = ()
+    is_numbered: bool = False
 
     @property
     def files(self) -> tuple[PurePath, ...]:
@@ -75,7 +78,7 @@ def find(folder: str | Path) -> Listing:
         images, has folders such as `train` above its classes, or has names that clash or cannot be
         shown.
     """
-    root = Path(folder).expanduser()
+    root = expanded(folder)
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "there is no such folder"
         raise UserError(f"{root}: {what}")
@@ -108,7 +111,8 @@ def find(folder: str | Path) -> Listing:
         raise UserError(
             f"{root} has two folders of one name, {twice}, in different Unicode forms: merge them"
         )
-    names += [Path(folder).name, *(str(path.relative_to(root)) for path in paths)]
+    name = Path(os.path.abspath(expanded(folder))).name  # also of `.` and `..`
+    names += [name, *(str(path.relative_to(root)) for path in paths)]
     if hidden := [name for name in names if _HIDDEN & set(map(unicodedata.category, name))]:
         raise UserError(
             f"{root} has {len(hidden)} names that cannot be shown, rename "
@@ -117,7 +121,7 @@ def find(folder: str | Path) -> Listing:
     numbers = {name: number for number, name in enumerate(classes)}
     labels = [numbers.get(composed(top[path]), UNKNOWN) for path in paths]
     return Listing(
-        Path(folder).name,
+        name,
         root,
         classes,
         tuple(paths),
@@ -235,7 +239,7 @@ def decode_all(listing: Listing, size: int) -> tuple[np.ndarray, np.ndarray, pho
     def decode(new: cache.New) -> dict[str, np.ndarray]:
         images = new("images", (len(listing.paths), size, size, 3), np.uint8)
         ranges = photos.value_ranges(listing.paths)
-        unreadable = photos.read_all(listing.paths, images, listing.folder.name, ranges)
+        unreadable = photos.read_all(listing.paths, images, listing.name, ranges)
         reasons = [unreadable.get(position, "") for position in range(len(images))]
         as_text = np.array(json.dumps(ranges))
         return {"images": images, "reasons": np.array(reasons, np.str_), "ranges": as_text}

@@ -13,6 +13,7 @@ from daaa_jax.data import folders, image_lists, randomness, record_sets
 from daaa_jax.data.record_sets import Domain
 from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
 from daaa_jax.errors import UserError, listed, readable
+from daaa_jax.runtime.files import expanded
 
 DOMAINS = ("amazon", "dslr", "webcam")
 _WHERE = (
@@ -45,13 +46,13 @@ def load(settings: ConfigDict) -> Task:
             f"data.source={settings.source} and data.target={settings.target} are the same folder"
         )
     source, target = _told_apart(source, target, settings)
-    target = image_lists.with_names_of(source, target)
+    others = [target] + ([_find(settings, settings.target_test)] if settings.target_test else [])
+    source, (target, *tests) = image_lists.with_shared_names(source, others)
     if why := folders.why_no_source(source.folder, source.classes, source.files):
         raise UserError(why)
     _check_classes(source, target, settings.unknown_classes)
     listings = {"source": source, "target": target}
-    if settings.target_test:
-        test = image_lists.with_names_of(source, _find(settings, settings.target_test))
+    for test in tests:
         if not test.classes:
             raise UserError(f"data.target_test={settings.target_test} has no classes")
         _check_classes(source, test, settings.unknown_classes)
@@ -113,7 +114,7 @@ def check_folders(settings: ConfigDict) -> None:
             readable(f"data.{name}={settings[name]}"),
             contextlib.suppress(NotADirectoryError),  # a list of files, or refused as none
         ):
-            os.scandir(Path(place).expanduser()).close()
+            os.scandir(expanded(place)).close()
 
 
 def _place(settings: ConfigDict, domain: str) -> str:
@@ -124,7 +125,7 @@ def _place(settings: ConfigDict, domain: str) -> str:
         raise UserError(f"data.dir is not set: set it to the folder of the domains. {_WHERE}")
     if record_sets.is_remote(settings.dir):
         return f"{settings.dir.rstrip('/')}/{domain}"
-    root = Path(settings.dir).expanduser()
+    root = expanded(settings.dir)
     if not (root / domain).is_dir():
         raise UserError(f"{root} holds no folder {domain}. {_WHERE}")
     return str(root / domain)
@@ -141,7 +142,7 @@ def find(place: str, options: image_lists.Options) -> Domain:
     Raises:
       UserError: if there are none, or they are not as expected.
     """
-    if Path(place).expanduser().is_file():
+    if expanded(place).is_file():
         return image_lists.find(place, options)
     return record_sets.find(place) or folders.find(place)
 
