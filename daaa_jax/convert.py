@@ -20,7 +20,7 @@ import numpy as np
 from daaa_jax.command_line import Parser
 from daaa_jax.data import folders, photos, record_sets, records
 from daaa_jax.errors import UserError, counted, readable, writable
-from daaa_jax.runtime.files import checksum, read_json, write_json
+from daaa_jax.runtime.files import checksum, expanded, read_json, write_json
 from daaa_jax.runtime.progress import Progress
 
 
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
       UserError: if the folder is not a domain, or a file cannot be read or written.
     """
-    parser = Parser("convert", __doc__.splitlines()[0])
+    parser = Parser("convert", __doc__)
     parser.add_argument("folder", help="folder of photos: FOLDER/<class>/*.jpg, or FOLDER/*.jpg")
     parser.add_argument("--out", required=True, help="folder for the records")
     parser.add_argument("--size", type=int, default=256, help="side of the square images, pixels")
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in ("size", "shard"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name}={getattr(options, name)} must be at least 1")
-    out = Path(options.out).expanduser()
+    out = expanded(options.out)
     with writable(f"--out={options.out}"):
         convert(options.folder, out, options.size, options.shard, options.on_error)
 
@@ -65,7 +65,7 @@ def convert(folder: str | Path, out: Path, size: int, shard: int, on_error: str)
         identity = folders.identity(listing, size)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out={out} is a file, not a folder")
-    if out.resolve().is_relative_to(Path(folder).expanduser().resolve()):
+    if out.resolve().is_relative_to(expanded(folder).resolve()):
         raise UserError(f"--out={out} is in {folder}, where it would be a class: give another one")
     # Labels are not of the images alone: a class folder without images changes them.
     of_classes = {"classes": list(listing.classes), "labels": checksum(listing.labels)}

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
       UserError: for any error that the user can fix.
     """
-    parser = Parser("export", __doc__.splitlines()[0])
+    parser = Parser("export", __doc__)
     what = parser.add_network_flags(inference.NETWORKS)
     parser.add_argument("--out", required=True, help="folder to create")
     parser.add_argument("--onnx", action="store_true", help="also write ONNX, by jax2onnx")
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--generators", action="store_true", help="export only the two generators, no classifier"
     )
     options = parser.parse_args(arguments)
-    workdir, out = Workdir(options.workdir), Path(options.out).expanduser()
+    workdir, out = Workdir(options.workdir), files.expanded(options.out)
     error_log.use(workdir.path)
     if out.exists():
         raise UserError(f"--out={options.out} exists: remove it, or give another folder")

@@ -479,6 +479,24 @@ def test_domains_of_one_name_are_told_apart_by_their_folders(places, names, tmp_
     assert (task.source_name, task.target_name) == expected
 
 
+@pytest.mark.parametrize(
+    ("source", "target"), [(".", "../phone"), ("pen/..", "../phone/."), ("../phone", ".")]
+)
+@pytest.mark.parametrize("as_records", [False, True])
+def test_current_folder_has_its_own_name(source, target, as_records, tmp_path, monkeypatch):
+    for seed, name in enumerate(("catalogue", "phone")):
+        place = write_domain(tmp_path / "photos" / name, CLASSES, each=1, seed=seed)
+        if as_records:
+            convert.main([str(place), f"--out={tmp_path / name}", "--size=32"])
+    (tmp_path / "catalogue" / "pen").mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(tmp_path / ("." if as_records else "photos") / "catalogue")
+    config = folder_config.get_config("smoke,data.limit=0,data.image_size=32").data
+    config.update(source=source, target=target)
+    task = load_task(config)
+    names = ("phone", "catalogue") if target == "." else ("catalogue", "phone")
+    assert (task.source_name, task.target_name) == names
+
+
 def test_only_as_many_images_are_decoded_as_data_limit_allows(tmp_path, monkeypatch):
     source = write_domain(tmp_path / "catalogue", CLASSES, each=4)
     target = write_domain(tmp_path / "phone", CLASSES, each=3, seed=1)

@@ -9,6 +9,7 @@ from PIL import Image
 from daaa_jax.data import image_files, mnist, mnist_m, mnist_m_recipe, randomness
 from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
 from daaa_jax.errors import UserError
+from daaa_jax.runtime.files import expanded
 
 
 def load(settings: ConfigDict) -> Task:
@@ -27,10 +28,10 @@ def load(settings: ConfigDict) -> Task:
             "data.dir is not set: set --config.data.dir=DIR to the folder that holds mnist/ and "
             "mnist_m/"
         )
-    root = Path(settings.dir).expanduser()
+    root = expanded(settings.dir)
     read, place = mnist.load, root / "mnist"
     if settings.tfds_dir:
-        read, place = mnist.load_tfds, Path(settings.tfds_dir).expanduser()
+        read, place = mnist.load_tfds, expanded(settings.tfds_dir)
     source = {split: read(place, split) for split in ("train", "test")}
     _check_counts("mnist", source, settings)
     if settings.photos_dir:
@@ -62,7 +63,7 @@ def load(settings: ConfigDict) -> Task:
 
 
 def _blended(source: dict[str, LabelledImages], settings: ConfigDict) -> dict[str, LabelledImages]:
-    photos = _photos(Path(settings.photos_dir).expanduser())
+    photos = _photos(expanded(settings.photos_dir))
     blended = {}
     for split, data in source.items():
         generator = randomness.generator(settings.seed, f"blend {split}")
