@@ -46,30 +46,46 @@ def test_classes_that_are_hardly_kept_are_named(kept, is_rare):
 # Classes of an external source network.
 
 
-def confusion_of(order, right=18, wrong=2):
-    """Counts of a network whose output `order[k]` is class k."""
-    counts = np.full((4, 4), wrong / 2)
-    counts[np.arange(4), order] = right
-    return counts.astype(int)
+def outputs_of(order, right=18, wrong=2):
+    """Predictions of a network whose output `order[k]` is class k, and the labels."""
+    labels = np.repeat(np.arange(len(order)), right + wrong)
+    predicted = np.asarray(order)[labels].reshape(len(order), -1)
+    predicted[:, -wrong:] = (predicted[:, -wrong:] + 1) % len(order)
+    return predicted.ravel(), labels
 
 
 def test_source_network_with_its_classes_in_order_passes(capsys):
-    source_classes.check(confusion_of([0, 1, 2, 3]), NAMES, "net.pth")
+    source_classes.check(*outputs_of([0, 1, 2, 3]), NAMES, "net.pth")
     assert not capsys.readouterr().out
 
 
 @pytest.mark.parametrize("order", [[1, 2, 3, 0], [1, 0, 2, 3]])
-def test_source_network_with_classes_in_another_order_is_refused(order):
-    with pytest.raises(UserError, match=r"net\.pth.*output 1 is bike"):
-        source_classes.check(confusion_of(order), NAMES, "net.pth")
+@pytest.mark.parametrize("shuffled", [True, False])
+def test_source_network_with_classes_in_another_order_is_refused(order, shuffled):
+    rows = np.random.default_rng(0).permutation(80) if shuffled else np.arange(80)
+    predicted, labels = (each[rows] for each in outputs_of(order))
+    with pytest.raises(UserError, match=r"net\.pth.*output 1 is bike") as caught:
+        source_classes.check(predicted, labels, NAMES, "net.pth")
+    assert str(caught.value).count("output ") == sum(n != place for n, place in enumerate(order))
+
+
+@pytest.mark.parametrize(("classes", "images"), [(31, 24), (31, 62), (10, 10), (2, 1), (345, 100)])
+def test_no_order_is_found_in_a_few_images_of_a_network_of_chance_accuracy(classes, images, capsys):
+    """The best of all orders is right on most of them."""
+    for seed in range(20):
+        generator = np.random.default_rng(seed)
+        predicted, labels = generator.integers(0, classes, (2, images))
+        source_classes.check(predicted, labels, tuple(map(str, range(classes))), "net.pth")
+    assert "warning" in capsys.readouterr().out
 
 
 def test_source_network_of_chance_accuracy_is_warned_of(capsys):
-    source_classes.check(np.full((4, 4), 5), NAMES, "net.pth")
+    predicted = np.tile(np.arange(4), 20)
+    source_classes.check(predicted, np.sort(predicted), NAMES, "net.pth")
     warning = capsys.readouterr().out
     assert "net.pth" in warning and "25.0%" in warning and "62%" in warning
-    many = np.full((100, 100), 1)
-    source_classes.check(many, tuple(map(str, range(100))), "net.pth")
+    many = np.tile(np.arange(100), 100)
+    source_classes.check(many, np.sort(many), tuple(map(str, range(100))), "net.pth")
     assert "3%" in capsys.readouterr().out
 
 
