@@ -11,6 +11,7 @@ import sys
 import threading
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from commands import call, refused
@@ -18,10 +19,12 @@ from photo_trees import OFFICE_CLASSES, write_domain, write_image, write_office
 from PIL import Image
 
 from configs import folder as folder_config
-from daaa_jax import convert, predict
+from daaa_jax import convert, evaluation, models, predict
 from daaa_jax.data import load_task, photos
+from daaa_jax.data.augment import decode, evaluation_views
 from daaa_jax.errors import UserError
 from daaa_jax.experiment.workdir import Workdir
+from daaa_jax.models import network_file
 
 CLASSES = ("mug", "pen", "stapler")
 
@@ -392,6 +395,44 @@ def test_source_network_of_other_classes_is_refused(finished, tmp_path):
         f"--config.source.checkpoint={finished}",
     )
     assert "stapler" in message and "ruler" in message
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def exact(root) -> tuple[dict, dict]:
+    """Variables of a source network that is right on all its images, and its metadata."""
+    config = folder_config.get_config("smoke,model.name=digits,data.limit=0")
+    config.data.update(source=str(root / "catalogue"), target=str(root / "phone"))
+    known = load_task(config.data).source_train
+    network = models.create_classifier(config.model, 3, config.adapt.attention)
+    view = evaluation_views(decode(known.images[:1]), config.augment, 1)[0]
+    variables = jax.device_get(models.initial_variables(jax.random.key(0), network, view))
+    given = evaluation.outputs(network, variables, known.images[:], config.augment, 1)
+    weights = np.linalg.lstsq(given.features, 9 * np.eye(3)[known.labels], rcond=None)[0]
+    layer = variables["params"]["classifier"]
+    layer["kernel"] = weights.reshape(layer["kernel"].shape).astype(np.float32)
+    return variables, {"classes": CLASSES, "model": config.model}
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [1, 2, 0], [1, 0, 2]])
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_source_network_with_its_classes_in_another_order_is_refused_before_anything_is_written(
+    order, is_ours, exact, root, tmp_path
+):
+    variables, about = jax.tree.map(np.copy, exact[0]), exact[1] if is_ours else {}
+    layer = variables["params"]["classifier"]
+    layer["kernel"] = layer["kernel"][..., order]
+    place = tmp_path / "net.safetensors"
+    network_file.write(place, variables, about)
+    flags = [*folder_flags(root, tmp_path / "run"), f"--config.source.checkpoint={place}"]
+    done = call("main", *flags, fails="training.time_left.later")  # after the check
+    assert done.returncode == 1
+    if order == [0, 1, 2]:
+        assert "injected" in done.stderr and "source.checkpoint" not in done.stdout
+        return
+    assert f"source.checkpoint={place}" in done.stderr and done.stderr.count("\n") == 1
+    for output, label in enumerate(order):
+        assert (f"output {output} is {CLASSES[label]}" in done.stderr) == (output != label)
     assert not (tmp_path / "run").exists()
 
 
