@@ -63,8 +63,6 @@ def convert(folder: str | Path, out: Path, size: int, shard: int, on_error: str)
     with readable(folder):
         listing = folders.find(folder)
         identity = folders.identity(listing, size)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out={out} is a file, not a folder")
     if out.resolve().is_relative_to(expanded(folder).resolve()):
         raise UserError(f"--out={out} is in {folder}, where it would be a class: give another one")
     # Labels are not of the images alone: a class folder without images changes them.
@@ -77,8 +75,8 @@ def convert(folder: str | Path, out: Path, size: int, shard: int, on_error: str)
             f"--out={out} holds records of other images or classes, or of another --size or "
             "--shard: give another folder, or remove it"
         )
-    if not started.exists() and out.is_dir() and any(out.iterdir()):
-        raise UserError(f"--out={out} is not empty: give a new folder")
+    if not started.exists() and (out.is_file() or (out.is_dir() and any(out.iterdir()))):
+        raise UserError(f"--out={out} is not an empty folder: give a new one")
     write_json(started, what)
     records.drop_halves(out)
     ranges = photos.value_ranges(listing.paths)
@@ -102,9 +100,7 @@ def convert(folder: str | Path, out: Path, size: int, shard: int, on_error: str)
         )
     written = sum(len(content["files"]) for content in shards.values())
     if not written:
-        raise UserError(
-            f"no image in {listing.folder} can be read ({bad[0][1]}): nothing to convert"
-        )
+        raise UserError(f"no image in {listing.folder} can be read ({bad[0][1]})")
     record_sets.write_index(out, listing.classes, size, shards, ranges)
     left_out = f", {len(bad)} unreadable left out" if bad else ""
     print(f"{counted(written, 'image')}{left_out}: {out}", flush=True)

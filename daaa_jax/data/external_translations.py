@@ -6,7 +6,7 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from daaa_jax.data import folders, image_files
-from daaa_jax.errors import UserError
+from daaa_jax.errors import UserError, counted
 from daaa_jax.runtime.files import expanded
 
 
@@ -61,5 +61,6 @@ def read(
     bad = np.flatnonzero(reasons != "")
     if len(bad):
         lines = "\n".join(f"  {paths[i]}: {reasons[i]}" for i in bad)
-        raise UserError(f"{len(bad)} translations in {root} cannot be read: fix them\n{lines}")
+        count = counted(len(bad), "translation")
+        raise UserError(f"{count} in {root} cannot be read: make them again\n{lines}")
     return images

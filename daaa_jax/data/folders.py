@@ -14,7 +14,7 @@ import numpy as np
 from daaa_jax.data import cache, image_files, photos
 from daaa_jax.data.images import chosen
 from daaa_jax.data.types import ImageArray
-from daaa_jax.errors import UserError
+from daaa_jax.errors import UserError, counted
 from daaa_jax.runtime.files import expanded
 
 UNKNOWN = -1  # label of the images of a flat folder, one without classes
@@ -115,7 +115,7 @@ def find(folder: str | Path) -> Listing:
     names += [name, *(str(path.relative_to(root)) for path in paths)]
     if hidden := [name for name in names if _HIDDEN & set(map(unicodedata.category, name))]:
         raise UserError(
-            f"{root} has {len(hidden)} names that cannot be shown, rename "
+            f"{root} has {counted(len(hidden), 'name')} that cannot be shown, rename "
             f"{', '.join(map(ascii, hidden[:3]))}"
         )
     numbers = {name: number for number, name in enumerate(classes)}
@@ -203,11 +203,11 @@ def decode(listings: Mapping[str, Listing], size: int, on_error: str) -> dict[st
         lines += [f"  {path}: {reason}" for path, reason in entries if reason]
     if lines and on_error != "skip":
         raise UserError(
-            f"{len(lines)} images cannot be read: fix or remove them, or skip them with "
+            f"{counted(len(lines), 'image')} cannot be read: fix or remove, or skip with "
             "--config.data.on_error=skip\n" + "\n".join(lines)
         )
     if lines:
-        print(f"{len(lines)} images are left out because they cannot be read:")
+        print(f"{counted(len(lines), 'image')} left out, which cannot be read:")
         print("\n".join(lines), flush=True)
     for listing in listings.values():
         if listing.others:

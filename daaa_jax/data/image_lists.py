@@ -64,10 +64,8 @@ def find(place: str | Path, options: Options) -> Listing:
     known = [line for line in lines if os.path.isfile(line.file)]
     for number, file, label in lines:
         if _HIDDEN.search(f"{file}{label}"):
-            raise UserError(
-                f"{path}, line {number}: {ascii(str(file))} has characters that cannot be shown: "
-                "rename it, or save the list as UTF-8"
-            )
+            what = f"{ascii(str(file))} has characters that cannot be shown"
+            raise UserError(f"{path}, line {number}: {what}: rename it, or save the list as UTF-8")
     if not known:
         raise UserError(
             f"{path} names no image that exists ({lines[0].file}): set data.root to the folder of "
@@ -76,7 +74,7 @@ def find(place: str | Path, options: Options) -> Listing:
     lost = {line.file for line in lines} - {line.file for line in known}
     without = [line.number for line in lines if line.label is None]
     if 0 < len(without) < len(lines):
-        raise UserError(f"{path}, line {without[0]}: no label ({len(without)} in all have none)")
+        raise UserError(f"{path}, line {without[0]}: no label ({len(without)} of {len(lines)})")
     names = {} if without else _class_names(path, lines, options)
     numbers = {label: number for number, label in enumerate(names)}
     return Listing(
@@ -150,11 +148,9 @@ def _class_names(path: Path, lines: Sequence[Line], options: Options) -> dict[st
     if options.class_names:
         names = _given_names(options.class_names)
         if unknown := [label for label in labels if label not in names]:
-            raise UserError(
-                f"{path}, line {min(parents[unknown[0]].values())}: label {unknown[0]}, and "
-                f"data.class_names={options.class_names} has {counted(len(names), 'name')}, "
-                "numbered from 0"
-            )
+            where = f"{path}, line {min(parents[unknown[0]].values())}: label {unknown[0]}"
+            given = f"data.class_names={options.class_names} has {counted(len(names), 'name')}"
+            raise UserError(f"{where}, and {given}, numbered from 0")
         return {label: names[label] for label in labels}
     shared = {label: Path(os.path.commonpath(parents[label])) for label in labels}
     for label, folder in shared.items() if all(map(str.isdecimal, labels)) else ():

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from daaa_jax.data import folders, image_lists, randomness, record_sets
 from daaa_jax.data.record_sets import Domain
 from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
-from daaa_jax.errors import UserError, listed, readable
+from daaa_jax.errors import UserError, counted, listed, readable
 from daaa_jax.runtime.files import expanded
 
 DOMAINS = ("amazon", "dslr", "webcam")
@@ -157,10 +157,8 @@ def _told_apart(source: Domain, target: Domain, settings: ConfigDict) -> tuple[D
     paths = (Path(os.path.abspath(settings[name])).parts[:0:-1] for name in ("source", "target"))
     for names in zip(*paths, strict=False):  # the shorter path may end first
         if names[0] != names[1]:
-            source, target = (
-                dataclasses.replace(domain, name=folders.composed(name))
-                for domain, name in zip((source, target), names, strict=True)
-            )
+            renamed = zip((source, target), map(folders.composed, names), strict=True)
+            source, target = (dataclasses.replace(domain, name=name) for domain, name in renamed)
             return source, target
     raise UserError(
         f"data.source={settings.source} and data.target={settings.target} have the same name, "
@@ -187,18 +185,16 @@ def _images(listings: Mapping[str, Domain], settings: ConfigDict) -> dict[str, f
 
 def _list(settings: ConfigDict, domain: str) -> Domain:
     listing = _find(settings, domain)
-    expected = settings.expected_counts.get(domain, 0)
-    if expected and len(listing.labels) != expected:
-        raise UserError(
-            f"{listing.folder} holds {len(listing.labels)} images, expected {expected}: restore "
-            f"the data, or set --config.data.expected_counts.{domain} to its count (0: any)"
-        )
-    if settings.expected_classes and len(listing.classes) != settings.expected_classes:
-        raise UserError(
-            f"{listing.folder} holds {len(listing.classes)} classes, expected "
-            f"{settings.expected_classes}: restore the data, or set "
-            "--config.data.expected_classes to its count (0: any)"
-        )
+    images, classes = settings.expected_counts.get(domain, 0), settings.expected_classes
+    for what, found, expected, setting in (
+        ("image", len(listing.labels), images, f"expected_counts.{domain}"),
+        ("class", len(listing.classes), classes, "expected_classes"),
+    ):
+        if expected and found != expected:
+            raise UserError(
+                f"{listing.folder} holds {counted(found, what)}, expected {expected}: restore the "
+                f"data, or set --config.data.{setting} to its count (0: any)"
+            )
     return listing
 
 
@@ -217,12 +213,9 @@ def _check_classes(source: Domain, target: Domain, unknown_classes: str) -> None
         )
     if added:
         numbers = [target.classes.index(name) for name in added]
-        count = int(np.isin(target.labels, numbers).sum())
-        print(
-            f"{target.folder} has {count} images of classes that the source lacks, unlabelled in "
-            f"training and not measured: {names}",
-            flush=True,
-        )
+        images = counted(int(np.isin(target.labels, numbers).sum()), "image")
+        what = "of classes that the source lacks, unlabelled in training and not measured"
+        print(f"{target.folder} has {images} {what}: {names}", flush=True)
     _check_none_is_empty(source, np.arange(len(source.labels)))
 
 
@@ -246,8 +239,8 @@ def _labelled(
 ) -> tuple[LabelledImages, tuple[PurePath, ...]]:
     """Images with labels numbered as in the source, and their paths within the domain."""
     known = {name: number for number, name in enumerate(classes)}
-    places = np.array([known.get(name, folders.UNKNOWN) for name in listing.classes], np.int32)
-    labels = listing.labels[read.rows]
-    labels = places[labels] if listing.classes else labels
+    places = [known.get(name, folders.UNKNOWN) for name in listing.classes]
+    # The last one is that of images without a class, -1.
+    labels = np.array([*places, folders.UNKNOWN], np.int32)[listing.labels[read.rows]]
     files = listing.files
     return LabelledImages(read.images, labels), tuple(files[i] for i in read.rows)

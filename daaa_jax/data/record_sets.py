@@ -153,9 +153,7 @@ def damaged(found: RecordSet) -> list[str]:
             bad.append(str(error))
         else:
             if digest.hexdigest() != shard["sha256"]:
-                bad.append(
-                    f"{folder / shard['name']}{records.SUFFIX} has other images than written"
-                )
+                bad.append(f"{folder / shard['name']}{records.SUFFIX} holds other images")
         first = last
     return bad
 
