@@ -131,6 +131,20 @@ def test_images_that_show_nothing_are_reported(source, capsys):
     assert "clear.png" in transparent and "000.jpg" not in text
 
 
+@pytest.mark.parametrize("places", [("pen/lost.jpg",), ("lamp", "old"), ("mug/lost", "lamp")])
+def test_links_that_lead_nowhere_are_named_and_counted(places, source, tmp_path, capsys):
+    """Of images or of whole classes; a link to a class counts once."""
+    for place in places:
+        (source / place).symlink_to(tmp_path / "moved away")
+    code, text = run(capsys, source)
+    assert code == 1
+    lines = text.splitlines()
+    found = [number for number, line in enumerate(lines) if str(tmp_path / "moved away") in line]
+    named = [lines[number].strip().partition(": ")[0] for number in found]
+    assert sorted(named) == sorted(str(source / place) for place in places)
+    assert lines[found[0] - 1].endswith(f": {len(places)}")
+
+
 def test_what_a_system_left_is_counted(source, capsys):
     (source / "@eaDir").mkdir()
     (source / "mug" / "Thumbs.db").touch()

@@ -120,6 +120,18 @@ def test_classes_that_only_the_target_has_are_unlabelled_and_not_measured(as_tes
     assert "'lamp'" in printed and " 3 " in printed
 
 
+@pytest.mark.parametrize("name", ["pen ", " pen", "Pen", "p en"])
+def test_classes_that_differ_only_in_case_or_spaces_are_quoted(name, domains, tmp_path, capsys):
+    source, _ = domains
+    target = write_domain(tmp_path / "new", ("mug", name), each=2, seed=2)
+    with pytest.raises(UserError, match=f"lacks: {name!r};"):
+        load(source, target)
+    write_domain(source, (name,), each=2, seed=3)
+    load(source, target)
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "warning" in line)
+    assert str(source) in line and "'pen'" in line and repr(name) in line
+
+
 @pytest.mark.parametrize(("most", "is_reported"), [(20, True), (8, False)])
 def test_dataset_check_reports_an_imbalanced_source(most, is_reported, tmp_path, capsys):
     source = write_domain(tmp_path / "shop", ("mug",), each=most)

@@ -1,7 +1,10 @@
 """One rule says which files are images, for training, the dataset check and predictions."""
 
+import csv
 import pathlib
+from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
 from photo_trees import write_domain
@@ -60,6 +63,19 @@ def test_what_pillow_reads_is_an_image_whatever_its_suffix(name, kind, tmp_path)
     assert image_files.scan(tmp_path).images == [tmp_path / name]
     pixels = photos.read(tmp_path / name, SIZE)
     assert abs(pixels.reshape(-1, 3).mean(0) - [200, 100, 50]).max() < 4
+
+
+@pytest.mark.parametrize("names", [("a", "b.dat", "c.jfif"), ("d.v2", "e.jpg_", "f.png.bak")])
+def test_every_file_of_a_folder_has_a_prediction_whatever_its_suffix(names, tiny_run, tmp_path):
+    place = tmp_path / "new"
+    place.mkdir()
+    for number, name in enumerate(names):
+        Image.new("RGB", (9, 9), (99 * number, 0, 0)).save(place / name, "PNG")
+    (place / "clip.mov").write_bytes(b"no image")
+    assert commands.call("predict", f"--workdir={tiny_run}", place).returncode == 0
+    rows = list(csv.DictReader((tiny_run / "predictions.csv").read_text().splitlines()))
+    assert {Path(row["file"]).name for row in rows} == {*names, "clip.mov"}
+    assert [Path(row["file"]).name for row in rows if row["error"]] == ["clip.mov"]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """Domains from list files, in the styles of the field's repositories."""
 
+import csv
 import os
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
 from photo_trees import write_domain
@@ -392,3 +394,22 @@ def test_links_that_lead_nowhere_are_files_and_names_of_nothing_are_not(root):
     assert find_files(list(map(str, places)), Options()) == places
     with pytest.raises(UserError, match=r"\*\.png cannot be read"):
         find_files([str(image), str(root / "*.png")], Options())
+
+
+def test_predict_writes_a_row_with_the_reason_for_texts_and_lost_links(root, tiny_run):
+    image, text, link = root / "amazon/images/mug/000.jpg", root / "readme.txt", root / "lost.jpg"
+    text.write_text("Photos of the shop.\n")
+    link.symlink_to(root / "moved away")
+    done = commands.call("predict", f"--workdir={tiny_run}", image, text, link)
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((tiny_run / "predictions.csv").read_text().splitlines()))
+    assert [row["file"] for row in rows] == [str(image), str(text), str(link)]
+    assert rows[0]["class"] and not rows[0]["error"]
+    assert "text" in rows[1]["error"] and "no such file" in rows[2]["error"]
+
+
+def test_predict_refuses_names_of_classes_which_are_those_of_the_network(root, tiny_run):
+    path = write_list(root / "amazon.txt", root / "amazon", "")
+    assert "--class_names" in commands.refused(
+        "predict", f"--workdir={tiny_run}", "--class_names=a,b,c", path
+    )
