@@ -170,7 +170,7 @@ def find_files(places: Sequence[str], lists: image_lists.Options) -> list[Path]:
             unreadable = (path for path, _ in files.unreadable)
             found += sorted([*files.images, *files.others, *unreadable])
         else:
-            is_list = place.suffix.lower() == ".txt" and place.is_file()
+            is_list = place.suffix.lower() == ".txt"
             found += (is_list and image_lists.images_in(place, lists)) or [place]
     if not found:
         raise UserError(f"no file in {', '.join(places)}")

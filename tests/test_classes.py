@@ -60,13 +60,25 @@ def test_source_network_with_its_classes_in_order_passes(capsys):
 
 
 @pytest.mark.parametrize("order", [[1, 2, 3, 0], [1, 0, 2, 3]])
-@pytest.mark.parametrize("shuffled", [True, False])
-def test_source_network_with_classes_in_another_order_is_refused(order, shuffled):
-    rows = np.random.default_rng(0).permutation(80) if shuffled else np.arange(80)
+@pytest.mark.parametrize("sorted_by", ["class", "nothing", "number"])
+def test_source_network_with_classes_in_another_order_is_refused(order, sorted_by):
+    rows = {
+        "class": np.arange(80),
+        "nothing": np.random.default_rng(0).permutation(80),
+        "number": np.arange(80).reshape(2, 40).T.ravel(),  # classes in turns
+    }[sorted_by]
     predicted, labels = (each[rows] for each in outputs_of(order))
     with pytest.raises(UserError, match=r"net\.pth.*output 1 is bike") as caught:
         source_classes.check(predicted, labels, NAMES, "net.pth")
     assert str(caught.value).count("output ") == sum(n != place for n, place in enumerate(order))
+
+
+def test_only_outputs_of_classes_with_images_are_in_another_order():
+    predicted, labels = np.repeat([0, 2, 4], 10), np.repeat([2, 4, 0], 10)
+    with pytest.raises(UserError) as caught:
+        source_classes.check(predicted, labels, tuple("abcde"), "net.pth")
+    assert all(part in str(caught.value) for part in ("0 is c", "2 is e", "4 is a"))
+    assert str(caught.value).count("output ") == 3
 
 
 @pytest.mark.parametrize(("classes", "images"), [(31, 24), (31, 62), (10, 10), (2, 1), (345, 100)])

@@ -304,6 +304,15 @@ def test_domains_that_name_different_labels_complete_each_other(root, tmp_path, 
     assert photo_domains.load(settings(**places, limit=0)).class_names == CLASSES
 
 
+def test_names_from_one_list_are_compared_with_another(root):
+    source = write_flat(root / "flat.txt", [0, 1, 2])
+    target = write_list(root / "amazon.txt", root / "amazon", "")
+    test = write_list(root / "webcam.txt", root / "webcam", "", first=1)
+    places = {"source": str(source), "target": str(target), "target_test": str(test)}
+    with pytest.raises(UserError, match="label 1 is 'mug' .* flat and 'bike' .* webcam"):
+        photo_domains.load(settings(**places, limit=0))
+
+
 @pytest.mark.parametrize("role", ["target", "target_test"])
 @pytest.mark.parametrize("label", ["7", "unknown"])
 def test_label_that_the_source_lacks_is_the_only_one_unknown(
@@ -326,6 +335,35 @@ def test_label_among_numbers_leaves_the_names_of_the_others(root):
     lines = path.read_text().replace("amazon/images/mug/000.jpg 1", "new/a.jpg unknown")
     path.write_text(lines)
     assert set(image_lists.find(path, Options()).classes) == {*CLASSES, "unknown"}
+
+
+def test_names_among_numbers_are_those_of_classes(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("DAAA_CACHE", str(tmp_path / "cache"))
+    source = write_list(root / "amazon.txt", root / "amazon", "")
+    target = write_flat(root / "flat.txt", [1, "pen", 0])
+    task = photo_domains.load(settings(source=str(source), target=str(target), limit=0))
+    np.testing.assert_array_equal(task.evaluation.target_test.labels, [1, 2, 0])
+
+
+def test_names_that_are_numbers_may_be_in_any_folders(root):
+    """Of photographers, for instance."""
+    for name in ("ann", "bob"):
+        write_domain(root, (name,), each=2)
+    (root / "planes.txt").write_text(
+        "ann/000.jpg 747\nbob/000.jpg 747\nann/001.jpg A320\nbob/001.jpg A320\n"
+    )
+    listing = image_lists.find(root / "planes.txt", Options())
+    assert listing.classes == ("A320", "747")
+
+
+def test_tilde_in_a_line_is_the_home_directory(root, monkeypatch):
+    monkeypatch.setenv("HOME", str(root))
+    (root / "lists").mkdir()
+    path = root / "lists" / "list.txt"
+    path.write_text("~/amazon/images/mug/000.jpg 0\n~nobody-here/a.jpg 0\n")
+    listing = image_lists.find(path, Options())
+    assert listing.paths == (root / "amazon/images/mug/000.jpg",)
+    assert [file for file, _ in listing.unreadable] == [root / "lists/~nobody-here/a.jpg"]
 
 
 def test_label_without_a_name_is_not_the_class_of_that_name(root, tmp_path, monkeypatch):
@@ -376,7 +414,16 @@ def test_predictions_are_of_the_files_in_a_list(root):
     assert len(found) == 7 and found[-1] == Path("/nowhere/amazon/lost.jpg")
 
 
-@pytest.mark.parametrize("content", [b"", b"Photos of the shop.\nTaken in May.\n", b"\0\1", None])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"Photos of the shop.\nTaken in May.\n",
+        b"a\nb\namazon/images/mug/000.jpg",
+        b"\0\1",
+        None,
+    ],
+)
 def test_text_that_is_no_list_is_a_file_itself(content, root):
     text, image = root / "readme.TXT", root / "amazon/images/mug/000.jpg"
     if content is None:
