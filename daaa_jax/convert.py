@@ -65,12 +65,11 @@ def convert(folder: str | Path, out: Path, size: int, shard: int, on_error: str)
         identity = folders.identity(listing, size)
     if out.resolve().is_relative_to(expanded(folder).resolve()):
         raise UserError(f"--out={out} is in {folder}, where it would be a class: give another one")
+    earlier = {"images": identity, "size": size, "shard": shard}  # as earlier versions wrote
     # Labels are not of the images alone: a class folder without images changes them.
-    of_classes = {"classes": list(listing.classes), "labels": checksum(listing.labels)}
-    what = {"images": identity, "size": size, "shard": shard} | of_classes
+    what = earlier | {"classes": list(listing.classes), "labels": checksum(listing.labels)}
     started = out / record_sets.BEGUN
-    # Sets of earlier versions do not name their classes.
-    if started.exists() and what | read_json(started) != what:
+    if started.exists() and read_json(started) not in (what, earlier):
         raise UserError(
             f"--out={out} holds records of other images or classes, or of another --size or "
             "--shard: give another folder, or remove it"

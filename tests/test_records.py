@@ -209,7 +209,9 @@ def test_unrelated_index_beside_photos_is_ignored(domain):
     assert folders.find(domain).classes == CLASSES
 
 
-@pytest.mark.parametrize("case", ["other size", "changed images", "not empty", "a file"])
+@pytest.mark.parametrize(
+    "case", ["other size", "changed images", "other content", "not empty", "a file"]
+)
 def test_folder_that_holds_something_else_is_not_changed(case, domain, tmp_path):
     out, flags = tmp_path / "out", []
     if case == "a file":
@@ -221,6 +223,8 @@ def test_folder_that_holds_something_else_is_not_changed(case, domain, tmp_path)
         run(domain, out)
         if case == "other size":
             flags = ["--size=8"]
+        elif case == "other content":
+            (out / "begun.json").write_text("[]")
         else:
             write_image(domain / "mug" / "new.jpg", 0, 99)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("out*/*")}
