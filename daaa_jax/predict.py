@@ -62,9 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     jax_settings.set_supported()
     jax_settings.check_devices()
     network = inference.load_network(workdir, options.network, options.paired)
-    images = inference.find_files(
-        options.images, image_lists.Options(options.root, options.path_prefix)
-    )
+    root = options.root and str(files.expanded(options.root))
+    lists = image_lists.Options(root, options.path_prefix)
+    images = inference.find_files(options.images, lists)
     rows = inference.predict(
         network,
         images,

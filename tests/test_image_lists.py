@@ -455,8 +455,9 @@ def test_predict_writes_a_row_with_the_reason_for_texts_and_lost_links(root, tin
     assert "text" in rows[1]["error"] and "no such file" in rows[2]["error"]
 
 
-def test_predict_refuses_names_of_classes_which_are_those_of_the_network(root, tiny_run):
+@pytest.mark.parametrize("flag", ["--class_names=a,b,c", "--root=~nobody-here/x"])
+def test_predict_refuses_a_flag_of_lists_by_name(flag, root, tiny_run):
+    """The classes are those of the network."""
     path = write_list(root / "amazon.txt", root / "amazon", "")
-    assert "--class_names" in commands.refused(
-        "predict", f"--workdir={tiny_run}", "--class_names=a,b,c", path
-    )
+    line = commands.refused("predict", f"--workdir={tiny_run}", flag, path)
+    assert flag.rpartition("=")[2] in line and "Error" not in line
