@@ -112,7 +112,7 @@ def _check_images(listing: folders.Listing, owners: Owners) -> list[str]:
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         owners[content].append((str(listing.folder), name, path))
     for kind, (low, high) in ranges.items():
-        print(f"  grey values of type {kind} are read from {low:g} (black) to {high:g} (white)")
+        print(f"  values of type {kind} are read from {low:g} (black) to {high:g} (white)")
     _report("files that cannot be read (--config.data.on_error=skip skips them)", bad)
     _report(f"images with a side shorter than {_TINY} pixels", tiny)
     _report("images of one colour, or nearly", uniform)

@@ -1,6 +1,9 @@
 """One rule says which files are images, for training, the dataset check and predictions."""
 
 import pathlib
+import struct
+import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
@@ -241,7 +244,131 @@ def test_images_of_8_bits_are_not_rescaled(tmp_path):
     assert photos.read(path, 64).max() == 20
 
 
+def write_deep_png(path, values, transparent=None):
+    """A PNG of 16 bits: uint16 `[H,W,C]` of two (LA), three or four (RGBA) channels."""
+
+    def chunk(name, data):
+        checked = name + data
+        return struct.pack(">I", len(data)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    height, width, channels = values.shape
+    head = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    clear = b"" if transparent is None else chunk(b"tRNS", struct.pack(">3H", *transparent))
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + clear
+        + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )  # fmt: skip
+    return path
+
+
+COLOURS = np.stack([RAMP, RAMP.T, 1 - RAMP], axis=-1)  # between 0 and 1
+
+
+@pytest.mark.parametrize("bits", [7, 8, 9, 12, 15, 16])
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_colour_of_16_bits_is_read_by_the_bits_in_use(channels, bits, tmp_path):
+    values = (COLOURS * (2**bits - 1)).astype(np.uint16)
+    opaque = np.full((64, 64, 1), 65535, np.uint16)
+    with_alpha = np.concatenate([values[..., : 1 if channels == 2 else 3], opaque], axis=-1)
+    path = write_deep_png(tmp_path / "a.png", values if channels == 3 else with_alpha)
+    assert photos.value_ranges([path]) == {"unsigned": [0, max(255, 2**bits - 1)]}
+    expected = (values[..., :1] if channels == 2 else values) / (2 ** max(8, bits) - 1) * 255
+    np.testing.assert_allclose(
+        photos.read(path, 64), np.broadcast_to(expected, (64, 64, 3)), atol=1
+    )
+
+
+@pytest.mark.parametrize("largest", [4095, 65535])
+def test_transparent_colour_of_16_bits_becomes_white(largest, tmp_path):
+    values = np.zeros((64, 64, 3), np.uint16)
+    values[0, 0], values[32:], values[32:, :32] = largest, (5, 6, 7), (5, 6, 8)
+    pixels = photos.read(write_deep_png(tmp_path / "a.png", values, transparent=(5, 6, 7)), 64)
+    assert (pixels[33:, 33:] == 255).all() and (pixels[33:, :31] < 2).all()
+
+
+def test_dark_colour_of_16_bits_is_read_as_its_domain(tmp_path):
+    values = (COLOURS * 4095).astype(np.uint16)
+    write_deep_png(tmp_path / "shop" / "mug" / "a.png", values)
+    write_deep_png(tmp_path / "shop" / "mug" / "b.png", values // 256)
+    write_deep_png(tmp_path / "shop" / "pen" / "c.png", values)
+    decoded = folders.decode({"shop": folders.find(tmp_path / "shop")}, 64, "raise")["shop"]
+    assert decoded.ranges == {"unsigned": [0, 4095]}
+    assert [int(image.max()) for image in decoded.images] == [255, 0, 255]
+    bright = photos.read(tmp_path / "shop" / "pen" / "c.png", 64, {"unsigned": [0, 65535]})
+    np.testing.assert_allclose(bright, COLOURS * 15, atol=1)
+    clipped = photos.read(tmp_path / "shop" / "pen" / "c.png", 64, {"unsigned": [0, 1023]})
+    np.testing.assert_allclose(clipped, np.clip(COLOURS * 4 * 255, 0, 255), atol=1)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("planes", ["contig", "separate"])
+@pytest.mark.parametrize("largest", [4095, 65535])
+def test_tiff_of_16_bit_colour_is_read_in_any_layout(largest, planes, compression, order, tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    values = (COLOURS * largest).astype(np.uint16)
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        values if planes == "contig" else np.moveaxis(values, -1, 0),
+        photometric="rgb", planarconfig=planes, compression=compression, byteorder=order,
+    )  # fmt: skip
+    if planes == "separate" and largest == 4095:
+        with pytest.raises(photos.UnreadableImage, match="16-bit colour"):
+            photos.read(tmp_path / "a.tif", 64)
+    else:
+        np.testing.assert_allclose(photos.read(tmp_path / "a.tif", 64), COLOURS * 255, atol=1)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize(
+    ("dtype", "low", "high"),
+    [(np.int8, -128, 127), (np.int8, 20, 90), (np.int16, -900, 900), (np.int32, -70000, 5)]
+    + [(np.uint16, 0, 4095), (np.float32, -1, 3)],
+)
+def test_grey_tiff_is_read_in_any_layout(dtype, low, high, compression, order, tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    values = (low + RAMP * (high - low)).round(2).astype(dtype)
+    tifffile.imwrite(tmp_path / "a.tif", values, compression=compression, byteorder=order)
+    expected = (values.astype(float) - low) / (high - low) * 255
+    np.testing.assert_allclose(photos.read(tmp_path / "a.tif", 64)[..., 0], expected, atol=1)
+    (found,) = photos.value_ranges([tmp_path / "a.tif"]).values()
+    np.testing.assert_allclose(found, (low, high), atol=1)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "largest"), [(np.uint8, 255), (np.uint16, 4095), (np.float32, 1)]
+)
+def test_grey_whose_zero_is_white_is_inverted(dtype, largest, tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    values = (RAMP * largest).astype(dtype)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="miniswhite", byteorder="<")
+    np.testing.assert_allclose(
+        photos.read(tmp_path / "a.tif", 64)[..., 0], 255 - RAMP * 255, atol=1
+    )
+
+
+def test_tiff_that_is_cut_short_is_named(tmp_path):
+    write_values(tmp_path / "a.tif", (RAMP * 255).astype(np.uint8))
+    (tmp_path / "a.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:2000])
+    with pytest.raises(photos.UnreadableImage, match="cut short|truncated"):
+        photos.read(tmp_path / "a.tif", SIZE)
+
+
 # Large files.
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_deep_values_take_a_few_bytes_per_pixel(dtype, tmp_path):
+    values = np.tile((RAMP * 4095).astype(dtype), (32, 32))
+    write_values(tmp_path / "a.tif", values)
+    tracemalloc.start()
+    photos.read(tmp_path / "a.tif", SIZE)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 12 * values.size
 
 
 def test_jpeg_of_108_megapixels_is_read_at_a_reduced_size(tmp_path, monkeypatch):

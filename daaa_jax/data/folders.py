@@ -251,7 +251,7 @@ def decode_all(listing: Listing, size: int) -> tuple[np.ndarray, np.ndarray, pho
 
 def identity(listing: Listing, size: int) -> str:
     """Hash that changes with any file's name, size, content or permissions."""
-    digest = hashlib.sha256(f"photos 3, {size}, ".encode())
+    digest = hashlib.sha256(f"photos 4, {size}, ".encode())
     digest.update(os.fsencode(listing.folder.resolve()))
     for path in listing.paths:
         status = path.stat()
