@@ -378,6 +378,18 @@ def test_jpeg_of_108_megapixels_is_read_at_a_reduced_size(tmp_path, monkeypatch)
     assert abs(photos.read(tmp_path / "a.jpg", SIZE).astype(int) - 120).max() < 3
 
 
+@pytest.mark.parametrize(("name", "progressive", "waits"), [
+    ("a.jpg", False, False), ("a.jpg", True, True), ("a.png", False, True),
+])  # fmt: skip
+def test_only_images_that_are_large_in_memory_wait_for_each_other(
+    name, progressive, waits, tmp_path
+):
+    options = {"progressive": progressive} if name == "a.jpg" else {}
+    Image.new("L", (6000, 5000), 120).save(tmp_path / name, **options)
+    with photos.opened(tmp_path / name, SIZE):
+        assert photos._one_large.locked() == waits
+
+
 def test_png_of_120_megapixels_is_read(tmp_path):
     Image.new("1", (12000, 10000), 1).save(tmp_path / "a.png")
     assert (photos.read(tmp_path / "a.png", SIZE) == 255).all()

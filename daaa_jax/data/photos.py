@@ -151,9 +151,11 @@ def opened(path: Path, size: int = 0) -> Iterator[ImageFile.ImageFile]:
                 # libtiff has put the bytes in the machine's order, which Pillow overlooks.
                 _read_as(image, _decoding(image)[0].replace("B", ""))
             large = image.width * image.height > _LARGE
+            if large and size:
+                image.draft(image.mode, (4 * size, 4 * size))
+                # A progressive JPEG is large in memory, whatever size is made of it.
+                large = "progressive" in image.info or image.width * image.height > _LARGE
             with _one_large if large else contextlib.nullcontext():
-                if large and size:
-                    image.draft(image.mode, (4 * size, 4 * size))
                 yield image
     except UnreadableImage:
         raise
