@@ -75,6 +75,11 @@ def test_what_pillow_reads_is_an_image_whatever_its_suffix(name, kind, tmp_path)
         ("a.webp", b"", "empty"),
         ("a.nef", b"MM\0*" + bytes(100), "raw"),
         ("a.DNG", b"II*\0" + bytes(100), "raw"),
+        ("a.tif", b"MM\0*" + bytes(100), "TIFF"),
+        ("a", b"II+\0" + bytes(100), "TIFF"),
+        ("a.jxl", b"\xff\x0a" + bytes(100), "JPEG XL"),
+        ("a.psd", b"8BPS\0\1" + bytes(100), "Photoshop"),
+        ("a", b"v/1\x01" + bytes(100), "OpenEXR"),
         ("a.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
         ("cut", b"\xff\xd8\xff\xe0\0\x10JFIF\0", ""),
     ],
@@ -153,6 +158,33 @@ def test_other_files_are_passed_over_and_counted(name, tmp_path, capsys):
     folders.decode({"shop": listing}, SIZE, "raise")
     assert name in capsys.readouterr().out
     assert shop / "pen" / name in find_files([shop], image_lists.Options())
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "README"])
+@pytest.mark.parametrize(
+    "text",
+    ["BM25 ranks documents by their terms", "P3 was the best of all runs", "P6\nP7\n", "BM\u00fc"],
+)
+def test_text_that_starts_as_an_image_is_none(name, text, tmp_path):
+    (tmp_path / name).write_text(text * 9)
+    assert image_files.scan(tmp_path).others == [tmp_path / name]
+
+
+@pytest.mark.parametrize("first", [b"BM" + bytes(60), b"\x28\0\0\0" + bytes(60)])
+def test_numbers_that_start_as_an_image_are_none_or_unreadable(first, tmp_path):
+    (tmp_path / "table.bin").write_bytes(first)
+    found = image_files.scan(tmp_path)
+    assert found.images == ([tmp_path / "table.bin"] if first[:2] == b"BM" else [])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.uint64, np.complex64])
+@pytest.mark.parametrize("name", ["a.tif", "a"])
+def test_tiff_of_a_number_type_that_pillow_lacks_is_named(name, dtype, tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite(tmp_path / name, (RAMP * 255).astype(dtype))
+    assert image_files.scan(tmp_path).images == [tmp_path / name]
+    with pytest.raises(photos.UnreadableImage, match="TIFF image.*Pillow"):
+        photos.read(tmp_path / name, SIZE)
 
 
 # Splits above the classes, and names.

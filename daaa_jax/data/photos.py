@@ -26,11 +26,13 @@ ValueRanges = Mapping[str, Sequence[float]]
 Image.init()
 # What Pillow recognises by the first bytes and decodes itself, without another program.
 _FORMATS = sorted(Image.OPEN.keys() & {
-    "AVIF", "BLP", "BMP", "CUR", "DCX", "DDS", "DIB", "FLI", "FTEX", "GBR", "GIF", "ICNS", "ICO",
+    "AVIF", "BLP", "BMP", "CUR", "DCX", "DDS", "FLI", "FTEX", "GBR", "GIF", "ICNS", "ICO",
     "JPEG", "JPEG2000", "MSP", "PCX", "PIXAR", "PNG", "PPM", "PSD", "QOI", "SGI", "SUN", "TIFF",
     "WEBP", "XBM", "XPM",
 })  # fmt: skip
-_WITHOUT_SIGNATURE = {suffix: ("TGA",) for suffix in (".tga", ".icb", ".vda", ".vst")}
+_WITHOUT_SIGNATURE = {end: ("TGA",) for end in (".tga", ".icb", ".vda", ".vst")} | {
+    ".dib": ("DIB",)
+}
 # Camera files: Pillow would read the small preview in some of them.
 _RAW = {
     ".3fr", ".arw", ".bay", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".gpr", ".iiq",
@@ -67,15 +69,17 @@ class UnreadableImage(Exception):
 
 def starts_as_image(path: Path) -> bool:
     """Whether a file's first bytes are those of an image, or the file cannot be opened."""
+    first = b""
     try:
-        if file_kind.describe_file(path).endswith("image"):
+        first = file_kind.head(path)
+        if file_kind.describe(first).endswith("image"):
             return True
         with Image.open(path, formats=_FORMATS):
             return True
     except UnidentifiedImageError:
         return False
     except Exception:  # Pillow recognised it, and raises errors of many classes; or no permission
-        return True
+        return not first or b"\0" in first  # a text may also start with `BM` or `P3`
 
 
 def read(path: Path, size: int, ranges: ValueRanges | None = None) -> np.ndarray:
@@ -161,8 +165,10 @@ def opened(path: Path, size: int = 0) -> Iterator[ImageFile.ImageFile]:
         raise
     except UnidentifiedImageError as error:
         kind = file_kind.describe_file(path) or "of an unknown kind"
-        remedy = "cannot be decoded" if kind.endswith("image") else "not an image"
-        raise UnreadableImage(f"it is {kind}, {remedy}") from error
+        problem = "not an image"
+        if kind.endswith("image"):
+            problem = "damaged, or of a form that this Pillow cannot decode: convert it to PNG"
+        raise UnreadableImage(f"it is {kind}, {problem}") from error
     except Exception as error:  # Pillow's decoders raise errors of many classes
         why = reason(error).replace("decoder error -2", "damaged or cut short")
         raise UnreadableImage(why) from error
