@@ -479,6 +479,31 @@ def test_domains_of_one_name_are_told_apart_by_their_folders(places, names, tmp_
     assert (task.source_name, task.target_name) == expected
 
 
+@pytest.mark.parametrize("converted", [False, True])
+def test_test_images_are_read_with_the_values_of_the_target(converted, tmp_path):
+    ramp = np.tile(np.linspace(0, 1, 40), (40, 1))
+    for domain, largest in (("catalogue", 255), ("phone", 4000), ("test", 1000)):
+        for name in CLASSES:
+            path = tmp_path / domain / name / "a.png"
+            path.parent.mkdir(parents=True)
+            Image.fromarray((ramp * largest).astype(np.uint16 if largest > 255 else np.uint8)).save(
+                path
+            )
+    config = folder_config.get_config("smoke,data.limit=0").data
+    places = {name: str(tmp_path / name) for name in ("catalogue", "phone", "test")}
+    config.update(source=places["catalogue"], target=places["test"])
+    alone = load_task(config).target_train.images  # and cached
+    config.target = places["phone"]
+    if converted:
+        convert.convert(places["phone"], tmp_path / "r", config.image_size, 4, "raise")
+        config.target = str(tmp_path / "r")
+    config.target_test = places["test"]
+    task = load_task(config)
+    assert task.ranges == {"source": {}, "target": {"unsigned": [0, 4095]}}
+    assert task.evaluation.target_test.images[:].max() == 1000 * 255 // 4095
+    assert alone[:].max() == 1000 * 255 // 1023
+
+
 def test_only_as_many_images_are_decoded_as_data_limit_allows(tmp_path, monkeypatch):
     source = write_domain(tmp_path / "catalogue", CLASSES, each=4)
     target = write_domain(tmp_path / "phone", CLASSES, each=3, seed=1)

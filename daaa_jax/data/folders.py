@@ -180,20 +180,28 @@ class Decoded:
     ranges: photos.ValueRanges
 
 
-def decode(listings: Mapping[str, Listing], size: int, on_error: str) -> dict[str, Decoded]:
+def decode(
+    listings: Mapping[str, Listing],
+    size: int,
+    on_error: str,
+    ranges: Mapping[str, photos.ValueRanges] | None = None,
+) -> dict[str, Decoded]:
     """Decodes the images of several domains.
 
     Args:
-      listings: domains by any name, from `find`.
+      listings: domains by any name, from `find`; `test` is read with the ranges of `target`.
       size: height and width to resize images to, pixels.
       on_error: for unreadable images: `raise` an error that lists them all, or `skip` them.
+      ranges: those of domains that are decoded already, see `photos.value_ranges`.
 
     Raises:
       UserError: lists every unreadable image, link and folder of all domains; with `skip`, only if
         a domain has no readable image.
     """
-    decoded = {name: decode_all(listing, size) for name, listing in listings.items()}
-    lines = []
+    known, decoded, lines = dict(ranges or {}), {}, []
+    for name, listing in listings.items():
+        decoded[name] = decode_all(listing, size, known.get("target") if name == "test" else None)
+        known[name] = decoded[name][2]
     for name, listing in listings.items():
         entries = [*listing.unreadable, *zip(listing.paths, decoded[name][1], strict=True)]
         lines += [f"  {path}: {reason}" for path, reason in entries if reason]
@@ -213,31 +221,38 @@ def decode(listings: Mapping[str, Listing], size: int, on_error: str) -> dict[st
                 flush=True,
             )
     result: dict[str, Decoded] = {}
-    for name, (images, reasons, ranges) in decoded.items():
+    for name, (images, reasons, used) in decoded.items():
         good = np.flatnonzero(reasons == "")
         if not len(good):
             raise UserError(f"no image in {listings[name].folder} can be read\n{lines[0]}")
         kept = images if len(good) == len(images) else chosen(images, good)
-        result[name] = Decoded(kept, good, ranges)
+        result[name] = Decoded(kept, good, used)
     return result
 
 
-def decode_all(listing: Listing, size: int) -> tuple[np.ndarray, np.ndarray, photos.ValueRanges]:
+def decode_all(
+    listing: Listing, size: int, ranges: photos.ValueRanges | None = None
+) -> tuple[np.ndarray, np.ndarray, photos.ValueRanges]:
     """Decodes the images of a listing once, and caches them.
+
+    Args:
+      listing: the images.
+      size: height and width to resize them to, pixels.
+      ranges: values shown as black and white; those of the images themselves if None.
 
     Returns:
       Images, uint8 `[N,size,size,3]`; for each why it could not be read, strings `[N]`, empty if it
       was; and the values shown as black and white, see `photos.value_ranges`.
     """
-    name = identity(listing, size)
+    name = f"{identity(listing, size)} {json.dumps(ranges)}"
     keys = ("images", "reasons", "ranges")
 
     def decode(new: cache.New) -> dict[str, np.ndarray]:
         images = new("images", (len(listing.paths), size, size, 3), np.uint8)
-        ranges = photos.value_ranges(listing.paths)
-        unreadable = photos.read_all(listing.paths, images, listing.folder.name, ranges)
+        used = photos.value_ranges(listing.paths) if ranges is None else ranges
+        unreadable = photos.read_all(listing.paths, images, listing.folder.name, used)
         reasons = [unreadable.get(position, "") for position in range(len(images))]
-        as_text = np.array(json.dumps(ranges))
+        as_text = np.array(json.dumps(used))
         return {"images": images, "reasons": np.array(reasons, np.str_), "ranges": as_text}
 
     arrays = cache.get(name, keys, decode)

@@ -181,7 +181,8 @@ def _images(listings: Mapping[str, Domain], settings: ConfigDict) -> dict[str, f
             )
         rows = np.arange(len(listing.labels))
         converted[name] = folders.Decoded(listing.images, rows, listing.ranges)
-    return folders.decode(photos, settings.image_size, settings.on_error) | converted
+    known = {name: read.ranges for name, read in converted.items()}
+    return folders.decode(photos, settings.image_size, settings.on_error, known) | converted
 
 
 def _list(settings: ConfigDict, domain: str) -> Domain:
