@@ -103,13 +103,13 @@ def _check_images(listing: folders.Listing, owners: Owners) -> list[str]:
                     tiny.append(f"{path}: {image.width} x {image.height} pixels")
                 if photos.is_all_transparent(image):
                     transparent.append(str(path))
+                content = hashlib.sha256(path.read_bytes()).hexdigest()
         except photos.UnreadableImage as error:
             bad.append(f"{path}: {error}")
             continue
         if np.ptp(pixels) < _UNIFORM:
             uniform.append(f"{path}: values {pixels.min()} to {pixels.max()} of 255")
         name = listing.classes[label] if listing.classes else ""
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
         owners[content].append((str(listing.folder), name, path))
     for kind, (low, high) in ranges.items():
         print(f"  values of type {kind} are read from {low:g} (black) to {high:g} (white)")

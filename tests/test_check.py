@@ -80,6 +80,29 @@ def test_unreadable_files_and_empty_classes_are_named(source, target, capsys):
     assert line_above(text, "'ruler'").endswith(" 1") and "ruler: 0" in text
 
 
+def test_file_that_is_deleted_during_the_check_is_named(source, monkeypatch, capsys):
+    lost = source / "mug" / "000.jpg"
+    look = check.photos.is_all_transparent
+
+    def look_and_delete(image):
+        lost.unlink(missing_ok=True)
+        return look(image)
+
+    monkeypatch.setattr(check.photos, "is_all_transparent", look_and_delete)
+    code, text = run(capsys, source)
+    assert code == 1 and f"{lost}: no such file" in text
+
+
+@pytest.mark.parametrize("links", [["a.jpg"], ["a.jpg", "b.jpg"]])
+def test_class_of_links_that_lead_nowhere_fails(links, source, capsys):
+    for name in links:
+        (source / "ruler").mkdir(exist_ok=True)
+        (source / "ruler" / name).symlink_to(source / "nowhere.jpg")
+    code, text = run(capsys, source)
+    assert code == 1 and line_above(text, "'ruler'").endswith(" 1")
+    assert all(f"{source / 'ruler' / name}: no such file" in text for name in links)
+
+
 def test_tiny_images_other_files_and_duplicates_are_reported_but_pass(source, target, capsys):
     Image.new("RGB", (9, 40)).save(source / "mug" / "tiny.png")
     (source / "mug" / "list.csv").write_text("a,b")

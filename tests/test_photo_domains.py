@@ -534,6 +534,18 @@ def test_class_without_a_readable_image_is_refused(tmp_path):
         load_task(config.data)
 
 
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_links_that_lead_nowhere_are_named_where_a_class_has_no_other_image(on_error, tmp_path):
+    source = write_domain(tmp_path / "catalogue", CLASSES, each=2)
+    (source / "ruler").mkdir()
+    (source / "ruler" / "a.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    config = folder_config.get_config("smoke,data.limit=0").data
+    config.update(source=str(source), target=str(write_domain(tmp_path / "t", CLASSES, 1)))
+    config.on_error = on_error
+    with pytest.raises(UserError, match=r"\bruler\b.*ruler/a\.jpg: .*nowhere\.jpg"):
+        load_task(config)
+
+
 def test_records_give_the_same_task_as_the_photos(tmp_path):
     source = write_domain(tmp_path / "catalogue", CLASSES, each=3)
     target = write_domain(tmp_path / "phone", CLASSES, each=2, seed=1)

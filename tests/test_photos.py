@@ -342,6 +342,19 @@ def test_images_are_the_same_wherever_they_are_kept(place, tmp_path, monkeypatch
     assert not list(tmp_path.glob("cache/*.tmp"))
 
 
+def test_file_that_is_deleted_after_it_was_listed_is_unreadable(tmp_path):
+    root = write_domain(tmp_path / "d", bike=2, mug=1)
+    listing = folders.find(root)
+    lost = root / "bike" / "0.png"
+    content = lost.read_bytes()
+    lost.unlink()
+    with pytest.raises(UserError, match=f"{lost}: no such file"):
+        decode(listing, SIZE, "raise")
+    assert decode(listing, SIZE, "skip")[1].tolist() == [1, 2]
+    lost.write_bytes(content)
+    assert decode(listing, SIZE, "raise")[1].tolist() == [0, 1, 2]
+
+
 def test_unreadable_images_are_all_named_or_left_out(tmp_path, capsys):
     root = write_domain(tmp_path / "d", bike=2, mug=1)
     reasons = bad_files(root / "mug")

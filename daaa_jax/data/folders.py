@@ -1,5 +1,6 @@
 """Domains as folders of images: listed by class, decoded once, cached as uint8."""
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -265,13 +266,12 @@ def decode_all(
 
 
 def identity(listing: Listing, size: int) -> str:
-    """Hash that changes with any file's name, size, content or permissions."""
+    """Hash that changes with any file's name, size, content or permissions, or if one is lost."""
     digest = hashlib.sha256(f"photos 4, {size}, ".encode())
     digest.update(os.fsencode(listing.folder.resolve()))
     for path in listing.paths:
-        status = path.stat()
-        name = path.relative_to(listing.folder)
-        digest.update(
-            f"\n{name} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}".encode()
-        )
+        digest.update(f"\n{path.relative_to(listing.folder)} ".encode())
+        with contextlib.suppress(FileNotFoundError):
+            status = path.stat()
+            digest.update(f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}".encode())
     return digest.hexdigest()

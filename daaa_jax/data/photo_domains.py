@@ -230,9 +230,12 @@ def _check_none_is_empty(source: Domain, rows: np.ndarray) -> None:
     """Checks that every class of the source has an image among `rows`."""
     empty = set(range(len(source.classes))) - set(source.labels[rows].tolist())
     if empty:
-        names = ", ".join(source.classes[number] for number in sorted(empty))
+        names = listed([source.classes[number] for number in sorted(empty)])
         what = "no image" if len(rows) == len(source.labels) else "no readable image"
-        raise UserError(f"{source.folder}: {what} in {names}; put one there, or remove the folder")
+        unreadable = "".join(f"; {path}: {reason}" for path, reason in source.unreadable[:3])
+        raise UserError(
+            f"{source.folder}: {what} in {names}; put one there, or remove the folder{unreadable}"
+        )
 
 
 def _some(listing: Domain, settings: ConfigDict, name: str) -> Domain:
