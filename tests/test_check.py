@@ -103,6 +103,23 @@ def test_class_of_links_that_lead_nowhere_fails(links, source, capsys):
     assert all(f"{source / 'ruler' / name}: no such file" in text for name in links)
 
 
+def links_to(folder, link):
+    """A folder whose classes are links to those of another."""
+    link.mkdir()
+    for path in folder.iterdir():
+        (link / path.name).symlink_to(path)
+    return link
+
+
+def test_domain_that_is_given_twice_fails(source, target, tmp_path, capsys):
+    (tmp_path / "link").symlink_to(source)
+    for other in (source, tmp_path / "link", links_to(source, tmp_path / "links")):
+        code, text = run(capsys, source, other)
+        assert code == 1 and f"error: the source {source}" in text and str(other) in text
+    write_image(tmp_path / "links" / "more" / "a.jpg", 1, 5)
+    assert f"error: the source {source}" not in run(capsys, source, tmp_path / "links")[1]
+
+
 def test_tiny_images_other_files_and_duplicates_are_reported_but_pass(source, target, capsys):
     Image.new("RGB", (9, 40)).save(source / "mug" / "tiny.png")
     (source / "mug" / "list.csv").write_text("a,b")

@@ -437,7 +437,9 @@ def test_all_six_tasks_of_office_run_every_stage(tmp_path):
     [
         ("", "phone", ["data.source"]),
         ("catalogue", "", ["data.target"]),
-        ("catalogue", "catalogue", ["data.source", "data.target", "photos/catalogue"]),
+        ("catalogue", "catalogue", ["the source ", "photos/catalogue"]),
+        ("catalogue", "link", ["the source ", "photos/catalogue", "photos/link"]),
+        ("catalogue", "links", ["the source ", "photos/catalogue", "photos/links"]),
         ("phone", "catalogue", ["photos/phone"]),
         ("other", "phone", ["photos/other/catalogue"]),  # the folder to use instead
         ("catalogue", "nowhere", ["photos/nowhere"]),
@@ -448,6 +450,11 @@ def test_folders_that_do_not_make_a_task_are_refused_and_leave_nothing(
 ):
     shutil.copytree(root, tmp_path / "photos")
     shutil.copytree(root / "catalogue", tmp_path / "photos" / "other" / "catalogue")
+    (tmp_path / "photos" / "link").symlink_to(tmp_path / "photos" / "catalogue")
+    (tmp_path / "photos" / "links").mkdir()
+    for name in CLASSES:
+        link = tmp_path / "photos" / "links" / name
+        link.symlink_to(tmp_path / "photos" / "catalogue" / name)
     place = {name: tmp_path / "photos" / name if name else "" for name in (source, target)}
     line = refused(
         "main",

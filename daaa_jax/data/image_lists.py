@@ -12,7 +12,7 @@ import numpy as np
 from daaa_jax.data import photos
 from daaa_jax.data.folders import UNKNOWN, Listing, composed
 from daaa_jax.data.record_sets import Domain
-from daaa_jax.errors import UserError, readable
+from daaa_jax.errors import UserError, listed, readable
 from daaa_jax.runtime import files
 
 _PATH_AND_LABEL = re.compile(r"(.*[^\s,;])(?:\s*[,;]\s*|\s+)([^\s,;/]+)")
@@ -60,6 +60,9 @@ def find(place: str | Path, options: Options) -> Listing:
             f"{path}: {len(without)} lines have no label, the first is line {without[0]}"
         )
     names = {} if without else _class_names(path, entries, options)
+    counts = collections.Counter(str(file) for file, _ in entries)
+    if repeated := [file for file, count in counts.items() if count > 1]:
+        print(f"warning: {path} names files more than once: {listed(repeated, 3)}", flush=True)
     numbers = {label: number for number, label in enumerate(names)}
     return Listing(
         name=composed(path.stem),

@@ -40,12 +40,8 @@ def load(settings: ConfigDict) -> Task:
       UserError: if a folder is missing or not as expected, or an image cannot be read.
     """
     source, target = (_list(settings, settings[name]) for name in ("source", "target"))
-    if Path(settings.source).resolve() == Path(settings.target).resolve():
-        raise UserError(
-            f"data.source={settings.source} and data.target={settings.target} are the same folder"
-        )
+    target = as_target_of(source, target)
     source, target = _told_apart(source, target, settings)
-    target = image_lists.with_names_of(source, target)
     if why := folders.why_no_source(source.folder, source.classes, source.files):
         raise UserError(why)
     _check_classes(source, target, settings.unknown_classes)
@@ -144,6 +140,26 @@ def find(place: str, options: image_lists.Options) -> Domain:
     if Path(place).expanduser().is_file():
         return image_lists.find(place, options)
     return record_sets.find(place) or folders.find(place)
+
+
+def as_target_of(source: Domain, target: Domain) -> Domain:
+    """A target whose list names its classes as the source does, see `image_lists.with_names_of`.
+
+    Raises:
+      UserError: if both domains have the same images, also through links, or name a label
+        differently.
+    """
+    if len(source.files) == len(target.files) and _places(source) == _places(target):
+        raise UserError(
+            f"the source {source.folder} and the target {target.folder} are the same images"
+        )
+    return image_lists.with_names_of(source, target)
+
+
+def _places(domain: Domain) -> set[str]:
+    """The files of a domain, or the folder of its records, without links."""
+    paths = domain.paths if isinstance(domain, folders.Listing) else [domain.folder]
+    return {*map(os.path.realpath, paths)}
 
 
 def _told_apart(source: Domain, target: Domain, settings: ConfigDict) -> tuple[Domain, Domain]:
