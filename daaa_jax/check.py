@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from daaa_jax.command_line import Parser
-from daaa_jax.data import folders, image_lists, photo_domains, photos, record_sets
+from daaa_jax.data import folders, image_files, image_lists, photo_domains, photos, record_sets
 from daaa_jax.data.record_sets import Domain
 from daaa_jax.errors import UserError, counted
 
@@ -128,6 +128,8 @@ def _check_images(listing: folders.Listing, owners: Owners, domain: int) -> list
     _report("images without a visible pixel, read as opaque", transparent)
     _report("files that are not images, left out", listing.others)
     _report("files and folders of a system, ignored", listing.ignored)
+    ignored = image_files.with_images(listing.ignored)
+    _report("ignored folders with images, rename classes", ignored)
     return bad
 
 

@@ -10,6 +10,7 @@ import pytest
 from photo_trees import write_domain
 from PIL import Image, PngImagePlugin, features
 
+from daaa_jax import check
 from daaa_jax.data import folders, image_files, image_lists, photos
 from daaa_jax.errors import UserError
 from daaa_jax.inference import find_files
@@ -28,7 +29,7 @@ def own_cache(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "name",
-    ["@eaDir", "$RECYCLE.BIN", "System Volume Information", "__MACOSX", ".git", "#recycle", "CVS"]
+    ["@eaDir", "$RECYCLE.BIN", "System Volume Information", "__MACOSX", ".git", "#recycle"]
     + ["@__thumb", "lost+found", "Photos.lrdata", ".picasaoriginals", "found.000"],
 )
 @pytest.mark.parametrize("place", [".", "mug", "mug/old"])
@@ -43,7 +44,51 @@ def test_folders_of_a_system_are_ignored_at_any_depth(place, name, tmp_path):
     assert inside.parent not in find_files([tmp_path / "shop"], image_lists.Options())
 
 
-@pytest.mark.parametrize("name", ["Thumbs.db", "desktop.ini", "._a.jpg", "~$a.jpg", "Icon\r"])
+@pytest.mark.parametrize(
+    ("name", "inside"),
+    [("CVS", "Entries"), ("RCS", "a.jpg,v"), ("SCCS", "s.notes.txt"), ("RECYCLED", "INFO2")]
+    + [("RECYCLER", "S-1-5-21"), ("CaptureOne", "Cache")],
+)
+@pytest.mark.parametrize("place", [".", "mug"])
+def test_folder_named_as_a_class_is_of_a_system_only_with_its_files(place, name, inside, tmp_path):
+    shop = write_domain(tmp_path / "shop", ("mug", "pen"), each=2)
+    write_domain(shop / place, (name,), each=3)
+    assert len(folders.find(shop).paths) == 7 and not folders.find(shop).ignored
+    (shop / place / name / inside).write_text("of a system")
+    listing = folders.find(shop)
+    assert len(listing.paths) == 4 and listing.ignored == (shop / place / name,)
+    assert len(folders.find(shop / place / name).paths) == 3  # given itself
+
+
+@pytest.mark.parametrize("name", [".net", "lost+found", "found.000"])
+def test_ignored_folder_that_holds_images_is_reported(name, tmp_path, capsys):
+    shop = write_domain(tmp_path / "shop", ("mug", "pen"), each=1)
+    (shop / name).mkdir()
+    for inside in ("notes.txt", "._000.jpg"):
+        (shop / name / inside).write_text("no image")
+    folders.decode({"shop": folders.find(shop)}, SIZE, "raise")
+    check.main([str(shop)])
+    assert "with images" not in capsys.readouterr().out
+    write_domain(shop, (name,), each=1)
+    folders.decode({"shop": folders.find(shop)}, SIZE, "raise")
+    assert str(shop / name) in capsys.readouterr().out
+    check.main([str(shop)])
+    assert str(shop / name) in capsys.readouterr().out.split("with images")[1]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Thumbs.db",
+        "desktop.ini",
+        "._a.jpg",
+        "~$a.jpg",
+        "Icon\r",
+        "a.jpg_original",
+        "a.tiff_original",
+    ]
+    + ["a.jpg~", "a.png.part", "a.jpg.crdownload", "AlbumArtSmall.jpg"],
+)
 def test_files_of_a_system_are_ignored(name, tmp_path):
     (tmp_path / name).write_bytes(b"\xff\xd8\xff")
     found = image_files.scan(tmp_path)

@@ -15,7 +15,7 @@ import numpy as np
 from daaa_jax.data import cache, image_files, photos
 from daaa_jax.data.images import chosen
 from daaa_jax.data.types import ImageArray
-from daaa_jax.errors import UserError
+from daaa_jax.errors import UserError, listed
 
 UNKNOWN = -1  # label of the images of a flat folder, one without classes
 # Folders of these names above the classes are parts of a dataset, not classes.
@@ -221,6 +221,9 @@ def decode(
                 f"({listing.others[0].name})",
                 flush=True,
             )
+        if ignored := image_files.with_images(listing.ignored):
+            names = listed([str(path) for path in ignored])
+            print(f"warning: ignored folders with images, rename classes: {names}", flush=True)
     result: dict[str, Decoded] = {}
     for name, (images, reasons, used) in decoded.items():
         good = np.flatnonzero(reasons == "")
