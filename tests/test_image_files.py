@@ -235,7 +235,12 @@ def test_tiff_of_a_number_type_that_pillow_lacks_is_named(name, dtype, tmp_path)
 # Splits above the classes, and names.
 
 
-@pytest.mark.parametrize("names", [("train", "val", "test"), ("Training", "TEST"), ("valid",)])
+@pytest.mark.parametrize(
+    "names",
+    [("train", "val", "test"), ("Training", "TEST"), ("valid",), ("train2017", "val2017")]
+    + [("training_set", "test_set"), ("train ", "dev"), ("dev", "eval"), ("train-images", "test")]
+    + [("trainA", "trainB", "testA"), ("train", "test", "samples"), ("train", "extra")],
+)
 @pytest.mark.parametrize("inner", ["", "images"])
 def test_splits_above_the_classes_are_refused(names, inner, tmp_path):
     for name in names:
@@ -246,9 +251,29 @@ def test_splits_above_the_classes_are_refused(names, inner, tmp_path):
     assert folders.find(tmp_path / "shop" / inner / names[0]).classes == ("mug", "pen")
 
 
-def test_a_class_may_be_called_train(tmp_path):
-    write_domain(tmp_path, ("bus", "train"), each=1)
-    assert folders.find(tmp_path).classes == ("bus", "train")
+def test_split_beside_the_classes_that_it_holds_is_refused(tmp_path):
+    for place in (tmp_path, tmp_path / "test"):
+        write_domain(place, ("bike", "mug", "pen"), each=1)
+    with pytest.raises(UserError, match=f"{tmp_path / 'test'}$"):
+        folders.find(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("bus", "train"), ("bus", "car", "plane", "Train"), ("invalid", "valid"), ("evals", "trained")]
+    + [("testament", "bible"), ("trainer", "sandal"), ("valley", "developer")],
+)
+@pytest.mark.parametrize("inner", ["", "2024"])
+def test_classes_may_be_called_as_splits_are(names, inner, tmp_path):
+    for name in names:
+        write_domain(tmp_path / name, (inner,), each=1)
+    assert folders.find(tmp_path).classes == tuple(sorted(names))
+
+
+def test_class_of_many_may_be_called_train_and_have_folders(tmp_path):
+    for name in ("bus", "car", "train"):
+        write_domain(tmp_path / name, ("day", "night"), each=1)
+    assert folders.find(tmp_path).classes == ("bus", "car", "train")
 
 
 @pytest.mark.parametrize("names", [("Mug", "mug"), ("coffee mug", "coffeemug"), ("pen", "pen ")])

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
@@ -18,8 +19,12 @@ from daaa_jax.data.types import ImageArray
 from daaa_jax.errors import UserError, listed
 
 UNKNOWN = -1  # label of the images of a flat folder, one without classes
-# Folders of these names above the classes are parts of a dataset, not classes.
-_SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
+# Folders of these names above the classes are parts of a dataset: `Train`, `test2017`, `val_set`.
+_SPLIT = re.compile(
+    r"\s*(train(ing)?|val(id(ation)?)?|test(ing)?|dev|eval(uation)?)"
+    r"[\W_]*(set|data|images?|split)?[\W\d_]*[ab]?",
+    re.IGNORECASE,
+)
 # Unicode categories that a log line cannot show: controls, bytes that are not UTF-8, line ends.
 _HIDDEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
@@ -101,7 +106,7 @@ def find(folder: str | Path) -> Listing:
             f"({', '.join(full[1:4])}): put each image into its class's folder, or all into one "
             "folder if there are no classes"
         )
-    _check_no_splits(root, full)
+    _check_no_splits(root, full, found.images)
     names = sorted(set(top.values()) - {""}, key=composed)
     classes = tuple(map(composed, names)) if full[0] else ()
     if len(set(classes)) < len(classes):
@@ -129,13 +134,23 @@ def find(folder: str | Path) -> Listing:
     )
 
 
-def _check_no_splits(root: Path, names: Sequence[str]) -> None:
-    """Refuses folders such as `train` and `test` above the classes, which are not classes."""
-    if all(name.lower() in _SPLITS for name in names):
-        first = next((name for name in names if name.lower().startswith("train")), names[0])
+def _check_no_splits(root: Path, names: Sequence[str], paths: Sequence[Path]) -> None:
+    """Refuses folders such as `train` and `test` above the classes, which are not classes.
+
+    One such name among others may be a class, unless it holds classes: theirs, or beside one other.
+    """
+    splits = sorted(filter(_SPLIT.fullmatch, names), key=lambda name: "train" not in name.lower())
+    if not splits:
+        return
+    place = root / splits[0]
+    inner = [path.relative_to(place).parts for path in paths if place in path.parents]
+    classes = {parts[0] for parts in inner if len(parts) > 1}
+    holds_classes = len(classes) > 1 and all(len(parts) > 1 for parts in inner)
+    is_beside = len(names) == 2 or classes & set(names)
+    if len(splits) > 1 or splits == list(names) or (holds_classes and is_beside):
         raise UserError(
-            f"{root} is divided into {', '.join(names)}, which are not classes: give one of them, "
-            f"such as {root / first}"
+            f"{root} is divided into {', '.join(splits)}, which are not classes: give one of them, "
+            f"such as {place}"
         )
 
 
