@@ -377,6 +377,17 @@ def test_unreadable_images_are_all_named_or_left_out(tmp_path, capsys):
     assert all(str(root / "mug" / name) in printed for name in bad)
 
 
+@pytest.mark.parametrize("bad", [1, 2])
+def test_count_of_unreadable_images_is_in_the_singular_for_one(bad, tmp_path, capsys):
+    root = write_domain(tmp_path / "d", bike=3)
+    for number in range(bad):
+        (root / "bike" / f"{number}.png").write_bytes(b"")
+    what = "1 image" if bad == 1 else "2 images"
+    assert message_of(decode, folders.find(root), SIZE, "raise").startswith(f"{what} cannot")
+    decode(folders.find(root), SIZE, "skip")
+    assert f": {what}\n" in capsys.readouterr().out
+
+
 def test_domain_without_one_readable_image_is_refused(tmp_path):
     (tmp_path / "d" / "mug").mkdir(parents=True)
     bad_files(tmp_path / "d" / "mug")

@@ -6,7 +6,7 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from daaa_jax.data import folders, image_files
-from daaa_jax.errors import UserError
+from daaa_jax.errors import UserError, counted
 
 
 def find(folder: str | Path, direction: str, originals: Sequence[PurePath]) -> list[Path]:
@@ -60,5 +60,7 @@ def read(
     bad = np.flatnonzero(reasons != "")
     if len(bad):
         lines = "\n".join(f"  {paths[i]}: {reasons[i]}" for i in bad)
-        raise UserError(f"{len(bad)} translations in {root} cannot be read: fix them\n{lines}")
+        raise UserError(
+            f"{counted(len(bad), 'translation')} in {root} cannot be read: fix them\n{lines}"
+        )
     return images

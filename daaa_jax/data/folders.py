@@ -16,7 +16,7 @@ import numpy as np
 from daaa_jax.data import cache, image_files, photos
 from daaa_jax.data.images import chosen
 from daaa_jax.data.types import ImageArray
-from daaa_jax.errors import UserError, listed
+from daaa_jax.errors import UserError, counted, listed
 
 UNKNOWN = -1  # label of the images of a flat folder, one without classes
 # Folders of these names above the classes are parts of a dataset: `Train`, `test2017`, `val_set`.
@@ -117,7 +117,7 @@ def find(folder: str | Path) -> Listing:
     names += [Path(folder).name, *(str(path.relative_to(root)) for path in paths)]
     if hidden := [name for name in names if _HIDDEN & set(map(unicodedata.category, name))]:
         raise UserError(
-            f"{root} has {len(hidden)} names that cannot be shown, rename "
+            f"{root} has {counted(len(hidden), 'name')} that cannot be shown, rename "
             f"{', '.join(map(ascii, hidden[:3]))}"
         )
     numbers = {name: number for number, name in enumerate(classes)}
@@ -223,11 +223,11 @@ def decode(
         lines += [f"  {path}: {reason}" for path, reason in entries if reason]
     if lines and on_error != "skip":
         raise UserError(
-            f"{len(lines)} images cannot be read: fix or remove them, or skip them with "
+            f"{counted(len(lines), 'image')} cannot be read: fix or remove them, or skip them with "
             "--config.data.on_error=skip\n" + "\n".join(lines)
         )
     if lines:
-        print(f"{len(lines)} images are left out because they cannot be read:")
+        print(f"left out, as it cannot be read: {counted(len(lines), 'image')}")
         print("\n".join(lines), flush=True)
     for listing in listings.values():
         if listing.others:

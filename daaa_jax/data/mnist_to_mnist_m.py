@@ -8,7 +8,7 @@ from PIL import Image
 
 from daaa_jax.data import image_files, mnist, mnist_m, mnist_m_recipe, randomness
 from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
-from daaa_jax.errors import UserError
+from daaa_jax.errors import UserError, counted
 
 
 def load(settings: ConfigDict) -> Task:
@@ -92,8 +92,8 @@ def _check_counts(domain: str, splits: dict[str, LabelledImages], settings: Conf
         expected = settings.expected_counts[name]
         if expected and count != expected:
             raise UserError(
-                f"{domain} has {count} images in its {split} split, expected {expected}: "
-                f"data.expected_counts.{name}=0 accepts any number"
+                f"{domain} has {counted(count, 'image')} in its {split} split, expected "
+                f"{expected}: data.expected_counts.{name}=0 accepts any number"
             )
 
 

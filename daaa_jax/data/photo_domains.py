@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from daaa_jax.data import folders, image_lists, randomness, record_sets
 from daaa_jax.data.record_sets import Domain
 from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
-from daaa_jax.errors import UserError, listed, readable
+from daaa_jax.errors import UserError, counted, listed, readable
 
 DOMAINS = ("amazon", "dslr", "webcam")
 _WHERE = (
@@ -206,12 +206,12 @@ def _list(settings: ConfigDict, domain: str) -> Domain:
     expected = settings.expected_counts.get(domain, 0)
     if expected and len(listing.labels) != expected:
         raise UserError(
-            f"{listing.folder} holds {len(listing.labels)} images, expected {expected}: restore "
-            f"the data, or set --config.data.expected_counts.{domain} to its count (0: any)"
+            f"{listing.folder} holds {counted(len(listing.labels), 'image')}, expected {expected}: "
+            f"restore the data, or set --config.data.expected_counts.{domain} to its count (0: any)"
         )
     if settings.expected_classes and len(listing.classes) != settings.expected_classes:
         raise UserError(
-            f"{listing.folder} holds {len(listing.classes)} classes, expected "
+            f"{listing.folder} holds {counted(len(listing.classes), 'class')}, expected "
             f"{settings.expected_classes}: restore the data, or set "
             "--config.data.expected_classes to its count (0: any)"
         )
@@ -235,8 +235,8 @@ def _check_classes(source: Domain, target: Domain, unknown_classes: str) -> None
         numbers = [target.classes.index(name) for name in added]
         count = int(np.isin(target.labels, numbers).sum())
         print(
-            f"{target.folder} has {count} images of classes that the source lacks, unlabelled in "
-            f"training and not measured: {names}",
+            f"{target.folder} has {counted(count, 'image')} of classes that the source lacks, "
+            f"unlabelled in training and not measured: {names}",
             flush=True,
         )
     _check_none_is_empty(source, np.arange(len(source.labels)))
