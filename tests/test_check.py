@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from photo_trees import write_domain, write_image
 from PIL import Image
@@ -169,6 +170,16 @@ def test_images_that_show_nothing_are_reported(source, capsys):
     uniform, transparent = (text.split(heading)[1] for heading in ("one colour", "visible pixel"))
     assert code == 0 and "black.png" in uniform and "white.png" in uniform
     assert "clear.png" in transparent and "000.jpg" not in text
+
+
+def test_values_are_read_as_training_does_and_named(source, capsys):
+    ramp = np.tile(np.linspace(0, 1, 40), (40, 1))
+    Image.fromarray((ramp * 4000).astype(np.uint16)).save(source / "mug" / "bright.png")
+    Image.fromarray((ramp * 100).astype(np.uint16)).save(source / "mug" / "dark.png")
+    code, text = run(capsys, source)
+    uniform = text.split("one colour")[1]
+    assert code == 0 and re.search(r"\bunsigned\b.* 0 .* 4095 ", text)
+    assert "dark.png" in uniform and "bright.png" not in uniform  # 6 of 255 in the domain's values
 
 
 def test_what_a_system_left_is_counted(source, capsys):

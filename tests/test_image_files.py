@@ -1,5 +1,6 @@
 """One rule says which files are images, for training, the dataset check and predictions."""
 
+import os
 import pathlib
 import struct
 import tracemalloc
@@ -229,6 +230,20 @@ def test_tiff_of_a_number_type_that_pillow_lacks_is_named(name, dtype, tmp_path)
     tifffile.imwrite(tmp_path / name, (RAMP * 255).astype(dtype))
     assert image_files.scan(tmp_path).images == [tmp_path / name]
     with pytest.raises(photos.UnreadableImage, match="TIFF image.*Pillow"):
+        photos.read(tmp_path / name, SIZE)
+
+
+@pytest.mark.parametrize("name", ["pipe", "pipe.jpg"])
+def test_pipes_are_passed_over_without_being_opened(name, tmp_path, monkeypatch):
+    def open_pipe(*_, **__):
+        raise AssertionError("would wait for a writer")
+
+    os.mkfifo(tmp_path / name)
+    monkeypatch.setattr(photos, "starts_as_image", open_pipe)
+    monkeypatch.setattr(photos.Image, "open", open_pipe)
+    (tmp_path / "link").symlink_to(tmp_path / name)
+    assert sorted(image_files.scan(tmp_path).others) == [tmp_path / "link", tmp_path / name]
+    with pytest.raises(photos.UnreadableImage, match="not a file"):
         photos.read(tmp_path / name, SIZE)
 
 

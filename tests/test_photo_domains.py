@@ -553,6 +553,59 @@ def test_links_that_lead_nowhere_are_named_where_a_class_has_no_other_image(on_e
         load_task(config)
 
 
+def test_records_keep_the_values_that_are_black_and_white(tmp_path):
+    ramp = np.tile(np.linspace(0, 1, 40), (40, 1))
+    for domain in ("catalogue", "phone"):
+        for name, largest in zip(CLASSES, (4000, 300, 200), strict=True):
+            (tmp_path / domain / name).mkdir(parents=True)
+            values = (ramp * largest + (domain == "phone")).astype(np.uint16)
+            Image.fromarray(values).save(tmp_path / domain / name / "a.png")
+    config = folder_config.get_config("smoke,data.limit=0").data
+    config.update(source=str(tmp_path / "catalogue"), target=str(tmp_path / "phone"))
+    of_photos = load_task(config)
+    for name in ("catalogue", "phone"):
+        convert.convert(tmp_path / name, tmp_path / "r" / name, config.image_size, 4, "raise")
+    config.update(source=str(tmp_path / "r/catalogue"), target=str(tmp_path / "r/phone"))
+    of_records = load_task(config)
+    both = {"unsigned": [0, 4095]}
+    assert of_records.ranges == of_photos.ranges == {"source": both, "target": both}
+    np.testing.assert_array_equal(of_records.source_train.images[:], of_photos.source_train.images)
+
+
+@pytest.mark.parametrize("limit", [0, 5])
+def test_links_that_lead_nowhere_count_as_left_out(limit, tmp_path):
+    source = write_domain(tmp_path / "catalogue", CLASSES, each=3)
+    target = write_domain(tmp_path / "phone", CLASSES, each=2, seed=1)
+    for number in range(2):
+        (source / "pen" / f"lost{number}.jpg").symlink_to(tmp_path / "nowhere")
+    (target / "pen" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    config = folder_config.get_config(f"smoke,data.on_error=skip,data.limit={limit}").data
+    config.update(source=str(source), target=str(target))
+    task = load_task(config)
+    assert task.left_out["catalogue"] == 2
+    assert len(task.source_train.images) == (limit or 9)
+    if not limit:
+        assert task.left_out["phone"] == 1 and len(task.target_train.images) == 6
+
+
+@pytest.mark.parametrize("domain", ["catalogue", "phone"])
+def test_classes_with_similar_names_are_warned_of(domain, tmp_path, capsys):
+    for number, name in enumerate(("catalogue", "phone")):
+        write_domain(tmp_path / name, ("mug", "pen", "tea  cup"), each=1, seed=number)
+    write_domain(tmp_path / "catalogue", ("Tea Cup",), each=1, seed=3)
+    if domain == "phone":
+        write_domain(tmp_path / "phone", ("Tea Cup",), each=1, seed=4)
+        for name in ("mug", "pen"):
+            write_domain(tmp_path / "phone", (name,), each=1)
+    config = folder_config.get_config("smoke,data.limit=0").data
+    config.update(source=str(tmp_path / "catalogue"), target=str(tmp_path / "phone"))
+    load_task(config)
+    warned = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert len(warned) == (2 if domain == "phone" else 1)
+    assert str(tmp_path / domain) in warned[-1]
+    assert all("'Tea Cup' and 'tea  cup'" in line for line in warned)
+
+
 def test_records_give_the_same_task_as_the_photos(tmp_path):
     source = write_domain(tmp_path / "catalogue", CLASSES, each=3)
     target = write_domain(tmp_path / "phone", CLASSES, each=2, seed=1)
