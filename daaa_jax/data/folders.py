@@ -121,17 +121,9 @@ def find(folder: str | Path) -> Listing:
             f"{', '.join(map(ascii, hidden[:3]))}"
         )
     numbers = {name: number for number, name in enumerate(classes)}
-    labels = [numbers.get(composed(top[path]), UNKNOWN) for path in paths]
-    return Listing(
-        Path(folder).name,
-        root,
-        classes,
-        tuple(paths),
-        np.array(labels, np.int32),
-        tuple(found.others),
-        tuple(found.unreadable),
-        tuple(found.ignored),
-    )
+    labels = np.array([numbers.get(composed(top[path]), UNKNOWN) for path in paths], np.int32)
+    left_out = tuple(found.others), tuple(found.unreadable), tuple(found.ignored)
+    return Listing(Path(folder).name, root, classes, tuple(paths), labels, *left_out)
 
 
 def _check_no_splits(root: Path, names: Sequence[str], paths: Sequence[Path]) -> None:

@@ -107,12 +107,11 @@ def _is_image(path: Path) -> bool:
 
 def with_images(ignored: Iterable[Path]) -> list[Path]:
     """Those of the ignored folders that hold an image, as a class of that name would."""
-    inside = {folder: folder.glob("*") for folder in ignored if folder.is_dir()}
-    return [
-        folder
-        for folder, paths in inside.items()
-        if any(not _PATTERN.match(p.name.lower()) and p.is_file() and _is_image(p) for p in paths)
-    ]
+
+    def counts(path: Path) -> bool:
+        return not _PATTERN.match(path.name.lower()) and path.is_file() and _is_image(path)
+
+    return [folder for folder in ignored if any(map(counts, folder.glob("*")))]
 
 
 def files_in_any_case(folder: Path) -> list[Path]:

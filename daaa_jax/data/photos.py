@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFile, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from daaa_jax.errors import reason
 from daaa_jax.runtime import file_kind
@@ -42,15 +42,6 @@ _RAW = {
 _NOT_READ = _RAW | {".heic", ".heif", ".hif", ".avif", ".jxl", ".svg", ".psb"}
 SUFFIXES = _NOT_READ | set(_WITHOUT_SIGNATURE)
 SUFFIXES |= {end for end, name in Image.registered_extensions().items() if name in _FORMATS}
-_TURNS = {  # by EXIF orientation; 1 is upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _ORIENTATION, _PHOTOMETRIC, _PLANAR, _SAMPLE_FORMAT = 274, 262, 284, 339  # tags of TIFF
 # Pillow's own reader takes 16-bit values in separate planes for 8-bit ones.
 TiffImagePlugin.READ_LIBTIFF = True
@@ -177,13 +168,15 @@ def opened(path: Path, size: int = 0) -> Iterator[ImageFile.ImageFile]:
 def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
     """Turns pixels by the EXIF orientation of an image, even if other parts of it are damaged.
 
-    `ImageOps.exif_transpose` rewrites the whole EXIF, and fails if a part of it is damaged.
+    `ImageOps.exif_transpose` rewrites the whole EXIF, and fails if a part of it is damaged; pixels
+    are given the orientation alone.
     """
-    try:
+    with contextlib.suppress(Exception):  # the EXIF cannot be read at all
         orientation = image.getexif().get(_ORIENTATION)
-    except Exception:  # the EXIF cannot be read at all
-        return pixels
-    return pixels.transpose(_TURNS[orientation]) if orientation in _TURNS else pixels
+        pixels.info.clear()
+        pixels.getexif()[_ORIENTATION] = orientation
+        ImageOps.exif_transpose(pixels, in_place=True)
+    return pixels
 
 
 def _to_rgb(opened: ImageFile.ImageFile, ranges: ValueRanges) -> Image.Image:
