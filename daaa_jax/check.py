@@ -129,7 +129,7 @@ def _check_images(listing: folders.Listing, owners: Owners, domain: int) -> list
     _report("files that are not images, left out", listing.others)
     _report("files and folders of a system, ignored", listing.ignored)
     ignored = image_files.with_images(listing.ignored)
-    _report("ignored folders with images, rename classes", ignored)
+    _report("ignored folders that hold images (rename those that are classes)", ignored)
     return bad
 
 

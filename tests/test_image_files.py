@@ -69,12 +69,12 @@ def test_ignored_folder_that_holds_images_is_reported(name, tmp_path, capsys):
         (shop / name / inside).write_text("no image")
     folders.decode({"shop": folders.find(shop)}, SIZE, "raise")
     check.main([str(shop)])
-    assert "with images" not in capsys.readouterr().out
+    assert "hold images" not in capsys.readouterr().out
     write_domain(shop, (name,), each=1)
     folders.decode({"shop": folders.find(shop)}, SIZE, "raise")
     assert str(shop / name) in capsys.readouterr().out
     check.main([str(shop)])
-    assert str(shop / name) in capsys.readouterr().out.split("with images")[1]
+    assert str(shop / name) in capsys.readouterr().out.split("hold images")[1]
 
 
 @pytest.mark.parametrize(

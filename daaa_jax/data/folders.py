@@ -210,7 +210,6 @@ def decode(
     for name, listing in listings.items():
         decoded[name] = decode_all(listing, size, known.get("target") if name == "test" else None)
         known[name] = decoded[name][2]
-    for name, listing in listings.items():
         entries = [*listing.unreadable, *zip(listing.paths, decoded[name][1], strict=True)]
         lines += [f"  {path}: {reason}" for path, reason in entries if reason]
     if lines and on_error != "skip":
@@ -230,7 +229,8 @@ def decode(
             )
         if ignored := image_files.with_images(listing.ignored):
             names = listed([str(path) for path in ignored])
-            print(f"warning: ignored folders with images, rename classes: {names}", flush=True)
+            what = "ignored folders that hold images (rename those that are classes)"
+            print(f"warning: {what}: {names}", flush=True)
     result: dict[str, Decoded] = {}
     for name, (images, reasons, used) in decoded.items():
         good = np.flatnonzero(reasons == "")
