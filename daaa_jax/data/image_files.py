@@ -1,7 +1,7 @@
 """Which files of a folder are images: one rule for every command.
 
 1. Files and folders that operating systems, network drives, photo programs and version control
-   leave are ignored, at any depth (`_IGNORED`).
+   leave are ignored, at any depth (`_IGNORED`, `_IGNORED_WITH`).
 2. An image is what Pillow reads, whatever its suffix.
 3. A file with an image's suffix or first bytes that cannot be read is an unreadable image, and so
    is a link that leads nowhere and a folder that cannot be entered.
@@ -32,12 +32,12 @@ _IGNORED = (
     "_svn", "__pycache__",
 )  # fmt: skip
 # Folders whose names may also be classes, each with a file or folder that a system puts into it.
-_WITH = (
+_IGNORED_WITH = (
     "recycle[dr]/info2", "recycler/s-1-*", "captureone/cache", "captureone/settings*",
     "cvs/entries", "rcs/*,v", "sccs/s.*",
 )  # fmt: skip
 _PATTERN, _PATTERN_WITH = (
-    re.compile("|".join(map(fnmatch.translate, names))) for names in (_IGNORED, _WITH)
+    re.compile("|".join(map(fnmatch.translate, names))) for names in (_IGNORED, _IGNORED_WITH)
 )
 
 
