@@ -4,7 +4,7 @@
 
 Writes `model.stablehlo`, a program serialised by `jax.export` that maps uint8 images `[B,H,W,3]`,
 for any B, to probabilities `[B,K]`; with `--onnx` also `model.onnx`; `classes.txt`, the class
-names; `preprocessing.json`, the size of the images and how grey values of more than 8 bits become
+names; `preprocessing.json`, the size of the images and how values of more than 8 bits become
 pixels (`data.photos.value_ranges`); and `README.md`, the model card. `--paired` includes G_TS, for
 inference on both images of a pair; `--generators` exports only the generators, which map uint8
 images to uint8 images.

@@ -207,6 +207,42 @@ def test_list_of_another_encoding_is_refused_by_line(root):
         image_lists.find(root / "list.txt", Options())
 
 
+def test_file_that_is_listed_twice_is_reported(root, capsys):
+    path = write_list(root / "amazon.txt", root / "amazon", "")
+    image_lists.find(path, Options())
+    assert not capsys.readouterr().out
+    path.write_text(path.read_text() + "amazon/images/mug/000.jpg 1\n")
+    assert len(image_lists.find(path, Options()).paths) == 7
+    printed = capsys.readouterr().out
+    assert str(path) in printed and "mug/000.jpg" in printed and "mug/001.jpg" not in printed
+    path.write_text("amazon/images/mug/000.jpg 0\n./amazon/images/mug/000.jpg 1\n")
+    image_lists.find(path, Options(class_names="bike,mug"))
+    assert "mug/000.jpg" in capsys.readouterr().out
+
+
+def test_check_names_classes_of_a_target_as_training_does(root, capsys):
+    source = write_list(root / "amazon.txt", root / "amazon", "")
+    other = write_list(root / "webcam.txt", root / "webcam", "", first=1)
+    assert check.main([str(source), str(other)]) == 1
+    assert "label 1" in capsys.readouterr().out
+    write_domain(root / "flat", ("all",), each=3, seed=2)
+    target = root / "flat.txt"
+    target.write_text("".join(f"flat/all/{n:03d}.jpg {2 - n}\n" for n in range(3)))
+    assert check.main([str(source), str(target)]) == 0
+    printed = capsys.readouterr().out.split("flat/all: ")[1]
+    assert all(f"{name}: 1" in printed for name in CLASSES)
+
+
+def test_check_finds_files_that_two_lists_of_a_folder_share(root, capsys):
+    source = write_list(root / "train.txt", root / "amazon", "")
+    lines = source.read_text().splitlines()
+    source.write_text("\n".join(lines[:-1]))
+    (root / "test.txt").write_text("\n".join(lines[1:]))
+    assert check.main([str(source), str(root / "test.txt")]) == 0
+    shared = capsys.readouterr().out.split("more than one domain: ")[1]
+    assert shared.startswith("4\n") and "mug/000.jpg = " in shared
+
+
 def test_missing_files_are_unreadable_and_a_wrong_root_is_named(root):
     path = write_list(root / "amazon.txt", root / "amazon", "")
     path.write_text(path.read_text() + "amazon/images/pen/lost.jpg 2\n")

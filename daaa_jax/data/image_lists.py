@@ -76,6 +76,9 @@ def find(place: str | Path, options: Options) -> Listing:
     if 0 < len(without) < len(lines):
         raise UserError(f"{path}, line {without[0]}: no label ({len(without)} of {len(lines)})")
     names = {} if without else _class_names(path, lines, options)
+    counts = collections.Counter(str(line.file) for line in lines)
+    if repeated := [file for file, count in counts.items() if count > 1]:
+        print(f"warning: {path} names files more than once: {listed(repeated, 3)}", flush=True)
     numbers = {label: number for number, label in enumerate(names)}
     return Listing(
         name=composed(path.stem),

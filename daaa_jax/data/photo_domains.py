@@ -41,10 +41,7 @@ def load(settings: ConfigDict) -> Task:
       UserError: if a folder is missing or not as expected, or an image cannot be read.
     """
     source, target = (_list(settings, settings[name]) for name in ("source", "target"))
-    if Path(settings.source).resolve() == Path(settings.target).resolve():
-        raise UserError(
-            f"data.source={settings.source} and data.target={settings.target} are the same folder"
-        )
+    check_differ(source, target)
     source, target = _told_apart(source, target, settings)
     others = [target] + ([_find(settings, settings.target_test)] if settings.target_test else [])
     source, (target, *tests) = image_lists.with_shared_names(source, others)
@@ -147,6 +144,24 @@ def find(place: str, options: image_lists.Options) -> Domain:
     return record_sets.find(place) or folders.find(place)
 
 
+def check_differ(source: Domain, target: Domain) -> None:
+    """Checks that two domains are not the same images.
+
+    Raises:
+      UserError: if they are, also through links.
+    """
+    if len(source.files) == len(target.files) and _places(source) == _places(target):
+        raise UserError(
+            f"the source {source.folder} and the target {target.folder} are the same images"
+        )
+
+
+def _places(domain: Domain) -> set[str]:
+    """The files of a domain, or the folder of its records, without links."""
+    paths = domain.paths if isinstance(domain, folders.Listing) else [domain.folder]
+    return {*map(os.path.realpath, paths)}
+
+
 def _told_apart(source: Domain, target: Domain, settings: ConfigDict) -> tuple[Domain, Domain]:
     """Names domains of the same name by the last parts of their paths that differ.
 
@@ -180,7 +195,8 @@ def _images(listings: Mapping[str, Domain], settings: ConfigDict) -> dict[str, f
             )
         rows = np.arange(len(listing.labels))
         converted[name] = folders.Decoded(listing.images, rows, listing.ranges)
-    return folders.decode(photos, settings.image_size, settings.on_error) | converted
+    known = {name: read.ranges for name, read in converted.items()}
+    return folders.decode(photos, settings.image_size, settings.on_error, known) | converted
 
 
 def _list(settings: ConfigDict, domain: str) -> Domain:
@@ -223,9 +239,12 @@ def _check_none_is_empty(source: Domain, rows: np.ndarray) -> None:
     """Checks that every class of the source has an image among `rows`."""
     empty = set(range(len(source.classes))) - set(source.labels[rows].tolist())
     if empty:
-        names = ", ".join(source.classes[number] for number in sorted(empty))
+        names = listed([source.classes[number] for number in sorted(empty)])
         what = "no image" if len(rows) == len(source.labels) else "no readable image"
-        raise UserError(f"{source.folder}: {what} in {names}; put one there, or remove the folder")
+        unreadable = "".join(f"; {path}: {reason}" for path, reason in source.unreadable[:3])
+        raise UserError(
+            f"{source.folder}: {what} in {names}; put one there, or remove the folder{unreadable}"
+        )
 
 
 def _some(listing: Domain, settings: ConfigDict, name: str) -> Domain:
