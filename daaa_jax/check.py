@@ -59,12 +59,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             listings.append(None)
             failed = True
     source, *others = listings
-    owners: Owners = collections.defaultdict(list)
-    for number, listing in enumerate(listings):
-        if listing is not None:
-            failed |= _check(listing, owners, number)
+    targets = [other for other in others if other is not None]
+    agree = source is not None
     if source is not None:
-        failed |= _compare(source, [other for other in others if other is not None])
+        try:
+            source, targets = image_lists.with_shared_names(source, targets)
+        except UserError as error:
+            print(f"error: {error}")
+            agree, failed = False, True
+    owners: Owners = collections.defaultdict(list)
+    for number, listing in enumerate([*([] if source is None else [source]), *targets]):
+        failed |= _check(listing, owners, number)
+    if source is not None and agree:
+        failed |= _compare(source, targets)
     _show_duplicates(owners)
     print("dataset check failed: fix the problems above" if failed else "OK")
     return int(failed)
@@ -141,11 +148,6 @@ def _compare(source: Domain, targets: Sequence[Domain]) -> bool:
 
     Targets may lack classes of the source, but not add any.
     """
-    try:
-        source, targets = image_lists.with_shared_names(source, targets)
-    except UserError as error:
-        print(f"error: {error}")
-        return True
     why = folders.why_no_source(source.folder, source.classes, source.files)
     failed = bool(why)
     if failed:
