@@ -112,10 +112,8 @@ def difference(update: Update, device: jax.Device) -> dict[str, float]:
         with jax.default_device(place), jax.default_matmul_precision("highest"):
             after, metrics = jax.jit(update.train_step)(state, batch)
         before = jax.tree.leaves(update.params(jax.device_get(update.state)))
-        gradient = [
-            np.ravel(old - new).astype(np.float64)
-            for old, new in zip(before, jax.device_get(jax.tree.leaves(update.params(after))))
-        ]
+        changed = jax.device_get(jax.tree.leaves(update.params(after)))
+        gradient = [np.ravel(a - b).astype(float) for a, b in zip(before, changed, strict=True)]
         found[name] = float(metrics["loss"].compute()), np.concatenate(gradient)
     (loss, gradient), (other_loss, other_gradient) = found["cpu"], found["device"]
     return {

@@ -5,7 +5,7 @@
 
 `DIR` holds `mnist/`, `mnist_m/` and `office10/`. Writes `DATA/digits/` (25,000 training and 3,000
 test images of MNIST, and the same of MNIST-M as lossless WebP in one archive) and
-`DATA/office10/` (amazon and webcam), each below 60 MiB.
+`DATA/office10/` (amazon, webcam and EfficientNet-Lite0's weights), each below 60 MiB.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from PIL import Image
 
 from daaa_jax.data import mnist, mnist5k, mnist_m, mnist_m_recipe
 from daaa_jax.data.types import LabelledImages
+from daaa_jax.models import pretrained
 
 COUNTS = {"train": 25_000, "test": 3_000}
 GENERATED = {"train": 300, "test": 100}
@@ -103,7 +104,10 @@ def main() -> None:
         grey = {s: first(mnist.load(options.data / "mnist", s), n) for s, n in COUNTS.items()}
         colour = {split: first(read[split], count) for split, count in COUNTS.items()}
         for domain in ("amazon", "webcam"):
-            shutil.copytree(options.data / "office10" / domain, photos / domain, dirs_exist_ok=True)
+            place = options.data / "office10" / domain
+            shutil.copytree(place, photos / domain, dirs_exist_ok=True)
+        weights = pretrained.fetch(pretrained.PUBLISHED["efficientnet_lite0"])
+        shutil.copy(weights, photos / "weights.pth")
     else:
         grey, colour = generated_digits()
         generated_photos(photos)

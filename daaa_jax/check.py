@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from daaa_jax.command_line import Parser
-from daaa_jax.data import folders, image_lists, photo_domains, photos, record_sets
+from daaa_jax.data import folders, image_files, image_lists, photo_domains, photos, record_sets
 from daaa_jax.data.record_sets import Domain
 from daaa_jax.errors import UserError, counted
 
@@ -30,42 +30,61 @@ _UNIFORM = 8  # of 255: smaller differences within an image are hardly visible
 _IMBALANCED = 10  # largest class, relative to the smallest
 _SHOWN = 10
 
-# By an image's checksum: folder, class and path of each file that holds it.
-Owners = dict[str, list[tuple[str, str, Path]]]
+# By an image's checksum: number of the domain, class and path of each file that holds it.
+Owners = dict[str, list[tuple[int, str, Path]]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the findings and returns the exit code."""
-    parser = Parser("check", __doc__.splitlines()[0])
+    parser = Parser("check", __doc__)
     parser.add_argument(
         "domains", nargs="+", metavar="DIR_OR_LIST", help="a domain, the source first"
     )
     parser.add_list_flags()
+    parser.add_argument(
+        "--class_names", default="", help="of list files: a file of names, or names with commas"
+    )
     flags = parser.parse_args(arguments)
     options = image_lists.Options(flags.root, flags.path_prefix, flags.class_names)
     failed = False
     listings: list[Domain | None] = []
     for domain in flags.domains:
         try:
-            listings.append(photo_domains.find(domain, options))
+            found = photo_domains.find(domain, options)
+            if listings and listings[0] is not None:
+                photo_domains.check_differ(listings[0], found)
+            listings.append(found)
         except UserError as error:
             print(f"error: {error}")
             listings.append(None)
             failed = True
     source, *others = listings
-    owners: Owners = collections.defaultdict(list)
-    for listing in listings:
-        if listing is not None:
-            failed |= _check(listing, owners, is_source=listing is source)
+    targets = [other for other in others if other is not None]
+    agree = source is not None
     if source is not None:
-        failed |= _compare(source, [other for other in others if other is not None])
+        try:
+            source, targets = image_lists.with_shared_names(source, targets)
+        except UserError as error:
+            print(f"error: {error}")
+            agree, failed = False, True
+    owners: Owners = collections.defaultdict(list)
+    for number, listing in enumerate([*([] if source is None else [source]), *targets]):
+        failed |= _check(listing, owners, number)
+    if source is not None and agree:
+        failed |= _compare(source, targets)
     _show_duplicates(owners)
     print("dataset check failed: fix the problems above" if failed else "OK")
     return int(failed)
 
 
-def _check(listing: Domain, owners: Owners, is_source: bool) -> bool:
-    """Prints the findings for one domain; returns whether training would refuse it."""
+def _check(listing: Domain, owners: Owners, domain: int) -> bool:
+    """Prints the findings for one domain; returns whether training would refuse it.
+
+    Args:
+      listing: the domain.
+      owners: adds its files.
+      domain: its number, 0 for the source.
+    """
     number = len(listing.classes)
     classes = counted(number, "class") if number else "no classes (unlabelled)"
     print(f"{listing.folder}: {counted(len(listing.labels), 'image')}, {classes}")
@@ -78,7 +97,7 @@ def _check(listing: Domain, owners: Owners, is_source: bool) -> bool:
     _report("classes without an image", empty)
     similar = folders.similar_classes(listing.classes)
     _report("pairs of classes that differ only in case or spaces", similar)
-    if is_source:
+    if domain == 0:
         most = max(counts.values(), default=0)
         rare = [f"{name}: {n}" for name, n in counts.items() if 0 < n * _IMBALANCED <= most]
         _report(f"classes with at most a {_IMBALANCED}th of the images of the largest", rare)
@@ -86,11 +105,11 @@ def _check(listing: Domain, owners: Owners, is_source: bool) -> bool:
         bad = record_sets.damaged(listing)
         _report("damaged record files: convert the photos again", bad)
     else:
-        bad = _check_images(listing, owners)
-    return bool(bad or (empty and is_source))
+        bad = _check_images(listing, owners, domain)
+    return bool(bad or (empty and domain == 0))
 
 
-def _check_images(listing: folders.Listing, owners: Owners) -> list[str]:
+def _check_images(listing: folders.Listing, owners: Owners, domain: int) -> list[str]:
     """Prints the findings for the images of a domain; returns those that cannot be read."""
     bad = [f"{path}: {reason}" for path, reason in listing.unreadable]
     tiny, transparent, uniform = [], [], []
@@ -103,22 +122,24 @@ def _check_images(listing: folders.Listing, owners: Owners) -> list[str]:
                     tiny.append(f"{path}: {image.width} x {image.height} pixels")
                 if photos.is_all_transparent(image):
                     transparent.append(str(path))
+                content = hashlib.sha256(path.read_bytes()).hexdigest()
         except photos.UnreadableImage as error:
             bad.append(f"{path}: {error}")
             continue
         if np.ptp(pixels) < _UNIFORM:
             uniform.append(f"{path}: values {pixels.min()} to {pixels.max()} of 255")
         name = listing.classes[label] if listing.classes else ""
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        owners[content].append((str(listing.folder), name, path))
+        owners[content].append((domain, name, path))
     for kind, (low, high) in ranges.items():
-        print(f"  grey values of type {kind} are read from {low:g} (black) to {high:g} (white)")
+        print(f"  values of type {kind} are read from {low:g} (black) to {high:g} (white)")
     _report("files that cannot be read (--config.data.on_error=skip skips them)", bad)
     _report(f"images with a side shorter than {_TINY} pixels", tiny)
     _report("images of one colour, or nearly", uniform)
     _report("images without a visible pixel, read as opaque", transparent)
     _report("files that are not images, left out", listing.others)
     _report("files and folders of a system, ignored", listing.ignored)
+    ignored = image_files.with_images(listing.ignored)
+    _report("ignored folders that hold images (rename those that are classes)", ignored)
     return bad
 
 
@@ -144,11 +165,11 @@ def _show_duplicates(owners: Owners) -> None:
     """Prints which files are identical in two domains, and in two classes of a domain."""
     shared, twice = [], []
     for copies in owners.values():
-        folders_of = {folder for folder, _, _ in copies}
+        domains = {domain for domain, _, _ in copies}
         line = " = ".join(str(path) for _, _, path in copies)
-        if len(folders_of) > 1:
+        if len(domains) > 1:
             shared.append(line)
-        if len({(folder, name) for folder, name, _ in copies}) > len(folders_of):
+        if len({(domain, name) for domain, name, _ in copies}) > len(domains):
             twice.append(line)
     _report("identical files in more than one domain", shared, "")
     _report("identical files in more than one class of a domain", twice, "")

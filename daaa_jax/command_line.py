@@ -10,11 +10,10 @@ from daaa_jax.errors import UserError
 class Parser(argparse.ArgumentParser):
     """A parser without abbreviations that raises `UserError`, for exit code 1, on mistakes."""
 
-    def __init__(self, command: str, description: str, **options):
-        """Creates the parser of `daaa <command>`."""
-        super().__init__(
-            prog=f"daaa {command}", description=description, allow_abbrev=False, **options
-        )
+    def __init__(self, command: str, description: str | None, **options):
+        """Creates the parser of `daaa <command>`; of the description the first line is shown."""
+        first = (description or "").partition("\n")[0]  # `python -OO` has no docstrings
+        super().__init__(prog=f"daaa {command}", description=first, allow_abbrev=False, **options)
 
     def add_network_flags(self, networks: Sequence[str], default: str | None = None):
         """Adds the flags that select a network of a run.
@@ -39,12 +38,9 @@ class Parser(argparse.ArgumentParser):
         return group
 
     def add_list_flags(self):
-        """Adds the flags that say how list files are read, see `data.image_lists.Options`."""
+        """Adds the flags for the paths in list files, see `data.image_lists.Options`."""
         self.add_argument("--root", default="", help="of list files: folder of relative paths")
         self.add_argument("--path_prefix", default="", help="of list files: left out of the paths")
-        self.add_argument(
-            "--class_names", default="", help="of list files: a file of names, or names with commas"
-        )
 
     def error(self, message: str) -> NoReturn:
         """Raises a `UserError` instead of printing the usage."""

@@ -19,8 +19,8 @@ import numpy as np
 
 from daaa_jax.command_line import Parser
 from daaa_jax.data import folders, photos, record_sets, records
-from daaa_jax.errors import UserError, counted, writable
-from daaa_jax.runtime.files import read_json, write_json
+from daaa_jax.errors import UserError, counted, readable, writable
+from daaa_jax.runtime.files import checksum, expanded, read_json, write_json
 from daaa_jax.runtime.progress import Progress
 
 
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
       UserError: if the folder is not a domain, or a file cannot be read or written.
     """
-    parser = Parser("convert", __doc__.splitlines()[0])
+    parser = Parser("convert", __doc__)
     parser.add_argument("folder", help="folder of photos: FOLDER/<class>/*.jpg, or FOLDER/*.jpg")
     parser.add_argument("--out", required=True, help="folder for the records")
     parser.add_argument("--size", type=int, default=256, help="side of the square images, pixels")
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in ("size", "shard"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name}={getattr(options, name)} must be at least 1")
-    out = Path(options.out).expanduser()
+    out = expanded(options.out)
     with writable(f"--out={options.out}"):
         convert(options.folder, out, options.size, options.shard, options.on_error)
 
@@ -58,20 +58,24 @@ def convert(folder: str | Path, out: Path, size: int, shard: int, on_error: str)
       on_error: for unreadable images: `raise` an error that lists them all, or `skip` them.
 
     Raises:
-      UserError: if `out` holds anything else, or images cannot be read.
+      UserError: if `out` holds anything else or lies in `folder`, or images cannot be read.
     """
-    listing = folders.find(folder)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out={out} is a file, not a folder")
-    what = {"images": folders.identity(listing, size), "size": size, "shard": shard}
+    with readable(folder):
+        listing = folders.find(folder)
+        identity = folders.identity(listing, size)
+    if out.resolve().is_relative_to(expanded(folder).resolve()):
+        raise UserError(f"--out={out} is in {folder}, where it would be a class: give another one")
+    earlier = {"images": identity, "size": size, "shard": shard}  # as earlier versions wrote
+    # Labels are not of the images alone: a class folder without images changes them.
+    what = earlier | {"classes": list(listing.classes), "labels": checksum(listing.labels)}
     started = out / record_sets.BEGUN
-    if started.exists() and read_json(started) != what:
+    if started.exists() and read_json(started) not in (what, earlier):
         raise UserError(
-            f"--out={out} holds records of other images, or of another --size or --shard: give "
-            "another folder, or remove it"
+            f"--out={out} holds records of other images or classes, or of another --size or "
+            "--shard: give another folder, or remove it"
         )
-    if not started.exists() and out.is_dir() and any(out.iterdir()):
-        raise UserError(f"--out={out} is not empty: give a new folder")
+    if not started.exists() and (out.is_file() or (out.is_dir() and any(out.iterdir()))):
+        raise UserError(f"--out={out} is not an empty folder: give a new one")
     write_json(started, what)
     records.drop_halves(out)
     ranges = photos.value_ranges(listing.paths)
@@ -95,9 +99,7 @@ def convert(folder: str | Path, out: Path, size: int, shard: int, on_error: str)
         )
     written = sum(len(content["files"]) for content in shards.values())
     if not written:
-        raise UserError(
-            f"no image in {listing.folder} can be read ({bad[0][1]}): nothing to convert"
-        )
+        raise UserError(f"no image in {listing.folder} can be read ({bad[0][1]})")
     record_sets.write_index(out, listing.classes, size, shards, ranges)
     left_out = f", {len(bad)} unreadable left out" if bad else ""
     print(f"{counted(written, 'image')}{left_out}: {out}", flush=True)

@@ -4,7 +4,7 @@
 
 Writes `model.stablehlo`, a program serialised by `jax.export` that maps uint8 images `[B,H,W,3]`,
 for any B, to probabilities `[B,K]`; with `--onnx` also `model.onnx`; `classes.txt`, the class
-names; `preprocessing.json`, the size of the images and how grey values of more than 8 bits become
+names; `preprocessing.json`, the size of the images and how values of more than 8 bits become
 pixels (`data.photos.value_ranges`); and `README.md`, the model card. `--paired` includes G_TS, for
 inference on both images of a pair; `--generators` exports only the generators, which map uint8
 images to uint8 images.
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
       UserError: for any error that the user can fix.
     """
-    parser = Parser("export", __doc__.splitlines()[0])
+    parser = Parser("export", __doc__)
     what = parser.add_network_flags(inference.NETWORKS)
     parser.add_argument("--out", required=True, help="folder to create")
     parser.add_argument("--onnx", action="store_true", help="also write ONNX, by jax2onnx")
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--generators", action="store_true", help="export only the two generators, no classifier"
     )
     options = parser.parse_args(arguments)
-    workdir, out = Workdir(options.workdir), Path(options.out).expanduser()
+    workdir, out = Workdir(options.workdir), files.expanded(options.out)
     error_log.use(workdir.path)
     if out.exists():
         raise UserError(f"--out={options.out} exists: remove it, or give another folder")

@@ -155,7 +155,8 @@ def with_second_image(
 def find_files(places: Sequence[str], lists: image_lists.Options) -> list[Path]:
     """Lists the given files, those named in lists (`.txt`), and all in folders, sorted.
 
-    Files that a system leaves in folders are left out, see `data.image_files`.
+    Files that a system leaves in folders are left out, see `data.image_files`. A `.txt` that names
+    no images is a file, and so is a link that leads nowhere, as of a shell's `*`.
 
     Raises:
       UserError: if a path does not exist or cannot be read, or there is no file.
@@ -163,15 +164,14 @@ def find_files(places: Sequence[str], lists: image_lists.Options) -> list[Path]:
     found: list[Path] = []
     for place in map(Path, places):
         with readable(place):
-            place.stat()
-        if place.is_dir():
+            place.lstat()
+        if os.path.isdir(place):
             files = image_files.scan(place)
             unreadable = (path for path, _ in files.unreadable)
             found += sorted([*files.images, *files.others, *unreadable])
-        elif place.suffix.lower() == ".txt":
-            found += (path for path, _ in image_lists.read(place, lists))
         else:
-            found.append(place)
+            is_list = place.suffix.lower() == ".txt"
+            found += (is_list and image_lists.images_in(place, lists)) or [place]
     if not found:
         raise UserError(f"no file in {', '.join(places)}")
     return found

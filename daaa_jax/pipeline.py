@@ -72,6 +72,7 @@ def run(
         return _finished_before(place, config, profiled)
     job.check_needs(stage)
     job.check_updates(stage)
+    job.check_external_source()
     with place.locked():
         job.check_started()
         place.write_config(config)
@@ -80,7 +81,6 @@ def run(
         writer = MetricWriter(place.metrics_jsonl, place.tensorboard)
         with writer, Notice().listening() as notice:
             parameter_table.write(shapes, place.networks_txt)
-            job.check_external_source()
             later = time_left.later(config, task, job.stages_to_run(stage))
             job.run(stage, Context(place, mesh, writer, config.run, notice, profiled, later))
         if stage not in ("all", "adapt"):
@@ -294,8 +294,10 @@ class _Run:
         """Checks the classes of an external source network, before hours of work."""
         if self.external_source is None:
             return
-        found = self.evaluate(self.external_source, self.task.evaluation.source_test)
-        source_classes.check(found.confusion, self.task.class_names, self.config.source.checkpoint)
+        known = self.task.evaluation.source_test
+        predicted = self.evaluate(self.external_source, known).log_posteriors.argmax(axis=1)
+        names, where = self.task.class_names, self.config.source.checkpoint
+        source_classes.check(predicted, known.labels, names, where)
 
     def _accuracies(self, variables: models.Variables) -> dict[str, float]:
         measured = self.task.evaluation

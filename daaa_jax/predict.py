@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
       UserError: for any error that the user can fix.
     """
-    parser = Parser("predict", __doc__.splitlines()[0])
+    parser = Parser("predict", __doc__)
     parser.add_argument("images", nargs="+", help="images, folders of images, or lists (.txt)")
     parser.add_list_flags()
     parser.add_network_flags(inference.NETWORKS, default="selected")
@@ -56,20 +56,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     workdir = Workdir(options.workdir)
     error_log.use(workdir.path)
     options.out = options.out or str(workdir.predictions)
-    if Path(options.out).expanduser().is_dir():
+    if files.expanded(options.out).is_dir():
         raise UserError(f"--out={options.out} is a folder: give a file, such as predictions.csv")
     compilation.enable_cache()
     jax_settings.set_supported()
     jax_settings.check_devices()
     network = inference.load_network(workdir, options.network, options.paired)
-    images = inference.find_files(
-        options.images, image_lists.Options(options.root, options.path_prefix)
-    )
+    root = options.root and str(files.expanded(options.root))
+    lists = image_lists.Options(root, options.path_prefix)
+    images = inference.find_files(options.images, lists)
     rows = inference.predict(
         network,
         images,
         batch_size=options.batch_size,
-        overlays=Path(options.overlays).expanduser() if options.overlays else None,
+        overlays=files.expanded(options.overlays) if options.overlays else None,
         overlay_layers=options.overlay_layers or network.about["layers"],
     )
     unreadable = write_csv(rows, network.about["classes"], options.out)
@@ -93,7 +93,7 @@ def write_csv(rows: Iterable[Row], classes: Sequence[str], out: str) -> int:
     """
     if out == "-":
         return _write(rows, classes, sys.stdout)
-    path = Path(out).expanduser()
+    path = files.expanded(out)
     is_device = path.exists() and not path.is_file()  # /dev/null or a pipe: not replaced
     with (
         writable(f"--out={out}"),

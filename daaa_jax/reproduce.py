@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None, train: Trainer | None = None) -
       Preempted: if SIGTERM ended the run; rerun the same command to resume.
     """
     options, plan, runs = _parse(arguments)
-    folder = Path(options.workdir).expanduser()
+    folder = files.expanded(options.workdir)
     error_log.use(folder)
     mine = cells.share(runs, *options.cells)
     # Report misspelt settings, and runs made with other settings, before hours of training.
@@ -115,7 +115,7 @@ def _train(train: Trainer, missing: Sequence[cells.Run], options, plan, folder: 
 def _parser() -> Parser:
     parser = Parser(
         "reproduce",
-        __doc__.splitlines()[0],
+        __doc__,
         epilog="--config.NAME=VALUE changes a setting of all runs: --config.adapt.beta=0.3",
     )
     parser.add_argument("name", choices=NAMES, metavar="|".join(NAMES))
@@ -149,7 +149,7 @@ def _parse(arguments: Sequence[str] | None):
     options.cells = int(part[1]), int(part[2])
     if not options.workdir:
         raise UserError("--workdir= is empty: give a folder, such as --workdir=runs/tables")
-    folder = Path(options.workdir).expanduser()
+    folder = files.expanded(options.workdir)
     validate.check_workdir(folder)
     if Workdir(folder).config_json.exists():
         raise UserError(

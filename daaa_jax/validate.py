@@ -25,6 +25,7 @@ from daaa_jax.experiment.stages import NO_REUSE, OURS, needs_translations, train
 from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.models import Variables, pretrained, resnet
 from daaa_jax.runtime import mesh as meshes
+from daaa_jax.runtime.files import expanded
 from daaa_jax.training import optimizers
 
 _TRAINED = ("pair", "source", "adapt")
@@ -266,7 +267,7 @@ def check_external(config: ConfigDict) -> None:
     if needs_translations(config):
         external["pair.translations"] = config.pair.translations
     for name, path in external.items():
-        if path and not Path(path).expanduser().exists():
+        if path and not expanded(path).exists():
             raise UserError(f"{name}={path}: there is no such file or folder")
     if _reads_weights(config):
         pretrained.identity(config.model.weights)

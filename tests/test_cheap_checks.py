@@ -22,6 +22,14 @@ LONG = "/" + 300 * "x"  # cannot be read, not even by root
         ((FOLDERS, "--config.data.source=/nowhere", TARGET), "data.source=/nowhere", WEIGHTS),
         ((FOLDERS, f"--config.data.source={LONG}", TARGET), f"data.source={LONG}", WEIGHTS),
         ((FOLDERS, SOURCE, "--config.data.target=/nowhere"), "data.target=/nowhere", WEIGHTS),
+        ((FOLDERS, SOURCE, "--config.data.target=~nobody-here/x"), "~nobody-here/x", WEIGHTS),
+        ((FOLDERS, SOURCE, TARGET, "--config.data.root=~nobody-here/x"), "~nobody-here/x", WEIGHTS),
+        (("--config=digits", "--config.data.dir=~nobody-here/x"), "~nobody-here/x", WEIGHTS),
+        (
+            (FOLDERS, SOURCE, TARGET, "--config.pair.translations=~nobody-here/x"),
+            "~nobody-here/x",
+            IMAGES,
+        ),
         (
             (FOLDERS, SOURCE, TARGET, "--config.data.target_test=/nowhere"),
             "data.target_test=/nowhere",

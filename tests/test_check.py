@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from photo_trees import write_domain, write_image
 from PIL import Image
@@ -80,6 +81,46 @@ def test_unreadable_files_and_empty_classes_are_named(source, target, capsys):
     assert line_above(text, "'ruler'").endswith(" 1") and "ruler: 0" in text
 
 
+def test_file_that_is_deleted_during_the_check_is_named(source, monkeypatch, capsys):
+    lost = source / "mug" / "000.jpg"
+    look = check.photos.is_all_transparent
+
+    def look_and_delete(image):
+        lost.unlink(missing_ok=True)
+        return look(image)
+
+    monkeypatch.setattr(check.photos, "is_all_transparent", look_and_delete)
+    code, text = run(capsys, source)
+    assert code == 1 and f"{lost}: no such file" in text
+
+
+@pytest.mark.parametrize("links", [["a.jpg"], ["a.jpg", "b.jpg"]])
+def test_class_of_links_that_lead_nowhere_fails(links, source, capsys):
+    for name in links:
+        (source / "ruler").mkdir(exist_ok=True)
+        (source / "ruler" / name).symlink_to(source / "nowhere.jpg")
+    code, text = run(capsys, source)
+    assert code == 1 and line_above(text, "'ruler'").endswith(" 1")
+    assert all(f"{source / 'ruler' / name}: no such file" in text for name in links)
+
+
+def links_to(folder, link):
+    """A folder whose classes are links to those of another."""
+    link.mkdir()
+    for path in folder.iterdir():
+        (link / path.name).symlink_to(path)
+    return link
+
+
+def test_domain_that_is_given_twice_fails(source, target, tmp_path, capsys):
+    (tmp_path / "link").symlink_to(source)
+    for other in (source, tmp_path / "link", links_to(source, tmp_path / "links")):
+        code, text = run(capsys, source, other)
+        assert code == 1 and f"error: the source {source}" in text and str(other) in text
+    write_image(tmp_path / "links" / "more" / "a.jpg", 1, 5)
+    assert f"error: the source {source}" not in run(capsys, source, tmp_path / "links")[1]
+
+
 def test_tiny_images_other_files_and_duplicates_are_reported_but_pass(source, target, capsys):
     Image.new("RGB", (9, 40)).save(source / "mug" / "tiny.png")
     (source / "mug" / "list.csv").write_text("a,b")
@@ -129,6 +170,30 @@ def test_images_that_show_nothing_are_reported(source, capsys):
     uniform, transparent = (text.split(heading)[1] for heading in ("one colour", "visible pixel"))
     assert code == 0 and "black.png" in uniform and "white.png" in uniform
     assert "clear.png" in transparent and "000.jpg" not in text
+
+
+@pytest.mark.parametrize("places", [("pen/lost.jpg",), ("lamp", "old"), ("mug/lost", "lamp")])
+def test_links_that_lead_nowhere_are_named_and_counted(places, source, tmp_path, capsys):
+    """Of images or of whole classes; a link to a class counts once."""
+    for place in places:
+        (source / place).symlink_to(tmp_path / "moved away")
+    code, text = run(capsys, source)
+    assert code == 1
+    lines = text.splitlines()
+    found = [number for number, line in enumerate(lines) if str(tmp_path / "moved away") in line]
+    named = [lines[number].strip().partition(": ")[0] for number in found]
+    assert sorted(named) == sorted(str(source / place) for place in places)
+    assert lines[found[0] - 1].endswith(f": {len(places)}")
+
+
+def test_values_are_read_as_training_does_and_named(source, capsys):
+    ramp = np.tile(np.linspace(0, 1, 40), (40, 1))
+    Image.fromarray((ramp * 4000).astype(np.uint16)).save(source / "mug" / "bright.png")
+    Image.fromarray((ramp * 100).astype(np.uint16)).save(source / "mug" / "dark.png")
+    code, text = run(capsys, source)
+    uniform = text.split("one colour")[1]
+    assert code == 0 and re.search(r"\bunsigned\b.* 0 .* 4095 ", text)
+    assert "dark.png" in uniform and "bright.png" not in uniform  # 6 of 255 in the domain's values
 
 
 def test_what_a_system_left_is_counted(source, capsys):

@@ -46,30 +46,58 @@ def test_classes_that_are_hardly_kept_are_named(kept, is_rare):
 # Classes of an external source network.
 
 
-def confusion_of(order, right=18, wrong=2):
-    """Counts of a network whose output `order[k]` is class k."""
-    counts = np.full((4, 4), wrong / 2)
-    counts[np.arange(4), order] = right
-    return counts.astype(int)
+def outputs_of(order, right=18, wrong=2):
+    """Predictions of a network whose output `order[k]` is class k, and the labels."""
+    labels = np.repeat(np.arange(len(order)), right + wrong)
+    predicted = np.asarray(order)[labels].reshape(len(order), -1)
+    predicted[:, -wrong:] = (predicted[:, -wrong:] + 1) % len(order)
+    return predicted.ravel(), labels
 
 
 def test_source_network_with_its_classes_in_order_passes(capsys):
-    source_classes.check(confusion_of([0, 1, 2, 3]), NAMES, "net.pth")
+    source_classes.check(*outputs_of([0, 1, 2, 3]), NAMES, "net.pth")
     assert not capsys.readouterr().out
 
 
 @pytest.mark.parametrize("order", [[1, 2, 3, 0], [1, 0, 2, 3]])
-def test_source_network_with_classes_in_another_order_is_refused(order):
-    with pytest.raises(UserError, match=r"net\.pth.*output 1 is bike"):
-        source_classes.check(confusion_of(order), NAMES, "net.pth")
+@pytest.mark.parametrize("sorted_by", ["class", "nothing", "number"])
+def test_source_network_with_classes_in_another_order_is_refused(order, sorted_by):
+    rows = {
+        "class": np.arange(80),
+        "nothing": np.random.default_rng(0).permutation(80),
+        "number": np.arange(80).reshape(2, 40).T.ravel(),  # classes in turns
+    }[sorted_by]
+    predicted, labels = (each[rows] for each in outputs_of(order))
+    with pytest.raises(UserError, match=r"net\.pth.*output 1 is bike") as caught:
+        source_classes.check(predicted, labels, NAMES, "net.pth")
+    assert str(caught.value).count("output ") == sum(n != place for n, place in enumerate(order))
+
+
+def test_only_outputs_of_classes_with_images_are_in_another_order():
+    predicted, labels = np.repeat([0, 2, 4], 10), np.repeat([2, 4, 0], 10)
+    with pytest.raises(UserError) as caught:
+        source_classes.check(predicted, labels, tuple("abcde"), "net.pth")
+    assert all(part in str(caught.value) for part in ("0 is c", "2 is e", "4 is a"))
+    assert str(caught.value).count("output ") == 3
+
+
+@pytest.mark.parametrize(("classes", "images"), [(31, 24), (31, 62), (10, 10), (2, 1), (345, 100)])
+def test_no_order_is_found_in_a_few_images_of_a_network_of_chance_accuracy(classes, images, capsys):
+    """The best of all orders is right on most of them."""
+    for seed in range(20):
+        generator = np.random.default_rng(seed)
+        predicted, labels = generator.integers(0, classes, (2, images))
+        source_classes.check(predicted, labels, tuple(map(str, range(classes))), "net.pth")
+    assert "warning" in capsys.readouterr().out
 
 
 def test_source_network_of_chance_accuracy_is_warned_of(capsys):
-    source_classes.check(np.full((4, 4), 5), NAMES, "net.pth")
+    predicted = np.tile(np.arange(4), 20)
+    source_classes.check(predicted, np.sort(predicted), NAMES, "net.pth")
     warning = capsys.readouterr().out
     assert "net.pth" in warning and "25.0%" in warning and "62%" in warning
-    many = np.full((100, 100), 1)
-    source_classes.check(many, tuple(map(str, range(100))), "net.pth")
+    many = np.tile(np.arange(100), 100)
+    source_classes.check(many, np.sort(many), tuple(map(str, range(100))), "net.pth")
     assert "3%" in capsys.readouterr().out
 
 
@@ -102,6 +130,18 @@ def test_classes_that_only_the_target_has_are_unlabelled_and_not_measured(as_tes
     assert "classes" in task.evaluation.target_images
     printed = capsys.readouterr().out
     assert "'lamp'" in printed and " 3 " in printed
+
+
+@pytest.mark.parametrize("name", ["pen ", " pen", "Pen", "p en"])
+def test_classes_that_differ_only_in_case_or_spaces_are_quoted(name, domains, tmp_path, capsys):
+    source, _ = domains
+    target = write_domain(tmp_path / "new", ("mug", name), each=2, seed=2)
+    with pytest.raises(UserError, match=f"lacks: {name!r};"):
+        load(source, target)
+    write_domain(source, (name,), each=2, seed=3)
+    load(source, target)
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "warning" in line)
+    assert str(source) in line and "'pen'" in line and repr(name) in line
 
 
 @pytest.mark.parametrize(("most", "is_reported"), [(20, True), (8, False)])

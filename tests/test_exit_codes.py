@@ -211,3 +211,26 @@ def test_one_of_several_processes_does_not_wait_for_the_others(
         exit_codes.run(fail)
     assert end.value.code == code and ended == ([] if waits else [code])
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_home_of_nobody_is_named_in_one_line(command, places):
+    """Whatever the path is for: read or written."""
+    flags, _ = COMMANDS[command]
+    for name in (name for name in places if f"{{{name}}}" in "".join(flags)):
+        done = run(command, places | {name: "~nobody-here/x"})
+        # The dataset check goes on with other folders.
+        error, *more = (done.stdout if command == "check" else done.stderr).splitlines()
+        assert done.returncode == 1 and len(more) == (command == "check")
+        assert error.startswith("error: ") and "~nobody-here/x" in error and "Error" not in error
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_need_no_docstrings(command, places):
+    """`python -OO` removes them, and assertions."""
+    flags = [flag.format(**places) for flag in COMMANDS[command][0]]
+    if command in ("train", "reproduce"):  # take long
+        flags = ["--help"]
+    module = MODULES.get(command, command)
+    done = commands.fresh(module, *flags, variables={"PYTHONOPTIMIZE": "2"})
+    assert done.returncode == 0, done.stderr

@@ -1,13 +1,20 @@
 """Domains from list files, in the styles of the field's repositories."""
 
+import csv
+import os
+from pathlib import Path
+
+import commands
 import numpy as np
 import pytest
 from photo_trees import write_domain
 
 from daaa_jax import check
 from daaa_jax.data import image_lists, photo_domains
+from daaa_jax.data.folders import UNKNOWN
 from daaa_jax.data.image_lists import Options
 from daaa_jax.errors import UserError
+from daaa_jax.inference import find_files
 
 CLASSES = ("bike", "mug", "pen")
 
@@ -97,8 +104,17 @@ def test_class_names_are_given_or_numbers(given, expected, root):
     (root / "names.txt").write_text("cup\nfork\nknife\n")
     names = given if "," in given else str(root / "names.txt")
     assert image_lists.find(path, Options(class_names=names)).classes == expected
-    with pytest.raises(UserError, match="label 2.*class_names=cup,fork.* 2 "):
+    with pytest.raises(UserError, match="flat.txt, line 3: label 2.*class_names=cup,fork.* 2 "):
         image_lists.find(path, Options(class_names="cup,fork"))
+
+
+def test_class_names_beyond_the_labels_are_no_classes(root):
+    path = write_list(root / "amazon.txt", root / "amazon", "")
+    listing = image_lists.find(path, Options(class_names="velo,cup,biro,lamp,fork"))
+    assert listing.classes == ("velo", "cup", "biro")
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if "mug" not in line))
+    assert image_lists.find(path, Options(class_names="velo,cup,biro")).classes == ("velo", "biro")
 
 
 @pytest.mark.parametrize(
@@ -128,15 +144,103 @@ def test_class_names_that_merge_classes_are_refused(given, root):
     ("line", "names"),
     [
         ("amazon/images/mug/000.jpg 0", ["label 0", "bike, mug", "class_names"]),
-        ("amazon/images/mug/000.jpg", ["1 ", "line 7"]),
+        ("amazon/images/mug/000.jpg", ["1 "]),
     ],
 )
-def test_list_that_contradicts_itself_is_refused(line, names, root):
-    path = write_list(root / "amazon.txt", root / "amazon", "")
+def test_list_that_contradicts_itself_is_refused_with_the_number_of_the_line(line, names, root):
+    path = write_list(root / "amazon.txt", root / "amazon", "", "\n\n")
     path.write_text(path.read_text() + line + "\n")
     with pytest.raises(UserError) as caught:
         image_lists.find(path, Options())
-    assert all(name in str(caught.value) for name in [str(path), *names])
+    assert all(name in str(caught.value) for name in [f"{path}, line 13", *names])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("separator", [", ", ",", "\t", ";", " , "])
+@pytest.mark.parametrize("label", ["alarm clock", "Real World clock 2", '"desk lamp"', "mug"])
+def test_labels_may_hold_spaces_after_a_comma_or_a_tab(separator, label, root):
+    path = root / "list.txt"
+    path.write_text(f"amazon/images/mug/000.jpg{separator}{label}\n")
+    listing = image_lists.find(path, Options())
+    assert listing.classes == (label.strip('"'),)
+    assert listing.paths == (root / "amazon/images/mug/000.jpg",)
+
+
+@pytest.mark.parametrize("name", ["a, b.jpg", "a b, c d.jpg", "without suffix, 2"])
+def test_commas_and_spaces_of_paths_are_not_before_a_label(name, root):
+    (root / "amazon/images/mug/000.jpg").rename(root / name)
+    (root / "list.txt").write_text(f"{name} 3\n")
+    listing = image_lists.find(root / "list.txt", Options())
+    assert listing.paths == (root / name,) and listing.list_labels == ("3",)
+    (root / "list.txt").write_text(f"{name}\n")
+    assert image_lists.find(root / "list.txt", Options()).paths == (root / name,)
+
+
+@pytest.mark.parametrize("options", [Options(), Options(path_prefix="data/")])
+@pytest.mark.parametrize("absolute", [0, -1])
+def test_absolute_lines_are_read_among_relative_ones(absolute, options, root, monkeypatch):
+    monkeypatch.chdir(root)
+    path = write_list(Path("amazon.txt"), Path("amazon"), options.path_prefix)
+    lines = path.read_text().splitlines()
+    lines[absolute] = f"{root}/{lines[absolute].removeprefix(options.path_prefix)}"
+    path.write_text("\n".join(lines))
+    listing = image_lists.find("amazon.txt", options)
+    check_domain(listing)
+    assert listing.folder == root / "amazon" / "images" and len(listing.files) == 6
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"\xff\xfe", b"line\x0bbreak"])
+def test_names_that_cannot_be_shown_are_refused_by_line_and_predicted(name, root):
+    image = os.fsencode(root / "amazon" / "images" / "mug") + b"/" + name + b".jpg"
+    os.rename(root / "amazon" / "images" / "mug" / "000.jpg", image)
+    path = root / "list.txt"
+    path.write_bytes(b"amazon/images/mug/001.jpg 0\n\n" + image + b" 0\n")
+    with pytest.raises(UserError, match=r"list\.txt, line 3:") as caught:
+        image_lists.find(path, Options())
+    assert str(caught.value).isprintable()
+    assert [os.fsencode(file) for file in find_files([str(path)], Options())][1] == image
+
+
+def test_list_of_another_encoding_is_refused_by_line(root):
+    (root / "list.txt").write_bytes("amazon/images/mug/000.jpg 0".encode("utf-16-le"))
+    with pytest.raises(UserError, match=r"list\.txt, line 1:.*UTF-8"):
+        image_lists.find(root / "list.txt", Options())
+
+
+def test_file_that_is_listed_twice_is_reported(root, capsys):
+    path = write_list(root / "amazon.txt", root / "amazon", "")
+    image_lists.find(path, Options())
+    assert not capsys.readouterr().out
+    path.write_text(path.read_text() + "amazon/images/mug/000.jpg 1\n")
+    assert len(image_lists.find(path, Options()).paths) == 7
+    printed = capsys.readouterr().out
+    assert str(path) in printed and "mug/000.jpg" in printed and "mug/001.jpg" not in printed
+    path.write_text("amazon/images/mug/000.jpg 0\n./amazon/images/mug/000.jpg 1\n")
+    image_lists.find(path, Options(class_names="bike,mug"))
+    assert "mug/000.jpg" in capsys.readouterr().out
+
+
+def test_check_names_classes_of_a_target_as_training_does(root, capsys):
+    source = write_list(root / "amazon.txt", root / "amazon", "")
+    other = write_list(root / "webcam.txt", root / "webcam", "", first=1)
+    assert check.main([str(source), str(other)]) == 1
+    assert "label 1" in capsys.readouterr().out
+    write_domain(root / "flat", ("all",), each=3, seed=2)
+    target = root / "flat.txt"
+    target.write_text("".join(f"flat/all/{n:03d}.jpg {2 - n}\n" for n in range(3)))
+    assert check.main([str(source), str(target)]) == 0
+    printed = capsys.readouterr().out.split("flat/all: ")[1]
+    assert all(f"{name}: 1" in printed for name in CLASSES)
+
+
+def test_check_finds_files_that_two_lists_of_a_folder_share(root, capsys):
+    source = write_list(root / "train.txt", root / "amazon", "")
+    lines = source.read_text().splitlines()
+    source.write_text("\n".join(lines[:-1]))
+    (root / "test.txt").write_text("\n".join(lines[1:]))
+    assert check.main([str(source), str(root / "test.txt")]) == 0
+    shared = capsys.readouterr().out.split("more than one domain: ")[1]
+    assert shared.startswith("4\n") and "mug/000.jpg = " in shared
 
 
 def test_missing_files_are_unreadable_and_a_wrong_root_is_named(root):
@@ -193,20 +297,203 @@ def test_domains_that_number_classes_differently_are_refused(root):
         photo_domains.load(settings(source=str(source), target=str(target), limit=0))
 
 
-def test_numbers_of_a_flat_target_are_the_classes_of_the_source(root, tmp_path, monkeypatch):
+def write_flat(path, labels):
+    """A list of images of one folder, which names no class; the images' numbers are the order."""
+    write_domain(path.with_suffix(""), ("all",), each=len(labels), seed=2)
+    lines = [f"{path.stem}/all/{n:03d}.jpg {label}\n" for n, label in enumerate(labels)]
+    path.write_text("".join(lines))
+    return path
+
+
+@pytest.mark.parametrize("role", ["target", "target_test"])
+def test_numbers_of_a_list_are_the_classes_of_the_source(role, root, tmp_path, monkeypatch):
     monkeypatch.setenv("DAAA_CACHE", str(tmp_path / "cache"))
     source = write_list(root / "amazon.txt", root / "amazon", "")
-    write_domain(root / "flat", ("all",), each=3)
-    target = root / "flat.txt"
-    target.write_text("".join(f"flat/all/{n:03d}.jpg {2 - n}\n" for n in range(3)))
+    flat = write_flat(root / "flat.txt", [2, 1, 0, 1])
+    places = {"target": str(root / "webcam")} | {role: str(flat)}
+    task = photo_domains.load(settings(source=str(source), **places, limit=0))
+    np.testing.assert_array_equal(task.evaluation.target_test.labels, [2, 1, 0, 1])
+    assert check.main([str(source), str(flat)]) == 0
+
+
+@pytest.mark.parametrize("role", ["target", "target_test"])
+def test_numbers_of_the_source_have_the_names_of_another_list(role, root, tmp_path, monkeypatch):
+    """Also those that the other lacks keep their numbers."""
+    monkeypatch.setenv("DAAA_CACHE", str(tmp_path / "cache"))
+    source = write_flat(root / "flat.txt", [0, 1, 2, 3])
+    named = write_list(root / "webcam.txt", root / "webcam", "")
+    places = {"target": str(root / "amazon" / "images" / "mug")} | {role: str(named)}
+    task = photo_domains.load(settings(source=str(source), **places, limit=0))
+    assert task.class_names == (*CLASSES, "3")
+    np.testing.assert_array_equal(task.source_train.labels, [0, 1, 2, 3])
+    np.testing.assert_array_equal(task.evaluation.target_test.labels, np.repeat([0, 1, 2], 3))
+    assert check.main([str(source), str(named)]) == 0
+
+
+def test_domains_that_name_different_labels_complete_each_other(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("DAAA_CACHE", str(tmp_path / "cache"))
+    source = write_flat(root / "flat.txt", [0, 1, 2])
+    target = root / "target.txt"
+    target.write_text("webcam/images/bike/000.jpg 0\nwebcam/images/mug/000.jpg 1\n")
+    test = write_list(root / "webcam.txt", root / "webcam", "")
+    places = {"source": str(source), "target": str(target), "target_test": str(test)}
+    assert photo_domains.load(settings(**places, limit=0)).class_names == CLASSES
+
+
+def test_names_from_one_list_are_compared_with_another(root):
+    source = write_flat(root / "flat.txt", [0, 1, 2])
+    target = write_list(root / "amazon.txt", root / "amazon", "")
+    test = write_list(root / "webcam.txt", root / "webcam", "", first=1)
+    places = {"source": str(source), "target": str(target), "target_test": str(test)}
+    with pytest.raises(UserError, match="label 1 is 'mug' .* flat and 'bike' .* webcam"):
+        photo_domains.load(settings(**places, limit=0))
+
+
+@pytest.mark.parametrize("role", ["target", "target_test"])
+@pytest.mark.parametrize("label", ["7", "unknown"])
+def test_label_that_the_source_lacks_is_the_only_one_unknown(
+    label, role, root, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("DAAA_CACHE", str(tmp_path / "cache"))
+    source = write_list(root / "amazon.txt", root / "amazon", "")
+    flat = write_flat(root / "flat.txt", [2, label, 0])
+    places = {"target": str(root / "webcam"), "source": str(source)} | {role: str(flat)}
+    with pytest.raises(UserError, match=f"lacks: '{label}';"):
+        photo_domains.load(settings(**places, limit=0))
+    task = photo_domains.load(settings(**places, limit=0, unknown_classes="ignore"))
+    np.testing.assert_array_equal(task.evaluation.target_test.labels, [2, UNKNOWN, 0])
+
+
+def test_label_among_numbers_leaves_the_names_of_the_others(root):
+    path = write_list(root / "amazon.txt", root / "amazon", "")
+    (root / "new").mkdir()
+    (root / "amazon/images/mug/000.jpg").rename(root / "new" / "a.jpg")
+    lines = path.read_text().replace("amazon/images/mug/000.jpg 1", "new/a.jpg unknown")
+    path.write_text(lines)
+    assert set(image_lists.find(path, Options()).classes) == {*CLASSES, "unknown"}
+
+
+def test_names_among_numbers_are_those_of_classes(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("DAAA_CACHE", str(tmp_path / "cache"))
+    source = write_list(root / "amazon.txt", root / "amazon", "")
+    target = write_flat(root / "flat.txt", [1, "pen", 0])
     task = photo_domains.load(settings(source=str(source), target=str(target), limit=0))
-    np.testing.assert_array_equal(task.evaluation.target_test.labels, [2, 1, 0])
+    np.testing.assert_array_equal(task.evaluation.target_test.labels, [1, 2, 0])
+
+
+def test_names_that_are_numbers_may_be_in_any_folders(root):
+    """Of photographers, for instance."""
+    for name in ("ann", "bob"):
+        write_domain(root, (name,), each=2)
+    (root / "planes.txt").write_text(
+        "ann/000.jpg 747\nbob/000.jpg 747\nann/001.jpg A320\nbob/001.jpg A320\n"
+    )
+    listing = image_lists.find(root / "planes.txt", Options())
+    assert listing.classes == ("A320", "747")
+
+
+def test_tilde_in_a_line_is_the_home_directory(root, monkeypatch):
+    monkeypatch.setenv("HOME", str(root))
+    (root / "lists").mkdir()
+    path = root / "lists" / "list.txt"
+    path.write_text("~/amazon/images/mug/000.jpg 0\n~nobody-here/a.jpg 0\n")
+    listing = image_lists.find(path, Options())
+    assert listing.paths == (root / "amazon/images/mug/000.jpg",)
+    assert [file for file, _ in listing.unreadable] == [root / "lists/~nobody-here/a.jpg"]
+
+
+def test_label_without_a_name_is_not_the_class_of_that_name(root, tmp_path, monkeypatch):
+    """Folders 1 and 2 have the labels 0 and 1; the label 2 is of neither."""
+    monkeypatch.setenv("DAAA_CACHE", str(tmp_path / "cache"))
+    write_domain(root / "digits", ("1", "2"), each=2)
+    source = root / "digits.txt"
+    source.write_text("".join(f"digits/{c}/00{n}.jpg {c - 1}\n" for c in (1, 2) for n in (0, 1)))
+    target = write_flat(root / "flat.txt", [1, 2])
+    with pytest.raises(UserError, match="lacks: 'label 2'"):
+        photo_domains.load(settings(source=str(source), target=str(target), limit=0))
+    target = write_flat(root / "flat.txt", [1, 0])
+    task = photo_domains.load(settings(source=str(source), target=str(target), limit=0))
+    np.testing.assert_array_equal(task.evaluation.target_test.labels, [1, 0])
+
+
+def test_folders_of_digits_are_names_and_no_numbers(root):
+    """Labels may be the digits of one domain, and start at one in another."""
+    write_domain(root / "one", ("0", "1"), each=1)
+    write_domain(root / "two", ("0", "1"), each=1, seed=1)
+    for name, first in (("one", 0), ("two", 1)):
+        lines = [f"{name}/{digit}/000.jpg {digit + first}\n" for digit in (0, 1)]
+        (root / f"{name}.txt").write_text("".join(lines))
+    lists = {"source": str(root / "one.txt"), "target": str(root / "two.txt")}
+    with pytest.raises(UserError, match="label 1 is '1' .* one and '0' .* two"):
+        photo_domains.load(settings(**lists, limit=0))
+
+
+@pytest.mark.parametrize("role", ["target", "target_test"])
+def test_lists_that_name_one_label_differently_are_refused(role, root):
+    source = write_list(root / "amazon.txt", root / "amazon", "")
+    other = write_list(root / "webcam.txt", root / "webcam", "", first=1)
+    places = {"target": str(root / "webcam"), "source": str(source)} | {role: str(other)}
+    with pytest.raises(UserError, match=r"label 1 .*'mug'.*'bike'"):
+        photo_domains.load(settings(**places, limit=0))
+    assert check.main([str(source), str(other)]) == 1
+
+
+# Files for predictions
 
 
 def test_predictions_are_of_the_files_in_a_list(root):
-    from daaa_jax.inference import find_files
-
     path = write_list(root / "amazon.txt", root / "amazon", "")
     path.write_text(path.read_text() + "amazon/lost.jpg 2\n")
     found = find_files([str(path)], Options())
     assert len(found) == 7 and found[-1] == root / "amazon/lost.jpg"
+    found = find_files([str(path)], Options(root="/nowhere"))
+    assert len(found) == 7 and found[-1] == Path("/nowhere/amazon/lost.jpg")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"Photos of the shop.\nTaken in May.\n",
+        b"a\nb\namazon/images/mug/000.jpg",
+        b"\0\1",
+        None,
+    ],
+)
+def test_text_that_is_no_list_is_a_file_itself(content, root):
+    text, image = root / "readme.TXT", root / "amazon/images/mug/000.jpg"
+    if content is None:
+        content = image.read_bytes()  # an image, whatever its suffix
+    text.write_bytes(content)
+    assert find_files([str(text), str(image)], Options()) == [text, image]
+
+
+def test_links_that_lead_nowhere_are_files_and_names_of_nothing_are_not(root):
+    image, links = root / "amazon/images/mug/000.jpg", (root / "a.jpg", root / "b.txt")
+    for link in links:
+        link.symlink_to(root / "moved away.jpg")
+    (root / "circle.jpg").symlink_to(root / "circle.jpg")
+    places = [*links, root / "circle.jpg", image]
+    assert find_files(list(map(str, places)), Options()) == places
+    with pytest.raises(UserError, match=r"\*\.png cannot be read"):
+        find_files([str(image), str(root / "*.png")], Options())
+
+
+def test_predict_writes_a_row_with_the_reason_for_texts_and_lost_links(root, tiny_run):
+    image, text, link = root / "amazon/images/mug/000.jpg", root / "readme.txt", root / "lost.jpg"
+    text.write_text("Photos of the shop.\n")
+    link.symlink_to(root / "moved away")
+    done = commands.call("predict", f"--workdir={tiny_run}", image, text, link)
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((tiny_run / "predictions.csv").read_text().splitlines()))
+    assert [row["file"] for row in rows] == [str(image), str(text), str(link)]
+    assert rows[0]["class"] and not rows[0]["error"]
+    assert "text" in rows[1]["error"] and "no such file" in rows[2]["error"]
+
+
+@pytest.mark.parametrize("flag", ["--class_names=a,b,c", "--root=~nobody-here/x"])
+def test_predict_refuses_a_flag_of_lists_by_name(flag, root, tiny_run):
+    """The classes are those of the network."""
+    path = write_list(root / "amazon.txt", root / "amazon", "")
+    line = commands.refused("predict", f"--workdir={tiny_run}", flag, path)
+    assert flag.rpartition("=")[2] in line and "Error" not in line

@@ -81,6 +81,7 @@ def test_every_command_that_computes_names_it(setting, tiny_run, tmp_path):
         ("JAX_ENABLE_X64", "maybe"),
         ("JAX_DEFAULT_MATMUL_PRECISION", "bogus"),
         ("JAX_DEFAULT_DEVICE", "foo"),
+        ("JAX_NUM_CPU_DEVICES", "x"),
     ],
 )
 def test_invalid_variable_is_named_in_one_line(variable, value, tiny_run):
@@ -88,6 +89,9 @@ def test_invalid_variable_is_named_in_one_line(variable, value, tiny_run):
         done = commands.fresh(*command, variables={variable: value})
         assert done.returncode == 1
         assert f"{variable}={value}" in done.stderr and done.stderr.count("\n") == 1
+        # The reason is that of the first import; a second one finds the first one's remains.
+        _, reason = done.stderr.split(f"{variable}={value}")
+        assert value in reason or variable.lower() in reason.lower()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import sys
 import threading
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from commands import call, refused
@@ -18,10 +19,12 @@ from photo_trees import OFFICE_CLASSES, write_domain, write_image, write_office
 from PIL import Image
 
 from configs import folder as folder_config
-from daaa_jax import convert, predict
+from daaa_jax import convert, evaluation, models, predict
 from daaa_jax.data import load_task, photos
+from daaa_jax.data.augment import decode, evaluation_views
 from daaa_jax.errors import UserError
 from daaa_jax.experiment.workdir import Workdir
+from daaa_jax.models import network_file
 
 CLASSES = ("mug", "pen", "stapler")
 
@@ -395,6 +398,44 @@ def test_source_network_of_other_classes_is_refused(finished, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.fixture(scope="module")
+def exact(root) -> tuple[dict, dict]:
+    """Variables of a source network that is right on all its images, and its metadata."""
+    config = folder_config.get_config("smoke,model.name=digits,data.limit=0")
+    config.data.update(source=str(root / "catalogue"), target=str(root / "phone"))
+    known = load_task(config.data).source_train
+    network = models.create_classifier(config.model, 3, config.adapt.attention)
+    view = evaluation_views(decode(known.images[:1]), config.augment, 1)[0]
+    variables = jax.device_get(models.initial_variables(jax.random.key(0), network, view))
+    given = evaluation.outputs(network, variables, known.images[:], config.augment, 1)
+    weights = np.linalg.lstsq(given.features, 9 * np.eye(3)[known.labels], rcond=None)[0]
+    layer = variables["params"]["classifier"]
+    layer["kernel"] = weights.reshape(layer["kernel"].shape).astype(np.float32)
+    return variables, {"classes": CLASSES, "model": config.model}
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [1, 2, 0], [1, 0, 2]])
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_source_network_with_its_classes_in_another_order_is_refused_before_anything_is_written(
+    order, is_ours, exact, root, tmp_path
+):
+    variables, about = jax.tree.map(np.copy, exact[0]), exact[1] if is_ours else {}
+    layer = variables["params"]["classifier"]
+    layer["kernel"] = layer["kernel"][..., order]
+    place = tmp_path / "net.safetensors"
+    network_file.write(place, variables, about)
+    flags = [*folder_flags(root, tmp_path / "run"), f"--config.source.checkpoint={place}"]
+    done = call("main", *flags, fails="training.time_left.later")  # after the check
+    assert done.returncode == 1
+    if order == [0, 1, 2]:
+        assert "injected" in done.stderr and "source.checkpoint" not in done.stdout
+        return
+    assert f"source.checkpoint={place}" in done.stderr and done.stderr.count("\n") == 1
+    for output, label in enumerate(order):
+        assert (f"output {output} is {CLASSES[label]}" in done.stderr) == (output != label)
+    assert not (tmp_path / "run").exists()
+
+
 def test_external_translations_of_images_without_files_are_refused(tmp_path):
     message = refused(
         "main",
@@ -437,7 +478,9 @@ def test_all_six_tasks_of_office_run_every_stage(tmp_path):
     [
         ("", "phone", ["data.source"]),
         ("catalogue", "", ["data.target"]),
-        ("catalogue", "catalogue", ["data.source", "data.target", "photos/catalogue"]),
+        ("catalogue", "catalogue", ["the source ", "photos/catalogue"]),
+        ("catalogue", "link", ["the source ", "photos/catalogue", "photos/link"]),
+        ("catalogue", "links", ["the source ", "photos/catalogue", "photos/links"]),
         ("phone", "catalogue", ["photos/phone"]),
         ("other", "phone", ["photos/other/catalogue"]),  # the folder to use instead
         ("catalogue", "nowhere", ["photos/nowhere"]),
@@ -448,6 +491,11 @@ def test_folders_that_do_not_make_a_task_are_refused_and_leave_nothing(
 ):
     shutil.copytree(root, tmp_path / "photos")
     shutil.copytree(root / "catalogue", tmp_path / "photos" / "other" / "catalogue")
+    (tmp_path / "photos" / "link").symlink_to(tmp_path / "photos" / "catalogue")
+    (tmp_path / "photos" / "links").mkdir()
+    for name in CLASSES:
+        link = tmp_path / "photos" / "links" / name
+        link.symlink_to(tmp_path / "photos" / "catalogue" / name)
     place = {name: tmp_path / "photos" / name if name else "" for name in (source, target)}
     line = refused(
         "main",
@@ -479,6 +527,49 @@ def test_domains_of_one_name_are_told_apart_by_their_folders(places, names, tmp_
     assert (task.source_name, task.target_name) == expected
 
 
+@pytest.mark.parametrize(
+    ("source", "target"), [(".", "../phone"), ("pen/..", "../phone/."), ("../phone", ".")]
+)
+@pytest.mark.parametrize("as_records", [False, True])
+def test_current_folder_has_its_own_name(source, target, as_records, tmp_path, monkeypatch):
+    for seed, name in enumerate(("catalogue", "phone")):
+        place = write_domain(tmp_path / "photos" / name, CLASSES, each=1, seed=seed)
+        if as_records:
+            convert.main([str(place), f"--out={tmp_path / name}", "--size=32"])
+    (tmp_path / "catalogue" / "pen").mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(tmp_path / ("." if as_records else "photos") / "catalogue")
+    config = folder_config.get_config("smoke,data.limit=0,data.image_size=32").data
+    config.update(source=source, target=target)
+    task = load_task(config)
+    names = ("phone", "catalogue") if target == "." else ("catalogue", "phone")
+    assert (task.source_name, task.target_name) == names
+
+
+@pytest.mark.parametrize("converted", [False, True])
+def test_test_images_are_read_with_the_values_of_the_target(converted, tmp_path):
+    ramp = np.tile(np.linspace(0, 1, 40), (40, 1))
+    for domain, largest in (("catalogue", 255), ("phone", 4000), ("test", 1000)):
+        for name in CLASSES:
+            path = tmp_path / domain / name / "a.png"
+            path.parent.mkdir(parents=True)
+            Image.fromarray((ramp * largest).astype(np.uint16 if largest > 255 else np.uint8)).save(
+                path
+            )
+    config = folder_config.get_config("smoke,data.limit=0").data
+    places = {name: str(tmp_path / name) for name in ("catalogue", "phone", "test")}
+    config.update(source=places["catalogue"], target=places["test"])
+    alone = load_task(config).target_train.images  # and cached
+    config.target = places["phone"]
+    if converted:
+        convert.convert(places["phone"], tmp_path / "r", config.image_size, 4, "raise")
+        config.target = str(tmp_path / "r")
+    config.target_test = places["test"]
+    task = load_task(config)
+    assert task.ranges == {"source": {}, "target": {"unsigned": [0, 4095]}}
+    assert task.evaluation.target_test.images[:].max() == 1000 * 255 // 4095
+    assert alone[:].max() == 1000 * 255 // 1023
+
+
 def test_only_as_many_images_are_decoded_as_data_limit_allows(tmp_path, monkeypatch):
     source = write_domain(tmp_path / "catalogue", CLASSES, each=4)
     target = write_domain(tmp_path / "phone", CLASSES, each=3, seed=1)
@@ -507,6 +598,71 @@ def test_class_without_a_readable_image_is_refused(tmp_path):
     config.data.update(source=str(source), target=str(write_domain(tmp_path / "t", CLASSES, 1)))
     with pytest.raises(UserError, match=r"catalogue\b.*\bpen\b"):
         load_task(config.data)
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_links_that_lead_nowhere_are_named_where_a_class_has_no_other_image(on_error, tmp_path):
+    source = write_domain(tmp_path / "catalogue", CLASSES, each=2)
+    (source / "ruler").mkdir()
+    (source / "ruler" / "a.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    config = folder_config.get_config("smoke,data.limit=0").data
+    config.update(source=str(source), target=str(write_domain(tmp_path / "t", CLASSES, 1)))
+    config.on_error = on_error
+    with pytest.raises(UserError, match=r"\bruler\b.*ruler/a\.jpg: .*nowhere\.jpg"):
+        load_task(config)
+
+
+def test_records_keep_the_values_that_are_black_and_white(tmp_path):
+    ramp = np.tile(np.linspace(0, 1, 40), (40, 1))
+    for domain in ("catalogue", "phone"):
+        for name, largest in zip(CLASSES, (4000, 300, 200), strict=True):
+            (tmp_path / domain / name).mkdir(parents=True)
+            values = (ramp * largest + (domain == "phone")).astype(np.uint16)
+            Image.fromarray(values).save(tmp_path / domain / name / "a.png")
+    config = folder_config.get_config("smoke,data.limit=0").data
+    config.update(source=str(tmp_path / "catalogue"), target=str(tmp_path / "phone"))
+    of_photos = load_task(config)
+    for name in ("catalogue", "phone"):
+        convert.convert(tmp_path / name, tmp_path / "r" / name, config.image_size, 4, "raise")
+    config.update(source=str(tmp_path / "r/catalogue"), target=str(tmp_path / "r/phone"))
+    of_records = load_task(config)
+    both = {"unsigned": [0, 4095]}
+    assert of_records.ranges == of_photos.ranges == {"source": both, "target": both}
+    np.testing.assert_array_equal(of_records.source_train.images[:], of_photos.source_train.images)
+
+
+@pytest.mark.parametrize("limit", [0, 5])
+def test_links_that_lead_nowhere_count_as_left_out(limit, tmp_path):
+    source = write_domain(tmp_path / "catalogue", CLASSES, each=3)
+    target = write_domain(tmp_path / "phone", CLASSES, each=2, seed=1)
+    for number in range(2):
+        (source / "pen" / f"lost{number}.jpg").symlink_to(tmp_path / "nowhere")
+    (target / "pen" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    config = folder_config.get_config(f"smoke,data.on_error=skip,data.limit={limit}").data
+    config.update(source=str(source), target=str(target))
+    task = load_task(config)
+    assert task.left_out["catalogue"] == 2
+    assert len(task.source_train.images) == (limit or 9)
+    if not limit:
+        assert task.left_out["phone"] == 1 and len(task.target_train.images) == 6
+
+
+@pytest.mark.parametrize("domain", ["catalogue", "phone"])
+def test_classes_with_similar_names_are_warned_of(domain, tmp_path, capsys):
+    for number, name in enumerate(("catalogue", "phone")):
+        write_domain(tmp_path / name, ("mug", "pen", "tea  cup"), each=1, seed=number)
+    write_domain(tmp_path / "catalogue", ("Tea Cup",), each=1, seed=3)
+    if domain == "phone":
+        write_domain(tmp_path / "phone", ("Tea Cup",), each=1, seed=4)
+        for name in ("mug", "pen"):
+            write_domain(tmp_path / "phone", (name,), each=1)
+    config = folder_config.get_config("smoke,data.limit=0").data
+    config.update(source=str(tmp_path / "catalogue"), target=str(tmp_path / "phone"))
+    load_task(config)
+    warned = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert len(warned) == (2 if domain == "phone" else 1)
+    assert str(tmp_path / domain) in warned[-1]
+    assert all("'Tea Cup' and 'tea  cup'" in line for line in warned)
 
 
 def test_records_give_the_same_task_as_the_photos(tmp_path):

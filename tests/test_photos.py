@@ -342,6 +342,19 @@ def test_images_are_the_same_wherever_they_are_kept(place, tmp_path, monkeypatch
     assert not list(tmp_path.glob("cache/*.tmp"))
 
 
+def test_file_that_is_deleted_after_it_was_listed_is_unreadable(tmp_path):
+    root = write_domain(tmp_path / "d", bike=2, mug=1)
+    listing = folders.find(root)
+    lost = root / "bike" / "0.png"
+    content = lost.read_bytes()
+    lost.unlink()
+    with pytest.raises(UserError, match=f"{lost}: no such file"):
+        decode(listing, SIZE, "raise")
+    assert decode(listing, SIZE, "skip")[1].tolist() == [1, 2]
+    lost.write_bytes(content)
+    assert decode(listing, SIZE, "raise")[1].tolist() == [0, 1, 2]
+
+
 def test_unreadable_images_are_all_named_or_left_out(tmp_path, capsys):
     root = write_domain(tmp_path / "d", bike=2, mug=1)
     reasons = bad_files(root / "mug")
@@ -362,6 +375,17 @@ def test_unreadable_images_are_all_named_or_left_out(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert str(len(bad)) in printed.splitlines()[0]
     assert all(str(root / "mug" / name) in printed for name in bad)
+
+
+@pytest.mark.parametrize("bad", [1, 2])
+def test_count_of_unreadable_images_is_in_the_singular_for_one(bad, tmp_path, capsys):
+    root = write_domain(tmp_path / "d", bike=3)
+    for number in range(bad):
+        (root / "bike" / f"{number}.png").write_bytes(b"")
+    what = "1 image" if bad == 1 else "2 images"
+    assert message_of(decode, folders.find(root), SIZE, "raise").startswith(f"{what} cannot")
+    decode(folders.find(root), SIZE, "skip")
+    assert capsys.readouterr().out.startswith(f"{what} left out")
 
 
 def test_domain_without_one_readable_image_is_refused(tmp_path):

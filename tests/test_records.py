@@ -209,7 +209,9 @@ def test_unrelated_index_beside_photos_is_ignored(domain):
     assert folders.find(domain).classes == CLASSES
 
 
-@pytest.mark.parametrize("case", ["other size", "changed images", "not empty", "a file"])
+@pytest.mark.parametrize(
+    "case", ["other size", "changed images", "other content", "not empty", "a file"]
+)
 def test_folder_that_holds_something_else_is_not_changed(case, domain, tmp_path):
     out, flags = tmp_path / "out", []
     if case == "a file":
@@ -221,12 +223,66 @@ def test_folder_that_holds_something_else_is_not_changed(case, domain, tmp_path)
         run(domain, out)
         if case == "other size":
             flags = ["--size=8"]
+        elif case == "other content":
+            (out / "begun.json").write_text("[]")
         else:
             write_image(domain / "mug" / "new.jpg", 0, 99)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("out*/*")}
     with pytest.raises(UserError, match=f"--out={re.escape(str(out))}"):
         run(domain, out, *flags)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("out*/*")} == before
+
+
+@pytest.mark.parametrize("place", ["shop/a_records", "shop/pen/records", "linked/records", "shop"])
+def test_output_within_the_folder_of_photos_is_refused(place, domain, tmp_path):
+    """It would be a class there, by which resumed conversions would number the others."""
+    (tmp_path / "linked").symlink_to(domain)
+    before = sorted(domain.rglob("*"))
+    with pytest.raises(UserError, match=f"--out={re.escape(str(tmp_path / place))} .*shop"):
+        run(domain, tmp_path / place)
+    assert sorted(domain.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["a_class", "zebra"])
+def test_conversion_is_not_resumed_with_other_classes(name, domain, tmp_path):
+    """A class folder without an image is in no record, and yet changes the labels."""
+    run(domain, tmp_path / "out")
+    before = (tmp_path / "out" / "index.json").read_bytes()
+    (domain / name).mkdir()
+    (domain / name / "notes.csv").write_text("1,2")
+    with pytest.raises(UserError, match="--out=.*classes"):
+        run(domain, tmp_path / "out")
+    assert (tmp_path / "out" / "index.json").read_bytes() == before
+
+
+def test_conversion_of_an_earlier_version_is_resumed(domain, tmp_path):
+    out = tmp_path / "out"
+    run(domain, out)
+    begun = json.loads((out / "begun.json").read_text())
+    (out / "begun.json").write_text(json.dumps({k: begun[k] for k in ("images", "size", "shard")}))
+    (out / "index.json").unlink()
+    run(domain, out)
+    assert record_sets.find(str(out)).classes == CLASSES
+
+
+@pytest.mark.parametrize("where", ["folders.find", "folders.identity"])
+def test_error_of_the_photos_does_not_name_the_output(where, domain, tmp_path, monkeypatch):
+    def fail(*_):
+        raise PermissionError(13, "Permission denied", str(domain))
+
+    monkeypatch.setattr(f"daaa_jax.data.{where}", fail)
+    with pytest.raises(UserError) as caught:
+        run(domain, tmp_path / "out")
+    assert str(domain) in str(caught.value) and "--out" not in str(caught.value)
+
+
+def test_error_of_the_output_names_it(domain, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(convert, "write_json", fail)
+    with pytest.raises(UserError, match="--out=.*no space left"):
+        run(domain, tmp_path / "out")
 
 
 def test_dataset_check_reads_records_and_names_the_damaged_file(domain, tmp_path, capsys):

@@ -8,7 +8,8 @@ from PIL import Image
 
 from daaa_jax.data import image_files, mnist, mnist_m, mnist_m_recipe, randomness, svhn, usps
 from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
-from daaa_jax.errors import UserError
+from daaa_jax.errors import UserError, counted
+from daaa_jax.runtime.files import expanded
 
 # Source and target, which are folders in `data.dir`, by `data.name`.
 TASKS = {
@@ -69,11 +70,11 @@ def load(settings: ConfigDict) -> Task:
 
 def _read(name: str, settings: ConfigDict) -> dict[str, LabelledImages]:
     """Both splits of a domain."""
-    folder = Path(settings.dir).expanduser() / name
+    folder = expanded(settings.dir) / name
     if name == "mnist_m":
         splits = mnist_m.load(folder)
     elif name == "mnist" and settings.tfds_dir:
-        place = Path(settings.tfds_dir).expanduser()
+        place = expanded(settings.tfds_dir)
         splits = {split: mnist.load_tfds(place, split) for split in _SPLITS}
     else:
         splits = {split: _READERS[name](folder, split) for split in _SPLITS}
@@ -82,7 +83,7 @@ def _read(name: str, settings: ConfigDict) -> dict[str, LabelledImages]:
 
 
 def _blended(source: dict[str, LabelledImages], settings: ConfigDict) -> dict[str, LabelledImages]:
-    photos = _photos(Path(settings.photos_dir).expanduser())
+    photos = _photos(expanded(settings.photos_dir))
     blended = {}
     for split, data in source.items():
         generator = randomness.generator(settings.seed, f"blend {split}")
@@ -112,7 +113,7 @@ def _check_counts(domain: str, splits: dict[str, LabelledImages], settings: Conf
         expected = settings.expected_counts[name]
         if expected and count != expected:
             raise UserError(
-                f"{domain} has {count} images in its {split} split, expected {expected}: "
+                f"{domain} has {counted(count, 'image')} in split {split}, expected {expected}: "
                 f"data.expected_counts.{name}=0 accepts any number"
             )
 

@@ -6,7 +6,8 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from daaa_jax.data import folders, image_files
-from daaa_jax.errors import UserError
+from daaa_jax.errors import UserError, counted
+from daaa_jax.runtime.files import expanded
 
 
 def find(folder: str | Path, direction: str, originals: Sequence[PurePath]) -> list[Path]:
@@ -21,7 +22,7 @@ def find(folder: str | Path, direction: str, originals: Sequence[PurePath]) -> l
     Raises:
       UserError: lists every original without a translation, or with more than one.
     """
-    root = Path(folder).expanduser() / direction
+    root = expanded(folder) / direction
     if not root.is_dir():
         raise UserError(
             f"pair.translations={folder} holds no folder {direction}: put the translation of each "
@@ -54,11 +55,12 @@ def read(
     """
     paths = tuple(find(folder, direction, originals))
     labels = np.full(len(paths), folders.UNKNOWN, np.int32)
-    root = Path(folder).expanduser() / direction
+    root = expanded(folder) / direction
     listing = folders.Listing(direction, root, classes=(), paths=paths, labels=labels)
     images, reasons, _ = folders.decode_all(listing, size)
     bad = np.flatnonzero(reasons != "")
     if len(bad):
         lines = "\n".join(f"  {paths[i]}: {reasons[i]}" for i in bad)
-        raise UserError(f"{len(bad)} translations in {root} cannot be read: fix them\n{lines}")
+        count = counted(len(bad), "translation")
+        raise UserError(f"{count} in {root} cannot be read: make them again\n{lines}")
     return images

@@ -1,10 +1,12 @@
 """Domains as folders of images: listed by class, decoded once, cached as uint8."""
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
 import json
 import os
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
@@ -14,11 +16,16 @@ import numpy as np
 from daaa_jax.data import cache, image_files, photos
 from daaa_jax.data.images import chosen
 from daaa_jax.data.types import ImageArray
-from daaa_jax.errors import UserError
+from daaa_jax.errors import UserError, counted, listed
+from daaa_jax.runtime.files import expanded
 
 UNKNOWN = -1  # label of the images of a flat folder, one without classes
-# Folders of these names above the classes are parts of a dataset, not classes.
-_SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
+# Folders of these names above the classes are parts of a dataset: `Train`, `test2017`, `val_set`.
+_SPLIT = re.compile(
+    r"\s*(train(ing)?|val(id(ation)?)?|test(ing)?|dev|eval(uation)?)"
+    r"[\W_]*(set|data|images?|split)?[\W\d_]*[ab]?",
+    re.IGNORECASE,
+)
 # Unicode categories that a log line cannot show: controls, bytes that are not UTF-8, line ends.
 _HIDDEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
@@ -28,7 +35,7 @@ class Listing:
     """The image files of a domain.
 
     Attributes:
-      name: last part of the path given to `find`.
+      name: last part of the absolute path of what was given to `find`.
       folder: folder that contains the files; ends in `images` if they are in `images/`.
       classes: names in alphabetical order, in Unicode NFC; empty for a flat folder.
       paths: the files, sorted by class and then by name.
@@ -37,6 +44,7 @@ class Listing:
       unreadable: links that lead nowhere and folders that cannot be entered, with the reason.
       ignored: what a system left, see `image_files`.
       list_labels: label of each class in a list file; empty for a folder.
+      is_numbered: whether classes of a list file are named by their labels, having no others.
     """
 
     name: str
@@ -48,6 +56,7 @@ class Listing:
     unreadable: tuple[tuple[Path, str], ...] = ()
     ignored: tuple[Path, ...] = ()
     list_labels: tuple[str, ...] = ()
+    is_numbered: bool = False
 
     @property
     def files(self) -> tuple[PurePath, ...]:
@@ -75,7 +84,7 @@ def find(folder: str | Path) -> Listing:
         images, has folders such as `train` above its classes, or has names that clash or cannot be
         shown.
     """
-    root = Path(folder).expanduser()
+    root = expanded(folder)
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "there is no such folder"
         raise UserError(f"{root}: {what}")
@@ -100,7 +109,7 @@ def find(folder: str | Path) -> Listing:
             f"({', '.join(full[1:4])}): put each image into its class's folder, or all into one "
             "folder if there are no classes"
         )
-    _check_no_splits(root, full)
+    _check_no_splits(root, full, found.images)
     names = sorted(set(top.values()) - {""}, key=composed)
     classes = tuple(map(composed, names)) if full[0] else ()
     if len(set(classes)) < len(classes):
@@ -108,33 +117,36 @@ def find(folder: str | Path) -> Listing:
         raise UserError(
             f"{root} has two folders of one name, {twice}, in different Unicode forms: merge them"
         )
-    names += [Path(folder).name, *(str(path.relative_to(root)) for path in paths)]
+    name = Path(os.path.abspath(expanded(folder))).name  # also of `.` and `..`
+    names += [name, *(str(path.relative_to(root)) for path in paths)]
     if hidden := [name for name in names if _HIDDEN & set(map(unicodedata.category, name))]:
         raise UserError(
-            f"{root} has {len(hidden)} names that cannot be shown, rename "
+            f"{root} has {counted(len(hidden), 'name')} that cannot be shown, rename "
             f"{', '.join(map(ascii, hidden[:3]))}"
         )
     numbers = {name: number for number, name in enumerate(classes)}
-    labels = [numbers.get(composed(top[path]), UNKNOWN) for path in paths]
-    return Listing(
-        Path(folder).name,
-        root,
-        classes,
-        tuple(paths),
-        np.array(labels, np.int32),
-        tuple(found.others),
-        tuple(found.unreadable),
-        tuple(found.ignored),
-    )
+    labels = np.array([numbers.get(composed(top[path]), UNKNOWN) for path in paths], np.int32)
+    left_out = tuple(found.others), tuple(found.unreadable), tuple(found.ignored)
+    return Listing(name, root, classes, tuple(paths), labels, *left_out)
 
 
-def _check_no_splits(root: Path, names: Sequence[str]) -> None:
-    """Refuses folders such as `train` and `test` above the classes, which are not classes."""
-    if all(name.lower() in _SPLITS for name in names):
-        first = next((name for name in names if name.lower().startswith("train")), names[0])
+def _check_no_splits(root: Path, names: Sequence[str], paths: Sequence[Path]) -> None:
+    """Refuses folders such as `train` and `test` above the classes, which are not classes.
+
+    One such name among others may be a class, unless it holds classes: theirs, or beside one other.
+    """
+    splits = sorted(filter(_SPLIT.fullmatch, names), key=lambda name: "train" not in name.lower())
+    if not splits:
+        return
+    place = root / splits[0]
+    inner = [path.relative_to(place).parts for path in paths if place in path.parents]
+    classes = {parts[0] for parts in inner if len(parts) > 1}
+    holds_classes = len(classes) > 1 and all(len(parts) > 1 for parts in inner)
+    is_beside = len(names) == 2 or classes & set(names)
+    if len(splits) > 1 or splits == list(names) or (holds_classes and is_beside):
         raise UserError(
-            f"{root} is divided into {', '.join(names)}, which are not classes: give one of them, "
-            f"such as {root / first}"
+            f"{root} is divided into {', '.join(splits)}, which are not classes: give one of them, "
+            f"such as {place}"
         )
 
 
@@ -180,30 +192,37 @@ class Decoded:
     ranges: photos.ValueRanges
 
 
-def decode(listings: Mapping[str, Listing], size: int, on_error: str) -> dict[str, Decoded]:
+def decode(
+    listings: Mapping[str, Listing],
+    size: int,
+    on_error: str,
+    ranges: Mapping[str, photos.ValueRanges] | None = None,
+) -> dict[str, Decoded]:
     """Decodes the images of several domains.
 
     Args:
-      listings: domains by any name, from `find`.
+      listings: domains by any name, from `find`; `test` is read with the ranges of `target`.
       size: height and width to resize images to, pixels.
       on_error: for unreadable images: `raise` an error that lists them all, or `skip` them.
+      ranges: those of domains that are decoded already, see `photos.value_ranges`.
 
     Raises:
       UserError: lists every unreadable image, link and folder of all domains; with `skip`, only if
         a domain has no readable image.
     """
-    decoded = {name: decode_all(listing, size) for name, listing in listings.items()}
-    lines = []
+    known, decoded, lines = dict(ranges or {}), {}, []
     for name, listing in listings.items():
+        decoded[name] = decode_all(listing, size, known.get("target") if name == "test" else None)
+        known[name] = decoded[name][2]
         entries = [*listing.unreadable, *zip(listing.paths, decoded[name][1], strict=True)]
         lines += [f"  {path}: {reason}" for path, reason in entries if reason]
     if lines and on_error != "skip":
         raise UserError(
-            f"{len(lines)} images cannot be read: fix or remove them, or skip them with "
+            f"{counted(len(lines), 'image')} cannot be read: fix or remove, or skip with "
             "--config.data.on_error=skip\n" + "\n".join(lines)
         )
     if lines:
-        print(f"{len(lines)} images are left out because they cannot be read:")
+        print(f"{counted(len(lines), 'image')} left out, which cannot be read:")
         print("\n".join(lines), flush=True)
     for listing in listings.values():
         if listing.others:
@@ -212,32 +231,43 @@ def decode(listings: Mapping[str, Listing], size: int, on_error: str) -> dict[st
                 f"({listing.others[0].name})",
                 flush=True,
             )
+        if ignored := image_files.with_images(listing.ignored):
+            names = listed([str(path) for path in ignored])
+            what = "ignored folders that hold images (rename those that are classes)"
+            print(f"warning: {what}: {names}", flush=True)
     result: dict[str, Decoded] = {}
-    for name, (images, reasons, ranges) in decoded.items():
+    for name, (images, reasons, used) in decoded.items():
         good = np.flatnonzero(reasons == "")
         if not len(good):
             raise UserError(f"no image in {listings[name].folder} can be read\n{lines[0]}")
         kept = images if len(good) == len(images) else chosen(images, good)
-        result[name] = Decoded(kept, good, ranges)
+        result[name] = Decoded(kept, good, used)
     return result
 
 
-def decode_all(listing: Listing, size: int) -> tuple[np.ndarray, np.ndarray, photos.ValueRanges]:
+def decode_all(
+    listing: Listing, size: int, ranges: photos.ValueRanges | None = None
+) -> tuple[np.ndarray, np.ndarray, photos.ValueRanges]:
     """Decodes the images of a listing once, and caches them.
+
+    Args:
+      listing: the images.
+      size: height and width to resize them to, pixels.
+      ranges: values shown as black and white; those of the images themselves if None.
 
     Returns:
       Images, uint8 `[N,size,size,3]`; for each why it could not be read, strings `[N]`, empty if it
       was; and the values shown as black and white, see `photos.value_ranges`.
     """
-    name = identity(listing, size)
+    name = f"{identity(listing, size)} {json.dumps(ranges)}"
     keys = ("images", "reasons", "ranges")
 
     def decode(new: cache.New) -> dict[str, np.ndarray]:
         images = new("images", (len(listing.paths), size, size, 3), np.uint8)
-        ranges = photos.value_ranges(listing.paths)
-        unreadable = photos.read_all(listing.paths, images, listing.folder.name, ranges)
+        used = photos.value_ranges(listing.paths) if ranges is None else ranges
+        unreadable = photos.read_all(listing.paths, images, listing.name, used)
         reasons = [unreadable.get(position, "") for position in range(len(images))]
-        as_text = np.array(json.dumps(ranges))
+        as_text = np.array(json.dumps(used))
         return {"images": images, "reasons": np.array(reasons, np.str_), "ranges": as_text}
 
     arrays = cache.get(name, keys, decode)
@@ -250,13 +280,12 @@ def decode_all(listing: Listing, size: int) -> tuple[np.ndarray, np.ndarray, pho
 
 
 def identity(listing: Listing, size: int) -> str:
-    """Hash that changes with any file's name, size, content or permissions."""
-    digest = hashlib.sha256(f"photos 3, {size}, ".encode())
+    """Hash that changes with any file's name, size, content or permissions, or if one is lost."""
+    digest = hashlib.sha256(f"photos 4, {size}, ".encode())
     digest.update(os.fsencode(listing.folder.resolve()))
     for path in listing.paths:
-        status = path.stat()
-        name = path.relative_to(listing.folder)
-        digest.update(
-            f"\n{name} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}".encode()
-        )
+        digest.update(f"\n{path.relative_to(listing.folder)} ".encode())
+        with contextlib.suppress(FileNotFoundError):
+            status = path.stat()
+            digest.update(f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}".encode())
     return digest.hexdigest()

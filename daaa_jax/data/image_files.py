@@ -1,7 +1,7 @@
 """Which files of a folder are images: one rule for every command.
 
 1. Files and folders that operating systems, network drives, photo programs and version control
-   leave are ignored, at any depth (`_IGNORED`).
+   leave are ignored, at any depth (`_IGNORED`, `_IGNORED_WITH`).
 2. An image is what Pillow reads, whatever its suffix.
 3. A file with an image's suffix or first bytes that cannot be read is an unreadable image, and so
    is a link that leads nowhere and a folder that cannot be entered.
@@ -13,6 +13,7 @@ import fnmatch
 import os
 import re
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 from daaa_jax.data import photos
@@ -21,15 +22,23 @@ from daaa_jax.errors import reason
 # Names in lower case; hidden ones start with a dot.
 _IGNORED = (
     ".*", "~$*", "desktop.ini", "thumbs.db*", "ehthumbs*.db", "icon\r", "lost+found",
-    "$recycle.bin", "recycler", "recycled", "system volume information", "found.[0-9]*",
+    "$recycle.bin", "system volume information", "found.[0-9]*",
     "__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder",
     "@eadir", "@__thumb", "@recycle", "@recently-snapshot", "@tmp", "@syno*",
     "#recycle", "#snapshot", "~snapshot", "lost.dir", "_vti_*",
     "picasa.ini", "zbthumbnail.info", "pspbrwse.jbf", "*.lrdata", "*.lrcat*",
-    "captureone", "digikam4.db", "thumbnails-digikam.db",
-    "cvs", "_svn", "rcs", "sccs", "__pycache__",
+    "digikam4.db", "thumbnails-digikam.db", "albumartsmall.jpg", "albumart_{*",
+    "*.???_original", "*.????_original", "*.*~", "*.crdownload", "*.part", "*.partial",
+    "_svn", "__pycache__",
 )  # fmt: skip
-_PATTERN = re.compile("|".join(map(fnmatch.translate, _IGNORED)))
+# Folders whose names may also be classes, each with a file or folder that a system puts into it.
+_IGNORED_WITH = (
+    "recycle[dr]/info2", "recycler/s-1-*", "captureone/cache", "captureone/settings*",
+    "cvs/entries", "rcs/*,v", "sccs/s.*",
+)  # fmt: skip
+_PATTERN, _PATTERN_WITH = (
+    re.compile("|".join(map(fnmatch.translate, names))) for names in (_IGNORED, _IGNORED_WITH)
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,10 +86,10 @@ def _add(path: Path, above: frozenset[Path], found: Files, seen: set[Path] | Non
         found.unreadable.append((path, f"{reason(error)}{where}"))
         return
     if not stat.S_ISDIR(mode):
-        is_image = stat.S_ISREG(mode) and (  # not a pipe or a socket
-            path.suffix.lower() in photos.SUFFIXES or photos.starts_as_image(path)
-        )
+        is_image = stat.S_ISREG(mode) and _is_image(path)  # not a pipe or a socket
         (found.images if is_image else found.others).append(path)
+    elif seen is not None and any(_PATTERN_WITH.match(f"{path.name}/{n}".lower()) for n in names):
+        found.ignored.append(path)
     elif (real := path.resolve()) not in above and real not in (seen or ()):
         above |= {real, *real.parents}
         if seen is not None:
@@ -90,6 +99,19 @@ def _add(path: Path, above: frozenset[Path], found: Files, seen: set[Path] | Non
                 found.ignored.append(path / name)
             else:
                 _add(path / name, above, found, set() if seen is None else seen)
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in photos.SUFFIXES or photos.starts_as_image(path)
+
+
+def with_images(ignored: Iterable[Path]) -> list[Path]:
+    """Those of the ignored folders that hold an image, as a class of that name would."""
+
+    def counts(path: Path) -> bool:
+        return not _PATTERN.match(path.name.lower()) and path.is_file() and _is_image(path)
+
+    return [folder for folder in ignored if any(map(counts, folder.glob("*")))]
 
 
 def files_in_any_case(folder: Path) -> list[Path]:

@@ -6,16 +6,29 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from daaa_jax.data import photos
 from daaa_jax.data.folders import UNKNOWN, Listing, composed
 from daaa_jax.data.record_sets import Domain
-from daaa_jax.errors import UserError, readable
+from daaa_jax.errors import UserError, counted, listed, readable
 from daaa_jax.runtime import files
 
-_PATH_AND_LABEL = re.compile(r"(.*[^\s,;])(?:\s*[,;]\s*|\s+)([^\s,;/]+)")
+# A path and a label, which may hold spaces after a comma or a tab.
+_AFTER_COMMA = re.compile(r"(.*\S)\s*[,;\t]\s*([^,;\t/]+)")
+_AFTER_SPACE = re.compile(r"(.*[^\s,;])(?:\s*[,;]\s*|\s+)([^\s,;/]+)")
+# Controls, and bytes that are not UTF-8.
+_HIDDEN = re.compile("[\x00-\x1f\x7f\udc80-\udcff]")
+
+
+class Line(NamedTuple):
+    """A line of a list: its number in the file, the image, and the label, or None without one."""
+
+    number: int
+    file: Path
+    label: str | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,38 +55,45 @@ def find(place: str | Path, options: Options) -> Listing:
     number if another class has the same folder.
 
     Raises:
-      UserError: if the list cannot be read, lacks some labels, or files of one label are in the
-        folders of two.
+      UserError: if the list cannot be read, lacks some labels, names hidden characters or no image
+        that exists, has more labels than `options.class_names`, or files of one label are in the
+        folders of two; names the line.
     """
-    path = Path(place).expanduser()
-    entries = read(path, options)
-    known = [(file, label) for file, label in entries if os.path.isfile(file)]
+    path = files.expanded(place)
+    lines = [line._replace(file=line.file.absolute()) for line in read(path, options)]
+    known = [line for line in lines if os.path.isfile(line.file)]
+    for number, file, label in lines:
+        if _HIDDEN.search(f"{file}{label}"):
+            what = f"{ascii(str(file))} has characters that cannot be shown"
+            raise UserError(f"{path}, line {number}: {what}: rename it, or save the list as UTF-8")
     if not known:
         raise UserError(
-            f"{path} names no image that exists ({entries[0][0]}): set data.root to the folder of "
+            f"{path} names no image that exists ({lines[0].file}): set data.root to the folder of "
             "its paths, or data.path_prefix to the beginning to leave out"
         )
-    lost = {file for file, _ in entries} - {file for file, _ in known}
-    without = [number for number, (_, label) in enumerate(entries, start=1) if label is None]
-    if 0 < len(without) < len(entries):
-        raise UserError(
-            f"{path}: {len(without)} lines have no label, the first is line {without[0]}"
-        )
-    names = {} if without else _class_names(path, entries, options)
+    lost = {line.file for line in lines} - {line.file for line in known}
+    without = [line.number for line in lines if line.label is None]
+    if 0 < len(without) < len(lines):
+        raise UserError(f"{path}, line {without[0]}: no label ({len(without)} of {len(lines)})")
+    names = {} if without else _class_names(path, lines, options)
+    counts = collections.Counter(str(line.file) for line in lines)
+    if repeated := [file for file, count in counts.items() if count > 1]:
+        print(f"warning: {path} names files more than once: {listed(repeated, 3)}", flush=True)
     numbers = {label: number for number, label in enumerate(names)}
     return Listing(
         name=composed(path.stem),
-        folder=Path(os.path.commonpath([file.parent for file, _ in known])),
-        classes=tuple(names.values()),
-        paths=tuple(file for file, _ in known),
-        labels=np.array([numbers.get(label or "", UNKNOWN) for _, label in known], np.int32),
+        folder=Path(os.path.commonpath([line.file.parent for line in known])),
+        classes=tuple(name or label for label, name in names.items()),
+        paths=tuple(line.file for line in known),
+        labels=np.array([numbers.get(line.label or "", UNKNOWN) for line in known], np.int32),
         unreadable=tuple((file, f"no such file, named in {path}") for file in sorted(lost)),
         list_labels=tuple(names),
+        is_numbered=not all(names.values()),
     )
 
 
-def read(path: Path, options: Options) -> list[tuple[Path, str | None]]:
-    """Paths and labels in a list; None for a line without a label.
+def read(path: Path, options: Options) -> list[Line]:
+    """The lines of a list that are not empty.
 
     Raises:
       UserError: if the file cannot be read or has no line.
@@ -81,66 +101,79 @@ def read(path: Path, options: Options) -> list[tuple[Path, str | None]]:
     lines = _lines(path)
     if not lines:
         raise UserError(f"{path} is empty: expected lines of a path and a label")
-    root = Path(options.root).expanduser() if options.root else path.parent
-    return [_entry(line, root, options.path_prefix) for line in lines]
+    root = files.expanded(options.root) if options.root else path.parent
+    return [Line(number, *_entry(text, root, options.path_prefix)) for number, text in lines]
+
+
+def images_in(path: Path, options: Options) -> list[Path]:
+    """The images that a list names, existing or not; none if most lines of a file name none."""
+    try:
+        named = [line.file for line in read(path, options)]
+    except UserError:
+        return []
+    return named if 2 * sum(map(_is_image, named)) > len(named) else []
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in photos.SUFFIXES or os.path.isfile(file)
 
 
 def _entry(line: str, root: Path, prefix: str) -> tuple[Path, str | None]:
     def place(text: str) -> Path:
-        text = text.strip().strip('"').removeprefix(prefix)
-        found = root / (text.lstrip("/") if prefix else text)
+        text = text.strip().strip('"')
+        within = text.removeprefix(prefix)
+        found = root / (within.lstrip("/") if within != text else os.path.expanduser(text))
         return found if "\\" not in text or found.exists() else root / text.replace("\\", "/")
 
-    if os.path.isfile(place(line)):
+    if _is_image(place(line)):
         return place(line), None
-    found = _PATH_AND_LABEL.fullmatch(line)
-    if found is None or Path(line).suffix.lower() in photos.SUFFIXES:
-        return place(line), None
-    return place(found[1]), found[2]
+    found = _AFTER_COMMA.fullmatch(line)
+    if found is None or not _is_image(place(found[1])):
+        found = _AFTER_SPACE.fullmatch(line)
+    return (place(found[1]), found[2].strip('"')) if found else (place(line), None)
 
 
-def _lines(path: Path) -> list[str]:
-    """Lines of a text file that are not empty."""
+def _lines(path: Path) -> list[tuple[int, str]]:
+    """The lines of a text file that are not empty, with their numbers."""
     with readable(path):
         text = files.decoded(path.read_bytes())
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    lines = enumerate(re.split("\r\n?|\n", text), start=1)
+    return [(number, line.strip()) for number, line in lines if line.strip()]
 
 
-def _class_names(
-    path: Path, entries: Sequence[tuple[Path, str | None]], options: Options
-) -> dict[str, str]:
-    """Names of the classes by label, in the order of the labels."""
-    parents = collections.defaultdict(set)
-    for file, label in entries:
-        parents[label or ""].add(file.parent)
+def _class_names(path: Path, lines: Sequence[Line], options: Options) -> dict[str, str]:
+    """Names of the classes by label, in the order of the labels; empty for numbers alone."""
+    # The folders of each label, with the number of the first line.
+    parents: dict[str, dict[Path, int]] = collections.defaultdict(dict)
+    for number, file, label in lines:
+        parents[label or ""].setdefault(file.parent, number)
     labels = sorted(parents, key=_order)
     if options.class_names:
         names = _given_names(options.class_names)
         if unknown := [label for label in labels if label not in names]:
-            raise UserError(
-                f"{path} has the label {unknown[0]}, and data.class_names={options.class_names} "
-                f"has {len(names)} names"
-            )
-        return names
-    if not all(label.isdecimal() for label in labels):
-        return {label: composed(label) for label in labels}
+            where = f"{path}, line {min(parents[unknown[0]].values())}: label {unknown[0]}"
+            given = f"data.class_names={options.class_names} has {counted(len(names), 'name')}"
+            raise UserError(f"{where}, and {given}, numbered from 0")
+        return {label: names[label] for label in labels}
     shared = {label: Path(os.path.commonpath(parents[label])) for label in labels}
-    for label, folder in shared.items():
+    for label, folder in shared.items() if all(map(str.isdecimal, labels)) else ():
         within = sorted({parent.name for parent in parents[label]})
         others = (other for name, other in shared.items() if name != label)
         if len(within) > 1 and any(other.is_relative_to(folder) for other in others):
             raise UserError(
-                f"{path}: images of label {label} are in the folders {', '.join(within[:3])}: fix "
-                "the list, or set data.class_names to the names of the classes"
+                f"{path}, line {sorted(parents[label].values())[1]}: images of label {label} are "
+                f"in the folders {listed(within, 3)}: fix the list, or set data.class_names to the "
+                "names of the classes"
             )
     names = {label: composed(folder.name) for label, folder in shared.items()}
-    are_distinct = len(set(names.values())) == len(names)
-    return names if are_distinct else {label: label for label in labels}
+    if len(set(names.values())) < len(names):
+        names = dict.fromkeys(labels, "")
+    return names | {label: composed(label) for label in labels if not label.isdecimal()}
 
 
 def _given_names(given: str) -> dict[str, str]:
-    file = Path(given).expanduser()
-    lines = _lines(file) if os.path.isfile(file) else given.split(",")
+    file = Path(os.path.expanduser(given))
+    lines = [line for _, line in _lines(file)] if os.path.isfile(file) else given.split(",")
     names = {str(number): composed(name.strip()) for number, name in enumerate(lines)}
     fields = [name.rsplit(maxsplit=1) for name in names.values()]
     if sorted(field[-1] for field in fields if len(field) == 2) == sorted(names):
@@ -154,19 +187,31 @@ def _order(label: str) -> tuple[int, str]:
     return (int(label), "") if label.isdecimal() else (0, label)
 
 
-def with_names_of(source: Domain, target: Domain) -> Domain:
-    """A target whose classes are the source's, where its list has labels without names.
+def with_shared_names(source: Domain, others: Sequence[Domain]) -> tuple[Domain, list[Domain]]:
+    """Domains whose classes have one name each, where a list has labels without names.
 
     Raises:
-      UserError: if both lists name one label differently.
+      UserError: if two lists name a label differently.
     """
-    known = dict(zip(source.list_labels, source.classes, strict=False))
-    if set(target.classes) == set(target.list_labels) <= set(known):
-        return dataclasses.replace(target, classes=tuple(known[name] for name in target.classes))
-    for label, name in zip(target.list_labels, target.classes, strict=False):
-        if known.get(label, name) != name:
+    for other in others:
+        source = _with_names_of(other, source)
+    return source, [_with_names_of(source, other) for other in others]
+
+
+def _with_names_of(other: Domain, domain: Domain) -> Domain:
+    """A domain whose labels without names have those of another."""
+    known = dict(zip(other.list_labels, other.classes, strict=False))
+    names = []
+    for label, name in zip(domain.list_labels, domain.classes, strict=False):
+        theirs = known.get(label, name)
+        if domain.is_numbered and name == label:
+            # Labels that the other lacks are not its classes of that name.
+            is_taken = label.isdecimal() and label not in known and label in known.values()
+            name = f"label {label}" if is_taken else theirs
+        elif theirs != name and not (other.is_numbered and theirs == label):
             raise UserError(
-                f"label {label} is {known[label]!r} in the list of {source.name} and {name!r} in "
-                f"that of {target.name}: use one numbering, or set data.class_names"
+                f"label {label} is {name!r} in the list of {domain.name} and {theirs!r} in that of "
+                f"{other.name}: use one numbering, or set data.class_names"
             )
-    return target
+        names.append(name)
+    return dataclasses.replace(domain, classes=tuple(names)) if names else domain

@@ -9,7 +9,7 @@ import numpy as np
 
 from daaa_jax.data import image_files
 from daaa_jax.data.types import LabelledImages
-from daaa_jax.errors import UserError
+from daaa_jax.errors import UserError, counted
 from daaa_jax.runtime import file_kind
 
 _PREFIX = {"train": "train", "test": "t10k"}
@@ -33,7 +33,9 @@ def load(folder: Path, split: str) -> LabelledImages:
     _, images = _read(folder, split, "images", dimensions=3)
     labels_path, labels = _read(folder, split, "labels", dimensions=1)
     if len(images) != len(labels):
-        raise UserError(f"{labels_path} holds {len(labels)} labels for {len(images)} images")
+        raise UserError(
+            f"{labels_path} holds {counted(len(labels), 'label')}, expected {len(images)}"
+        )
     check_labels(labels, labels_path)
     return LabelledImages(pad(images), labels.astype(np.int32))
 

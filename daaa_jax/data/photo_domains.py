@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 from daaa_jax.data import folders, image_lists, randomness, record_sets
 from daaa_jax.data.record_sets import Domain
 from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
-from daaa_jax.errors import UserError, listed, readable
+from daaa_jax.errors import UserError, counted, listed, readable
+from daaa_jax.runtime.files import expanded
 
 DOMAINS = ("amazon", "dslr", "webcam")
 # Where data are to be had, and how they lie in `data.dir`, by `data.name`.
@@ -50,18 +51,15 @@ def load(settings: ConfigDict) -> Task:
       UserError: if a folder is missing or not as expected, or an image cannot be read.
     """
     source, target = (_list(settings, settings[name]) for name in ("source", "target"))
-    if Path(settings.source).resolve() == Path(settings.target).resolve():
-        raise UserError(
-            f"data.source={settings.source} and data.target={settings.target} are the same folder"
-        )
+    check_differ(source, target)
     source, target = _told_apart(source, target, settings)
-    target = image_lists.with_names_of(source, target)
+    others = [target] + ([_list(settings, settings.target_test)] if settings.target_test else [])
+    source, (target, *tests) = image_lists.with_shared_names(source, others)
     if why := folders.why_no_source(source.folder, source.classes, source.files):
         raise UserError(why)
     _check_classes(source, target, settings.unknown_classes)
     listings = {"source": source, "target": target}
-    if settings.target_test:
-        test = image_lists.with_names_of(source, _list(settings, settings.target_test))
+    for test in tests:
         if not test.classes:
             raise UserError(f"data.target_test={settings.target_test} has no classes")
         _check_classes(source, test, settings.unknown_classes)
@@ -123,7 +121,7 @@ def check_folders(settings: ConfigDict) -> None:
             readable(f"data.{name}={settings[name]}"),
             contextlib.suppress(NotADirectoryError),  # a list of files, or refused as none
         ):
-            os.scandir(Path(place).expanduser()).close()
+            os.scandir(expanded(place)).close()
 
 
 def _place(settings: ConfigDict, domain: str) -> str:
@@ -138,7 +136,7 @@ def _place(settings: ConfigDict, domain: str) -> str:
         raise UserError(f"data.dir is not set: set it to the folder of the domains. {where}")
     if record_sets.is_remote(settings.dir):
         return f"{settings.dir.rstrip('/')}/{domain}"
-    root = Path(settings.dir).expanduser()
+    root = expanded(settings.dir)
     with readable(f"data.dir={settings.dir}"):
         entries = sorted(root.iterdir()) if root.is_dir() else []
     candidates = [(path.name, path) for path in entries if path.is_dir()]
@@ -164,9 +162,27 @@ def find(place: str, options: image_lists.Options) -> Domain:
     Raises:
       UserError: if there are none, or they are not as expected.
     """
-    if Path(place).expanduser().is_file():
+    if expanded(place).is_file():
         return image_lists.find(place, options)
     return record_sets.find(place) or folders.find(place)
+
+
+def check_differ(source: Domain, target: Domain) -> None:
+    """Checks that two domains are not the same images.
+
+    Raises:
+      UserError: if they are, also through links.
+    """
+    if len(source.files) == len(target.files) and _places(source) == _places(target):
+        raise UserError(
+            f"the source {source.folder} and the target {target.folder} are the same images"
+        )
+
+
+def _places(domain: Domain) -> set[str]:
+    """The files of a domain, or the folder of its records, without links."""
+    paths = domain.paths if isinstance(domain, folders.Listing) else [domain.folder]
+    return {*map(os.path.realpath, paths)}
 
 
 def _told_apart(source: Domain, target: Domain, settings: ConfigDict) -> tuple[Domain, Domain]:
@@ -179,10 +195,8 @@ def _told_apart(source: Domain, target: Domain, settings: ConfigDict) -> tuple[D
     paths = (Path(os.path.abspath(settings[name])).parts[:0:-1] for name in ("source", "target"))
     for names in zip(*paths, strict=False):  # the shorter path may end first
         if names[0] != names[1]:
-            source, target = (
-                dataclasses.replace(domain, name=folders.composed(name))
-                for domain, name in zip((source, target), names, strict=True)
-            )
+            renamed = zip((source, target), map(folders.composed, names), strict=True)
+            source, target = (dataclasses.replace(domain, name=name) for domain, name in renamed)
             return source, target
     raise UserError(
         f"data.source={settings.source} and data.target={settings.target} have the same name, "
@@ -204,23 +218,22 @@ def _images(listings: Mapping[str, Domain], settings: ConfigDict) -> dict[str, f
             )
         rows = np.arange(len(listing.labels))
         converted[name] = folders.Decoded(listing.images, rows, listing.ranges)
-    return folders.decode(photos, settings.image_size, settings.on_error) | converted
+    known = {name: read.ranges for name, read in converted.items()}
+    return folders.decode(photos, settings.image_size, settings.on_error, known) | converted
 
 
 def _list(settings: ConfigDict, domain: str) -> Domain:
     listing = _find(settings, domain)
-    expected = settings.expected_counts.get(domain, 0)
-    if expected and len(listing.labels) != expected:
-        raise UserError(
-            f"{listing.folder} holds {len(listing.labels)} images, expected {expected}: restore "
-            f"the data, or set --config.data.expected_counts.{domain} to its count (0: any)"
-        )
-    if settings.expected_classes and len(listing.classes) != settings.expected_classes:
-        raise UserError(
-            f"{listing.folder} holds {len(listing.classes)} classes, expected "
-            f"{settings.expected_classes}: restore the data, or set "
-            "--config.data.expected_classes to its count (0: any)"
-        )
+    images, classes = settings.expected_counts.get(domain, 0), settings.expected_classes
+    for what, found, expected, setting in (
+        ("image", len(listing.labels), images, f"expected_counts.{domain}"),
+        ("class", len(listing.classes), classes, "expected_classes"),
+    ):
+        if expected and found != expected:
+            raise UserError(
+                f"{listing.folder} holds {counted(found, what)}, expected {expected}: restore the "
+                f"data, or set --config.data.{setting} to its count (0: any)"
+            )
     return listing
 
 
@@ -239,12 +252,9 @@ def _check_classes(source: Domain, target: Domain, unknown_classes: str) -> None
         )
     if added:
         numbers = [target.classes.index(name) for name in added]
-        count = int(np.isin(target.labels, numbers).sum())
-        print(
-            f"{target.folder} has {count} images of classes that the source lacks, unlabelled in "
-            f"training and not measured: {names}",
-            flush=True,
-        )
+        images = counted(int(np.isin(target.labels, numbers).sum()), "image")
+        what = "of classes that the source lacks, unlabelled in training and not measured"
+        print(f"{target.folder} has {images} {what}: {names}", flush=True)
     _check_none_is_empty(source, np.arange(len(source.labels)))
 
 
@@ -252,9 +262,12 @@ def _check_none_is_empty(source: Domain, rows: np.ndarray) -> None:
     """Checks that every class of the source has an image among `rows`."""
     empty = set(range(len(source.classes))) - set(source.labels[rows].tolist())
     if empty:
-        names = ", ".join(source.classes[number] for number in sorted(empty))
+        names = listed([source.classes[number] for number in sorted(empty)])
         what = "no image" if len(rows) == len(source.labels) else "no readable image"
-        raise UserError(f"{source.folder}: {what} in {names}; put one there, or remove the folder")
+        unreadable = "".join(f"; {path}: {reason}" for path, reason in source.unreadable[:3])
+        raise UserError(
+            f"{source.folder}: {what} in {names}; put one there, or remove the folder{unreadable}"
+        )
 
 
 def _some(listing: Domain, settings: ConfigDict, name: str) -> Domain:
@@ -268,8 +281,8 @@ def _labelled(
 ) -> tuple[LabelledImages, tuple[PurePath, ...]]:
     """Images with labels numbered as in the source, and their paths within the domain."""
     known = {name: number for number, name in enumerate(classes)}
-    places = np.array([known.get(name, folders.UNKNOWN) for name in listing.classes], np.int32)
-    labels = listing.labels[read.rows]
-    labels = places[labels] if listing.classes else labels
+    places = [known.get(name, folders.UNKNOWN) for name in listing.classes]
+    # The last one is that of images without a class, -1.
+    labels = np.array([*places, folders.UNKNOWN], np.int32)[listing.labels[read.rows]]
     files = listing.files
     return LabelledImages(read.images, labels), tuple(files[i] for i in read.rows)

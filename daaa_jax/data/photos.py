@@ -11,9 +11,10 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from daaa_jax.errors import reason
 from daaa_jax.runtime import file_kind
@@ -25,11 +26,13 @@ ValueRanges = Mapping[str, Sequence[float]]
 Image.init()
 # What Pillow recognises by the first bytes and decodes itself, without another program.
 _FORMATS = sorted(Image.OPEN.keys() & {
-    "AVIF", "BLP", "BMP", "CUR", "DCX", "DDS", "DIB", "FLI", "FTEX", "GBR", "GIF", "ICNS", "ICO",
+    "AVIF", "BLP", "BMP", "CUR", "DCX", "DDS", "FLI", "FTEX", "GBR", "GIF", "ICNS", "ICO",
     "JPEG", "JPEG2000", "MSP", "PCX", "PIXAR", "PNG", "PPM", "PSD", "QOI", "SGI", "SUN", "TIFF",
     "WEBP", "XBM", "XPM",
 })  # fmt: skip
-_WITHOUT_SIGNATURE = {suffix: ("TGA",) for suffix in (".tga", ".icb", ".vda", ".vst")}
+_WITHOUT_SIGNATURE = {end: ("TGA",) for end in (".tga", ".icb", ".vda", ".vst")} | {
+    ".dib": ("DIB",)
+}
 # Camera files: Pillow would read the small preview in some of them.
 _RAW = {
     ".3fr", ".arw", ".bay", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".gpr", ".iiq",
@@ -39,16 +42,9 @@ _RAW = {
 _NOT_READ = _RAW | {".heic", ".heif", ".hif", ".avif", ".jxl", ".svg", ".psb"}
 SUFFIXES = _NOT_READ | set(_WITHOUT_SIGNATURE)
 SUFFIXES |= {end for end, name in Image.registered_extensions().items() if name in _FORMATS}
-_TURNS = {  # by EXIF orientation; 1 is upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_SAMPLE_FORMAT, _SIGNED = 339, 2  # a tag of TIFF
+_ORIENTATION, _PHOTOMETRIC, _PLANAR, _SAMPLE_FORMAT = 274, 262, 284, 339  # tags of TIFF
+# Pillow's own reader takes 16-bit values in separate planes for 8-bit ones.
+TiffImagePlugin.READ_LIBTIFF = True
 _LARGE = 25_000_000  # pixels from which images are decoded one at a time, reduced where possible
 _one_large = threading.Lock()
 _AHEAD = 8  # images decoded ahead of their use, per thread
@@ -64,22 +60,24 @@ class UnreadableImage(Exception):
 
 def starts_as_image(path: Path) -> bool:
     """Whether a file's first bytes are those of an image, or the file cannot be opened."""
+    first = b""
     try:
-        if file_kind.describe_file(path).endswith("image"):
+        first = file_kind.head(path)
+        if file_kind.describe(first).endswith("image"):
             return True
         with Image.open(path, formats=_FORMATS):
             return True
     except UnidentifiedImageError:
         return False
     except Exception:  # Pillow recognised it, and raises errors of many classes; or no permission
-        return True
+        return not first or b"\0" in first  # a text may also start with `BM` or `P3`
 
 
 def read(path: Path, size: int, ranges: ValueRanges | None = None) -> np.ndarray:
     """Decodes an image and resizes it to a square, ignoring the aspect ratio.
 
     Applies the EXIF orientation, makes transparent pixels white, converts grey, palette, CMYK and
-    16-bit images to 8-bit RGB, and takes the first frame of an animation. An image that is
+    deeper images to 8-bit RGB, and takes the first frame of an animation. An image that is
     transparent everywhere is read as opaque. The aspect ratio was commonly ignored at the time of
     the paper.
 
@@ -119,9 +117,9 @@ def value_ranges(paths: Sequence[Path]) -> dict[str, list[float]]:
 
     def extremes(path: Path) -> tuple[str, float, float] | None:
         with contextlib.suppress(UnreadableImage), opened(path) as image:
-            if grey := _deep_grey(image):
-                kind, values = grey
-                return kind, float(values.min()), float(values.max())
+            if deep := _deep(image):
+                kind, _, low, high = deep
+                return kind, low, high
         return None
 
     found: dict[str, tuple[float, float]] = {}
@@ -133,7 +131,7 @@ def value_ranges(paths: Sequence[Path]) -> dict[str, list[float]]:
 
 
 @contextlib.contextmanager
-def opened(path: Path, size: int = 0) -> Iterator[Image.Image]:
+def opened(path: Path, size: int = 0) -> Iterator[ImageFile.ImageFile]:
     """Opens an image; errors within the block are of the image, and raise `UnreadableImage`.
 
     With a size, JPEGs of many pixels are decoded at a reduced one, at least four times as large.
@@ -144,40 +142,54 @@ def opened(path: Path, size: int = 0) -> Iterator[Image.Image]:
         if path.exists() and not path.is_file():
             raise UnreadableImage("not a file")
         with Image.open(path, formats=(*_FORMATS, *_WITHOUT_SIGNATURE.get(suffix, ()))) as image:
+            if image.format == "TIFF" and image.mode in ("I", "F"):
+                # libtiff has put the bytes in the machine's order, which Pillow overlooks.
+                _read_as(image, _decoding(image)[0].replace("B", ""))
             large = image.width * image.height > _LARGE
+            if large and size:
+                image.draft(image.mode, (4 * size, 4 * size))
+                # A progressive JPEG is large in memory, whatever size is made of it.
+                large = "progressive" in image.info or image.width * image.height > _LARGE
             with _one_large if large else contextlib.nullcontext():
-                if large and size:
-                    image.draft(image.mode, (4 * size, 4 * size))
                 yield image
     except UnreadableImage:
         raise
     except UnidentifiedImageError as error:
         kind = file_kind.describe_file(path) or "of an unknown kind"
-        remedy = "cannot be decoded" if kind.endswith("image") else "not an image"
-        raise UnreadableImage(f"it is {kind}, {remedy}") from error
+        problem = "not an image"
+        if kind.endswith("image"):
+            problem = "damaged, or of a form that this Pillow cannot decode: convert it to PNG"
+        raise UnreadableImage(f"it is {kind}, {problem}") from error
     except Exception as error:  # Pillow's decoders raise errors of many classes
-        raise UnreadableImage(reason(error)) from error
+        why = reason(error).replace("decoder error -2", "damaged or cut short")
+        raise UnreadableImage(why) from error
 
 
 def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
     """Turns pixels by the EXIF orientation of an image, even if other parts of it are damaged.
 
-    `ImageOps.exif_transpose` rewrites the whole EXIF, and fails if a part of it is damaged.
+    `ImageOps.exif_transpose` rewrites the whole EXIF, and fails if a part of it is damaged; pixels
+    are given the orientation alone.
     """
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # the EXIF cannot be read at all
-        return pixels
-    return pixels.transpose(_TURNS[orientation]) if orientation in _TURNS else pixels
+    with contextlib.suppress(Exception):  # the EXIF cannot be read at all
+        orientation = image.getexif().get(_ORIENTATION)
+        pixels.info.clear()
+        pixels.getexif()[_ORIENTATION] = orientation
+        ImageOps.exif_transpose(pixels, in_place=True)
+    return pixels
 
 
-def _to_rgb(image: Image.Image, ranges: ValueRanges) -> Image.Image:
-    if grey := _deep_grey(image):
-        kind, values = grey
-        low, high = ranges.get(kind) or _range(kind, values.min(), values.max())
-        scaled = (values.astype(np.float64) - low) / (high - low or 1) * 255
-        clear = values == image.info.get("transparency", -1)
-        image = Image.fromarray(np.clip(np.where(clear, 255, scaled), 0, 255).astype(np.uint8))
+def _to_rgb(opened: ImageFile.ImageFile, ranges: ValueRanges) -> Image.Image:
+    image: Image.Image = opened
+    if deep := _deep(opened):
+        kind, values, low, high = deep
+        pixels = _scaled(values, *(ranges.get(kind) or _range(kind, low, high)))
+        if _tag(opened, _PHOTOMETRIC) == 0:  # zero is white
+            pixels = 255 - pixels
+        if (clear := opened.info.get("transparency")) is not None:
+            pixels[(np.atleast_3d(values) == clear).all(-1)] = 255
+        mode = opened.mode if values.ndim == 3 else "L"
+        image = Image.frombytes(mode, opened.size, pixels.tobytes())
     if image.has_transparency_data:
         image = image.convert("RGBA")
         if not is_all_transparent(image):
@@ -185,24 +197,78 @@ def _to_rgb(image: Image.Image, ranges: ValueRanges) -> Image.Image:
     return image.convert("RGB")
 
 
+def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """uint8 of the shape of `values`: 0 at `low`, 255 at `high`."""
+
+    def scale(part: np.ndarray) -> np.ndarray:
+        return np.clip((part - np.float64(low)) / (high - low or 1) * 255, 0, 255).astype(np.uint8)
+
+    table = scale(np.arange(2**16)) if values.itemsize == 2 else None
+    # In strips, as the numbers between take 8 bytes each.
+    strips = np.array_split(values, 1 + len(values) // 64)
+    return np.concatenate([scale(part) if table is None else table[part] for part in strips])
+
+
 def is_all_transparent(image: Image.Image) -> bool:
     """Whether no pixel is visible: alpha is unused then, or holds something else."""
     return image.has_transparency_data and not image.convert("RGBA").getchannel("A").getbbox()
 
 
-def _deep_grey(image: Image.Image) -> tuple[str, np.ndarray] | None:
-    """Number type and values of a grey image of more than 8 bits; None for other images."""
-    if not image.mode.startswith(("I", "F")):
+def _tag(image: Image.Image, number: int) -> int:
+    """A tag of a TIFF; 1, the default of those that are used here, for other images."""
+    value = getattr(image, "tag_v2", {}).get(number, 1)
+    return value[0] if isinstance(value, tuple) else value
+
+
+def _decoding(image: ImageFile.ImageFile) -> tuple[Any, ...]:
+    """Arguments of a decoder of PNG or TIFF; first how pixels are stored, such as `RGB;16B`."""
+    arguments = image.tile[0].args
+    return arguments if isinstance(arguments, tuple) else (arguments,)
+
+
+def _read_as(image: ImageFile.ImageFile, raw_mode: str) -> None:
+    image.tile = [image.tile[0]._replace(args=(raw_mode, *_decoding(image)[1:]))]
+
+
+def _deep(image: ImageFile.ImageFile) -> tuple[str, np.ndarray, float, float] | None:
+    """Number type, values, and extreme values of an image of more than 8 bits; None for others.
+
+    Values are `[H,W]` or, with colours, `[H,W,C]`; alpha is left out of the extreme ones.
+    """
+    is_signed = _tag(image, _SAMPLE_FORMAT) == 2
+    raw = _decoding(image)[0] if image.format in ("PNG", "TIFF") else ""
+    if ";16" in raw and not raw.startswith("I"):
+        upper = np.asarray(image)  # all that Pillow reads
+        highest = upper[..., : 4 if image.mode == "CMYK" else 3].max()
+        suffices = highest > 127 and "transparency" not in image.info
+        lower = upper if suffices else _lower_bytes(image, raw)
+        return "unsigned", upper.astype(np.uint16) << 8 | lower, 0, 256.0 * highest
+    if not image.mode.startswith(("I", "F")) and not (image.mode == "L" and is_signed):
         return None
-    values = np.asarray(image)
-    if image.mode == "F":
+    kind, values = "signed" if is_signed else "unsigned", np.asarray(image)
+    if image.mode == "L":
+        values = values.view(np.int8)
+    elif image.mode == "F":
+        kind = "float"
         if not np.isfinite(values).all():
             raise UnreadableImage("it holds NaN or infinite values")
-        return "float", values
-    if getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT, (1,))[0] == _SIGNED:
-        return "signed", values
-    # Pillow has no unsigned integers of 32 bits, and reads them as signed.
-    return "unsigned", values.view(np.uint32) if values.dtype == np.int32 else values
+    elif not is_signed and values.dtype == np.int32:  # Pillow has no unsigned ones of 32 bits
+        values = values.view(np.uint32)
+    return kind, values, float(values.min()), float(values.max())
+
+
+def _lower_bytes(image: ImageFile.ImageFile, raw: str) -> np.ndarray:
+    """The lower bytes of 16-bit colour, `[H,W,C]`."""
+    if _tag(image, _PLANAR) == 2 or "a" in raw:
+        raise UnreadableImage(
+            "dark 16-bit colour in separate planes or multiplied by alpha: save it as PNG"
+        )
+    with Image.open(image.filename, formats=_FORMATS) as again:
+        if raw == "LA;16B":
+            _read_as(again, "RGBA")
+            return np.asarray(again)[..., [1, 1, 1, 3]]
+        _read_as(again, raw[:-1] + ("L" if raw.endswith("B") else "B"))
+        return np.asarray(again)
 
 
 def _range(kind: str, low: float, high: float) -> list[float]:

@@ -17,7 +17,7 @@ import numpy as np
 from daaa_jax.data import cache, folders, photos, records
 from daaa_jax.data.images import ImageArray, chosen
 from daaa_jax.errors import UserError
-from daaa_jax.runtime.files import read_json, replacing, settings_hash, write_json
+from daaa_jax.runtime.files import expanded, read_json, replacing, settings_hash, write_json
 from daaa_jax.runtime.progress import Progress
 
 INDEX = "index.json"  # written last: without it the set is not complete
@@ -52,6 +52,7 @@ class RecordSet:
     # Of folders and list files alone.
     unreadable: ClassVar = ()
     list_labels: ClassVar = ()
+    is_numbered: ClassVar = False
 
     def chosen(self, rows: np.ndarray) -> "RecordSet":
         """Subset of the images, in the order of `rows`."""
@@ -98,7 +99,7 @@ def find(place: str) -> RecordSet | None:
     Raises:
       UserError: if the set is incomplete or damaged, or cannot be fetched.
     """
-    folder = _fetch(place) if is_remote(place) else Path(place).expanduser()
+    folder = _fetch(place) if is_remote(place) else expanded(place)
     if not os.path.isfile(folder / INDEX):
         if os.path.isfile(folder / BEGUN):
             raise UserError(f"{folder}: its conversion is not finished, rerun `daaa convert`")
@@ -128,7 +129,7 @@ def find(place: str) -> RecordSet | None:
     if len(files) != len(images) or len(labels) != len(images):
         raise UserError(f"{folder}: its lists do not agree with {INDEX}; convert the photos again")
     return RecordSet(
-        name=Path(place).name,
+        name=Path(os.path.abspath(place)).name,
         folder=place,
         classes=classes,
         labels=np.array(labels, np.int32),
@@ -141,7 +142,7 @@ def find(place: str) -> RecordSet | None:
 
 def damaged(found: RecordSet) -> list[str]:
     """Lists the files of records whose content has changed; reads all images of the set."""
-    folder = _fetch(found.folder) if is_remote(found.folder) else Path(found.folder).expanduser()
+    folder = _fetch(found.folder) if is_remote(found.folder) else expanded(found.folder)
     bad, first = [], 0
     for shard in read_json(folder / INDEX)["shards"]:
         digest, last = hashlib.sha256(), first + shard["count"]
@@ -152,9 +153,7 @@ def damaged(found: RecordSet) -> list[str]:
             bad.append(str(error))
         else:
             if digest.hexdigest() != shard["sha256"]:
-                bad.append(
-                    f"{folder / shard['name']}{records.SUFFIX} has other images than written"
-                )
+                bad.append(f"{folder / shard['name']}{records.SUFFIX} holds other images")
         first = last
     return bad
 

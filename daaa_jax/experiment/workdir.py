@@ -58,7 +58,7 @@ class Workdir:
 
     def __init__(self, path: str | PathLike):
         """Reads no file yet; expands `~`."""
-        self.path = Path(path).expanduser()
+        self.path = files.expanded(path)
 
     def __str__(self) -> str:
         return str(self.path)

@@ -6,12 +6,11 @@ if __name__ == "__main__":  # first, as the imports below may fail
     exit_codes.run_module("daaa_jax.report.__main__")
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from daaa_jax.command_line import Parser
 from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.report import page
-from daaa_jax.runtime import error_log
+from daaa_jax.runtime import error_log, files
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -23,6 +22,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser("report", "Writes the report of a run or of a sweep, finished or not.")
     parser.add_argument("--workdir", required=True, help="of a run, or of daaa reproduce")
     options = parser.parse_args(arguments)
-    workdir = Path(options.workdir).expanduser()
+    workdir = files.expanded(options.workdir)
     error_log.use(workdir)
     print(page.write_sweep(workdir) if page.is_sweep(workdir) else page.write(Workdir(workdir)))

@@ -68,7 +68,7 @@ def _end_after(error: Exception) -> NoReturn:
         _end(f"error: {error}", 1)
     if isinstance(error, OSError) and error.errno in _FIXED_BY_USER:
         _end(f"error: {error.filename or 'a file'}: {reason(error)}", 1)
-    if why := _why_no_jax():
+    if why := _why_no_jax(error):
         _end(f"error: {why}", 1)
     # Imported here, so that a misspelt flag is reported at once.
     from daaa_jax.runtime import distributed, preemption
@@ -85,12 +85,16 @@ def _end_after(error: Exception) -> NoReturn:
     _end(f"error: {type(error).__name__}: {first_line(error)}; {where}", 1)
 
 
-def _why_no_jax() -> str:
-    """Why JAX cannot be imported, as with an invalid value in the environment; empty if it can."""
+def _why_no_jax(error: Exception) -> str:
+    """Why JAX cannot be imported, as with an invalid value in the environment; empty if it can.
+
+    Args:
+      error: of its first import; a second one fails for another reason.
+    """
     try:
         importlib.import_module("jax")
         return ""
-    except Exception as error:
+    except Exception:
         given = [f"{name}={value}" for name, value in os.environ.items() if name.startswith("JAX_")]
         return f"JAX cannot be imported with {listed(given) or 'no settings'}: {first_line(error)}"
 

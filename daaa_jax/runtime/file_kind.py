@@ -35,6 +35,11 @@ _KINDS = tuple(
         (rb"RIFF.{4}WEBP", "a WebP image"),
         (rb".{4}ftyp.{,40}avi[fs]", "an AVIF image"),
         (rb".{4}ftyp(hei|hev|mif|msf)", "a HEIC image"),
+        (rb"II\*\0|MM\0\*|II\+\0|MM\0\+", "a TIFF image"),
+        (rb"\xff\x0a|\0\0\0\x0cJXL ", "a JPEG XL image"),
+        (rb"8BPS", "a Photoshop image"),
+        (rb"v/1\x01|#\?(RADIANCE|RGBE)", "an OpenEXR or Radiance image"),
+        (rb".{128}DICM", "a DICOM image"),
         (rb"%PDF", "a PDF document"),
         (rb"\x89HDF", "an HDF5 file"),
         (rb"\x08\x01\x12", "a TensorFlow SavedModel"),
@@ -70,10 +75,15 @@ def describe(first: bytes) -> str:
     return kind
 
 
+def head(path: Path) -> bytes:
+    """The first `HEAD` bytes of a file; raises `OSError` if it cannot be read."""
+    with path.open("rb") as file:
+        return file.read(HEAD)
+
+
 def describe_file(path: Path) -> str:
     """`describe` for a path; raises `OSError` if it cannot be read."""
-    with path.open("rb") as file:
-        return describe(file.read(HEAD))
+    return describe(head(path))
 
 
 def _kind(first: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Atomic writes of bytes and JSON, and checksums of arrays and settings."""
+"""Paths, atomic writes of bytes and JSON, and checksums of arrays and settings."""
 
 import codecs
 import contextlib
@@ -17,6 +17,18 @@ import numpy as np
 from daaa_jax.errors import UserError
 from daaa_jax.runtime import distributed
 from daaa_jax.runtime import mesh as meshes
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """A path whose first `~` or `~user` is replaced by that user's home.
+
+    Raises:
+      UserError: if there is no such user, or no home.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: no home folder of that user, give the whole path") from error
 
 
 @contextlib.contextmanager
