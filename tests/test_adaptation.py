@@ -14,7 +14,7 @@ import pytest
 from consumed_keys import assert_drawn_once
 from tiny import CLASSES, MODEL, assert_same_bits, make_config, make_images, make_labelled
 
-from daaa_jax import adaptation
+from daaa_jax import adaptation, losses
 from daaa_jax.data.augment import decode
 from daaa_jax.data.batches import gather
 from daaa_jax.data.pairs import BatchStream, all_images
@@ -231,6 +231,37 @@ def test_only_what_the_target_network_learns_from_in_the_targets_style_is_recolo
 
 
 # Eq. 12
+
+
+@pytest.mark.parametrize(
+    ("name", "term"),
+    [("confusion", losses.class_confusion), ("information", losses.negative_information)],
+)
+def test_losses_of_others_are_of_real_target_images(name, term):
+    """And are added to the loss with their weight."""
+    logged, taken = {}, []
+    for weight in (0.0, 0.5):
+        config = make_config({"adapt.batch_size": 12, f"adapt.{name}": weight})
+        sizes = adaptation.group_sizes(12, PAPER)
+        batch = BatchStream(SOURCE.labels, len(TARGET), sizes, seed=0, multiple=8).at(0)
+        variables = {"params": {"w": jnp.ones(())}, "batch_stats": {"mean": jnp.zeros(2)}}
+        state = adaptation.create_state(jax.random.key(0), variables, variables, optax.sgd(0.1))
+        witness = Witness(state)
+        _, metrics = adaptation.train_step(
+            state,
+            gather([IMAGES], batch),
+            model=witness,
+            optimizer=optax.sgd(0.1),
+            config=config,
+        )
+        logged[weight] = {key: float(metric.compute()) for key, metric in metrics.items()}
+        first = sizes[0] + sizes[1]
+        images = witness.seen["target"].images[first : first + sizes[2]]
+        taken.append(images.mean((1, 2)) @ jnp.ones((3, CLASSES)))
+    assert name not in logged[0.0]
+    assert logged[0.5][name] == pytest.approx(0.5 * float(term(taken[1])), rel=1e-5)
+    added = logged[0.5]["loss"] - logged[0.0]["loss"]
+    assert added == pytest.approx(logged[0.5][name], abs=1e-5)
 
 
 def objective_twin(logits, labels, posterior, kept, alignment, beta, em_weight, normalize):

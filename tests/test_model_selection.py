@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from tiny import make_config
 
+from configs import digits
 from daaa_jax import validate
 from daaa_jax.errors import UserError
 from daaa_jax.evaluation import Outputs, model_selection
@@ -118,4 +119,42 @@ def test_deep_embedded_validation_weighs_errors_by_how_target_like_an_image_is()
 def test_deep_embedded_validation_names_the_setting_that_it_needs():
     with pytest.raises(UserError, match=r"data\.source_holdout"):
         config = make_config({"evaluate.validator": "deep_embedded"})
+        validate.check_settings(config, data_mesh(jax.devices()[:1]))
+
+
+REWARDED = [{"method": "mcc"}, {"method": "shot"}, {"adapt.information": 0.1}]
+
+
+@pytest.mark.parametrize(
+    ("changes", "chosen"),
+    [
+        ({}, "information"),
+        ({"method": "cdan"}, "information"),
+        ({"method": "dann", "adapt.information": 0.1}, "information"),
+        *((changes, "neighbourhood_density") for changes in REWARDED),
+    ],
+)
+def test_validator_is_by_default_one_that_training_does_not_reward(changes, chosen):
+    config = digits.get_config()
+    config.update_from_flattened_dict(changes)
+    validate.resolve(config, 1)
+    assert config.evaluate.validator == chosen
+    validate.check_settings(config, data_mesh(jax.devices()[:1]))
+
+
+@pytest.mark.parametrize("changes", REWARDED)
+@pytest.mark.parametrize("validator", ["information", "entropy"])
+def test_validator_that_training_rewards_is_refused_by_name(changes, validator):
+    config = make_config(changes | {"evaluate.validator": validator})
+    (named,) = changes
+    with pytest.raises(UserError, match=rf"evaluate\.validator={validator}\b.*{named}"):
+        validate.check_settings(config, data_mesh(jax.devices()[:1]))
+
+
+@pytest.mark.parametrize("name", ["confusion", "information"])
+def test_loss_on_target_images_needs_some(name):
+    config = make_config(
+        {f"adapt.{name}": 0.1, "adapt.mix.t": 0.0, "evaluate.validator": "neighbourhood_density"}
+    )
+    with pytest.raises(UserError, match=rf"adapt\.{name}\b.*adapt\.mix\.t"):
         validate.check_settings(config, data_mesh(jax.devices()[:1]))

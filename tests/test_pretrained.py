@@ -1,6 +1,8 @@
 """External weights are assigned by name, or everything that does not fit is named at once."""
 
 import hashlib
+import sys
+import types
 import zipfile
 from pathlib import Path
 
@@ -10,7 +12,9 @@ import pytest
 import torch_files
 from flax import traverse_util
 from ml_collections import ConfigDict
+from safetensors.numpy import save_file
 
+from daaa_jax import models
 from daaa_jax.errors import UserError
 from daaa_jax.models import network_file, pretrained, resnet
 from daaa_jax.models.pretrained import Published
@@ -401,3 +405,72 @@ def test_published_weights_with_another_checksum_are_refused(tmp_path):
 def test_weights_of_another_network_are_refused_by_name():
     message = message_of(pretrained.load, "resnet50", "efficientnet_lite0", (), {})
     assert "model.weights=resnet50" in message and "efficientnet_lite0" in message
+
+
+# Weights of huggingface.co.
+
+
+class NotInRepository(Exception):
+    """As `huggingface_hub` raises for a file that a repository lacks."""
+
+
+class NotInCache(NotInRepository):
+    """As it raises without a network."""
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A folder in place of the repositories, each file as `owner/name/file`."""
+    root = tmp_path / "hub"
+
+    def download(repository, file):
+        if repository == "timm/offline":
+            raise NotInCache("no network")
+        if not (root / repository).is_dir():
+            raise OSError(f"404 Client Error: {repository}\nmore")
+        if not (root / repository / file).is_file():
+            raise NotInRepository
+        return str(root / repository / file)
+
+    errors = types.SimpleNamespace(
+        EntryNotFoundError=NotInRepository, LocalEntryNotFoundError=NotInCache
+    )
+    module = types.SimpleNamespace(hf_hub_download=download, errors=errors)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    (root / "timm" / "small").mkdir(parents=True)
+    return root
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_weights_of_a_repository_are_read_and_their_checksum_recorded(file, hub, capsys, tmp_path):
+    path = hub / "timm" / "small" / file
+    if file.endswith(".bin"):
+        torch_files.write(path, tensors())
+    else:
+        save_file(tensors(), path)
+    found = pretrained.load("hf:timm/small", "resnet50", NAMES, variables())
+    np.testing.assert_array_equal(found["params"]["norm1"]["bias"], tensors()["bn1.bias"])
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert digest in capsys.readouterr().out
+    assert pretrained.identity("hf:timm/small") == digest
+    assert digest not in capsys.readouterr().out  # recorded before
+    torch_files.write(path, tensors(**{"bn1.bias": np.ones(4, np.float32)}))
+    message = message_of(pretrained.identity, "hf:timm/small")
+    assert "hf:timm/small" in message and digest[:8] in message
+    (record,) = (tmp_path / "cache" / "weights").iterdir()
+    assert str(record) in message
+
+
+def test_repositories_without_weights_or_network_are_named(hub, monkeypatch):
+    message = message_of(pretrained.identity, "hf:timm/small")
+    assert "hf:timm/small" in message and "model.safetensors" in message
+    assert "404" in message_of(pretrained.identity, "hf:timm/none")
+    assert "no network" in message_of(pretrained.identity, "hf:timm/offline")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert "daaa_jax[hub]" in message_of(pretrained.identity, "hf:timm/small")
+
+
+def test_published_names_carry_the_digits_of_their_checksum():
+    for name, published in pretrained.PUBLISHED.items():
+        assert published.sha256 in published.file and published.network == name
+        assert name in models.CLASSIFIERS

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from flax import traverse_util
 from ml_collections import ConfigDict
 
+from configs import digits
 from daaa_jax.errors import UserError
 from daaa_jax.experiment import stages as rules
 from daaa_jax.experiment.stages import Stages
@@ -91,6 +93,12 @@ def test_setting_added_later_is_not_an_input_while_it_has_its_default(monkeypatc
         *groups, last = name.split(".")
         functools.reduce(dict.__getitem__, groups, now)[last] = value
         assert rules._without_later_defaults(now) == (now if value else before)
+
+
+def test_later_settings_are_in_the_configs_with_their_defaults():
+    """Or runs of earlier versions would not be recognised."""
+    settings = traverse_util.flatten_dict(digits.get_config().to_dict(), sep=".")
+    assert rules.ADDED_LATER.items() <= settings.items()
 
 
 def test_parent_folder_that_cannot_be_listed_holds_no_siblings(tmp_path, monkeypatch):

@@ -174,18 +174,19 @@ def _from_hub(weights: str) -> Path:
     """
     name = weights.removeprefix(_HUB)
     try:
-        import huggingface_hub
+        from huggingface_hub import errors, hf_hub_download
     except ImportError as error:
         raise UserError(
             f"model.weights={weights} needs huggingface_hub: pip install 'daaa_jax[hub]'"
         ) from error
     for file in _HUB_FILES:
         try:
-            path = Path(huggingface_hub.hf_hub_download(name, file))
+            path = Path(hf_hub_download(name, file))
             break
-        except huggingface_hub.errors.EntryNotFoundError:
-            continue
         except Exception as error:  # connections and names raise errors of many classes
+            absent = isinstance(error, errors.EntryNotFoundError)
+            if absent and not isinstance(error, errors.LocalEntryNotFoundError):  # without network
+                continue
             raise UserError(
                 f"model.weights={weights} cannot be fetched: {first_line(error)}"
             ) from error
