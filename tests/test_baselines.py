@@ -19,11 +19,12 @@ from tiny import (
     make_labelled,
 )
 
-from daaa_jax import baselines, evaluation, losses, validate
+from daaa_jax import baselines, evaluation, losses, main, validate
 from daaa_jax.baselines import ada, cdan, dann, dsn, jan, method, training
 from daaa_jax.data.augment import decode
 from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
 from daaa_jax.errors import UserError
+from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.models import initial_variables
 from daaa_jax.runtime import mesh as meshes
 from daaa_jax.runtime import metrics
@@ -683,3 +684,17 @@ def test_networks_that_do_not_fit_the_images_are_refused_at_the_start():
     task = dataclasses.replace(task, evaluation=MeasuredData(SOURCE, TARGET, unlabelled))
     with pytest.raises(UserError, match="method=upper_bound"):
         validate.network_shapes(make_config({"method": "upper_bound"}), task)
+
+
+@pytest.mark.parametrize("name", ["mcc", "shot"])
+def test_method_alone_is_enough_on_the_command_line(name, tmp_path):
+    """The validator follows, and is part of the run's identity under its own name."""
+    small = ["pair.epochs=1", "source.epochs=1", "adapt.rounds=1", "evaluate.audit_images=10"]
+    arguments = ["--config=configs/digits.py:smoke", f"--config.method={name}"]
+    arguments += [f"--config.{setting}" for setting in small]
+    main.main([*arguments, f"--workdir={tmp_path / 'run'}"])
+    config = Workdir(tmp_path / "run").config()
+    assert config.evaluate.validator == "neighbourhood_density"
+    assert Workdir(tmp_path / "run").result()["method"] == name
+    started = Workdir(tmp_path / "run").marker("adapt")
+    assert started["settings"]["evaluate"]["validator"] == "neighbourhood_density"

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import hashlib
 import importlib.metadata
 import platform
@@ -178,9 +179,10 @@ class Workdir:
         if config.get("seeds") == 1:  # of versions that could train several
             del config["seeds"]
         for name, value in _BEFORE.items():
-            group, setting = name.split(".")
-            if group in config and setting not in config[group]:
-                config[group][setting] = value
+            *groups, setting = name.split(".")
+            node = functools.reduce(lambda node, group: node.get(group, {}), groups, config)
+            if node and setting not in node:
+                node[setting] = value
         return config
 
     def write_config(self, config: ConfigDict) -> None:
