@@ -35,8 +35,11 @@ _OF_CELLS = dict.fromkeys(
 ) | {"method": "each row has its own; use --methods"}
 # Settings of all cells that do not set them otherwise, whatever the config's defaults.
 _OF_THE_PAPER = {"em.posterior": "target", "adapt.recolour": "0.0"}
-# Likewise with the word `cpu`, which leaves synthetic images out.
-_OF_THE_PAPER_ON_CPU = {"adapt.mix.t_f": "0.15", "adapt.mix.s_f": "0.15"}
+# Likewise with the word `cpu`, which takes fewer synthetic images.
+_OF_THE_PAPER_ON_CPU = {
+    f"adapt.mix.{group}": share
+    for group, share in {"s": "0.35", "t_f": "0.15", "t": "0.35", "s_f": "0.15"}.items()
+}
 
 
 @dataclasses.dataclass(frozen=True)
