@@ -46,9 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     flags = parser.parse_args(arguments)
     options = image_lists.Options(flags.root, flags.path_prefix, flags.class_names)
-    failed = False
     listings: list[Domain | None] = []
-    for domain in flags.domains:
+    first, *rest = flags.domains
+    for domain in (first, *{Path(place).resolve(): place for place in rest}.values()):
         try:
             found = photo_domains.find(domain, options)
             if listings and listings[0] is not None:
@@ -57,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except UserError as error:
             print(f"error: {error}")
             listings.append(None)
-            failed = True
     source, *others = listings
+    failed = None in listings
     targets = [other for other in others if other is not None]
     agree = source is not None
     if source is not None:
@@ -68,8 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"error: {error}")
             agree, failed = False, True
     owners: Owners = collections.defaultdict(list)
-    for number, listing in enumerate([*([] if source is None else [source]), *targets]):
-        failed |= _check(listing, owners, number)
+    for number, listing in enumerate([source, *targets]):
+        failed |= listing is not None and _check(listing, owners, number)
     if source is not None and agree:
         failed |= _compare(source, targets)
     _show_duplicates(owners)
@@ -138,7 +138,7 @@ def _check_images(listing: folders.Listing, owners: Owners, domain: int) -> list
     _report("images without a visible pixel, read as opaque", transparent)
     _report("files that are not images, left out", listing.others)
     _report("files and folders of a system, ignored", listing.ignored)
-    ignored = image_files.with_images(listing.ignored)
+    ignored = image_files.with_images(listing.ignored, listing.folder)
     _report("ignored folders that hold images (rename those that are classes)", ignored)
     return bad
 

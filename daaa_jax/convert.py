@@ -20,6 +20,7 @@ import numpy as np
 from daaa_jax.command_line import Parser
 from daaa_jax.data import folders, photos, record_sets, records
 from daaa_jax.errors import UserError, counted, readable, writable
+from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.runtime.files import checksum, expanded, read_json, write_json
 from daaa_jax.runtime.progress import Progress
 
@@ -58,7 +59,8 @@ def convert(folder: str | Path, out: Path, size: int, shard: int, on_error: str)
       on_error: for unreadable images: `raise` an error that lists them all, or `skip` them.
 
     Raises:
-      UserError: if `out` holds anything else or lies in `folder`, or images cannot be read.
+      UserError: if `out` holds anything else, lies in `folder` or is being written to, or images
+        cannot be read.
     """
     with readable(folder):
         listing = folders.find(folder)
@@ -74,10 +76,16 @@ def convert(folder: str | Path, out: Path, size: int, shard: int, on_error: str)
             f"--out={out} holds records of other images or classes, or of another --size or "
             "--shard: give another folder, or remove it"
         )
-    if not started.exists() and (out.is_file() or (out.is_dir() and any(out.iterdir()))):
+    if not started.exists() and (out.is_file() or any(out.glob("[!.]*"))):
         raise UserError(f"--out={out} is not an empty folder: give a new one")
-    write_json(started, what)
-    records.drop_halves(out)
+    with Workdir(out).locked("--out"):
+        write_json(started, what)
+        records.drop_halves(out)
+        _write(listing, out, size, shard, on_error)
+
+
+def _write(listing: folders.Listing, out: Path, size: int, shard: int, on_error: str) -> None:
+    """Writes the records and the index."""
     ranges = photos.value_ranges(listing.paths)
     starts = range(0, len(listing.paths), shard)
     names = [f"images-{number:05d}" for number in range(len(starts))]

@@ -153,9 +153,9 @@ def with_second_image(
 
 
 def find_files(places: Sequence[str], lists: image_lists.Options) -> list[Path]:
-    """Lists the given files, those named in lists (`.txt`), and all in folders, sorted.
+    """Lists the given files, those named in lists, and all in folders, sorted.
 
-    Files that a system leaves in folders are left out, see `data.image_files`. A `.txt` that names
+    Files that a system leaves in folders are left out, see `data.image_files`. A text that names
     no images is a file, and so is a link that leads nowhere, as of a shell's `*`.
 
     Raises:
@@ -170,8 +170,8 @@ def find_files(places: Sequence[str], lists: image_lists.Options) -> list[Path]:
             unreadable = (path for path, _ in files.unreadable)
             found += sorted([*files.images, *files.others, *unreadable])
         else:
-            is_list = place.suffix.lower() == ".txt"
-            found += (is_list and image_lists.images_in(place, lists)) or [place]
+            # A pipe would wait for a writer.
+            found += (os.path.isfile(place) and image_lists.images_in(place, lists)) or [place]
     if not found:
         raise UserError(f"no file in {', '.join(places)}")
     return found

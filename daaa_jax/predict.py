@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
       UserError: for any error that the user can fix.
     """
     parser = Parser("predict", __doc__)
-    parser.add_argument("images", nargs="+", help="images, folders of images, or lists (.txt)")
+    parser.add_argument("images", nargs="+", help="images, folders of images, or lists")
     parser.add_list_flags()
     parser.add_network_flags(inference.NETWORKS, default="selected")
     parser.add_argument(
@@ -58,13 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.out = options.out or str(workdir.predictions)
     if files.expanded(options.out).is_dir():
         raise UserError(f"--out={options.out} is a folder: give a file, such as predictions.csv")
+    root = options.root and str(files.expanded(options.root))
+    lists = image_lists.Options(root, options.path_prefix)
+    images = inference.find_files(options.images, lists)
     compilation.enable_cache()
     jax_settings.set_supported()
     jax_settings.check_devices()
     network = inference.load_network(workdir, options.network, options.paired)
-    root = options.root and str(files.expanded(options.root))
-    lists = image_lists.Options(root, options.path_prefix)
-    images = inference.find_files(options.images, lists)
     rows = inference.predict(
         network,
         images,

@@ -1,6 +1,7 @@
 """The dataset check reports what training would refuse, before anything is trained."""
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,40 @@ def test_domain_that_is_given_twice_fails(source, target, tmp_path, capsys):
         assert code == 1 and f"error: the source {source}" in text and str(other) in text
     write_image(tmp_path / "links" / "more" / "a.jpg", 1, 5)
     assert f"error: the source {source}" not in run(capsys, source, tmp_path / "links")[1]
+
+
+def test_target_that_is_given_twice_is_checked_once(source, target, capsys):
+    code, text = run(capsys, source, target, Path(f"{target}/"), target)
+    assert code == 0 and text.count(f"{target}: ") == 1 and " = " not in text
+
+
+def test_targets_are_checked_as_targets_without_their_source(target, tmp_path, capsys):
+    (target / "ruler").mkdir()
+    (target / "ruler" / "notes.txt").write_text("to come")
+    for number in range(27):
+        write_image(target / "mug" / f"{number}.png", 0, 100 + number)
+    code, text = run(capsys, tmp_path / "nowhere", target)
+    assert code == 1 and str(target) in text and "of the largest" not in text
+
+
+@pytest.mark.parametrize("kind", ["zip", "gztar", "png", "numbers", "x" * 300])
+def test_file_that_is_no_list_is_named_by_its_kind_and_others_are_checked(
+    kind, source, target, tmp_path, capsys
+):
+    path = tmp_path / "archive"
+    if kind in ("zip", "gztar"):
+        path = Path(shutil.make_archive(str(path), kind, source))
+    elif kind == "png":
+        Image.new("RGB", (40, 40)).save(path, format="PNG")
+    elif kind == "numbers":
+        path.write_bytes(np.random.default_rng(0).integers(0, 256, 5000, np.uint8).tobytes())
+    else:
+        path = tmp_path / kind
+    code, text = run(capsys, path, target)
+    (line,) = (line for line in text.splitlines() if line.startswith("error: "))
+    expected = {"zip": "a zip archive", "gztar": "a tar archive", "png": "a PNG image"}
+    assert code == 1 and line.isprintable() and f"{target}: 6 images" in text
+    assert expected.get(kind, "") in line and line.startswith(f"error: {path}")
 
 
 def test_tiny_images_other_files_and_duplicates_are_reported_but_pass(source, target, capsys):

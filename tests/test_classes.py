@@ -81,7 +81,18 @@ def test_only_outputs_of_classes_with_images_are_in_another_order():
     assert str(caught.value).count("output ") == 3
 
 
-@pytest.mark.parametrize(("classes", "images"), [(31, 24), (31, 62), (10, 10), (2, 1), (345, 100)])
+@pytest.mark.parametrize(("classes", "wrong"), [(10, 0), (31, 3)])
+def test_another_order_is_found_in_one_image_of_each_class(classes, wrong):
+    labels, names = np.arange(classes), tuple(map(str, range(classes)))
+    predicted = np.roll(labels, 1)
+    predicted[:wrong] = predicted[wrong]
+    with pytest.raises(UserError, match="output 5 is 6"):
+        source_classes.check(predicted, labels, names, "net.pth")
+
+
+@pytest.mark.parametrize(
+    ("classes", "images"), [(345, 12), (31, 31), (31, 24), (31, 62), (10, 10), (2, 1), (345, 100)]
+)
 def test_no_order_is_found_in_a_few_images_of_a_network_of_chance_accuracy(classes, images, capsys):
     """The best of all orders is right on most of them."""
     for seed in range(20):

@@ -4,6 +4,7 @@ import csv
 import os
 import pathlib
 import struct
+import time
 import tracemalloc
 import zlib
 from pathlib import Path
@@ -80,6 +81,15 @@ def test_ignored_folder_that_holds_images_is_reported(name, tmp_path, capsys):
     assert str(shop / name) in capsys.readouterr().out.split("hold images")[1]
 
 
+@pytest.mark.parametrize("name", [".@__thumb", ".ipynb_checkpoints"])
+def test_ignored_folder_within_a_class_is_not_reported_as_a_class(name, tmp_path, capsys):
+    shop = write_domain(tmp_path / "shop", ("mug", "pen"), each=1)
+    write_domain(shop / "mug", (name,), each=1)
+    folders.decode({"shop": folders.find(shop)}, SIZE, "raise")
+    assert check.main([str(shop)]) == 0
+    assert "hold images" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -112,6 +122,32 @@ def test_what_pillow_reads_is_an_image_whatever_its_suffix(name, kind, tmp_path)
     assert image_files.scan(tmp_path).images == [tmp_path / name]
     pixels = photos.read(tmp_path / name, SIZE)
     assert abs(pixels.reshape(-1, 3).mean(0) - [200, 100, 50]).max() < 4
+
+
+def test_photo_cd_is_read(tmp_path):
+    content = bytearray(96 * 2048 + 768 * 512 * 3 // 2)
+    content[2048:2052] = b"PCD_"
+    content[96 * 2048 :] = bytes(768 * 512 * 3 // 2 // 256 * [*range(256)])
+    (tmp_path / "img0001").write_bytes(content)
+    assert image_files.scan(tmp_path).images == [tmp_path / "img0001"]
+    assert np.ptp(photos.read(tmp_path / "img0001", SIZE)) > 50
+
+
+def test_spider_is_read_by_its_values(tmp_path):
+    Image.fromarray((RAMP * 7 - 3).astype(np.float32)).save(tmp_path / "a.dat", "SPIDER")
+    (tmp_path / "zeros.dat").write_bytes(bytes(4096))
+    (tmp_path / "floats.dat").write_bytes(RAMP.astype(np.float32).tobytes())
+    assert image_files.scan(tmp_path).images == [tmp_path / "a.dat"]
+    pixels = photos.read(tmp_path / "a.dat", 64)
+    np.testing.assert_allclose(pixels, np.broadcast_to(RAMP[..., None] * 255, pixels.shape), atol=1)
+
+
+@pytest.mark.parametrize("name", ["a.fits", "a"])
+def test_formats_whose_values_pillow_misreads_are_no_images(name, tmp_path):
+    cards = ("SIMPLE  = T", "BITPIX  = 16", "NAXIS   = 2", "NAXIS1  = 8", "NAXIS2  = 8", "END")
+    head = "".join(card.ljust(80) for card in cards).ljust(2880)
+    (tmp_path / name).write_bytes(head.encode() + bytes(2880))
+    assert image_files.scan(tmp_path).others == [tmp_path / name]
 
 
 @pytest.mark.parametrize("names", [("a", "b.dat", "c.jfif"), ("d.v2", "e.jpg_", "f.png.bak")])
@@ -269,6 +305,8 @@ def test_pipes_are_passed_over_without_being_opened(name, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     "names",
     [("train", "val", "test"), ("Training", "TEST"), ("valid",), ("train2017", "val2017")]
+    + [("images_train", "images_test"), ("my-train-1", "my-test-1"), ("trn", "tst")]
+    + [("trainval", "test"), ("train", "validate"), ("labeled", "unlabeled"), ("gallery", "query")]
     + [("training_set", "test_set"), ("train ", "dev"), ("dev", "eval"), ("train-images", "test")]
     + [("trainA", "trainB", "testA"), ("train", "test", "samples"), ("train", "extra")],
 )
@@ -292,7 +330,8 @@ def test_split_beside_the_classes_that_it_holds_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "names",
     [("bus", "train"), ("bus", "car", "plane", "Train"), ("invalid", "valid"), ("evals", "trained")]
-    + [("testament", "bible"), ("trainer", "sandal"), ("valley", "developer")],
+    + [("testament", "bible"), ("trainer", "sandal"), ("valley", "developer")]
+    + [("bullet train", "steam train"), ("test tube", "train station"), ("query", "reply")],
 )
 @pytest.mark.parametrize("inner", ["", "2024"])
 def test_classes_may_be_called_as_splits_are(names, inner, tmp_path):
@@ -310,6 +349,13 @@ def test_class_of_many_may_be_called_train_and_have_folders(tmp_path):
 @pytest.mark.parametrize("names", [("Mug", "mug"), ("coffee mug", "coffeemug"), ("pen", "pen ")])
 def test_classes_that_differ_in_case_or_spaces_are_found(names):
     assert folders.similar_classes(("bike", *names)) == [f"{names[0]!r} and {names[1]!r}"]
+
+
+def test_classes_that_differ_in_case_or_spaces_are_found_among_many_at_once():
+    names = [f"class {number}" for number in range(50_000)]
+    started = time.process_time()
+    assert folders.similar_classes([*names, "Class7"]) == ["'class 7' and 'Class7'"]
+    assert time.process_time() - started < 5
 
 
 # How values become pixels.
@@ -452,6 +498,24 @@ def test_tiff_of_16_bit_colour_is_read_in_any_layout(largest, planes, compressio
             photos.read(tmp_path / "a.tif", 64)
     else:
         np.testing.assert_allclose(photos.read(tmp_path / "a.tif", 64), COLOURS * 255, atol=1)
+
+
+@pytest.mark.parametrize("largest", [4095, 65535])
+def test_dark_planar_colour_of_16_bits_is_read_in_a_domain_that_uses_all_bits(largest, tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    for name, scale in (("dark", 12_000), ("bright", largest)):
+        values = np.moveaxis((COLOURS * min(scale, largest)).astype(np.uint16), -1, 0)
+        path = tmp_path / "shop" / "mug" / f"{name}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(path, values, photometric="rgb", planarconfig="separate")
+    listing = folders.find(tmp_path / "shop")
+    if largest == 4095:
+        with pytest.raises(UserError, match="2 images(.|\n)* planar"):
+            folders.decode({"shop": listing}, 64, "raise")
+        return
+    decoded = folders.decode({"shop": listing}, 64, "raise")["shop"]
+    for image, scale in zip(decoded.images, (1, 12_000 / 65535), strict=True):
+        np.testing.assert_allclose(image, COLOURS * scale * 255, atol=1.5)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from photo_trees import write_domain
 
-from daaa_jax import check
+from daaa_jax import check, predict
 from daaa_jax.data import image_lists, photo_domains
 from daaa_jax.data.folders import UNKNOWN
 from daaa_jax.data.image_lists import Options
@@ -156,6 +156,80 @@ def test_list_that_contradicts_itself_is_refused_with_the_number_of_the_line(lin
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("others", [("train",), ("train", "test")])
+def test_class_of_folders_with_one_name_has_that_name(others, root):
+    for split in ("train", "test"):
+        write_domain(root / split, ("bike", "mug"), each=1)
+    lines = ["train/bike/000.jpg 0", "test/bike/000.jpg 0"]
+    lines += [f"{split}/mug/000.jpg 1" for split in others]
+    (root / "list.txt").write_text("\n".join(lines))
+    listing = image_lists.find(root / "list.txt", Options())
+    assert listing.classes == ("bike", "mug") and not listing.is_numbered
+
+
+def test_folder_that_holds_images_of_other_labels_names_no_class(root):
+    """Also where the others are in several folders."""
+    for place in ("train/bike", "test/bike", "test/mug", "test/cup"):
+        write_domain(root / place, (".",), each=1)
+    lines = ["train/bike/000.jpg 0", "test/bike/000.jpg 0"]
+    lines += ["test/mug/000.jpg 1", "test/cup/000.jpg 1"]
+    (root / "list.txt").write_text("\n".join(lines))
+    with pytest.raises(UserError, match=r"list\.txt, line [34]: images of label 1 .* cup, mug"):
+        image_lists.find(root / "list.txt", Options())
+
+
+@pytest.mark.parametrize("header", ["path,label", "image label", "file\tclass"])
+def test_header_is_named_with_its_line_and_comments_are_left_out(header, root):
+    path = write_list(root / "amazon.txt", root / "amazon", "")
+    lines = path.read_text()
+    path.write_text(f"# Office-31\n{header}\n{lines}")
+    label = header.split("\t")[-1].split(",")[-1].split()[-1]
+    with pytest.raises(UserError, match=rf"amazon\.txt, line 2.* label {label} .*header"):
+        image_lists.find(path, Options())
+    path.write_text(f"# Office-31\n#\n{lines}")
+    check_domain(image_lists.find(path, Options()))
+    assert len(find_files([str(path)], Options())) == 6
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{image},0,bike", "0,{image},0", "0 {image}", "{image} 1 0", "0\t{image}\t0\tbike"],
+)
+def test_lines_of_other_columns_are_named_as_they_are_read(line, root):
+    path = root / "list.csv"
+    path.write_text(line.format(image="amazon/images/mug/000.jpg"))
+    with pytest.raises(UserError, match=r"list\.csv, line 1, .*other columns") as caught:
+        image_lists.find(path, Options())
+    assert "\n" not in str(caught.value)
+
+
+def test_separators_at_the_end_of_a_line_are_left_out(root):
+    path = write_list(root / "amazon.csv", root / "amazon", "", ending=",\n")
+    check_domain(image_lists.find(path, Options()))
+
+
+@pytest.mark.parametrize("given", ["{root}/names.txt", "names.txt", "a,b/names.txt", "names"])
+def test_missing_file_of_class_names_is_named(given, root):
+    path = write_list(root / "amazon.txt", root / "amazon", "")
+    given = given.format(root=root)
+    with pytest.raises(UserError, match=f"data.class_names={given}.* no such file"):
+        image_lists.find(path, Options(class_names=given))
+
+
+def test_labels_of_any_number_of_digits_are_in_order(root):
+    labels = ("9" * 5000, "1" + "0" * 5000, "7")
+    lines = [f"amazon/images/{c}/000.jpg {n}" for c, n in zip(CLASSES, labels, strict=True)]
+    (root / "list.txt").write_text("\n".join(lines))
+    assert image_lists.find(root / "list.txt", Options()).classes == ("pen", "bike", "mug")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a" * 5000, "a\\" + "b" * 300])
+def test_names_that_are_too_long_for_a_file_do_not_exist(name, root):
+    path = write_list(root / "amazon.txt", root / "amazon", "")
+    path.write_text(path.read_text() + f"amazon/images/mug/{name}.jpg 1\n")
+    assert len(image_lists.find(path, Options()).unreadable) == 1
+
+
 @pytest.mark.parametrize("separator", [", ", ",", "\t", ";", " , "])
 @pytest.mark.parametrize("label", ["alarm clock", "Real World clock 2", '"desk lamp"', "mug"])
 def test_labels_may_hold_spaces_after_a_comma_or_a_tab(separator, label, root):
@@ -201,9 +275,9 @@ def test_names_that_cannot_be_shown_are_refused_by_line_and_predicted(name, root
     assert [os.fsencode(file) for file in find_files([str(path)], Options())][1] == image
 
 
-def test_list_of_another_encoding_is_refused_by_line(root):
+def test_list_of_another_encoding_is_refused(root):
     (root / "list.txt").write_bytes("amazon/images/mug/000.jpg 0".encode("utf-16-le"))
-    with pytest.raises(UserError, match=r"list\.txt, line 1:.*UTF-8"):
+    with pytest.raises(UserError, match=r"list\.txt is not text.*UTF-8"):
         image_lists.find(root / "list.txt", Options())
 
 
@@ -450,6 +524,20 @@ def test_predictions_are_of_the_files_in_a_list(root):
     assert len(found) == 7 and found[-1] == Path("/nowhere/amazon/lost.jpg")
 
 
+@pytest.mark.parametrize("name", ["amazon.csv", "amazon.lst", "amazon"])
+def test_list_of_any_name_is_a_list_for_predictions_as_for_training(name, root):
+    (root / "amazon").rename(root / "photos")
+    path = write_list(root / name, root / "photos", "")
+    assert len(image_lists.find(path, Options()).paths) == 6
+    assert len(find_files([str(path)], Options())) == 6
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+def test_pipe_is_a_file_itself_and_not_opened(root):
+    os.mkfifo(root / "pipe")
+    assert find_files([str(root / "pipe")], Options()) == [root / "pipe"]
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -489,6 +577,12 @@ def test_predict_writes_a_row_with_the_reason_for_texts_and_lost_links(root, tin
     assert [row["file"] for row in rows] == [str(image), str(text), str(link)]
     assert rows[0]["class"] and not rows[0]["error"]
     assert "text" in rows[1]["error"] and "no such file" in rows[2]["error"]
+
+
+def test_predict_looks_for_the_files_before_the_network(root, monkeypatch):
+    monkeypatch.setattr(predict.jax_settings, "check_devices", lambda: pytest.fail("too late"))
+    with pytest.raises(UserError, match="nothing.jpg"):
+        predict.main([f"--workdir={root}", str(root / "nothing.jpg")])
 
 
 @pytest.mark.parametrize("flag", ["--class_names=a,b,c", "--root=~nobody-here/x"])

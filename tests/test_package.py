@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -77,6 +78,21 @@ def test_every_folder_of_the_package_is_installed():
     folders = {path.parent for path in PACKAGE.rglob("*.py")}
     names = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == names | {"daaa_jax.configs"}
+
+
+def test_packages_that_are_imported_are_required():
+    named = {re.match(r"[\w-]+", line)[0].lower() for line in requirements("requirements.txt")}
+    names = {"PIL": "pillow", "skimage": "scikit-image", "sklearn": "scikit-learn"}
+    names |= {"orbax": "orbax-checkpoint", "ml_collections": "ml-collections", "absl": "absl-py"}
+    names |= {"tensorflow_datasets": "tensorflow-datasets", "jaxlib": "jax"}
+    optional = {"jax2onnx", "onnxruntime", "daaa_jax", "configs"}
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            found = [node.module] if isinstance(node, ast.ImportFrom) else []
+            if isinstance(node, ast.Import):
+                found = [alias.name for alias in node.names]
+            top = {name.split(".")[0] for name in found} - optional - sys.stdlib_module_names
+            assert {names.get(name, name).lower() for name in top} <= named, path
 
 
 def test_requirements_and_extras_agree():

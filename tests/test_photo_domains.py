@@ -662,7 +662,22 @@ def test_classes_with_similar_names_are_warned_of(domain, tmp_path, capsys):
     warned = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
     assert len(warned) == (2 if domain == "phone" else 1)
     assert str(tmp_path / domain) in warned[-1]
+    config.target_test = str(write_domain(tmp_path / "test", ("mug", "pen"), each=1, seed=5))
+    load_task(config)
+    again = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert again == warned
     assert all("'Tea Cup' and 'tea  cup'" in line for line in warned)
+
+
+def test_test_images_that_are_those_of_the_source_are_refused(tmp_path):
+    for number, name in enumerate(("catalogue", "phone")):
+        write_domain(tmp_path / name, ("mug", "pen"), each=1, seed=number)
+    (tmp_path / "link").symlink_to(tmp_path / "catalogue")
+    config = folder_config.get_config("smoke,data.limit=0").data
+    config.update(source=str(tmp_path / "catalogue"), target=str(tmp_path / "phone"))
+    config.target_test = str(tmp_path / "link")
+    with pytest.raises(UserError, match="the source .*catalogue .*link are the same images"):
+        load_task(config)
 
 
 def test_records_give_the_same_task_as_the_photos(tmp_path):

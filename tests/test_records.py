@@ -285,6 +285,24 @@ def test_error_of_the_output_names_it(domain, tmp_path, monkeypatch):
         run(domain, tmp_path / "out")
 
 
+def test_second_conversion_to_a_folder_is_refused_and_leaves_its_files(
+    domain, tmp_path, monkeypatch
+):
+    out, write = tmp_path / "out", records.write
+
+    def write_twice(path, images):
+        half = path.with_name(f".{path.name}.0.tmp")
+        half.write_text("half of it")
+        with pytest.raises(UserError, match=f"writing to {re.escape(str(out))}"):
+            run(domain, out)
+        half.unlink()
+        return write(path, images)
+
+    monkeypatch.setattr(records, "write", write_twice)
+    run(domain, out)
+    assert len(record_sets.find(str(out)).files) == 10
+
+
 def test_dataset_check_reads_records_and_names_the_damaged_file(domain, tmp_path, capsys):
     out = tmp_path / "out"
     run(domain, out)
@@ -319,6 +337,11 @@ def test_set_on_object_storage_is_fetched_once(domain, tmp_path):
     [
         ("index.json", "{}", set()),
         ("index.json", "{", set()),
+        ("index.json", "[1]", set()),
+        ("index.json", '{"format": "daaa_jax images 1", "size": 8, "classes": []}', set()),
+        ("images-00001.json", "{}", set()),
+        ("images-00001.json", "[1]", set()),
+        ("images-00001.json", '{"files": [], "labels": 1}', set()),
         ("images-00001.json", None, set()),
         ("images-00001.array_record", None, {"0", "4"}),
         ("images-00001.array_record", "short", {"0", "4"}),

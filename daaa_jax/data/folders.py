@@ -21,11 +21,10 @@ from daaa_jax.runtime.files import expanded
 
 UNKNOWN = -1  # label of the images of a flat folder, one without classes
 # Folders of these names above the classes are parts of a dataset: `Train`, `test2017`, `val_set`.
-_SPLIT = re.compile(
-    r"\s*(train(ing)?|val(id(ation)?)?|test(ing)?|dev|eval(uation)?)"
-    r"[\W_]*(set|data|images?|split)?[\W\d_]*[ab]?",
-    re.IGNORECASE,
-)
+_PARTS = r"train(ing|val)?|trn|val(id(ation|ate)?)?|test(ing)?|tst|dev|eval(uation)?"
+_SPLIT = re.compile(rf"(?i)\s*({_PARTS})[\W_]*(set|data|images?|split)?[\W\d_]*[ab]?")
+# And such as differ in these words alone: `images_train` and `images_test`.
+_PART = re.compile(rf"(?i)(?<![^\W_])({_PARTS}|(un)?labell?ed|query|gallery)(?![^\W\d_])")
 # Unicode categories that a log line cannot show: controls, bytes that are not UTF-8, line ends.
 _HIDDEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
@@ -85,8 +84,8 @@ def find(folder: str | Path) -> Listing:
         shown.
     """
     root = expanded(folder)
-    if not root.is_dir():
-        what = "is a file, not a folder" if root.exists() else "there is no such folder"
+    if not os.path.isdir(root):
+        what = "is a file, not a folder" if os.path.exists(root) else "there is no such folder"
         raise UserError(f"{root}: {what}")
     found, inner = image_files.scan(root), root / "images"
     if found.images and all(inner in path.parents for path in found.images):
@@ -135,7 +134,9 @@ def _check_no_splits(root: Path, names: Sequence[str], paths: Sequence[Path]) ->
 
     One such name among others may be a class, unless it holds classes: theirs, or beside one other.
     """
-    splits = sorted(filter(_SPLIT.fullmatch, names), key=lambda name: "train" not in name.lower())
+    is_divided = len(names) > 1 and len({_PART.sub("", name) for name in names}) == 1
+    splits = names if is_divided else filter(_SPLIT.fullmatch, names)
+    splits = sorted(splits, key=lambda name: "train" not in name.lower())
     if not splits:
         return
     place = root / splits[0]
@@ -152,9 +153,13 @@ def _check_no_splits(root: Path, names: Sequence[str], paths: Sequence[Path]) ->
 
 def similar_classes(classes: Sequence[str]) -> list[str]:
     """Pairs of class names that differ only in case or spaces, such as `'mug' and 'Mug'`."""
-    plain = {name: "".join(name.casefold().split()) for name in classes}
-    pairs = itertools.combinations(classes, 2)
-    return [f"{one!r} and {other!r}" for one, other in pairs if plain[one] == plain[other]]
+
+    def plain(name: str) -> str:
+        return "".join(name.casefold().split())
+
+    alike = itertools.groupby(sorted(classes, key=plain), plain)
+    pairs = itertools.chain.from_iterable(itertools.pairwise(names) for _, names in alike)
+    return [f"{one!r} and {other!r}" for one, other in pairs]
 
 
 def why_no_source(name: str | Path, classes: Sequence[str], files: Sequence[PurePath]) -> str:
@@ -226,12 +231,9 @@ def decode(
         print("\n".join(lines), flush=True)
     for listing in listings.values():
         if listing.others:
-            print(
-                f"files in {listing.folder} that are not images, left out: {len(listing.others)} "
-                f"({listing.others[0].name})",
-                flush=True,
-            )
-        if ignored := image_files.with_images(listing.ignored):
+            what = f"files in {listing.folder} that are not images, left out"
+            print(f"{what}: {len(listing.others)} ({listing.others[0].name})", flush=True)
+        if ignored := image_files.with_images(listing.ignored, listing.folder):
             names = listed([str(path) for path in ignored])
             what = "ignored folders that hold images (rename those that are classes)"
             print(f"warning: {what}: {names}", flush=True)
@@ -266,14 +268,14 @@ def decode_all(
         images = new("images", (len(listing.paths), size, size, 3), np.uint8)
         used = photos.value_ranges(listing.paths) if ranges is None else ranges
         unreadable = photos.read_all(listing.paths, images, listing.name, used)
-        reasons = [unreadable.get(position, "") for position in range(len(images))]
-        as_text = np.array(json.dumps(used))
-        return {"images": images, "reasons": np.array(reasons, np.str_), "ranges": as_text}
+        reasons = np.array([unreadable.get(row, "") for row in range(len(images))], np.str_)
+        return {"images": images, "reasons": reasons, "ranges": np.array(json.dumps(used))}
 
     arrays = cache.get(name, keys, decode)
+    used = json.loads(str(arrays["ranges"]))
     # A cached failure may have been caused by the disk, or by an older Pillow.
     failed = (listing.paths[position] for position in np.flatnonzero(arrays["reasons"] != ""))
-    if not all(isinstance(photos.try_read(path, size), str) for path in failed):
+    if not all(isinstance(photos.try_read(path, size, used), str) for path in failed):
         cache.drop(name)
         arrays = cache.get(name, keys, decode)
     return arrays["images"], arrays["reasons"], json.loads(str(arrays["ranges"]))

@@ -105,13 +105,14 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in photos.SUFFIXES or photos.starts_as_image(path)
 
 
-def with_images(ignored: Iterable[Path]) -> list[Path]:
-    """Those of the ignored folders that hold an image, as a class of that name would."""
+def with_images(ignored: Iterable[Path], root: Path) -> list[Path]:
+    """Those of the ignored folders that hold an image in the place of a class, in `root`."""
 
     def counts(path: Path) -> bool:
         return not _PATTERN.match(path.name.lower()) and path.is_file() and _is_image(path)
 
-    return [folder for folder in ignored if any(map(counts, folder.glob("*")))]
+    places = (folder for folder in ignored if folder.parent == root)
+    return [folder for folder in places if any(map(counts, folder.glob("*")))]
 
 
 def files_in_any_case(folder: Path) -> list[Path]:

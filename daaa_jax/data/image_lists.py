@@ -14,7 +14,7 @@ from daaa_jax.data import photos
 from daaa_jax.data.folders import UNKNOWN, Listing, composed
 from daaa_jax.data.record_sets import Domain
 from daaa_jax.errors import UserError, counted, listed, readable
-from daaa_jax.runtime import files
+from daaa_jax.runtime import file_kind, files
 
 # A path and a label, which may hold spaces after a comma or a tab.
 _AFTER_COMMA = re.compile(r"(.*\S)\s*[,;\t]\s*([^,;\t/]+)")
@@ -56,21 +56,24 @@ def find(place: str | Path, options: Options) -> Listing:
 
     Raises:
       UserError: if the list cannot be read, lacks some labels, names hidden characters or no image
-        that exists, has more labels than `options.class_names`, or files of one label are in the
-        folders of two; names the line.
+        of a label that exists, has more labels than `options.class_names`, or files of one label
+        are in the folders of two; names the line.
     """
     path = files.expanded(place)
     lines = [line._replace(file=line.file.absolute()) for line in read(path, options)]
     known = [line for line in lines if os.path.isfile(line.file)]
+    there = {line.label for line in known}
     for number, file, label in lines:
+        if label not in there:
+            what = listed([f"label {label or 'missing'} of image {file}"])[:300]
+            raise UserError(
+                f"{path}, line {number}, read as {what}: no image of that label exists; remove a "
+                "header and other columns, or set data.root to the folder of the paths, or "
+                "data.path_prefix to the beginning to leave out"
+            )
         if _HIDDEN.search(f"{file}{label}"):
-            what = f"{ascii(str(file))} has characters that cannot be shown"
+            what = f"{ascii(str(file))[:300]} has characters that cannot be shown"
             raise UserError(f"{path}, line {number}: {what}: rename it, or save the list as UTF-8")
-    if not known:
-        raise UserError(
-            f"{path} names no image that exists ({lines[0].file}): set data.root to the folder of "
-            "its paths, or data.path_prefix to the beginning to leave out"
-        )
     lost = {line.file for line in lines} - {line.file for line in known}
     without = [line.number for line in lines if line.label is None]
     if 0 < len(without) < len(lines):
@@ -93,12 +96,12 @@ def find(place: str | Path, options: Options) -> Listing:
 
 
 def read(path: Path, options: Options) -> list[Line]:
-    """The lines of a list that are not empty.
+    """The lines of a list that are neither empty nor comments, which start with `#`.
 
     Raises:
       UserError: if the file cannot be read or has no line.
     """
-    lines = _lines(path)
+    lines = [(number, text) for number, text in _lines(path) if not text.startswith("#")]
     if not lines:
         raise UserError(f"{path} is empty: expected lines of a path and a label")
     root = files.expanded(options.root) if options.root else path.parent
@@ -123,8 +126,11 @@ def _entry(line: str, root: Path, prefix: str) -> tuple[Path, str | None]:
         text = text.strip().strip('"')
         within = text.removeprefix(prefix)
         found = root / (within.lstrip("/") if within != text else os.path.expanduser(text))
-        return found if "\\" not in text or found.exists() else root / text.replace("\\", "/")
+        if "\\" in text and not os.path.exists(found):
+            return root / text.replace("\\", "/")
+        return found
 
+    line = line.rstrip(",;\t ")
     if _is_image(place(line)):
         return place(line), None
     found = _AFTER_COMMA.fullmatch(line)
@@ -136,6 +142,11 @@ def _entry(line: str, root: Path, prefix: str) -> tuple[Path, str | None]:
 def _lines(path: Path) -> list[tuple[int, str]]:
     """The lines of a text file that are not empty, with their numbers."""
     with readable(path):
+        first = file_kind.head(path)
+        kind = file_kind.describe(first)
+        if kind not in ("", file_kind.TEXT) or "\0" in files.decoded(first):
+            instead = "a folder of images (unpack an archive), or a list saved as UTF-8"
+            raise UserError(f"{path} is {kind or 'not text'}: give {instead}")
         text = files.decoded(path.read_bytes())
     lines = enumerate(re.split("\r\n?|\n", text), start=1)
     return [(number, line.strip()) for number, line in lines if line.strip()]
@@ -155,17 +166,21 @@ def _class_names(path: Path, lines: Sequence[Line], options: Options) -> dict[st
             given = f"data.class_names={options.class_names} has {counted(len(names), 'name')}"
             raise UserError(f"{where}, and {given}, numbered from 0")
         return {label: names[label] for label in labels}
-    shared = {label: Path(os.path.commonpath(parents[label])) for label in labels}
-    for label, folder in shared.items() if all(map(str.isdecimal, labels)) else ():
+    inside: collections.Counter[Path] = collections.Counter()  # labels below each folder
+    for places in parents.values():
+        inside.update({above for parent in places for above in (parent, *parent.parents)})
+    names = {}
+    for label in labels:
         within = sorted({parent.name for parent in parents[label]})
-        others = (other for name, other in shared.items() if name != label)
-        if len(within) > 1 and any(other.is_relative_to(folder) for other in others):
+        folder = Path(os.path.commonpath(parents[label]))
+        # Such as `train/bike` and `test/bike`.
+        names[label] = composed(within[0] if len(within) == 1 else folder.name)
+        if len(within) > 1 and inside[folder] > 1 and all(map(str.isdecimal, labels)):
             raise UserError(
                 f"{path}, line {sorted(parents[label].values())[1]}: images of label {label} are "
                 f"in the folders {listed(within, 3)}: fix the list, or set data.class_names to the "
                 "names of the classes"
             )
-    names = {label: composed(folder.name) for label, folder in shared.items()}
     if len(set(names.values())) < len(names):
         names = dict.fromkeys(labels, "")
     return names | {label: composed(label) for label in labels if not label.isdecimal()}
@@ -173,7 +188,10 @@ def _class_names(path: Path, lines: Sequence[Line], options: Options) -> dict[st
 
 def _given_names(given: str) -> dict[str, str]:
     file = Path(os.path.expanduser(given))
-    lines = [line for _, line in _lines(file)] if os.path.isfile(file) else given.split(",")
+    is_file = os.path.isfile(file)
+    if not is_file and ("," not in given or given.endswith(".txt")):
+        raise UserError(f"data.class_names={given}: there is no such file")
+    lines = [line for _, line in _lines(file)] if is_file else given.split(",")
     names = {str(number): composed(name.strip()) for number, name in enumerate(lines)}
     fields = [name.rsplit(maxsplit=1) for name in names.values()]
     if sorted(field[-1] for field in fields if len(field) == 2) == sorted(names):
@@ -184,7 +202,8 @@ def _given_names(given: str) -> dict[str, str]:
 
 
 def _order(label: str) -> tuple[int, str]:
-    return (int(label), "") if label.isdecimal() else (0, label)
+    digits = label.lstrip("0") if label.isdecimal() else ""
+    return len(digits), digits or label
 
 
 def with_shared_names(source: Domain, others: Sequence[Domain]) -> tuple[Domain, list[Domain]]:

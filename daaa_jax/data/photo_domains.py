@@ -57,12 +57,13 @@ def load(settings: ConfigDict) -> Task:
     source, (target, *tests) = image_lists.with_shared_names(source, others)
     if why := folders.why_no_source(source.folder, source.classes, source.files):
         raise UserError(why)
-    _check_classes(source, target, settings.unknown_classes)
+    for domain in (source, target, *tests):
+        _check_classes(source, domain, settings.unknown_classes)
     listings = {"source": source, "target": target}
     for test in tests:
+        check_differ(source, test)
         if not test.classes:
             raise UserError(f"data.target_test={settings.target_test} has no classes")
-        _check_classes(source, test, settings.unknown_classes)
         if missing := sorted(set(source.classes) - set(test.classes)):
             print(f"{test.folder} lacks classes, not measured: {', '.join(missing)}", flush=True)
         listings["test"] = test
@@ -162,7 +163,7 @@ def find(place: str, options: image_lists.Options) -> Domain:
     Raises:
       UserError: if there are none, or they are not as expected.
     """
-    if expanded(place).is_file():
+    if os.path.isfile(expanded(place)):
         return image_lists.find(place, options)
     return record_sets.find(place) or folders.find(place)
 
@@ -239,10 +240,9 @@ def _list(settings: ConfigDict, domain: str) -> Domain:
 
 def _check_classes(source: Domain, target: Domain, unknown_classes: str) -> None:
     """Checks that the source has images of all its classes, and every class of the target."""
-    for domain in (source, target):
-        if similar := folders.similar_classes(domain.classes):
-            what = f"classes that differ only in case or spaces: {listed(similar)}"
-            print(f"warning: {domain.folder} has {what}", flush=True)
+    if similar := folders.similar_classes(target.classes):
+        what = f"classes that differ only in case or spaces: {listed(similar)}"
+        print(f"warning: {target.folder} has {what}", flush=True)
     added = sorted(set(target.classes) - set(source.classes))
     names = listed([repr(name) for name in added])
     if added and unknown_classes == "raise":

@@ -24,23 +24,21 @@ from daaa_jax.runtime.progress import Progress
 ValueRanges = Mapping[str, Sequence[float]]
 
 Image.init()
-# What Pillow recognises by the first bytes and decodes itself, without another program.
+# What Pillow recognises by the first bytes and decodes itself, without another program. Not FITS,
+# whose sign and scale it ignores, nor IM, IMT, IPTC and MCIDAS, which other files may look like.
 _FORMATS = sorted(Image.OPEN.keys() & {
     "AVIF", "BLP", "BMP", "CUR", "DCX", "DDS", "FLI", "FTEX", "GBR", "GIF", "ICNS", "ICO",
-    "JPEG", "JPEG2000", "MSP", "PCX", "PIXAR", "PNG", "PPM", "PSD", "QOI", "SGI", "SUN", "TIFF",
-    "WEBP", "XBM", "XPM",
+    "JPEG", "JPEG2000", "MSP", "PCD", "PCX", "PIXAR", "PNG", "PPM", "PSD", "QOI", "SGI", "SPIDER",
+    "SUN", "TIFF", "WEBP", "XBM", "XPM",
 })  # fmt: skip
-_WITHOUT_SIGNATURE = {end: ("TGA",) for end in (".tga", ".icb", ".vda", ".vst")} | {
-    ".dib": ("DIB",)
-}
+_WITHOUT_SIGNATURE = dict.fromkeys((".tga", ".icb", ".vda", ".vst"), ("TGA",)) | {".dib": ("DIB",)}
 # Camera files: Pillow would read the small preview in some of them.
 _RAW = {
     ".3fr", ".arw", ".bay", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".gpr", ".iiq",
     ".kdc", ".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl",
     ".sr2", ".srf", ".srw", ".x3f",
 }  # fmt: skip
-_NOT_READ = _RAW | {".heic", ".heif", ".hif", ".avif", ".jxl", ".svg", ".psb"}
-SUFFIXES = _NOT_READ | set(_WITHOUT_SIGNATURE)
+SUFFIXES = _RAW | {".heic", ".heif", ".hif", ".avif", ".jxl", ".svg", ".psb", *_WITHOUT_SIGNATURE}
 SUFFIXES |= {end for end, name in Image.registered_extensions().items() if name in _FORMATS}
 _ORIENTATION, _PHOTOMETRIC, _PLANAR, _SAMPLE_FORMAT = 274, 262, 284, 339  # tags of TIFF
 # Pillow's own reader takes 16-bit values in separate planes for 8-bit ones.
@@ -181,9 +179,13 @@ def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
 
 def _to_rgb(opened: ImageFile.ImageFile, ranges: ValueRanges) -> Image.Image:
     image: Image.Image = opened
+    is_coarse = _has_upper_half_alone(opened)
     if deep := _deep(opened):
         kind, values, low, high = deep
-        pixels = _scaled(values, *(ranges.get(kind) or _range(kind, low, high)))
+        black, white = ranges.get(kind) or _range(kind, low, high)
+        if is_coarse and values.ndim == 3 and max(high, white) < 2**15:
+            raise UnreadableImage("dark 16-bit colour, planar or premultiplied: save it as PNG")
+        pixels = _scaled(values, black, white)
         if _tag(opened, _PHOTOMETRIC) == 0:  # zero is white
             pixels = 255 - pixels
         if (clear := opened.info.get("transparency")) is not None:
@@ -238,9 +240,10 @@ def _deep(image: ImageFile.ImageFile) -> tuple[str, np.ndarray, float, float] | 
     is_signed = _tag(image, _SAMPLE_FORMAT) == 2
     raw = _decoding(image)[0] if image.format in ("PNG", "TIFF") else ""
     if ";16" in raw and not raw.startswith("I"):
+        is_coarse = _has_upper_half_alone(image)
         upper = np.asarray(image)  # all that Pillow reads
         highest = upper[..., : 4 if image.mode == "CMYK" else 3].max()
-        suffices = highest > 127 and "transparency" not in image.info
+        suffices = is_coarse or (highest > 127 and "transparency" not in image.info)
         lower = upper if suffices else _lower_bytes(image, raw)
         return "unsigned", upper.astype(np.uint16) << 8 | lower, 0, 256.0 * highest
     if not image.mode.startswith(("I", "F")) and not (image.mode == "L" and is_signed):
@@ -257,12 +260,13 @@ def _deep(image: ImageFile.ImageFile) -> tuple[str, np.ndarray, float, float] | 
     return kind, values, float(values.min()), float(values.max())
 
 
+def _has_upper_half_alone(image: ImageFile.ImageFile) -> bool:
+    """Whether Pillow cannot read the lower bytes, if this is 16-bit colour."""
+    return image.format == "TIFF" and (_tag(image, _PLANAR) == 2 or "a" in _decoding(image)[0])
+
+
 def _lower_bytes(image: ImageFile.ImageFile, raw: str) -> np.ndarray:
     """The lower bytes of 16-bit colour, `[H,W,C]`."""
-    if _tag(image, _PLANAR) == 2 or "a" in raw:
-        raise UnreadableImage(
-            "dark 16-bit colour in separate planes or multiplied by alpha: save it as PNG"
-        )
     with Image.open(image.filename, formats=_FORMATS) as again:
         if raw == "LA;16B":
             _read_as(again, "RGBA")

@@ -24,6 +24,7 @@ INDEX = "index.json"  # written last: without it the set is not complete
 BEGUN = "begun.json"  # written first: which images are converted, and how
 _FORMAT = "daaa_jax images 1"
 _AT_ONCE = 64  # images read at a time
+_ENTRIES = {"format": str, "size": int, "classes": list, "shards": list}  # of the index
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,11 +109,12 @@ def find(place: str) -> RecordSet | None:
     is_ours = isinstance(index, dict) and "format" in index
     if not is_ours and not (folder / BEGUN).exists():  # an unrelated file beside photos
         return None
-    index = _checked(index, str(folder / INDEX))
+    index = _checked(index, folder / INDEX, _ENTRIES)
     files: list[PurePath] = []
     labels: list[int] = []
     for shard in index["shards"]:
-        content = read_json(folder / f"{shard['name']}.json")
+        path = folder / f"{shard['name']}.json"
+        content = _checked(read_json(path), path, {"files": list, "labels": list})
         files += [PurePosixPath(name) for name in content["files"]]
         labels += content["labels"]
     if not files:
@@ -158,10 +160,15 @@ def damaged(found: RecordSet) -> list[str]:
     return bad
 
 
-def _checked(index: Any, where: str) -> dict[str, Any]:
-    if not isinstance(index, dict) or index.get("format") != _FORMAT:
-        raise UserError(f"{where} is not the index that `daaa convert` writes")
-    return index
+def _checked(content: Any, where: object, entries: Mapping[str, type]) -> dict[str, Any]:
+    """The content of a JSON file; raises a `UserError` if it lacks entries."""
+    found = content if isinstance(content, dict) else {}
+    is_whole = all(isinstance(found.get(name), kind) for name, kind in entries.items())
+    if not is_whole or found.get("format", _FORMAT) != _FORMAT:
+        raise UserError(f"{where} is not what `daaa convert` writes: convert the photos again")
+    for shard in found.get("shards", ()):
+        _checked(shard, where, {"name": str, "count": int, "sha256": str, "bytes": int})
+    return found
 
 
 def _fetch(place: str) -> Path:
@@ -171,7 +178,7 @@ def _fetch(place: str) -> Path:
     try:
         files, root = fsspec.core.url_to_fs(place)
         content = files.cat_file(f"{root}/{INDEX}")
-        index = _checked(json.loads(content), f"{place}/{INDEX}")
+        index = _checked(json.loads(content), f"{place}/{INDEX}", _ENTRIES)
         folder = cache.folder() / "records" / hashlib.sha256(content).hexdigest()[:24]
         sizes = {f"{s['name']}{records.SUFFIX}": s["bytes"] for s in index["shards"]}
         sizes |= {f"{s['name']}.json": None for s in index["shards"]}

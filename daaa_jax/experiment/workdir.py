@@ -201,12 +201,15 @@ class Workdir:
             files.write_json(self.config_json, self.about() | {"config": config.to_dict()})
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, flag: str = "--workdir") -> Iterator[None]:
         """Creates the directory if needed, and locks it for this process within the block.
 
         One of several processes takes no lock: their launcher starts a run only once, and a lost
         host may seem to hold its lock for a while. Nor is there a lock on a file system without
         locks.
+
+        Args:
+          flag: the directory was given by.
 
         Raises:
           Busy: if another process holds the lock.
@@ -225,7 +228,7 @@ class Workdir:
             ) from error
         except (OSError, NotImplementedError) as error:
             if isinstance(error, OSError) and error.errno not in _WITHOUT_LOCKS:
-                raise UserError(f"--workdir={self} cannot be written: {error.strerror}") from error
+                raise UserError(f"{flag}={self} cannot be written: {error.strerror}") from error
         try:
             yield
         finally:
