@@ -29,11 +29,12 @@ import numpy as np
 from jax import Array
 from jax import export as jax_export
 
-from daaa_jax import inference, model_card
+from daaa_jax import inference
 from daaa_jax.command_line import Parser
 from daaa_jax.errors import UserError, first_line, writable
 from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.models import layers
+from daaa_jax.report import model_card
 from daaa_jax.runtime import error_log, files, jax_settings
 
 Program = Callable[[Array], Array]

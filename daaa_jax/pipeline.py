@@ -22,7 +22,6 @@ from daaa_jax.experiment import stages as stage_rules
 from daaa_jax.experiment.stages import NEEDS, OURS, STAGES, Stages
 from daaa_jax.experiment.workdir import Workdir, identity_settings, same_paths
 from daaa_jax.models import network_file, parameter_table
-from daaa_jax.preflight import check_updates
 from daaa_jax.report import page
 from daaa_jax.runtime import device_memory, distributed, files
 from daaa_jax.runtime import mesh as meshes
@@ -202,7 +201,8 @@ class _Run:
         """Checks that updates of the later stages can be repeated, before the first one trains."""
         shape = self.task.source_train.images.shape[1:]
         training = functools.partial(self._target_training, translations={}, devices=1)
-        check_updates(self.config, self.model, shape, training, self.stages_to_run(wanted)[1:])
+        stages = self.stages_to_run(wanted)[1:]
+        validate.check_updates(self.config, self.model, shape, training, stages)
 
     def stages_to_run(self, wanted: str) -> list[str]:
         """The unfinished stages, in order."""

@@ -4,19 +4,22 @@ import functools
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from flax import traverse_util
+from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from daaa_jax import attention, baselines, em, losses, models, schedules
+from daaa_jax import attention, baselines, em, losses, models, schedules, source
 from daaa_jax.baselines import training as baseline_training
 from daaa_jax.data import augment
+from daaa_jax.data.batches import gather
 from daaa_jax.data.pairs import GROUPS
 from daaa_jax.data.types import Task
 from daaa_jax.errors import UserError, check_choice, check_pattern, counted
@@ -26,7 +29,8 @@ from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.models import Variables, pretrained, resnet
 from daaa_jax.runtime import mesh as meshes
 from daaa_jax.runtime.files import expanded
-from daaa_jax.training import optimizers
+from daaa_jax.training import loop, optimizers
+from daaa_jax.training.rounds import TargetTraining
 
 _TRAINED = ("pair", "source", "adapt")
 _CHOICES = {
@@ -324,3 +328,49 @@ def _shapes(config: ConfigDict, task: Task, pairs: bool) -> dict[str, Variables]
         auxiliary = jax.eval_shape(create, key)
         shapes |= {f"{name} of {config.method}": {"params": p} for name, p in auxiliary.items()}
     return shapes
+
+
+def check_updates(
+    config: ConfigDict,
+    model: nn.Module,
+    shape: tuple[int, ...],
+    adapt: Callable[[Variables], TargetTraining],
+    stages: Collection[str],
+) -> None:
+    """Checks that an update of each stage that trains a classifier keeps the state's types.
+
+    Computes nothing. The loop checks a stage when it starts, which can be hours after the first.
+
+    Args:
+      config: the whole config.
+      model: the classifier.
+      shape: of an image, `(H, W, 3)`.
+      adapt: how the target network is trained, from the source network's variables.
+      stages: those to check.
+
+    Raises:
+      TypeError: see `loop.check_types`.
+    """
+    optimizer = optimizers.make(config.source.optimizer, total_steps=1)
+
+    def images(count: int) -> Array:
+        return jnp.zeros((count, *shape), jnp.uint8)
+
+    def source_state() -> source.SourceState:
+        view = augment.evaluation_views(augment.decode(images(1)), config.augment, 1)[0]
+        return source.create_state(jax.random.key(0), model, optimizer, view)
+
+    def of_source() -> tuple[Any, Any]:
+        state, batch = source_state(), source.LabelledBatch(images(1), jnp.zeros(1, jnp.int32))
+        how = {"model": model, "optimizer": optimizer, "augment": config.augment}
+        return state, source.train_step(state, batch, **how)[0]
+
+    def of_adapt() -> tuple[Any, Any]:
+        training = adapt(source_state().variables)
+        state, sets = training.create_state(), [images(1)] * len(training.image_sets)
+        batch = gather(sets, training.batch_at(0))
+        return state, training.train_step(state, batch)[0]
+
+    for name, update in (("source", of_source), ("adapt", of_adapt)):
+        if name in stages:
+            loop.check_types(name, *jax.eval_shape(update))

@@ -6,9 +6,9 @@ import re
 import pytest
 
 from configs import digits
-from daaa_jax import model_card
 from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.models import network_file
+from daaa_jax.report import model_card
 from daaa_jax.runtime import files
 
 ABOUT = {

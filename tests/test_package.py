@@ -27,9 +27,8 @@ LAYERS = (
     ("training",),
     ("cyclegan", "translation", "source", "adaptation", "baselines"),
     ("inference",),
-    ("validate", "preflight"),
+    ("validate",),
     ("report",),
-    ("model_card",),
     ("pipeline",),
     ("api",),
     ("paper",),
@@ -85,7 +84,7 @@ def test_packages_that_are_imported_are_required():
     names = {"PIL": "pillow", "skimage": "scikit-image", "sklearn": "scikit-learn"}
     names |= {"orbax": "orbax-checkpoint", "ml_collections": "ml-collections", "absl": "absl-py"}
     names |= {"tensorflow_datasets": "tensorflow-datasets", "jaxlib": "jax"}
-    optional = {"jax2onnx", "onnxruntime", "daaa_jax", "configs"}
+    optional = {"jax2onnx", "onnxruntime", "h5py", "huggingface_hub", "daaa_jax", "configs"}
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             found = [node.module] if isinstance(node, ast.ImportFrom) else []

@@ -137,7 +137,8 @@ def test_table_written_to_a_pipe_leaves_a_pipe_and_to_a_link_a_link(tmp_path):
 
 
 def test_values_become_pixels_as_in_the_images_of_the_run(finished, tmp_path):
-    from daaa_jax import inference, model_card
+    from daaa_jax import inference
+    from daaa_jax.report import model_card
 
     network = inference.load_network(Workdir(finished), "selected")
     ramp = np.tile(np.linspace(0, 1, 40), (40, 1))
