@@ -82,8 +82,6 @@ def _embedded(config: ConfigDict) -> None:
     config.augment.shift = 2
     config.adapt.update(rounds=12, round_steps=150, recolour=0.5)
     config.adapt.optimizer.learning_rate = 2e-3
-    # Posteriors of both images of a pair are too sure of themselves, as both err together.
-    config.em.threshold = 0.999
 
 
 def _smoke(config: ConfigDict) -> None:
