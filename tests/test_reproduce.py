@@ -12,7 +12,7 @@ import xml.etree.ElementTree as ElementTree
 import commands
 import pytest
 
-from daaa_jax import pipeline, reproduce
+from daaa_jax import pipeline, reproduce, validate
 from daaa_jax.errors import Diverged, UserError
 from daaa_jax.experiment.workdir import Busy
 from daaa_jax.paper import cells, choices, figures, summary, tables
@@ -37,6 +37,7 @@ def score(config) -> float:
 def fake_trainer(trained):
     def train(config, workdir):
         trained.append(workdir.path.name)
+        validate.resolve(config, 1)
         workdir.write_config(config)
         accuracy = {
             "source_only": 0.3 + 0.1 * config.seed,
@@ -182,7 +183,7 @@ def test_folder_of_a_run_does_not_depend_on_where_the_data_lies(tmp_path):
     # Other test images give another accuracy, which must not be taken for this one.
     measured = cells.Plan("office10", settings={"data.target_test": "/some/where"})
     assert cells.Run("D->A", {"adapt.beta": "0.0"}, 0).workdir(measured, tmp_path) != here
-    settings = "adapt.beta=0.0-adapt.recolour=0.0-em.posterior=target"
+    settings = "adapt.beta=0.0-adapt.recolour=0.0-em.posterior=target-em.threshold=0.95"
     assert here.path.name == f"office10-d2a-{settings}-pair.seed=0-seed=0-source.seed=0"
 
 

@@ -149,9 +149,14 @@ class Run:
         All runs are in one folder, where each finds the stages that it shares with others.
         """
         workdir = self._workdir(plan, folder, self.argument(plan))
-        before = self._workdir(plan, folder, self.argument(plan, before={}))
-        older = plan.only_show and not workdir.path.exists() and before.path.exists()
-        return before if older else workdir
+        if not plan.only_show or workdir.path.exists():
+            return workdir
+        papers = plan.papers_settings
+        for before in ({n: papers[n] for n in papers if n != "em.threshold"}, {}):
+            older = self._workdir(plan, folder, self.argument(plan, before=before))
+            if older.path.exists():
+                return older
+        return workdir
 
     def _workdir(self, plan: Plan, folder: Path, argument: str) -> Workdir:
         file, _ = DATA[plan.data]
