@@ -1,6 +1,7 @@
 """Networks for photos agree with PyTorch's, from the pixels to the logits."""
 
 import functools
+import re
 from pathlib import Path
 
 import jax
@@ -276,3 +277,22 @@ def test_joint_kernel_takes_few_layers_of_photos(name):
         return float(np.sqrt(sum((leaf**2).sum() for leaf in leaves)))
 
     assert gradient(len(chosen)) > 10 * gradient(len(shapes))
+
+
+@pytest.mark.parametrize("name", ["resnet34", "resnet101", "resnet152"])
+def test_torchvisions_names_of_every_block_are_known(name):
+    """Also of those with two digits."""
+    model, state = network(name), {}
+    norms = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+    for path, leaf in traverse_util.flatten_dict(shapes_of(model), sep="/").items():
+        layer, last = path.partition("/")[2].rsplit("/", 1)
+        theirs = re.sub(r"stage(\d)_block(\d+)/", r"layer\1.\2.", layer)
+        theirs = theirs.replace("convolution", "conv").replace("shortcut_norm", "downsample.1")
+        theirs = theirs.replace("shortcut", "downsample.0").replace("norm", "bn")
+        if layer == "classifier":
+            continue
+        kernel = last == "kernel"
+        shape = leaf.shape[:1:-1] + leaf.shape[:2] if kernel else leaf.shape
+        state[f"{theirs}.{'weight' if kernel else norms[last]}"] = np.zeros(shape, np.float32)
+    assert "layer3.5.conv1.weight" in state
+    pretrained.fit(state, models.CLASSIFIERS[name][1], shapes_of(model), Path("drawn"))

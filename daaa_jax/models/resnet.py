@@ -20,10 +20,10 @@ _CAFFE_MEAN = (103.939, 116.779, 123.68)
 WEIGHT_NAMES = (
     (r"conv1\.weight", r"convolution1/kernel"),
     (r"bn1\.(\w+)", r"norm1/\1"),
-    (r"layer(\d)\.(\d)\.conv(\d)\.weight", r"stage\1_block\2/convolution\3/kernel"),
-    (r"layer(\d)\.(\d)\.bn(\d)\.(\w+)", r"stage\1_block\2/norm\3/\4"),
-    (r"layer(\d)\.(\d)\.downsample\.0\.weight", r"stage\1_block\2/shortcut/kernel"),
-    (r"layer(\d)\.(\d)\.downsample\.1\.(\w+)", r"stage\1_block\2/shortcut_norm/\3"),
+    (r"layer(\d)\.(\d+)\.conv(\d)\.weight", r"stage\1_block\2/convolution\3/kernel"),
+    (r"layer(\d)\.(\d+)\.bn(\d)\.(\w+)", r"stage\1_block\2/norm\3/\4"),
+    (r"layer(\d)\.(\d+)\.downsample\.0\.weight", r"stage\1_block\2/shortcut/kernel"),
+    (r"layer(\d)\.(\d+)\.downsample\.1\.(\w+)", r"stage\1_block\2/shortcut_norm/\3"),
     (r"fc\.weight", r"classifier/kernel"),
     (r"fc\.bias", r"classifier/bias"),
 )
