@@ -134,8 +134,10 @@ def test_benchmark_runs_through_every_stage(name, method, tmp_path):
         [
             f"--config=configs/{name}.py:{argument}",
             f"--config.data.dir={tmp_path / 'data'}",
-            "--config.model.name=resnet18",
+            "--config.model.name=digits",
             "--config.data.limit=0",
+            "--config.pair.batch_size=8",
+            "--config.adapt.batch_size=16",
             f"--config.method={method}",
             f"--workdir={workdir}",
             *counts,
