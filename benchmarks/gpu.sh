@@ -33,9 +33,6 @@ if $dry; then
 fi
 
 train() {
-  if $dry; then
-    set -- "$@" --config.run.log_every=4
-  fi
   rm -rf "$here/run"
   python -m daaa_jax.main "$@" --workdir="$here/run" --config.run.reuse=none || return
   cp "$here/run/result.json" "$here/"

@@ -62,7 +62,9 @@ def get_config(argument: str = "embedded") -> ConfigDict:
     )
     # Tasks from files have the paper's settings where it gives them, elsewhere those of `base`.
     config.data.name = task = chosen[0]
-    config.data.expected_counts.update(_OTHER_COUNTS.get(task.replace("mnist", "").strip("2"), {}))
+    for domain, counts in _OTHER_COUNTS.items():
+        if domain in task:
+            config.data.expected_counts.update(counts)
     if task == "embedded":
         _embedded(config)
     if "smoke" in words:

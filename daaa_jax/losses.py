@@ -127,9 +127,9 @@ def class_confusion(logits: Array, temperature: float = 2.5) -> Array:
       Jin et al., Minimum Class Confusion for Versatile Domain Adaptation, ECCV 2020, Eq. 1 to 6.
     """
     logits = logits.astype(jnp.float32) / temperature
-    weights = jax.lax.stop_gradient(jax.nn.softmax(jnp.log1p(jnp.exp(-entropy(logits)))))
+    weights = jax.lax.stop_gradient(1 + jnp.exp(-entropy(logits)))
     posteriors = jax.nn.softmax(logits)
-    # The number of images, by which the paper multiplies the weights, cancels below.
+    # The factor that the paper normalises the weights by cancels below.
     correlation = jnp.einsum("bj,b,bk->jk", posteriors, weights, posteriors)
     confusion = correlation / correlation.sum(axis=1, keepdims=True)
     return 1 - jnp.trace(confusion) / len(confusion)
