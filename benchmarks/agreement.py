@@ -130,13 +130,15 @@ def main() -> None:
     options = parser.parse_args()
     device = jax.devices()[0]
     print(f"{device.device_kind} against the CPU, relative differences, tolerance {TOLERANCE}")
-    found = {name: difference(make(), device) for name, make in cases(options.small).items()}
-    for name, of in found.items():
-        print(f"{name}: loss {of['loss']:.1e}, gradient {of['gradient']:.1e}")
-    if options.out:
-        options.out.write_text(
-            json.dumps({"device": device.device_kind, "tolerance": TOLERANCE, **found}, indent=2)
+    found = {}
+    for name, make in cases(options.small).items():
+        found[name] = difference(make(), device)
+        print(
+            "{}: loss {loss:.1e}, gradient {gradient:.1e}".format(name, **found[name]), flush=True
         )
+        if options.out:  # after each stage, as a time limit may end this program
+            report = {"device": device.device_kind, "tolerance": TOLERANCE, **found}
+            options.out.write_text(json.dumps(report, indent=2))
     if any(not value <= TOLERANCE for of in found.values() for value in of.values()):
         sys.exit(1)
 
