@@ -41,11 +41,15 @@ def _data(config: ConfigDict) -> None:
     config.augment = ConfigDict()
     config.augment.shift = 0  # pixels: largest random shift, edges repeated
     config.augment.crop = 0  # pixels: side of the random crop for the classifiers; 0: no crop
+    # Smallest share of an image's area that a crop shows, resized to `crop`; 1: crops of `crop`
+    # pixels, not resized.
+    config.augment.area = 1.0
     config.augment.flip = False  # random horizontal flip, with probability 1/2
 
     config.model = ConfigDict()
     config.model.name = "digits"
-    config.model.weights = ""  # pretrained: a file, or a name in models/pretrained.py
+    # Pretrained: a name in models/published_weights.py, a file, hf:owner/name, or "" for none.
+    config.model.weights = ""
 
 
 def _pair(config: ConfigDict) -> None:
@@ -180,8 +184,8 @@ def _run(config: ConfigDict) -> None:
     config.run.resident_mib = -1
     config.run.parameter_shards = 1  # devices that share one copy of the state (FSDP)
     config.run.workers = 0  # processes that prepare streamed batches; 0: two threads
-    # Updates that a device makes between two looks of the host, at most, where its images are in
-    # its memory; 0: 25 for small networks on accelerators, else 1. Results agree to rounding.
+    # Updates per dispatch, at most, where a device's images are in its memory; 0: 25 for small
+    # networks on accelerators, else 1. Results agree to rounding.
     config.run.block_steps = 0
     config.run.log_every = 50  # updates
     config.run.checkpoint_every = 500  # updates, a multiple of log_every; also after each round

@@ -10,8 +10,9 @@ and so on, and the lists `clipart_train.txt`, `clipart_test.txt` and so on, whos
 the domain. Training reads the training lists of both domains; the target is measured on its test
 list.
 
-The network is the usual ResNet-101; the solver, batches and crops are those of the release of CDAN;
-the settings of our method are Office-31's and untuned. Accuracy reached: not run.
+The network is the usual ResNet-101; CDAN's release has no DomainNet: solver, batches and crops
+are those of its other benchmarks, see `configs/photos.py`; the settings of our method are
+Office-31's and untuned. Accuracy reached: not run.
 """
 
 from ml_collections import ConfigDict

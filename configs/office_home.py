@@ -8,8 +8,8 @@ words and settings as in `configs/office.py`.
 Data: https://www.hemanthdv.org/officeHomeDataset.html, 1.1 GB. `DIR` holds `Art/`, `Clipart/`,
 `Product/` and `Real World/`, each `<class>/*.jpg`, or lists `Art.txt` and so on of their files.
 
-The solver, batches and crops are those of the release of CDAN; the settings of our method are
-Office-31's and untuned. Accuracy reached: not run.
+Solver, batches and crops are those of CDAN's release, see `configs/photos.py`; the settings of our
+method are Office-31's and untuned. Accuracy reached: not run.
 """
 
 from ml_collections import ConfigDict

@@ -46,10 +46,11 @@ def get_config() -> ConfigDict:
     config.augment.update(crop=224, flip=True)
 
     config.model.update(
-        name="resnet50",  # or efficientnet_lite0
-        weights="resnet50",  # a name in models/pretrained.py, a file, or "" for random ones
-        version="v1.5",  # of ResNet-50: torchvision's; or v1, Caffe's, used by the paper
-        inputs="imagenet",  # input normalisation of ResNet-50's weights; or caffe
+        name="resnet50",  # or another of CLASSIFIERS in daaa_jax/models/__init__.py
+        # Pretrained: a name in models/published_weights.py, a file, hf:owner/name, or "" for none.
+        weights="resnet50",
+        version="v1.5",  # of ResNets: torchvision's; or v1, Caffe's, used by the paper
+        inputs="imagenet",  # input normalisation of a ResNet's weights; or caffe
         dtype="auto",  # float32 on a CPU, else bfloat16; or one of these. Variables are float32
         remat=False,  # True: less memory, a third more time
     )
@@ -91,13 +92,15 @@ def get_config() -> ConfigDict:
 
 
 def solver_of_cdan(config: ConfigDict) -> None:
-    """The solver and batches of the release of CDAN (Long et al., NeurIPS 2018) for its benchmarks.
+    """Solver, batches and crops of CDAN's release, github.com/thuml/CDAN (Long et al., NeurIPS 2018).
 
-    Nesterov's momentum, 36 images of each domain, rate `0.001 (1 + 0.001 step)^-0.75`, ten times
-    that for the new layer. The release trains on crops of 224 pixels, at random from images of 256
-    with random flips, and is measured on the centre, as here by default; its twofold weight decay
-    is left out.
+    `pytorch/train_image.py` and `pre_process.py`: Nesterov's momentum, 36 images of each domain,
+    rate `0.001 (1 + 0.001 step)^-0.75`, ten times that for the new layer; crops of a random area
+    and aspect ratio, resized to 224 pixels, with random flips; ten crops in evaluation. Its twofold
+    weight decay is left out. Batches fit 1, 2 or 4 devices; `pod` has some for 32.
     """
+    config.augment.area = 0.08
+    config.evaluate.crops = 10
     for stage, images in ((config.source, 36), (config.adapt, 72)):
         stage.batch_size = images
         stage.optimizer.update(schedule="iteration", nesterov=True)
@@ -138,16 +141,15 @@ def on_pod(config: ConfigDict) -> None:
     """Batch sizes for 32 chips, multiples of 32. Accuracies have not been measured yet.
 
     Learning rates of CycleGAN (Adam) and JAN (SGD) are scaled by the square root of the batch size.
-    Rounds have as many updates as before, each on four times the images.
+    Rounds have as many updates as before.
     """
     # One image per chip. The released CycleGAN had one device; the number of epochs is the same.
     config.pair.update(batch_size=32, pools=32)
     config.pair.optimizer.learning_rate *= 32**0.5
     config.translate.batch_size = 256
-    config.source.batch_size = 256
-    config.source.optimizer.learning_rate *= 2
-    config.adapt.batch_size = 256
-    config.adapt.optimizer.learning_rate *= 2
+    for stage in (config.source, config.adapt):
+        stage.optimizer.learning_rate *= (256 / stage.batch_size) ** 0.5
+        stage.batch_size = 256
     config.evaluate.batch_size = 256
 
 

@@ -9,8 +9,8 @@ renderings) and `validation/` (55,388 photos), each `<class>/*`, or lists `train
 `validation.txt` of their files. The benchmark's score is the mean over the twelve classes:
 `mean_per_class` in `result.json`.
 
-The network is the usual ResNet-101; the solver, batches and crops are those of the release of CDAN;
-the settings of our method are Office-31's and untuned. Accuracy reached: not run.
+The network is the usual ResNet-101; solver, batches and crops are those of CDAN's release, see
+`configs/photos.py`; the settings of our method are Office-31's and untuned. Accuracy reached: not run.
 """
 
 from ml_collections import ConfigDict
@@ -23,6 +23,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config = photos.get_config()
     photos.solver_of_cdan(config)
     config.model.update(name="resnet101", weights="resnet101")
+    config.baselines.mcc.temperature = 3.0  # of MCC's release for this data set
     config.data.update(name="visda", source="train", target="validation", expected_classes=12)
     config.data.expected_counts = ConfigDict({"train": 152_397, "validation": 55_388})
     words, settings = base.split_argument(argument, photos.WORDS)
