@@ -92,9 +92,9 @@ def get_config() -> ConfigDict:
 
 
 def solver_of_cdan(config: ConfigDict) -> None:
-    """Solver, batches and crops of CDAN's release, github.com/thuml/CDAN (Long et al., NeurIPS 2018).
+    """Solver, batches and crops of the release of CDAN (Long et al., NeurIPS 2018).
 
-    `pytorch/train_image.py` and `pre_process.py`: Nesterov's momentum, 36 images of each domain,
+    github.com/thuml/CDAN, `pytorch/train_image.py`: Nesterov's momentum, 36 images of each domain,
     rate `0.001 (1 + 0.001 step)^-0.75`, ten times that for the new layer; crops of a random area
     and aspect ratio, resized to 224 pixels, with random flips; ten crops in evaluation. Its twofold
     weight decay is left out. Batches fit 1, 2 or 4 devices; `pod` has some for 32.

@@ -10,7 +10,8 @@ renderings) and `validation/` (55,388 photos), each `<class>/*`, or lists `train
 `mean_per_class` in `result.json`.
 
 The network is the usual ResNet-101; solver, batches and crops are those of CDAN's release, see
-`configs/photos.py`; the settings of our method are Office-31's and untuned. Accuracy reached: not run.
+`configs/photos.py`; the settings of our method are Office-31's and untuned. Accuracy
+reached: not run.
 """
 
 from ml_collections import ConfigDict

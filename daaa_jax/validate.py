@@ -158,6 +158,8 @@ def _check_sizes(config: ConfigDict) -> None:
     ):
         if not fits:
             raise UserError(f"{name}={value} does not fit images of {size}x{size}")
+    if not 0 < config.augment.area <= 1:
+        raise UserError(f"augment.area={config.augment.area} must be above 0 and at most 1")
 
 
 def _check_numbers(settings: Mapping[str, Any]) -> None:

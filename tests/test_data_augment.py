@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from consumed_keys import assert_drawn_once
 from ml_collections import ConfigDict
+from PIL import Image
 
 from daaa_jax.data.augment import (
     apply_views,
@@ -23,7 +24,7 @@ def images(count: int, seed: int = 0) -> np.ndarray:
 
 
 def settings(**changes) -> ConfigDict:
-    return ConfigDict({"shift": 0, "crop": 0, "flip": False} | changes)
+    return ConfigDict({"shift": 0, "crop": 0, "area": 1.0, "flip": False} | changes)
 
 
 def slow_views(batch: np.ndarray, views, how: ConfigDict) -> np.ndarray:
@@ -40,8 +41,8 @@ def slow_views(batch: np.ndarray, views, how: ConfigDict) -> np.ndarray:
 
 
 def test_places_and_flips_are_drawn_from_separate_keys(monkeypatch):
-    how = settings(shift=1, flip=True)
-    assert_drawn_once(monkeypatch, lambda: draw_views(KEY, 5, 6, how))
+    for how in (settings(shift=1, flip=True), settings(shift=1, area=0.5, flip=True)):
+        assert_drawn_once(monkeypatch, lambda how=how: draw_views(KEY, 5, 6, how))
 
 
 HOW = [
@@ -67,6 +68,37 @@ def test_view_is_that_of_the_slow_twin(how, dtype):
     seen = jax.jit(lambda batch, views: apply_views(batch, views, how))(batch, views)
     assert seen.dtype == dtype
     np.testing.assert_array_equal(seen, slow_views(batch, views, how))
+
+
+def test_crops_of_a_random_area_are_those_of_pillow():
+    """Pillow's `box` is a crop and a bilinear, antialiased resize in one."""
+    how = settings(crop=5, area=0.3, flip=True)
+    batch = np.asarray(decode(np.random.default_rng(0).integers(0, 256, (6, 12, 12, 3))))
+    views = draw_views(KEY, 6, 12, how)
+    seen = jax.jit(lambda batch, views: apply_views(batch, views, how))(batch, views)
+    assert seen.shape == (6, 5, 5, 3)
+    for number, image in enumerate(batch):
+        (top, left), (height, width) = views.offsets[number], views.sizes[number]
+        box = tuple(map(float, (left, top, left + width, top + height)))
+        for channel in range(3):
+            plane = Image.fromarray(image[..., channel])
+            cut = np.asarray(plane.resize((5, 5), Image.Resampling.BILINEAR, box))
+            cut = cut[:, ::-1] if views.flipped[number] else cut
+            np.testing.assert_allclose(seen[number, ..., channel], cut, atol=1e-4)
+
+
+def test_random_areas_and_aspect_ratios_fill_their_ranges():
+    views = draw_views(KEY, 20_000, 10, settings(shift=1, crop=4, area=0.25))
+    offsets, sizes = np.asarray(views.offsets), np.asarray(views.sizes)
+    assert (offsets >= 0).all() and (offsets + sizes <= 12 + 1e-5).all()
+    inside = (sizes < 11.9).all(axis=1)
+    shares, aspects = sizes.prod(axis=1) / 144, sizes[:, 0] / sizes[:, 1]
+    assert shares.min() == pytest.approx(0.25, abs=0.01) and shares.max() > 0.95
+    assert aspects[inside].min() == pytest.approx(3 / 4, abs=0.01)
+    assert aspects[inside].max() == pytest.approx(4 / 3, abs=0.01)
+    np.testing.assert_allclose(np.quantile(shares[shares < 0.7], 0.5), (0.25 + 0.7) / 2, atol=0.01)
+    starts = (offsets / np.maximum(12 - sizes, 1e-6))[inside]
+    np.testing.assert_allclose(starts.mean(axis=0), 0.5, atol=0.02)
 
 
 def test_view_that_changes_nothing_is_the_identity():

@@ -111,7 +111,7 @@ def test_tasks_are_all_pairs_of_domains():
     assert domainnet.get_config("r2q,adapt.beta=0.5").adapt.beta == 0.5
 
 
-def test_solver_is_that_of_cdans_release():
+def test_solver_and_crops_are_those_of_cdans_release():
     for config in (office_home.get_config("a2c"), visda.get_config(), domainnet.get_config("c2s")):
         for stage, images in ((config.source, 36), (config.adapt, 72)):
             rule = stage.optimizer
@@ -119,6 +119,9 @@ def test_solver_is_that_of_cdans_release():
             assert (rule.nesterov, rule.schedule, rule.weight_decay) == (True, "iteration", 5e-4)
             assert (rule.classifier_factor, stage.batch_size) == (10, images)
         assert (config.data.image_size, config.augment.crop, config.augment.flip) == (256, 224, 1)
+        assert (config.augment.area, config.evaluate.crops) == (0.08, 10)
+    assert visda.get_config().baselines.mcc.temperature == 3
+    assert office_home.get_config("a2c").baselines.mcc.temperature == 2.5
 
 
 @pytest.mark.slow

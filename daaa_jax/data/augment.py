@@ -17,15 +17,18 @@ CROPS = (1, 10)  # crops per image in evaluation
 
 
 class Views(struct.PyTreeNode):
-    """Crop position and flip of each of `B` images.
+    """Crop and flip of each of `B` images.
 
     Attributes:
-      offsets: row and column of the crop's first pixel in the padded image, int32 `[B,2]`.
+      offsets: row and column of the crop's first pixel in the padded image, `[B,2]`; int32, or
+        float32 of crops that are resized.
       flipped: whether to mirror the image left to right, bool `[B]`.
+      sizes: height and width of crops that are resized, in pixels, float32 `[B,2]`; else None.
     """
 
     offsets: Array
     flipped: Array
+    sizes: Array | None = None
 
 
 def decode(images: ArrayLike) -> Array:
@@ -51,23 +54,33 @@ def draw_views(key: Array, count: int, size: int, settings: ConfigDict) -> Views
       count: number of images.
       size: height and width of the images.
       settings: `config.augment`: a shift of at most `shift` pixels in each direction, then a crop
-        of `crop` pixels (0: none), then, if `flip`, a flip with probability 1/2.
+        of `crop` pixels (0: none), then, if `flip`, a flip with probability 1/2. If `area` is below
+        1, the crop has a uniformly drawn share of the area, from `area` to 1, and a log-uniformly
+        drawn aspect ratio from 3/4 to 4/3, at most the image, and is resized to `crop` pixels
+        (Szegedy et al., Going deeper with convolutions, CVPR 2015).
 
     Returns:
       Views; all possible crop positions are equally likely.
     """
-    places = size + 2 * settings.shift - crop_size(size, settings) + 1
-    offset_key, flip_key = jax.random.split(key)
-    offsets = jax.random.randint(offset_key, (count, 2), 0, places)
+    padded = size + 2 * settings.shift
+    crop_key, flip_key = jax.random.split(key)
     flipped = jax.random.bernoulli(flip_key, shape=(count,)) & settings.flip
-    return Views(offsets, flipped)
+    if settings.area == 1:
+        places = padded - crop_size(size, settings) + 1
+        return Views(jax.random.randint(crop_key, (count, 2), 0, places), flipped)
+    area_key, aspect_key, place_key = jax.random.split(crop_key, 3)
+    side = padded * jnp.sqrt(jax.random.uniform(area_key, (count, 1), minval=settings.area))
+    stretch = jax.random.uniform(aspect_key, (count, 1), minval=-1, maxval=1) * np.log(4 / 3) / 2
+    sizes = jnp.minimum(side * jnp.exp(jnp.concatenate([stretch, -stretch], axis=1)), padded)
+    offsets = jax.random.uniform(place_key, (count, 2)) * (padded - sizes)
+    return Views(offsets, flipped, sizes)
 
 
 def apply_views(images: Array, views: Views, settings: ConfigDict) -> Array:
-    """Crops and flips each image according to its view.
+    """Crops, resizes (bilinear, with antialiasing) and flips each image according to its view.
 
     Args:
-      images: `[B,H,W,C]`, square.
+      images: `[B,H,W,C]`, square; floats if the crops are resized.
       views: one per image, from `draw_views`.
       settings: the settings that the views were drawn with.
 
@@ -78,7 +91,17 @@ def apply_views(images: Array, views: Views, settings: ConfigDict) -> Array:
     crop = crop_size(size, settings)
     if settings.shift:
         images = jnp.pad(images, ((0, 0), margin, margin, (0, 0)), mode="edge")
-    if crop < images.shape[1]:
+    if views.sizes is not None:
+
+        def resize(image: Array, start: Array, size: Array) -> Array:
+            scale = crop / size
+            shape = (crop, crop, image.shape[2])
+            return jax.image.scale_and_translate(
+                image, shape, (0, 1), scale, -start * scale, "linear"
+            )
+
+        images = jax.vmap(resize)(images, views.offsets, views.sizes)
+    elif crop < images.shape[1]:
 
         def cut(image: Array, start: Array) -> Array:
             return jax.lax.dynamic_slice(

@@ -29,6 +29,7 @@ VERSIONS = {"pair": 3, "translate": 3, "source": 3, "adapt": 3}
 ADDED_LATER: dict[str, Any] = {
     "adapt.confusion": 0.0,
     "adapt.information": 0.0,
+    "augment.area": 1.0,
     **{f"{stage}.optimizer.nesterov": False for stage in ("pair", "source", "adapt")},
 }
 _SHOWN = 5  # settings that differ

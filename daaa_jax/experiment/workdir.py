@@ -41,6 +41,7 @@ _BEFORE = {
     "adapt.information": 0.0,
     **{f"{stage}.optimizer.nesterov": False for stage in ("pair", "source", "adapt")},
     "adapt.recolour": 0.0,
+    "augment.area": 1.0,
     "em.class_prior": False,
     "em.posterior": "target",
     "em.second_view": "source",
