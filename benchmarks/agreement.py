@@ -1,11 +1,11 @@
-"""Compares one update of each stage on this machine's accelerator with the same on its CPU.
+"""Compares each stage on this machine's accelerator, one update or batch, with the same on its CPU.
 
     python -m benchmarks.agreement [--small] [--out=FILE]
 
 Both start from the same state and batch, in float32 with full precision of products, and with
 gradient descent of rate 1, so that the change of the parameters is the gradient. Prints a line per
-stage and ends with exit code 1 if a loss or gradient differs by more than the tolerance (relative
-L2 distance).
+stage and ends with exit code 1 if a loss, a gradient or a translation differs by more than the
+tolerance (relative L2 distance).
 """
 
 import argparse
@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 
 from benchmarks import our_steps
 from configs import digits, photos
@@ -32,13 +34,22 @@ _CLASSES = 10
 
 
 @dataclasses.dataclass(frozen=True)
-class Update:
-    """An update of a stage: `train_step(state, batch)`, and the parameters within its state."""
+class Case:
+    """A function of arrays, `outputs(*arguments)`, which gives arrays by name."""
 
-    state: Any
-    batch: Any
-    train_step: Callable
-    params: Callable[[Any], Any]
+    outputs: Callable[..., dict[str, Any]]
+    arguments: tuple[Any, ...]
+
+
+def update(state: Any, batch: Any, train_step: Callable, params: Callable[[Any], Any]) -> Case:
+    """Loss and gradient of `train_step(state, batch)`; `params` finds the parameters in a state."""
+
+    def outputs(state, batch):
+        after, metrics = train_step(state, batch)
+        gradient = jax.tree.map(jnp.subtract, params(state), params(after))
+        return {"loss": metrics["loss"].compute(), "gradient": gradient}
+
+    return Case(outputs, (state, batch))
 
 
 def pixels(count: int, size: int, seed: int) -> np.ndarray:
@@ -47,16 +58,27 @@ def pixels(count: int, size: int, seed: int) -> np.ndarray:
     return coarse.astype(np.uint8).repeat(4, axis=1).repeat(4, axis=2)
 
 
-def pair(config, size: int) -> Update:
+def pair(config, size: int) -> Case:
     """Stage `pair`."""
     settings, descent = config.pair, optax.sgd(1.0)
     images = [pixels(settings.batch_size, size, seed) for seed in (0, 1)]
     state = cyclegan.create_state(jax.random.key(0), settings, descent, decode(images[0][:1]))
     step = functools.partial(cyclegan.train_step, settings=settings, optimizer=descent)
-    return Update(state, cyclegan.UnpairedBatch(*images), step, lambda s: s.generators.params)
+    return update(state, cyclegan.UnpairedBatch(*images), step, lambda s: s.generators.params)
 
 
-def train_source(config, size: int) -> Update:
+def translate(config, size: int) -> Case:
+    """Stage `translate`."""
+    images = decode(pixels(config.pair.batch_size, size, 4))
+    generator, _ = models.create_gan(config.pair)
+    params = generator.init(jax.random.key(2), images[:1])["params"]
+    return Case(
+        lambda params, images: {"images": generator.apply({"params": params}, images)},
+        (params, images),
+    )
+
+
+def train_source(config, size: int) -> Case:
     """Stage `source`."""
     descent, count = optax.sgd(1.0), config.source.batch_size
     model = models.create_classifier(config.model, _CLASSES, config.adapt.attention)
@@ -66,10 +88,10 @@ def train_source(config, size: int) -> Update:
     step = functools.partial(
         source.train_step, model=model, optimizer=descent, augment=config.augment
     )
-    return Update(state, batch, step, lambda s: s.variables["params"])
+    return update(state, batch, step, lambda s: s.variables["params"])
 
 
-def adapt(config, size: int) -> Update:
+def adapt(config, size: int) -> Case:
     """Stage `adapt`, with EM active and every posterior kept."""
     config.em.update(start_step=0, threshold=0.0)
     descent, count = optax.sgd(1.0), config.adapt.batch_size
@@ -80,11 +102,11 @@ def adapt(config, size: int) -> Update:
     batch = gather(
         [pixels(4 * count, size, 3)], our_steps.adaptation_batch(config, count, _CLASSES)
     )
-    return Update(state, batch, step, lambda s: s.target["params"])
+    return update(state, batch, step, lambda s: s.target["params"])
 
 
-def cases(small: bool) -> dict[str, Callable[[], Update]]:
-    """The updates by name; smaller ones to test this program."""
+def cases(small: bool) -> dict[str, Callable[[], Case]]:
+    """The cases by name; smaller ones to test this program."""
     of_digits, of_photos = digits.get_config(), photos.get_config()
     of_digits.data.image_size = 32
     of_photos.model.update(name="efficientnet_lite0", weights="", dtype="float32")
@@ -96,7 +118,7 @@ def cases(small: bool) -> dict[str, Callable[[], Update]]:
         of_photos.pair.update(filters=4, blocks=1, discriminator_filters=4)
     for config in (of_digits, of_photos):
         config.source.batch_size = config.adapt.batch_size = 16 if small else 32
-    made = {"pair": pair, "source": train_source, "adapt": adapt}
+    made = {"pair": pair, "translate": translate, "source": train_source, "adapt": adapt}
     return {
         f"{kind}, {stage}": functools.partial(make, config, config.data.image_size)
         for kind, config in (("digits", of_digits), ("photos", of_photos))
@@ -104,21 +126,18 @@ def cases(small: bool) -> dict[str, Callable[[], Update]]:
     }
 
 
-def difference(update: Update, device: jax.Device) -> dict[str, float]:
-    """Relative differences between this update on `device` and on the CPU."""
-    found = {}
-    for name, place in (("cpu", jax.devices("cpu")[0]), ("device", device)):
-        state, batch = jax.device_put((update.state, update.batch), place)
+def difference(case: Case, device: jax.Device) -> dict[str, float]:
+    """Relative L2 distances between this case on `device` and on the CPU, by output."""
+    found = []
+    for place in (jax.devices("cpu")[0], device):
+        arguments = jax.device_put(case.arguments, place)
         with jax.default_device(place), jax.default_matmul_precision("highest"):
-            after, metrics = jax.jit(update.train_step)(state, batch)
-        before = jax.tree.leaves(update.params(jax.device_get(update.state)))
-        changed = jax.device_get(jax.tree.leaves(update.params(after)))
-        gradient = [np.ravel(a - b).astype(float) for a, b in zip(before, changed, strict=True)]
-        found[name] = float(metrics["loss"].compute()), np.concatenate(gradient)
-    (loss, gradient), (other_loss, other_gradient) = found["cpu"], found["device"]
+            outputs = jax.device_get(jax.jit(case.outputs)(*arguments))
+        found.append({name: ravel_pytree(tree)[0].astype(float) for name, tree in outputs.items()})
+    cpu, other = found
     return {
-        "loss": abs(loss - other_loss) / abs(loss),
-        "gradient": float(np.linalg.norm(gradient - other_gradient) / np.linalg.norm(gradient)),
+        name: float(np.linalg.norm(value - other[name]) / np.linalg.norm(value))
+        for name, value in cpu.items()
     }
 
 
@@ -133,9 +152,7 @@ def main() -> None:
     found = {}
     for name, make in cases(options.small).items():
         found[name] = difference(make(), device)
-        print(
-            "{}: loss {loss:.1e}, gradient {gradient:.1e}".format(name, **found[name]), flush=True
-        )
+        print(name, *(f"{output} {value:.1e}" for output, value in found[name].items()), flush=True)
         if options.out:  # after each stage, as a time limit may end this program
             report = {"device": device.device_kind, "tolerance": TOLERANCE, **found}
             options.out.write_text(json.dumps(report, indent=2))

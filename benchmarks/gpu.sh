@@ -8,13 +8,12 @@
 # Parts: agreement (one update of each stage against the CPU), pytorch (times of our steps and of
 # PyTorch's, eager and compiled), digits (the digits' default run), mnistm (MNIST -> MNIST-M on
 # 25,000 images), office10 (amazon -> webcam at 256 pixels). Each has its own time limit, and its
-# results are in OUT/PART as soon as it ends; OUT/summary.tsv has a line per part. Uses the `python`
-# first on PATH. The exit code is 1 if a part failed.
+# results are in OUT/PART as soon as it ends; OUT/summary.tsv has a line per part: name, exit code or
+# "skipped", seconds. Uses the `python` first on PATH. The exit code is 1 if a part failed.
 
 # shellcheck disable=SC2329  # functions are called by name
 set -uo pipefail
-cd "$(dirname "$0")/.." || exit 1
-
+skipped=77  # exit code of a part that cannot run here
 dry=false data='' out=runs/gpu parts=()
 for argument in "$@"; do
   case "$argument" in
@@ -25,6 +24,9 @@ for argument in "$@"; do
     *) echo "unknown argument $argument: see the top of benchmarks/gpu.sh" >&2; exit 1 ;;
   esac
 done
+out=$(realpath -m -- "$out")
+data=${data:+$(realpath -m -- "$data")}
+cd "$(dirname "$0")/.." || exit 1
 [ ${#parts[@]} -gt 0 ] || parts=(agreement pytorch digits mnistm office10)
 mkdir -p "$out" || exit 1
 if $dry; then
@@ -32,10 +34,18 @@ if $dry; then
   python -m benchmarks.gpu_data --out="$data" || exit 1
 fi
 
+skip() {
+  echo "skipped: $1"
+  exit "$skipped"
+}
+
 train() {
+  local code
   rm -rf "$here/run"
-  python -m daaa_jax.main "$@" --workdir="$here/run" --config.run.reuse=none || return
-  cp "$here/run/result.json" "$here/"
+  python -m daaa_jax.main "$@" --workdir="$here/run" --config.run.reuse=none
+  code=$?
+  cp "$here"/run/{metrics.jsonl,result.json} "$here/"
+  return "$code"
 }
 
 agreement() {
@@ -46,8 +56,7 @@ agreement() {
 
 pytorch() {
   if ! python -c 'import torch' 2> /dev/null; then
-    echo 'skipped: this Python has no torch (pip install -r benchmarks/requirements.txt)'
-    return
+    skip 'this Python has no torch (pip install -r benchmarks/requirements.txt)'
   fi
   local cases=cyclegan256_4,resnet50_128,efficientnet,digits_1024,cyclegan32_64
   local options=()
@@ -60,6 +69,7 @@ digits() {
 }
 
 mnistm() {
+  [ -d "$data/digits" ] || skip '--data names no folder with digits/'
   local counts=(25000 3000) sizes=(--config.pair.epochs=4 --config.adapt.rounds=12
     --config.adapt.round_steps=300)
   local task=mnist2mnistm
@@ -72,8 +82,10 @@ mnistm() {
 }
 
 office10() {
+  [ -d "$data/office10" ] || skip '--data names no folder with office10/'
   local task=a2w
-  local sizes=(--config.pair.epochs=3 --config.model.weights="$data/office10/weights.pth")
+  local sizes=(--config.pair.epochs=3 --config.source.epochs=10 --config.adapt.rounds=10
+    --config.adapt.round_steps=100 --config.model.weights="$data/office10/weights.pth")
   if $dry; then
     task=a2w,smoke
     sizes=(--config.data.expected_counts.amazon=0 --config.data.expected_counts.webcam=0)
@@ -81,25 +93,26 @@ office10() {
   train --config="configs/office10.py:$task" --config.data.dir="$data/office10" "${sizes[@]}"
 }
 
-declare -A limits=([agreement]=110 [pytorch]=100 [digits]=80 [mnistm]=90 [office10]=160)
+declare -A limits=([agreement]=100 [pytorch]=90 [digits]=70 [mnistm]=80 [office10]=200)
+export -f skip train agreement pytorch digits mnistm office10
+export dry data here skipped
 failed=0
 for part in "${parts[@]}"; do
   here=$out/$part
   mkdir -p "$here"
   limit=${limits[$part]}
   if $dry; then limit=600; fi
-  if [[ $part =~ mnistm|office10 && ! -d $data/${part/mnistm/digits} ]]; then
-    echo "$part: skipped, --data names no folder with ${part/mnistm/digits}/" | tee "$here/log.txt"
-    printf '%s\tskipped\t0\n' "$part" >> "$out/summary.tsv"
-    continue
-  fi
   start=$SECONDS
-  export -f train agreement pytorch digits mnistm office10
-  export dry data here
-  timeout "$limit" bash -c "$part" 2>&1 | tee "$here/log.txt"
+  timeout --kill-after=5 "$limit" bash -c "$part" 2>&1 | tee "$here/log.txt"
   code=${PIPESTATUS[0]}
-  printf '%s\t%s\t%s\n' "$part" "$code" $((SECONDS - start)) >> "$out/summary.tsv"
-  echo "$part: exit code $code after $((SECONDS - start)) s"
-  [ "$code" -eq 0 ] || failed=1
+  status=$code
+  case "$code" in
+    0) ;;
+    "$skipped") status=skipped ;;
+    *) failed=1 ;;
+  esac
+  printf '%s\t%s\t%s\n' "$part" "$status" $((SECONDS - start)) > "$here/status.tsv"
+  cat "$out"/*/status.tsv > "$out/summary.tsv"
+  echo "$part: $status after $((SECONDS - start)) s"
 done
 exit $failed

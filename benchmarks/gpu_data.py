@@ -12,6 +12,7 @@ import argparse
 import gzip
 import io
 import shutil
+import sys
 import tarfile
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from daaa_jax.data.types import LabelledImages
 from daaa_jax.models import pretrained
 
 COUNTS = {"train": 25_000, "test": 3_000}
+LARGEST = 60  # MiB of each folder
 GENERATED = {"train": 300, "test": 100}
 _PREFIX = {"train": "train", "test": "t10k"}
 _PHOTOS = 12  # per class of the generated office10
@@ -114,8 +116,10 @@ def main() -> None:
     write_mnist(digits / "mnist", grey)
     write_mnist_m(digits / "mnist_m" / "mnist_m.tar.gz", colour)
     for folder in (digits, photos):
-        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        print(f"{folder}: {size / 2**20:.1f} MiB")
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20
+        print(f"{folder}: {size:.1f} MiB")
+        if size > LARGEST:
+            sys.exit(f"{folder} is larger than {LARGEST} MiB")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import multiprocessing
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -413,11 +414,13 @@ def main() -> None:
     print(f"{device_name()}, {about()}")
     print(", ".join(f"{name} {value / 1e9:.4g} G/s" for name, value in most.items()))
     print(HEAD, flush=True)
+    failed = 0
     for name, case in chosen.items():
         try:
             found = measure(name, not options.no_compile, options.rounds)
         except (RuntimeError, ValueError) as error:  # go on with the other cases
             print(f"| {case.title} | failed: {str(error).splitlines()[0]} |", flush=True)
+            failed += 1
             continue
         finally:
             jax.clear_caches()
@@ -425,6 +428,8 @@ def main() -> None:
         here["cases"][name] = found | about() | {"most": most}
         options.out.write_text(json.dumps(kept, indent=1) + "\n")
         print(row(found), flush=True)
+    if failed:
+        sys.exit(1)
 
 
 if __name__ == "__main__":
