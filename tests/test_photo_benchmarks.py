@@ -1,5 +1,6 @@
 """Office-Home, VisDA-2017 and DomainNet as configs: tasks, layouts, counts and a run."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -124,15 +125,19 @@ def test_solver_and_crops_are_those_of_cdans_release():
     assert office_home.get_config("a2c").baselines.mcc.temperature == 2.5
 
 
+RUNS = {  # argument, method and domains whose images are counted
+    "office_home": ("a2c,smoke", "daaa", ("Art", "Clipart")),
+    "visda": ("smoke", "cdan", ("train", "validation")),
+    "domainnet": ("c2s,smoke", "daaa", ("clipart_train", "sketch_train", "sketch_test")),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "method"), [("office_home", "daaa"), ("visda", "cdan")])
-def test_benchmark_runs_through_every_stage(name, method, tmp_path):
+@pytest.mark.parametrize("name", RUNS)
+def test_benchmark_runs_through_every_stage(name, tmp_path):
+    argument, method, domains = RUNS[name]
     TREES[name][0](tmp_path / "data")
-    argument = {"office_home": "a2c,smoke", "visda": "smoke"}[name]
     workdir = tmp_path / "run"
-    counts = [f"--config.data.expected_counts.{n}=0" for n in ("Art", "Clipart")]
-    if name == "visda":
-        counts = [f"--config.data.expected_counts.{n}=0" for n in ("train", "validation")]
     main.main(
         [
             f"--config=configs/{name}.py:{argument}",
@@ -143,8 +148,10 @@ def test_benchmark_runs_through_every_stage(name, method, tmp_path):
             "--config.adapt.batch_size=16",
             f"--config.method={method}",
             f"--workdir={workdir}",
-            *counts,
+            *(f"--config.data.expected_counts.{domain}=0" for domain in domains),
         ]
     )
-    assert (workdir / "result.json").exists() and (workdir / "report" / "index.html").exists()
-    assert "mean_per_class" in (workdir / "result.json").read_text()
+    result = json.loads((workdir / "result.json").read_text())
+    assert (workdir / "report" / "index.html").exists()
+    shares = [share for share in result["per_class"].values() if share is not None]
+    assert result["mean_per_class"] == pytest.approx(np.mean(shares))
