@@ -302,9 +302,8 @@ def network_shapes(config: ConfigDict, task: Task) -> dict[str, Variables]:
         raise UserError(f"the networks do not fit images of {size}x{size}: {error}") from error
     classifier = shapes["classifier"]
     if _reads_weights(config):
-        models.pretrained_variables(
-            config.model, {name: classifier[name] for name in ("params", "batch_stats")}
-        )
+        variables = {n: v for n, v in classifier.items() if n in ("params", "batch_stats")}
+        models.pretrained_variables(config.model, variables)
     setting = "adapt.layers"
     try:
         aligned = attention.collect(classifier["intermediates"], config.adapt.layers)

@@ -6,21 +6,45 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 from ml_collections import ConfigDict
+from photo_trees import write_domain
 
-from daaa_jax import attention, models
+from daaa_jax import attention, main, models
 from daaa_jax.models import pretrained
 
 TEXT = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
 
 
-def test_shown_backbone_gives_logits_maps_features_and_reads_weights(monkeypatch):
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+    """The shown network with its line in the registry."""
     first, line = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     shown = types.SimpleNamespace()
     exec(compile(first, "CONTRIBUTING.md", "exec"), shown.__dict__)
     given = {"TinyNet": shown.TinyNet, "tinynet": shown}
     (entry,) = re.findall(r'"tinynet": (\(.*?\)),', line)
     monkeypatch.setitem(models.CLASSIFIERS, "tinynet", eval(entry, given))
+
+
+def test_shown_backbone_is_trained_from_start_to_report(tmp_path):
+    domains = {
+        name: write_domain(tmp_path / name, ("cup", "pen"), 8, seed, 60 * seed)
+        for seed, name in enumerate(("source", "target"))
+    }
+    main.main(
+        [
+            "--config=folder:smoke",
+            *(f"--config.data.{name}={folder}" for name, folder in domains.items()),
+            "--config.model.name=tinynet",
+            "--config.model.weights=",
+            f"--workdir={tmp_path / 'run'}",
+        ]
+    )
+    assert (tmp_path / "run" / "report" / "index.html").exists()
+
+
+def test_shown_backbone_gives_logits_maps_features_and_reads_weights():
     settings = ConfigDict({"name": "tinynet", "weights": "", "dtype": "auto"})
     model = models.create_classifier(settings, 5, "sum_squares")
     images = np.zeros((2, 32, 32, 3), np.float32)
