@@ -305,11 +305,9 @@ def run(
         functools.partial(
             create_state, loop.stage_key(settings.seed, "pair"), settings, optimizer, first
         ),
-        feed.bind(functools.partial(train_step, settings=settings, optimizer=optimizer)),
-        feed.at,
-        blocks=feed.blocks,
+        functools.partial(train_step, settings=settings, optimizer=optimizer),
+        feed,
         images=2 * settings.batch_size,
-        steps=steps,
         round_steps=epoch,
         end_of_round=_PairSheet(settings, images_a, images_b, context),
         context=context,

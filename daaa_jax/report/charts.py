@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from markupsafe import Markup
 from PIL import Image
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -20,7 +21,7 @@ _WIDTH, _HEIGHT = 4.6, 2.6  # inches
 Curve = tuple[Sequence[float], Sequence[float]]
 
 
-def lines(name: str, curves: Mapping[str, Curve], x: str, y: str, percent: bool = False) -> str:
+def lines(name: str, curves: Mapping[str, Curve], x: str, y: str, percent: bool = False) -> Markup:
     """Curves over steps or rounds.
 
     Args:
@@ -52,7 +53,7 @@ def lines(name: str, curves: Mapping[str, Curve], x: str, y: str, percent: bool 
     return _svg(canvas, name)
 
 
-def bars(name: str, values: Mapping[str, float | None], x: str) -> str:
+def bars(name: str, values: Mapping[str, float | None], x: str) -> Markup:
     """Horizontal bars of shares in [0, 1], shown in per cent; None is shown as `no images`."""
     canvas, axis = _canvas(height=max(1.2, 0.24 * len(values) + 0.6))
     labels = list(values)[::-1]
@@ -67,7 +68,7 @@ def bars(name: str, values: Mapping[str, float | None], x: str) -> str:
     return _svg(canvas, name)
 
 
-def matrix(name: str, counts: np.ndarray, labels: Sequence[str], rows: str, columns: str) -> str:
+def matrix(name: str, counts: np.ndarray, labels: Sequence[str], rows: str, columns: str) -> Markup:
     """A matrix of counts, shaded by the share of each row; up to 12 classes show the counts."""
     counts = np.asarray(counts, float)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -89,7 +90,7 @@ def matrix(name: str, counts: np.ndarray, labels: Sequence[str], rows: str, colu
 
 def scatter(
     name: str, points: Mapping[str, np.ndarray], classes: Mapping[str, np.ndarray], title: str
-) -> str:
+) -> Markup:
     """A scatter plot, coloured by group.
 
     Args:
@@ -147,7 +148,7 @@ def _short(label: str) -> str:
     return label.replace("$", r"\$")
 
 
-def _svg(canvas, name: str) -> str:
+def _svg(canvas, name: str) -> Markup:
     import matplotlib
 
     file = io.StringIO()
@@ -164,7 +165,7 @@ def _svg(canvas, name: str) -> str:
     width = re.findall(r'<svg[^>]*? width="([\d.]+)pt"', text)[0]
     text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
     style = f'style="width:100%;max-width:{float(width) * 4 / 3:.0f}px;height:auto"'
-    return text.replace("<svg ", f'<svg role="img" {style} ', 1)
+    return Markup(text.replace("<svg ", f'<svg role="img" {style} ', 1))
 
 
 def compressed(png: bytes) -> str:

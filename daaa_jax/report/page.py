@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax import traverse_util
 
 from daaa_jax.errors import UserError, writable
 from daaa_jax.experiment.stages import OURS
@@ -68,8 +69,8 @@ def render(workdir: Workdir) -> str:
         features=sections.features(arrays, class_names),
         losses=sections.losses(lines),
         time=sections.time(result) if result else None,
-        settings=sections.settings(config),
-        versions=list(about.get("versions", {}).items()),
+        settings=traverse_util.flatten_dict(config, sep=".").items(),
+        versions=about.get("versions", {}).items(),
     )
 
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from flax import traverse_util
 from markupsafe import Markup
 
 from daaa_jax.evaluation import second_view as second_views
@@ -66,7 +65,7 @@ def _lines(
 ) -> list[Markup]:
     """A chart of the known curves, in a list that is empty if there is none."""
     known = {label: curve for label, curve in curves.items() if curve is not None}
-    return [Markup(charts.lines(name, known, x, y, percent))] if known else []
+    return [charts.lines(name, known, x, y, percent)] if known else []
 
 
 def accuracies(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,7 +157,7 @@ def _by_class(sync: Mapping[str, Any], names: Sequence[str]) -> Iterator[Markup]
             name: some / all_ if all_ else None
             for name, some, all_ in zip(names, sync[part], sync[whole], strict=True)
         }
-        yield Markup(charts.bars(chart, shares, label))
+        yield charts.bars(chart, shares, label)
 
 
 def second_view(
@@ -252,7 +251,7 @@ def classes(result: Mapping[str, Any]) -> dict[str, Any] | None:
     errors.sort(key=lambda error: (-error[2], *error[:2]))
     mean = result.get("mean_per_class")
     mean = None if mean is None else percent(mean)
-    return {"errors": errors[:5], "mean": mean, "charts": [Markup(svg) for svg in drawn]}
+    return {"errors": errors[:5], "mean": mean, "charts": drawn}
 
 
 def translations(
@@ -281,7 +280,7 @@ def translations(
                 for name, m in matrices.items()
             ),
             "charts": [
-                Markup(charts.matrix(f"flips-{name}", m, class_names, "label", _NETWORKS[name]))
+                charts.matrix(f"flips-{name}", m, class_names, "label", _NETWORKS[name])
                 for name, m in matrices.items()
             ],
         }
@@ -334,7 +333,7 @@ def features(arrays: Mapping[str, np.ndarray], class_names: Sequence[str]) -> di
         ("adapted", "after: adapted network"),
     ):
         points = {domain: arrays[f"plane_{network}_{domain}"] for domain in _DOMAINS}
-        drawn.append(Markup(charts.scatter(f"plane-{network}", points, labels, title)))
+        drawn.append(charts.scatter(f"plane-{network}", points, labels, title))
     numbers = [str(number) for number in range(len(class_names))]
     shown = len(numbers) <= charts.NUMBERED and list(class_names) != numbers
     names = (f"{n} {name}" for n, name in zip(numbers, class_names, strict=True))
@@ -364,8 +363,3 @@ def time(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.append((stage, f"{value / 60:.1f} min{rate}{size}"))
     hours = f", {result['device_hours']:.2f} device hours" if "device_hours" in result else ""
     return [*rows, ("all", f"{sum(seconds.values()) / 60:.1f} min{hours}")]
-
-
-def settings(config: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Nested settings as rows of dotted names."""
-    return list(traverse_util.flatten_dict(config, sep=".").items())
