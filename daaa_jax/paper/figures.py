@@ -150,16 +150,10 @@ def draw(
         for axis, (task, panel) in zip(axes, panels, strict=False):
             here = [p for p in points if (p["task"], p[shown]) == (task, panel)]
             for curve in dict.fromkeys(p["curve"] for p in here):
-                of = [p for p in here if p["curve"] == curve]
-                axis.errorbar(
-                    [p["x"] for p in of],
-                    [p["mean"] for p in of],
-                    [p["std"] or 0 for p in of],
-                    marker="o",
-                    markersize=3,
-                    linewidth=1,
-                    label=None if sweep else curve,
-                )
+                of = [(p["x"], p["mean"], p["std"] or 0) for p in here if p["curve"] == curve]
+                x, mean, std = zip(*of, strict=True)
+                label = None if sweep else curve
+                axis.errorbar(x, mean, std, marker="o", markersize=3, linewidth=1, label=label)
             if line and sweep:
                 axis.axhline(line[0], linestyle="--", color="gray", label=line[1])
             if sweep and panel == "β":

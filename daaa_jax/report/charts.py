@@ -32,19 +32,11 @@ def lines(name: str, curves: Mapping[str, Curve], x: str, y: str, percent: bool 
       percent: whether y values are shares in [0, 1], shown in per cent.
     """
     canvas, axis = _canvas()
-    for number, (label, (places, values)) in enumerate(curves.items()):
+    axis.set_prop_cycle(color=3 * COLORS, linestyle=[s for s in ("-", "--", ":") for _ in COLORS])
+    for label, (places, values) in curves.items():
         values = [100 * value for value in values] if percent else values
         marker = "o" if len(places) < 30 else None
-        axis.plot(
-            places,
-            values,
-            label=label,
-            color=COLORS[number % len(COLORS)],
-            linestyle=("-", "--", ":")[number // len(COLORS) % 3],
-            linewidth=1.4,
-            marker=marker,
-            markersize=3,
-        )
+        axis.plot(places, values, label=label, linewidth=1.4, marker=marker, markersize=3)
     axis.set(xlabel=x, ylabel=f"{y}, %" if percent else y)
     if all(float(place).is_integer() for places, _ in curves.values() for place in places):
         axis.xaxis.get_major_locator().set_params(integer=True)
