@@ -133,10 +133,8 @@ def read(folder: Path) -> Images:
     Raises:
       UserError: if the manifest says that the direction is not complete, or a part is missing.
     """
-    manifest, remedy = (
-        _manifest(folder),
-        f"remove {folder.parent} and run the stage translate again",
-    )
+    manifest = _manifest(folder)
+    remedy = f"remove {folder.parent} and run the stage translate again"
     if not manifest.get("complete"):
         raise UserError(f"{folder} holds no complete translation: {remedy}")
     # The generator and the originals determine the translations.

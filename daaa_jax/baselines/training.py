@@ -58,10 +58,8 @@ def make_optimizers(method: Method, total_steps: int) -> Optimizers:
     aux.classifier_factor = 1.0
     if method.fixes_classifier:
         settings.classifier_factor = 0.0
-    return (
-        make_optimizer(settings, total_steps=total_steps),
-        make_optimizer(aux, total_steps=total_steps),
-    )
+    make = functools.partial(make_optimizer, total_steps=total_steps)
+    return make(settings), make(aux)
 
 
 def create_auxiliary(config: ConfigDict, model: nn.Module, image: Array, key: Array) -> Params:

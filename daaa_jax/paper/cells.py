@@ -1,6 +1,7 @@
 """The runs behind each cell of a table, one per seed: configs, folders and results."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -84,7 +85,7 @@ class Plan:
         changes = (f"{name}={value}" for name, value in sorted(self.settings.items()))
         return [change for change in changes if not is_location_setting(change)]
 
-    def file_name(self, name: str, subject, tasks: Sequence[str]) -> str:
+    def file_name(self, name: str, subject: tables.Subject, tasks: Sequence[str]) -> str:
         """File name of a table or figure, without suffix.
 
         `table3` on the paper's data, tasks and settings; otherwise with what differs, such as
@@ -92,7 +93,7 @@ class Plan:
 
         Args:
           name: name of the table or figure.
-          subject: `tables.Table` or `figures.Figure`.
+          subject: the table or figure.
           tasks: the tasks that it shows.
         """
         _, known = DATA[self.data]
@@ -244,11 +245,8 @@ def other_settings(run: Run, plan: Plan, folder: Path) -> list[str]:
 def settings_of_earlier_versions(runs: Iterable[Run], plan: Plan, folder: Path) -> list[str]:
     """How the settings of finished runs differ, each difference once; empty while training."""
     finished = [run for run in runs if plan.only_show and result(run, plan, folder)]
-    return list(
-        dict.fromkeys(
-            difference for run in finished for difference in other_settings(run, plan, folder)
-        )
-    )
+    differing = (other_settings(run, plan, folder) for run in finished)
+    return list(dict.fromkeys(itertools.chain.from_iterable(differing)))
 
 
 def is_to_do(run: Run, plan: Plan, folder: Path) -> bool:

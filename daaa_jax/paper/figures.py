@@ -1,6 +1,5 @@
 """Plots of the paper's Fig. A1, accuracy against p_t and β, and Fig. 4, over the rounds."""
 
-import dataclasses
 import io
 import itertools
 from collections.abc import Mapping, Sequence
@@ -10,31 +9,15 @@ from typing import Any
 from daaa_jax.paper import cells, choices, summary, tables
 from daaa_jax.runtime import files, metrics
 
-
-@dataclasses.dataclass(frozen=True)
-class Figure:
-    """A figure of the paper.
-
-    Attributes:
-      title: heading of the plot.
-      data: data of the paper's figure, a key of `cells.DATA`.
-      tasks: the tasks that it shows.
-    """
-
-    title: str
-    data: str
-    tasks: tuple[str, ...]
-
-
 FIGURES = {
-    "figA1": Figure("Fig. A1: accuracy against p_t and β", "office", ("D->A",)),
-    "fig4": Figure("Fig. 4: L_AT and accuracy over the rounds", "office", ("W->A", "D->A")),
+    "figA1": tables.Subject("Fig. A1: accuracy against p_t and β", "office", ("D->A",)),
+    "fig4": tables.Subject("Fig. 4: L_AT and accuracy over the rounds", "office", ("W->A", "D->A")),
 }
 _SWEPT = ("p_t", "β")
 _COLUMNS = ("task", "curve", "x", "y", "seeds", "mean", "std")  # of a point of a curve
 
 
-def runs_of(figure: Figure, tasks: Sequence[str], plan: cells.Plan) -> list[cells.Run]:
+def runs_of(figure: tables.Subject, tasks: Sequence[str], plan: cells.Plan) -> list[cells.Run]:
     """All runs of a figure, each once."""
     runs = []
     for task in tasks:

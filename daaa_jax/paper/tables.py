@@ -54,19 +54,24 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
-    """A table of the paper.
+class Subject:
+    """A table or figure of the paper.
 
     Attributes:
-      title: heading of the table.
+      title: heading.
       data: data of the paper's accuracies, a key of `cells.DATA`.
-      tasks: columns.
-      rows: rows.
+      tasks: the tasks that it shows.
     """
 
     title: str
     data: str
     tasks: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table(Subject):
+    """A table of the paper; its tasks are columns."""
+
     rows: tuple[Row, ...]
 
 

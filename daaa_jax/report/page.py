@@ -134,8 +134,8 @@ def write_sweep(folder: Path) -> Path:
     return _write(path, page)
 
 
-def _runs(folder: Path) -> list[dict[str, Any]]:
-    """The finished runs of a sweep, each with a link to its report."""
+def _runs(folder: Path) -> list[tuple[str, str, list[str]]]:
+    """The finished runs of a sweep: name, link to its report, cells of the table."""
     rows = []
     for place in sorted((folder / _RUNS).glob("*/result.json")):
         workdir = Workdir(place.parent)
@@ -148,11 +148,6 @@ def _runs(folder: Path) -> list[dict[str, Any]]:
         name = workdir.path.name
         page = workdir.report.relative_to(workdir.path)
         shown = (sections.percent(target[which]) for which in ("last", "selected", "oracle"))
-        rows.append(
-            {
-                "name": name,
-                "link": urllib.parse.quote(f"../{_RUNS}/{name}/{page}", safe="/="),
-                "cells": [*shown, f"{minutes:.1f} min"],
-            }
-        )
+        link = urllib.parse.quote(f"../{_RUNS}/{name}/{page}", safe="/=")
+        rows.append((name, link, [*shown, f"{minutes:.1f} min"]))
     return rows
