@@ -305,13 +305,11 @@ def run(
         functools.partial(
             create_state, loop.stage_key(settings.seed, "pair"), settings, optimizer, first
         ),
-        feed.bind(functools.partial(train_step, settings=settings, optimizer=optimizer)),
-        feed.at,
-        blocks=feed.blocks,
+        functools.partial(train_step, settings=settings, optimizer=optimizer),
+        feed,
         images=2 * settings.batch_size,
-        steps=steps,
         round_steps=epoch,
-        end_of_round=_PairSheet(settings, images_a, images_b, context),
+        end_of_round=_pair_sheet(settings, images_a, images_b, context),
         context=context,
         shardings=state_shardings,
         reduce="pair.batch_size, pair.filters, pair.blocks or data.image_size",
@@ -337,26 +335,24 @@ def state_shardings(shapes: CycleGanState, mesh: Mesh) -> CycleGanState:
     return shardings.replace(discriminators=shardings.discriminators.replace(pools=pools))
 
 
-class _PairSheet:
-    """Draws `pair/pairs.png` at the end of each epoch."""
+def _pair_sheet(settings: ConfigDict, images_a, images_b, context: Context):
+    """Makes a function that draws `pair/pairs.png` at the end of each epoch."""
+    shown = min(8, len(images_a), len(images_b))
+    examples = [
+        np.asarray(decode(images[_spread(images, shown)])) for images in (images_a, images_b)
+    ]
+    draw = jax.jit(
+        lambda *inputs: encode(four_tuples(*inputs, settings=settings)),
+        out_shardings=meshes.replicated(context.mesh),
+    )
 
-    def __init__(self, settings, images_a, images_b, context: Context):
-        self._draw = jax.jit(
-            lambda *inputs: encode(four_tuples(*inputs, settings=settings)),
-            out_shardings=meshes.replicated(context.mesh),
-        )
-        shown = min(8, len(images_a), len(images_b))
-        self._examples = tuple(
-            np.asarray(decode(images[_spread(images, shown)])) for images in (images_a, images_b)
-        )
-        self._context = context
-
-    def __call__(self, step, state, metrics, loop_state) -> dict[str, float]:
-        pixels = self._draw(state.generators.params, *self._examples)
-        grid = image_grid.grid(np.asarray(pixels))
-        self._context.writer.image("pair", step, "pairs", grid)
-        image_grid.write_png(self._context.workdir.pair_sheet, grid)
+    def end_of_epoch(step, state, metrics, loop_state) -> dict[str, float]:
+        grid = image_grid.grid(np.asarray(draw(state.generators.params, *examples)))
+        context.writer.image("pair", step, "pairs", grid)
+        image_grid.write_png(context.workdir.pair_sheet, grid)
         return {name: float(metrics[name].compute()) for name in ("adversarial", "cycle")}
+
+    return end_of_epoch
 
 
 def _spread(images, count: int) -> np.ndarray:

@@ -212,6 +212,12 @@ def absolute(x: Array) -> Array:
     return x * jnp.sign(x)
 
 
+def normalised(features: Array) -> Array:
+    """Divides each row of features `[B,D]` by its L2 norm; zeros stay zeros."""
+    squares = jnp.square(features).sum(axis=1, keepdims=True)
+    return features * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
+
+
 def _kernel(x: Array, y: Array) -> Array:
     """Mean of Gaussian kernels among the rows of x and y together, `[B + B', B + B']`."""
     points = jnp.concatenate(

@@ -125,7 +125,6 @@ def run(
     stream = IndexStream(len(data.labels), settings.batch_size, settings.seed, "source")
     batch_at = functools.partial(_batch_at, stream, data.labels)
     feed = Feed((data.images,), batch_at, steps, context.mesh, context.settings)
-    step = functools.partial(train_step, model=model, optimizer=optimizer, augment=config.augment)
 
     def end_of_round(step, state, metrics, loop_state):
         # The accuracy on a domain without labels is NaN.
@@ -142,11 +141,9 @@ def run(
             evaluation_views(decode(data.images[:1]), config.augment, 1)[0],
             functools.partial(starting_variables, config.model),
         ),
-        feed.bind(step),
-        feed.at,
-        blocks=feed.blocks,
+        functools.partial(train_step, model=model, optimizer=optimizer, augment=config.augment),
+        feed,
         images=settings.batch_size,
-        steps=steps,
         round_steps=settings.round_epochs * epoch,
         end_of_round=end_of_round,
         context=context,

@@ -134,20 +134,16 @@ def read(folder: Path) -> Images:
       UserError: if the manifest says that the direction is not complete, or a part is missing.
     """
     manifest = _manifest(folder)
+    remedy = f"remove {folder.parent} and run the stage translate again"
     if not manifest.get("complete"):
-        raise UserError(
-            f"{folder} holds no complete translation: remove {folder.parent} and run the stage "
-            "translate again"
-        )
+        raise UserError(f"{folder} holds no complete translation: {remedy}")
     # The generator and the originals determine the translations.
     identity = files.settings_hash(manifest)
     parts = [(folder / part["file"], part["count"]) for part in manifest["parts"]]
     try:
         return records.read(parts, manifest["shape"], identity)
     except UserError as error:
-        raise UserError(
-            f"{error}; remove {folder.parent} and run the stage translate again"
-        ) from error
+        raise UserError(f"{error}; {remedy}") from error
 
 
 def is_whole(folder: Path) -> bool:

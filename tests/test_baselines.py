@@ -20,7 +20,7 @@ from tiny import (
 )
 
 from daaa_jax import baselines, evaluation, losses, main, validate
-from daaa_jax.baselines import ada, cdan, dann, dsn, jan, method, training
+from daaa_jax.baselines import ada, cdan, dann, dsn, jan, method, reversal, training
 from daaa_jax.data.augment import decode
 from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
 from daaa_jax.errors import UserError
@@ -58,7 +58,7 @@ def test_domain_loss_is_the_mean_cross_entropy_of_both_domains():
 
 def test_reversed_gradient_is_the_negative_times_the_factor():
     def through(x, factor):
-        return (method.reverse_gradient({"x": x}, factor)["x"] ** 2).sum()
+        return (reversal.reverse_gradient({"x": x}, factor)["x"] ** 2).sum()
 
     x = jnp.array([1.0, -2.0])
     assert through(x, jnp.float32(0.3)) == 5
@@ -67,9 +67,9 @@ def test_reversed_gradient_is_the_negative_times_the_factor():
 
 
 def test_weight_grows_from_nothing_to_one():
-    assert method.ramp(0.0) == 0
-    np.testing.assert_allclose(method.ramp(0.1), 2 / (1 + np.exp(-1)) - 1, rtol=1e-6)
-    assert 0.9999 < method.ramp(1.0) < 1
+    assert reversal.ramp(0.0) == 0
+    np.testing.assert_allclose(reversal.ramp(0.1), 2 / (1 + np.exp(-1)) - 1, rtol=1e-6)
+    assert 0.9999 < reversal.ramp(1.0) < 1
 
 
 def cosines(source, target):
@@ -192,8 +192,10 @@ def test_jan_takes_the_joint_distance_of_features_and_softmax():
         [source.features, softmax(np.asarray(source.logits))],
         [target.features, softmax(np.asarray(target.logits))],
     )
-    found = make_baseline("jan", weight=3.0).penalty({}, source, target, batch_of(0.2))
-    np.testing.assert_allclose(found["jmmd"], 3 * method.ramp(0.2) * distance, rtol=1e-5)
+    found = make_baseline("jan", weight=3.0).penalty(
+        {}, method.DomainOutputs(source, target), batch_of(0.2)
+    )
+    np.testing.assert_allclose(found["jmmd"], 3 * reversal.ramp(0.2) * distance, rtol=1e-5)
 
 
 def dense(layer, array):
@@ -208,15 +210,16 @@ def some_outputs(made):
     width = seen["features"]["seen"].shape[1]
     source = outputs_of(features(6, CLASSES), features(6, width, 1))
     target = outputs_of(features(6, CLASSES, 2), features(6, width, 3))
-    return source, target, made.create(jax.random.key(0), image, source)
+    aux_params = made.create(jax.random.key(0), image, source)
+    return method.DomainOutputs(source, target), aux_params
 
 
 def test_jan_a_takes_the_joint_distance_behind_an_adversary_of_each_layer():
     made = make_baseline("jan_a", weight=3.0, width=5)
-    source, target, aux_params = some_outputs(made)
+    given, aux_params = some_outputs(made)
 
-    def behind(given):
-        both = [np.asarray(given.features), softmax(np.asarray(given.logits))]
+    def behind(outputs):
+        both = [np.asarray(outputs.features), softmax(np.asarray(outputs.logits))]
         return [
             dense(
                 aux_params[f"layer{n}"]["output"],
@@ -225,21 +228,21 @@ def test_jan_a_takes_the_joint_distance_behind_an_adversary_of_each_layer():
             for n, layer in enumerate(both)
         ]
 
-    distance = losses.jmmd(behind(source), behind(target))
-    found = made.penalty(aux_params, source, target, batch_of(0.3))
+    distance = losses.jmmd(behind(given.source), behind(given.target))
+    found = made.penalty(aux_params, given, batch_of(0.3))
     np.testing.assert_allclose(found["jmmd"], 3 * distance, rtol=1e-3)
 
 
 def test_dsn_sums_both_domains_each_with_its_own_private_network():
     made = make_baseline("dsn", reconstruction=2.0, difference=3.0, similarity=0.5)
-    source, target, aux_params = some_outputs(made)
+    given, aux_params = some_outputs(made)
     batch = batch_of(0.3)
-    found = made.penalty(aux_params, source, target, batch)
+    found = made.penalty(aux_params, given, batch)
     assert found.keys() == {"reconstruction", "difference", "domain"}
     reconstruction = difference = 0.0
     for domain, images, shared in (
-        ("source", batch.source, source.features),
-        ("target", batch.target, target.features),
+        ("source", batch.source, given.source.features),
+        ("target", batch.target, given.target.features),
     ):
         _, seen = MODEL.apply(
             {"params": aux_params[domain]}, images, train=True, mutable=["features", "batch_stats"]
@@ -253,9 +256,7 @@ def test_dsn_sums_both_domains_each_with_its_own_private_network():
     np.testing.assert_allclose(found["reconstruction"], 2 * reconstruction, rtol=1e-4)
     np.testing.assert_allclose(found["difference"], 3 * difference, rtol=1e-4)
     alone = make_baseline("dann", weight=0.5)
-    similarity = alone.penalty(
-        {"discriminator": aux_params["discriminator"]}, source, target, batch
-    )
+    similarity = alone.penalty({"discriminator": aux_params["discriminator"]}, given, batch)
     np.testing.assert_allclose(found["domain"], sum(similarity.values()), rtol=1e-4)
 
 
@@ -274,21 +275,24 @@ def cdan_twin(source, target, discriminator):
 
 def test_cdan_weighs_the_domain_loss_by_certainty_on_products():
     made = make_baseline("cdan", widths=(7,), weight=2.0)
-    source, target, aux_params = some_outputs(made)
-    given = [(np.asarray(x.logits), np.asarray(x.features)) for x in (source, target)]
-    twin = cdan_twin(*given, aux_params["discriminator"])
-    found = made.penalty(aux_params, source, target, batch_of(0.3))
+    given, aux_params = some_outputs(made)
+    arrays = [(np.asarray(x.logits), np.asarray(x.features)) for x in given]
+    twin = cdan_twin(*arrays, aux_params["discriminator"])
+    found = made.penalty(aux_params, given, batch_of(0.3))
     np.testing.assert_allclose(found["domain"], twin, rtol=1e-4)
 
     def domain(factor, field, progress):
-        changed = source.replace(**{field: factor * getattr(source, field)})
-        return made.penalty(aux_params, changed, target, batch_of(progress))["domain"]
+        source = given.source.replace(**{field: factor * getattr(given.source, field)})
+        changed = given._replace(source=source)
+        return made.penalty(aux_params, changed, batch_of(progress))["domain"]
 
     # The reversed gradient grows; that of the logits comes through the weights alone.
     for field in ("features", "logits"):
         late, early, none = (jax.grad(domain)(1.0, field, p) for p in (0.9, 0.05, 0.0))
         assert none == 0 and late != 0
-        np.testing.assert_allclose(early / late, method.ramp(0.05) / method.ramp(0.9), rtol=1e-3)
+        np.testing.assert_allclose(
+            early / late, reversal.ramp(0.05) / reversal.ramp(0.9), rtol=1e-3
+        )
 
 
 def test_large_products_are_projected_and_keep_inner_products():
@@ -309,7 +313,7 @@ def test_large_products_are_projected_and_keep_inner_products():
 def test_mcc_penalises_the_targets_confusion_alone():
     made = make_baseline("mcc", weight=3.0, temperature=2.0)
     source, target = (outputs_of(features(6, CLASSES, s), features(6, 9)) for s in (0, 1))
-    found = made.penalty({}, source, target, batch_of(0.0))
+    found = made.penalty({}, method.DomainOutputs(source, target), batch_of(0.0))
     twin = 3 * losses.class_confusion(target.logits, 2.0)
     assert found == {"confusion": pytest.approx(float(twin))}
 
@@ -451,7 +455,7 @@ def test_adversary_and_classifier_pull_in_opposite_directions(name):
             variables = {**state.target, "params": params}
             logits, observed = MODEL.apply(variables, images, train=False, mutable=["features"])
             given.append(method.ClassifierOutput(logits, observed["features"]["seen"], None))
-        return sum(made.penalty(aux_params, *given, batch).values())
+        return sum(made.penalty(aux_params, method.DomainOutputs(*given), batch).values())
 
     params, aux_params = state.target["params"], state.aux_params
     value = fast_jit(term)

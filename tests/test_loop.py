@@ -34,6 +34,18 @@ from daaa_jax.training import loop, rounds
 STEPS, ROUND = 10, 4
 
 
+class Numbers:
+    """In place of a `Feed`: batches are numbers, given to each update alone."""
+
+    steps, streams = STEPS, True
+
+    def __init__(self, batch_at):
+        self.at = lambda step: (batch_at(step),)
+
+    def bind(self, train_step):
+        return train_step
+
+
 class Killed(BaseException):
     """Ends a run at once, as a kill does: nothing between it and the test handles it."""
 
@@ -72,9 +84,8 @@ def run(
             "little",
             create_state,
             step,
-            lambda s: (batch_at(s),),
+            Numbers(batch_at),
             images=7,
-            steps=STEPS,
             round_steps=ROUND,
             end_of_round=end_of_round or summary,
             context=dataclasses.replace(context, profiled=profiled),

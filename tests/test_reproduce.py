@@ -89,9 +89,21 @@ def texts_of(svg):
 # The paper's accuracies
 
 
-def test_every_row_has_an_accuracy_for_every_task():
+NOT_IN_THE_PAPER = {
+    "EM",
+    "EM + L_AT",
+    "Source network on G_TS(x^T)",
+    "Ours (paired posterior)",
+    "Ours (paired posterior, recoloured)",
+    tables.UPPER_BOUND,
+    tables.L1_AT_OUR_BETA,
+}
+
+
+def test_every_row_of_the_paper_has_an_accuracy_for_every_task():
     for table in tables.TABLES.values():
-        assert all(len(row.paper) == len(table.tasks) for row in table.rows)
+        for row in table.rows:
+            assert len(row.paper) == (0 if row.method in NOT_IN_THE_PAPER else len(table.tasks))
         assert len({(row.method, row.train_data) for row in table.rows}) == len(table.rows)
 
 

@@ -3,15 +3,15 @@
 Haeusser et al., Associative Domain Adaptation, ICCV 2017.
 """
 
-from collections.abc import Mapping
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from daaa_jax.baselines.method import ClassifierOutput, Inputs, Method, Params, normalised, ramp
+from daaa_jax.baselines.method import DomainOutputs, Inputs, Method, Params, Terms
+from daaa_jax.baselines.reversal import ramp
+from daaa_jax.losses import normalised
 
 _SMALLEST = 1e-8  # added to a probability before its logarithm is taken, as in the released code
 
@@ -71,13 +71,11 @@ class Ada(Method):
     batches, start and updates. The weight grows with `ramp` instead of starting after 500 updates.
     """
 
-    def penalty(
-        self, aux_params: Params, source: ClassifierOutput, target: ClassifierOutput, inputs: Inputs
-    ) -> Mapping[str, Array]:
+    def penalty(self, aux_params: Params, given: DomainOutputs, inputs: Inputs) -> Terms:
         """Both losses, their weight growing with `ramp`."""
-        weight, features = ramp(inputs.progress), (source.features, target.features)
-        walker = walker_loss(*features, inputs.labels, self.settings.temperature)
-        visit = visit_loss(*features, self.settings.temperature)
+        weight, source, target = ramp(inputs.progress), given.source.features, given.target.features
+        walker = walker_loss(source, target, inputs.labels, self.settings.temperature)
+        visit = visit_loss(source, target, self.settings.temperature)
         return {
             "walker": weight * self.settings.walker * walker,
             "visit": weight * self.settings.visit * visit,

@@ -3,8 +3,6 @@
 Long et al., Conditional Adversarial Domain Adaptation, NeurIPS 2018.
 """
 
-from collections.abc import Mapping
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,14 +11,8 @@ from flax import linen as nn
 from jax import Array
 
 from daaa_jax.baselines.dann import DomainDiscriminator
-from daaa_jax.baselines.method import (
-    ClassifierOutput,
-    Inputs,
-    Method,
-    Params,
-    ramp,
-    reverse_gradient,
-)
+from daaa_jax.baselines.method import ClassifierOutput, DomainOutputs, Inputs, Method, Params, Terms
+from daaa_jax.baselines.reversal import ramp, reverse_gradient
 from daaa_jax.losses import entropy
 
 _LARGEST_PRODUCT = 4096  # entries; larger products are projected at random
@@ -77,18 +69,16 @@ class Cdan(Method):
         discriminator = DomainDiscriminator(self.settings.widths)
         return {"discriminator": discriminator.init(key, seen)["params"]}
 
-    def penalty(
-        self, aux_params: Params, source: ClassifierOutput, target: ClassifierOutput, inputs: Inputs
-    ) -> Mapping[str, Array]:
+    def penalty(self, aux_params: Params, given: DomainOutputs, inputs: Inputs) -> Terms:
         """The domain loss, whose reversed gradient grows with `ramp`."""
         weight = self.settings.weight * ramp(inputs.progress)
-        logits = jnp.concatenate([source.logits, target.logits])
-        features = jnp.concatenate([source.features, target.features])
+        logits = jnp.concatenate([given.source.logits, given.target.logits])
+        features = jnp.concatenate([given.source.features, given.target.features])
         predictions = jax.lax.stop_gradient(nn.softmax(logits))
         uncertainty = reverse_gradient(entropy(logits), weight)
         seen = multilinear_map(reverse_gradient(features, weight), predictions)
         domain = DomainDiscriminator(self.settings.widths).apply(
             {"params": aux_params["discriminator"]}, seen
         )
-        is_source = (jnp.arange(len(logits)) < len(source.logits)).astype(jnp.float32)
+        is_source = (jnp.arange(len(logits)) < len(given.source.logits)).astype(jnp.float32)
         return {"domain": weighted_domain_loss(domain, is_source, 1 + jnp.exp(-uncertainty))}

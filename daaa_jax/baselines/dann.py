@@ -3,21 +3,15 @@
 Ganin et al., Domain-Adversarial Training of Neural Networks, JMLR 2016.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
 import optax
 from jax import Array
 
-from daaa_jax.baselines.method import (
-    ClassifierOutput,
-    Inputs,
-    Method,
-    Params,
-    ramp,
-    reverse_gradient,
-)
+from daaa_jax.baselines.method import ClassifierOutput, DomainOutputs, Inputs, Method, Params, Terms
+from daaa_jax.baselines.reversal import ramp, reverse_gradient
 
 
 class DomainDiscriminator(nn.Module):
@@ -63,26 +57,20 @@ class Dann(Method):
         discriminator = DomainDiscriminator(self.settings.widths)
         return {"discriminator": discriminator.init(key, given.features)["params"]}
 
-    def penalty(
-        self, aux_params: Params, source: ClassifierOutput, target: ClassifierOutput, inputs: Inputs
-    ) -> Mapping[str, Array]:
+    def penalty(self, aux_params: Params, given: DomainOutputs, inputs: Inputs) -> Terms:
         """The domain loss, with reversed gradient for the features."""
         weight = self.settings.weight * ramp(inputs.progress)
         params = aux_params["discriminator"]
-        return {"domain": adversarial(params, self.settings.widths, source, target, weight)}
+        return {"domain": adversarial(params, self.settings.widths, given, weight)}
 
 
 def adversarial(
-    params: Params,
-    widths: Sequence[int],
-    source: ClassifierOutput,
-    target: ClassifierOutput,
-    weight: Array,
+    params: Params, widths: Sequence[int], given: DomainOutputs, weight: Array
 ) -> Array:
     """The domain loss of a discriminator, whose gradient reaches the features times `-weight`."""
     discriminator = DomainDiscriminator(widths)
-    logits = [
-        discriminator.apply({"params": params}, reverse_gradient(given.features, weight))
-        for given in (source, target)
-    ]
+    logits = (
+        discriminator.apply({"params": params}, reverse_gradient(of_domain.features, weight))
+        for of_domain in given
+    )
     return domain_loss(*logits)

@@ -4,16 +4,16 @@ Bousmalis et al., Domain Separation Networks, NIPS 2016.
 """
 
 import math
-from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from daaa_jax import models
+from daaa_jax import losses, models
 from daaa_jax.baselines import dann
-from daaa_jax.baselines.method import ClassifierOutput, Inputs, Method, Params, normalised, ramp
+from daaa_jax.baselines.method import ClassifierOutput, DomainOutputs, Inputs, Method, Params, Terms
+from daaa_jax.baselines.reversal import ramp
 from daaa_jax.models.layers import Convolution
 
 _LARGEST_START = 8  # pixels; side of a decoder's first feature map, which is then doubled
@@ -60,7 +60,7 @@ def difference_loss(shared: Array, private: Array) -> Array:
     if len(shared) != len(private):
         raise ValueError(f"{len(shared)} shared and {len(private)} private features: must be equal")
     # From the B x B products between images, which are fewer than those between features.
-    directions = [normalised(each - each.mean(axis=0)) for each in (shared, private)]
+    directions = [losses.normalised(each - each.mean(axis=0)) for each in (shared, private)]
     return jnp.mean((directions[0] @ directions[0].T) * (directions[1] @ directions[1].T))
 
 
@@ -98,29 +98,22 @@ class Dsn(Method):
             "discriminator": discriminator.init(keys[3], given.features)["params"],
         }
 
-    def penalty(
-        self, aux_params: Params, source: ClassifierOutput, target: ClassifierOutput, inputs: Inputs
-    ) -> Mapping[str, Array]:
+    def penalty(self, aux_params: Params, given: DomainOutputs, inputs: Inputs) -> Terms:
         """Reconstruction, difference and similarity (Eq. 1), the last growing with `ramp`."""
         settings = self.settings
         reconstruction: Array | float = 0.0
         difference: Array | float = 0.0
         for domain, images, shared in (
-            ("source", inputs.source, source.features),
-            ("target", inputs.target, target.features),
+            ("source", inputs.source, given.source.features),
+            ("target", inputs.target, given.target.features),
         ):
             private = _features(self.model, aux_params[domain], images)
             decoder = Decoder(images.shape[1])
             decoded = decoder.apply({"params": aux_params["decoder"]}, shared + private)
             reconstruction += reconstruction_loss(images, decoded)
             difference += difference_loss(shared, private)
-        similarity = dann.adversarial(
-            aux_params["discriminator"],
-            settings.widths,
-            source,
-            target,
-            settings.similarity * ramp(inputs.progress),
-        )
+        weight = settings.similarity * ramp(inputs.progress)
+        similarity = dann.adversarial(aux_params["discriminator"], settings.widths, given, weight)
         return {
             "reconstruction": settings.reconstruction * reconstruction,
             "difference": settings.difference * difference,

@@ -3,13 +3,12 @@
 Long et al., Deep Transfer Learning with Joint Adaptation Networks, ICML 2017.
 """
 
-from collections.abc import Mapping
-
 import flax.linen as nn
 from jax import Array
 
 from daaa_jax import losses
-from daaa_jax.baselines.method import ClassifierOutput, Inputs, Method, Params, ramp
+from daaa_jax.baselines.method import ClassifierOutput, DomainOutputs, Inputs, Method, Params, Terms
+from daaa_jax.baselines.reversal import ramp
 
 
 class Jan(Method):
@@ -22,11 +21,9 @@ class Jan(Method):
     inputs of its last layer are aligned.
     """
 
-    def penalty(
-        self, aux_params: Params, source: ClassifierOutput, target: ClassifierOutput, inputs: Inputs
-    ) -> Mapping[str, Array]:
+    def penalty(self, aux_params: Params, given: DomainOutputs, inputs: Inputs) -> Terms:
         """JMMD, its weight growing with `ramp`."""
-        distance = losses.jmmd(layers(source), layers(target))
+        distance = losses.jmmd(*map(layers, given))
         return {"jmmd": self.settings.weight * ramp(inputs.progress) * distance}
 
 

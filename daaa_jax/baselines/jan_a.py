@@ -3,8 +3,6 @@
 Long et al., Deep Transfer Learning with Joint Adaptation Networks, ICML 2017, section 4.3.
 """
 
-from collections.abc import Mapping
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,14 +10,8 @@ from jax import Array
 
 from daaa_jax import losses
 from daaa_jax.baselines.jan import layers
-from daaa_jax.baselines.method import (
-    ClassifierOutput,
-    Inputs,
-    Method,
-    Params,
-    ramp,
-    reverse_gradient,
-)
+from daaa_jax.baselines.method import ClassifierOutput, DomainOutputs, Inputs, Method, Params, Terms
+from daaa_jax.baselines.reversal import ramp, reverse_gradient
 
 
 class Adversary(nn.Module):
@@ -53,18 +45,16 @@ class JanA(Method):
             )
         }
 
-    def penalty(
-        self, aux_params: Params, source: ClassifierOutput, target: ClassifierOutput, inputs: Inputs
-    ) -> Mapping[str, Array]:
+    def penalty(self, aux_params: Params, given: DomainOutputs, inputs: Inputs) -> Terms:
         """JMMD of the adversaries' outputs; its gradient to the network grows with `ramp`."""
         maximising = reverse_gradient(aux_params, jnp.float32(1))
 
-        def seen(given: ClassifierOutput) -> list[Array]:
+        def seen(of_domain: ClassifierOutput) -> list[Array]:
             # Reversed twice: the gradient keeps its sign and is multiplied by the ramp.
-            growing = reverse_gradient(layers(given), -ramp(inputs.progress))
+            growing = reverse_gradient(layers(of_domain), -ramp(inputs.progress))
             return [
                 Adversary(self.settings.width).apply({"params": maximising[f"layer{n}"]}, features)
                 for n, features in enumerate(growing)
             ]
 
-        return {"jmmd": self.settings.weight * losses.jmmd(seen(source), seen(target))}
+        return {"jmmd": self.settings.weight * losses.jmmd(*map(seen, given))}

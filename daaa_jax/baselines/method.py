@@ -1,9 +1,8 @@
 """The interface of a baseline: its auxiliary networks, and the loss of the classifier."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Generic
+from typing import Any, ClassVar, Generic, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -15,6 +14,7 @@ from daaa_jax import losses
 from daaa_jax.data.batches import ImagesOrRows
 
 Params = Mapping[str, Any]
+Terms = Mapping[str, Array]  # terms of a loss by name, each with its weight
 
 
 class ClassifierOutput(struct.PyTreeNode):
@@ -29,6 +29,13 @@ class ClassifierOutput(struct.PyTreeNode):
     logits: Array
     features: Array
     batch_stats: Any
+
+
+class DomainOutputs(NamedTuple):
+    """The classifier's outputs for the images of each domain in a batch."""
+
+    source: ClassifierOutput
+    target: ClassifierOutput
 
 
 class DomainBatch(struct.PyTreeNode, Generic[ImagesOrRows]):
@@ -60,6 +67,7 @@ class Inputs(DomainBatch[Array]):
 
 
 Classify = Callable[[Array], ClassifierOutput]
+Loss = tuple[Array, Terms, ClassifierOutput]  # the loss, what to log, the outputs it is of
 
 
 class Method:
@@ -98,9 +106,7 @@ class Method:
         """
         return {}
 
-    def loss(
-        self, aux_params: Params, classify: Classify, inputs: Inputs
-    ) -> tuple[Array, Mapping[str, Array], ClassifierOutput]:
+    def loss(self, aux_params: Params, classify: Classify, inputs: Inputs) -> Loss:
         """The loss that the classifier and the auxiliary networks minimise together.
 
         By default the cross-entropy on the source images plus `penalty`; both domains pass through
@@ -122,41 +128,11 @@ class Method:
             for part in (slice(count), slice(count, None))
         )
         supervised = losses.cross_entropy(source.logits, inputs.labels).mean()
-        parts = self.penalty(aux_params, source, target, inputs)
+        parts = self.penalty(aux_params, DomainOutputs(source, target), inputs)
         penalty = losses.total(parts.values())
         logged = {"cross_entropy": supervised, "penalty": penalty, **parts}
         return supervised + penalty, logged, given
 
-    def penalty(
-        self, aux_params: Params, source: ClassifierOutput, target: ClassifierOutput, inputs: Inputs
-    ) -> Mapping[str, Array]:
-        """The terms added to the cross-entropy, by name, each with its weight."""
+    def penalty(self, aux_params: Params, given: DomainOutputs, inputs: Inputs) -> Terms:
+        """The terms added to the cross-entropy."""
         raise NotImplementedError
-
-
-def normalised(features: Array) -> Array:
-    """Divides each row of features `[B,D]` by its L2 norm; zeros stay zeros."""
-    squares = jnp.square(features).sum(axis=1, keepdims=True)
-    return features * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
-
-
-def ramp(progress: Array) -> Array:
-    """A penalty's weight, `2 / (1 + exp(-10 p)) - 1`: from 0 to nearly 1 (Ganin et al., 2016)."""
-    return 2 / (1 + jnp.exp(-10 * progress)) - 1
-
-
-@jax.custom_vjp
-def reverse_gradient(tree: Any, factor: Array) -> Any:
-    """Identity whose gradient is multiplied by `-factor`.
-
-    A loss of the result is minimised by the parameters after this function and maximised by those
-    before it (Ganin et al., Domain-Adversarial Training of Neural Networks, JMLR 2016, Eq. 15).
-    """
-    return tree
-
-
-def _backward(factor, gradient):
-    return jax.tree.map(lambda g: -factor * g, gradient), jnp.zeros_like(factor)
-
-
-reverse_gradient.defvjp(lambda tree, factor: (tree, factor), _backward)

@@ -4,15 +4,13 @@ Bousmalis et al., Unsupervised Pixel-Level Domain Adaptation with Generative Adv
 CVPR 2017.
 """
 
-from collections.abc import Mapping
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
 from daaa_jax import losses, models
-from daaa_jax.baselines.method import ClassifierOutput, Classify, Inputs, Method, Params
+from daaa_jax.baselines.method import ClassifierOutput, Classify, Inputs, Loss, Method, Params
 
 
 class NoiseChannel(nn.Module):
@@ -54,9 +52,7 @@ class PixelDa(Method):
             "discriminator": discriminator.init(keys[1], image)["params"],
         }
 
-    def loss(
-        self, aux_params: Params, classify: Classify, inputs: Inputs
-    ) -> tuple[Array, Mapping[str, Array], ClassifierOutput]:
+    def loss(self, aux_params: Params, classify: Classify, inputs: Inputs) -> Loss:
         """The sum of the losses of the three networks (Eq. 1 to 4).
 
         The classifier's, on source images and their translations; the generator's, which is the

@@ -3,12 +3,8 @@
 Liang et al., Do We Really Need to Access the Source Data?, ICML 2020, without its pseudo-labels.
 """
 
-from collections.abc import Mapping
-
-from jax import Array
-
 from daaa_jax import losses
-from daaa_jax.baselines.method import ClassifierOutput, Classify, Inputs, Method, Params
+from daaa_jax.baselines.method import Classify, Inputs, Loss, Method, Params
 
 
 class Shot(Method):
@@ -23,9 +19,7 @@ class Shot(Method):
     labels = None
     fixes_classifier = True
 
-    def loss(
-        self, aux_params: Params, classify: Classify, inputs: Inputs
-    ) -> tuple[Array, Mapping[str, Array], ClassifierOutput]:
+    def loss(self, aux_params: Params, classify: Classify, inputs: Inputs) -> Loss:
         """Minus the mutual information of target images and predictions."""
         given = classify(inputs.target)
         loss = self.settings.weight * losses.negative_information(given.logits)

@@ -22,6 +22,9 @@ from daaa_jax.training import loop
 from daaa_jax.training.optimizers import make as make_optimizer
 from daaa_jax.training.rounds import TargetTraining
 
+# Of the classifier, and of the method's auxiliary networks.
+Optimizers = tuple[optax.GradientTransformation, optax.GradientTransformation]
+
 
 class BaselineState(struct.PyTreeNode):
     """The state of stage `adapt` of a baseline.
@@ -43,10 +46,8 @@ class BaselineState(struct.PyTreeNode):
     aux_opt_state: optax.OptState
 
 
-def make_optimizers(
-    method: Method, total_steps: int
-) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
-    """Optimisers of the classifier and of the method's auxiliary networks, without restarts.
+def make_optimizers(method: Method, total_steps: int) -> Optimizers:
+    """The optimisers of a method, without restarts of the learning rate.
 
     Auxiliary networks are new, and use the learning rate of the classifier's last layer.
     """
@@ -57,10 +58,8 @@ def make_optimizers(
     aux.classifier_factor = 1.0
     if method.fixes_classifier:
         settings.classifier_factor = 0.0
-    return (
-        make_optimizer(settings, total_steps=total_steps),
-        make_optimizer(aux, total_steps=total_steps),
-    )
+    make = functools.partial(make_optimizer, total_steps=total_steps)
+    return make(settings), make(aux)
 
 
 def create_auxiliary(config: ConfigDict, model: nn.Module, image: Array, key: Array) -> Params:
@@ -83,7 +82,7 @@ def create_state(
     method: Method,
     start: Variables,
     image: Array,
-    optimizers: tuple[optax.GradientTransformation, optax.GradientTransformation],
+    optimizers: Optimizers,
 ) -> BaselineState:
     """The state before the first update.
 
@@ -110,7 +109,7 @@ def train_step(
     batch: DomainBatch[Array],
     *,
     method: Method,
-    optimizers: tuple[optax.GradientTransformation, optax.GradientTransformation],
+    optimizers: Optimizers,
     total_steps: int,
 ) -> tuple[BaselineState, loop.Metrics]:
     """One update of the classifier and of the method's auxiliary networks.
@@ -149,9 +148,8 @@ def train_step(
     target = {**state.target, "params": optax.apply_updates(params, updates)}
     if given.batch_stats is not None:
         target["batch_stats"] = given.batch_stats
-    metrics = {name: loop.mean(value) for name, value in parts.items()} | {
-        "grad_norm": loop.mean(optax.tree.norm(gradient)),
-    }
+    metrics = {name: loop.mean(value) for name, value in parts.items()}
+    metrics["grad_norm"] = loop.mean(optax.tree.norm(gradient))
     if method.labels:
         labels = getattr(batch, method.labels)
         right = given.logits[: len(labels)].argmax(axis=-1) == labels

@@ -1,11 +1,7 @@
 """The upper bound: the target network trained on the target's own labels (Fig. 1c of the paper)."""
 
-from collections.abc import Mapping
-
-from jax import Array
-
 from daaa_jax import losses
-from daaa_jax.baselines.method import ClassifierOutput, Classify, Inputs, Method, Params
+from daaa_jax.baselines.method import Classify, Inputs, Loss, Method, Params
 
 
 class UpperBound(Method):
@@ -16,9 +12,7 @@ class UpperBound(Method):
 
     labels = "target_labels"
 
-    def loss(
-        self, aux_params: Params, classify: Classify, inputs: Inputs
-    ) -> tuple[Array, Mapping[str, Array], ClassifierOutput]:
+    def loss(self, aux_params: Params, classify: Classify, inputs: Inputs) -> Loss:
         """The cross-entropy on target images alone."""
         given = classify(inputs.target)
         supervised = losses.cross_entropy(given.logits, inputs.target_labels).mean()

@@ -1,6 +1,7 @@
 """Diagnostics for the report, measured once at the end of a run and stored in small files."""
 
 import io
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 from scipy.spatial.distance import cdist
 
-from daaa_jax.data.augment import crop_size
+from daaa_jax.data.augment import crop_size, evaluation_views
 from daaa_jax.data.types import ImageArray, LabelledImages, Task
 from daaa_jax.evaluation import Evaluator, attention_of, spread
 from daaa_jax.experiment.workdir import Workdir
@@ -81,9 +82,7 @@ def write(
         arrays["originals"], arrays["translations"] = source.images[rows], made
         arrays["nearest"] = nearest(made, task.target_train.images)
     examples = measured.target_test.images[spread(len(measured.target_test.labels), _EXAMPLES)]
-    size = crop_size(examples.shape[1], config.augment)
-    first = (examples.shape[1] - size) // 2
-    arrays["examples"] = examples[:, first : first + size, first : first + size]
+    arrays["examples"] = np.asarray(evaluation_views(examples, config.augment, 1)[0])
     for name, variables in networks.items():
         maps = attention_maps(model, variables, examples, config)
         metrics["layers"] = list(maps)
@@ -218,17 +217,15 @@ def translation_colours(
       By direction, the distances of the `originals` and of the `translations` to the images of the
       other domain.
     """
-    first, second = domains
     real = {name: mean_colours(images) for name, images in domains.items()}
-    return {
-        f"{origin}_to_{style}": {
+    found = {}
+    for origin, style in itertools.permutations(domains):
+        direction = f"{origin}_to_{style}"
+        found[direction] = {
             "originals": energy_distance(real[origin], real[style]),
-            "translations": energy_distance(
-                mean_colours(made[f"{origin}_to_{style}"]), real[style]
-            ),
+            "translations": energy_distance(mean_colours(made[direction]), real[style]),
         }
-        for origin, style in ((first, second), (second, first))
-    }
+    return found
 
 
 def log_colours(distances: Mapping[str, Mapping[str, float]]) -> None:

@@ -145,19 +145,15 @@ class SecondView:
         """
         rows = evaluation.spread(len(self.originals.labels), _COUNTED)
         unknown = np.full(len(rows), -1, np.int32)
-        original, translated = (
-            LabelledImages(chosen(images, rows), unknown)
-            for images in (self.originals.images, self.translations)
-        )
+
+        def posteriors_of(network: Variables, images: ImageArray) -> np.ndarray:
+            some = LabelledImages(chosen(images, rows), unknown)
+            return np.exp(self.evaluate(network, some).log_posteriors)
+
         counts = em.count_views(
-            *(
-                np.exp(self.evaluate(network, images).log_posteriors)
-                for network, images in (
-                    (posterior, original),
-                    (self.source, original),
-                    (self.source, translated),
-                )
-            )
+            posteriors_of(posterior, self.originals.images),
+            own=posteriors_of(self.source, self.originals.images),
+            translated=posteriors_of(self.source, self.translations),
         )
         weight = counts.weight(self.config.em.tolerance)
         return {"gamma": weight, **dataclasses.asdict(counts), **counts.errors}
@@ -176,9 +172,8 @@ class SecondView:
           `used`, the soft labels of training; `own`, M^post on x^T; `second_view`, the network
           `em.second_view` on G_TS(x^T).
         """
-        second = (
-            self._source_reads if self.config.em.second_view == "source" else self._read(posterior)
-        )
+        source_reads = self.config.em.second_view == "source"
+        second = self._read_by_source if source_reads else self._read(posterior)
         used = own
         if self.config.em.posterior == "paired" and weight > 0:
             paired = em.paired_posterior(
@@ -189,7 +184,7 @@ class SecondView:
         return {"used": used, "own": own, "second_view": second}
 
     @functools.cached_property
-    def _source_reads(self) -> Evaluation:
+    def _read_by_source(self) -> Evaluation:
         return self._read(self.source)
 
     def _read(self, network: Variables) -> Evaluation:

@@ -1,6 +1,7 @@
 """The runs behind each cell of a table, one per seed: configs, folders and results."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -84,7 +85,7 @@ class Plan:
         changes = (f"{name}={value}" for name, value in sorted(self.settings.items()))
         return [change for change in changes if not is_location_setting(change)]
 
-    def file_name(self, name: str, subject, tasks: Sequence[str]) -> str:
+    def file_name(self, name: str, subject: tables.Subject, tasks: Sequence[str]) -> str:
         """File name of a table or figure, without suffix.
 
         `table3` on the paper's data, tasks and settings; otherwise with what differs, such as
@@ -92,14 +93,13 @@ class Plan:
 
         Args:
           name: name of the table or figure.
-          subject: `tables.Table` or `figures.Figure`.
+          subject: the table or figure.
           tasks: the tasks that it shows.
         """
         _, known = DATA[self.data]
         data = [self.data] if self.data != subject.data else []
-        some = (
-            [known[task] for task in tasks] if len(tasks) < len(self.tasks(subject.tasks)) else []
-        )
+        are_some = len(tasks) < len(self.tasks(subject.tasks))
+        some = [known[task] for task in tasks] if are_some else []
         own = ["own_networks"] if self.own_networks else []
         words = [name, *data, *self.words, *some, *self.changed_settings, *own]
         return folder_name(words, longest=200)  # a suffix follows
@@ -118,17 +118,16 @@ class Run:
     settings: Mapping[str, str]
     seed: int
 
-    def argument(self, plan: Plan, before: Mapping[str, str] | None = None) -> str:
+    def argument(self, plan: Plan, papers: Mapping[str, str] | None = None) -> str:
         """The config's argument, which also names the run's folder.
 
         Args:
           plan: what all runs share.
-          before: used instead of `plan.papers_settings`, for the name in an earlier version.
+          papers: used instead of `plan.papers_settings`, for the name in an earlier version.
         """
         _, tasks = DATA[plan.data]
-        settings = plan.papers_settings if before is None else dict(before)
-        settings |= dict(plan.settings) | dict(self.settings)
-        settings |= {"seed": str(self.seed)}
+        settings = dict(plan.papers_settings if papers is None else papers)
+        settings |= {**plan.settings, **self.settings, "seed": str(self.seed)}
         if not plan.own_networks:
             settings |= {"pair.seed": "0", "source.seed": "0"}
         changes = [f"{name}={value}" for name, value in sorted(settings.items())]
@@ -148,20 +147,17 @@ class Run:
 
         All runs are in one folder, where each finds the stages that it shares with others.
         """
-        workdir = self._workdir(plan, folder, self.argument(plan))
-        if not plan.only_show or workdir.path.exists():
-            return workdir
-        papers = plan.papers_settings
-        for before in ({n: papers[n] for n in papers if n != "em.threshold"}, {}):
-            older = self._workdir(plan, folder, self.argument(plan, before=before))
-            if older.path.exists():
-                return older
-        return workdir
-
-    def _workdir(self, plan: Plan, folder: Path, argument: str) -> Workdir:
         file, _ = DATA[plan.data]
-        parts = [part for part in argument.split(",") if not is_location_setting(part)]
-        return Workdir(folder / "runs" / folder_name([file, *parts]))
+        papers = plan.papers_settings
+        versions = [papers]
+        if plan.only_show:
+            versions += [{n: papers[n] for n in papers if n != "em.threshold"}, {}]
+        places = []
+        for version in versions:
+            parts = self.argument(plan, version).split(",")
+            parts = [part for part in parts if not is_location_setting(part)]
+            places.append(folder / "runs" / folder_name([file, *parts]))
+        return Workdir(next((place for place in places if place.exists()), places[0]))
 
 
 def runs_of(table: tables.Table, tasks: Sequence[str], plan: Plan) -> list[Run]:
@@ -249,11 +245,8 @@ def other_settings(run: Run, plan: Plan, folder: Path) -> list[str]:
 def settings_of_earlier_versions(runs: Iterable[Run], plan: Plan, folder: Path) -> list[str]:
     """How the settings of finished runs differ, each difference once; empty while training."""
     finished = [run for run in runs if plan.only_show and result(run, plan, folder)]
-    return list(
-        dict.fromkeys(
-            difference for run in finished for difference in other_settings(run, plan, folder)
-        )
-    )
+    differing = (other_settings(run, plan, folder) for run in finished)
+    return list(dict.fromkeys(itertools.chain.from_iterable(differing)))
 
 
 def is_to_do(run: Run, plan: Plan, folder: Path) -> bool:
@@ -282,31 +275,28 @@ def accuracies(
 
     None if the run is not finished or the target domain is unlabelled; NaN if the run diverged.
     """
-    return {
-        (number, task): _of_seeds(table, row, task, plan, folder)
-        for task in tasks
-        for number, row in enumerate(table.rows)
-    }
+    found = {}
+    for task in tasks:
+        for number, row in enumerate(table.rows):
+            # The source network is the same in every run of a task and a seed.
+            rows = [row] if row.is_trained else [r for r in table.rows if r.is_trained]
+            of_seeds = [
+                _accuracy([Run(task, r.settings, seed) for r in rows], row, plan, folder)
+                for seed in range(plan.seeds)
+            ]
+            if not (row.is_trained or plan.own_networks):
+                # All seeds share one source network: one accuracy, without a deviation.
+                of_seeds = [next((value for value in of_seeds if value is not None), None)]
+            found[number, task] = of_seeds
+    return found
 
 
-def _of_seeds(table, row, task, plan, folder) -> list[float | None]:
-    seeds = range(plan.seeds)
-    if row.is_trained or plan.own_networks:
-        return [_accuracy(table, row, task, seed, plan, folder) for seed in seeds]
-    # All seeds share one source network: one accuracy, without a deviation.
-    found = (_accuracy(table, row, task, seed, plan, folder) for seed in seeds)
-    return [next((accuracy for accuracy in found if accuracy is not None), None)]
-
-
-def _accuracy(table, row, task, seed, plan, folder) -> float | None:
-    # The source network is the same in every run of a task and a seed.
-    candidates = [row] if row.is_trained else [r for r in table.rows if r.is_trained]
-    for candidate in candidates:
-        run = Run(task, candidate.settings, seed)
+def _accuracy(runs: Sequence[Run], row: tables.Row, plan: Plan, folder: Path) -> float | None:
+    """What a row shows of the first of some runs that has it."""
+    for run in runs:
         if row.is_trained and has_diverged(run, plan, folder):
             return math.nan
-        found = result(run, plan, folder)
-        reached = (found or {"accuracy": {}})["accuracy"]
+        reached = (result(run, plan, folder) or {}).get("accuracy", {})
         reached = reached.get("target_test", {}) if row.is_trained else reached
         if row.metric in reached:  # a baseline's run has no translations
             accuracy = reached[row.metric]

@@ -5,21 +5,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from daaa_jax.evaluation.model_selection import VALIDATORS
-from daaa_jax.paper import cells, summary
+from daaa_jax.paper import cells, summary, tables
 from daaa_jax.runtime import metrics
 
 
-def choices(
-    task: str,
-    sweep: Mapping[str, Mapping[float, Mapping[str, str]]],
-    plan: cells.Plan,
-    folder: Path,
-) -> list[list[str]]:
+def choices(task: str, sweep: tables.Sweep, plan: cells.Plan, folder: Path) -> list[list[str]]:
     """For each axis and validator, the value with the highest score after the last round.
 
     Args:
       task: the task of the sweep.
-      sweep: settings of each point, by axis and value.
+      sweep: points of the figure.
       plan: settings shared by all runs.
       folder: the working directory of the sweep.
 

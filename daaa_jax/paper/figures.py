@@ -1,6 +1,5 @@
 """Plots of the paper's Fig. A1, accuracy against p_t and β, and Fig. 4, over the rounds."""
 
-import dataclasses
 import io
 import itertools
 from collections.abc import Mapping, Sequence
@@ -10,31 +9,15 @@ from typing import Any
 from daaa_jax.paper import cells, choices, summary, tables
 from daaa_jax.runtime import files, metrics
 
-
-@dataclasses.dataclass(frozen=True)
-class Figure:
-    """A figure of the paper.
-
-    Attributes:
-      title: heading of the plot.
-      data: data of the paper's figure, a key of `cells.DATA`.
-      tasks: the tasks that it shows.
-    """
-
-    title: str
-    data: str
-    tasks: tuple[str, ...]
-
-
 FIGURES = {
-    "figA1": Figure("Fig. A1: accuracy against p_t and β", "office", tables.SWEEP_TASKS),
-    "fig4": Figure("Fig. 4: L_AT and accuracy over the rounds", "office", tables.CURVES_TASKS),
+    "figA1": tables.Subject("Fig. A1: accuracy against p_t and β", "office", ("D->A",)),
+    "fig4": tables.Subject("Fig. 4: L_AT and accuracy over the rounds", "office", ("W->A", "D->A")),
 }
 _SWEPT = ("p_t", "β")
 _COLUMNS = ("task", "curve", "x", "y", "seeds", "mean", "std")  # of a point of a curve
 
 
-def runs_of(figure: Figure, tasks: Sequence[str], plan: cells.Plan) -> list[cells.Run]:
+def runs_of(figure: tables.Subject, tasks: Sequence[str], plan: cells.Plan) -> list[cells.Run]:
     """All runs of a figure, each once."""
     runs = []
     for task in tasks:
@@ -45,7 +28,7 @@ def runs_of(figure: Figure, tasks: Sequence[str], plan: cells.Plan) -> list[cell
     return list({run.argument(plan): run for run in runs}.values())
 
 
-def _sweep(task: str, plan: cells.Plan) -> Mapping[str, Mapping[float, Mapping[str, str]]]:
+def _sweep(task: str, plan: cells.Plan) -> tables.Sweep:
     config = cells.Run(task, {}, 0).config(plan)
     return tables.sweep_settings(config.em.threshold, config.adapt.beta)
 
@@ -61,12 +44,10 @@ def write(name: str, tasks: Sequence[str], plan: cells.Plan, folder: Path) -> No
     files.write_text(Path(f"{path}.csv"), summary.csv_text(_COLUMNS, points))
     title = f"{FIGURES[name].title}, on {plan.where}"
     if name == "figA1":
-        found = [
-            choice
-            for task in tasks
-            for choice in choices.choices(task, _sweep(task, plan), plan, folder)
-        ]
-        choices.sheet(title, found).write(path)
+        chosen = []
+        for task in tasks:
+            chosen += choices.choices(task, _sweep(task, plan), plan, folder)
+        choices.sheet(title, chosen).write(path)
     line = tables.BEST_EARLIER if name == "figA1" and plan.is_as(FIGURES[name].data) else None
     note = _note(runs_of(FIGURES[name], tasks, plan), plan, folder)
     files.write_bytes(Path(f"{path}.svg"), draw(title, points, line, note))
@@ -74,20 +55,17 @@ def write(name: str, tasks: Sequence[str], plan: cells.Plan, folder: Path) -> No
 
 def _note(runs: Sequence[cells.Run], plan: cells.Plan, folder: Path) -> str:
     """The note below the plot: seeds, unfinished and diverged runs, changed settings."""
-    lines = [f"mean ± std over {plan.seeds} seeds" if plan.seeds > 1 else "one seed"]
     diverged = sum(cells.has_diverged(run, plan, folder) for run in runs)
     missing = sum(cells.result(run, plan, folder) is None for run in runs) - diverged
-    if missing:
-        lines.append(f"{missing} of {len(runs)} runs not finished")
-    if diverged:
-        lines.append(f"{diverged} of {len(runs)} runs diverged")
-    if plan.changed_settings:
-        lines.append(f"with {', '.join(plan.changed_settings)}")
-    if cells.settings_of_earlier_versions(runs, plan, folder):
-        lines.append("some runs had other settings")
-    if "smoke" in plan.words:
-        lines.append("smoke run: metrics are not meaningful")
-    return "\n".join(lines)
+    lines = {
+        f"mean ± std over {plan.seeds} seeds" if plan.seeds > 1 else "one seed": True,
+        f"{missing} of {len(runs)} runs not finished": missing,
+        f"{diverged} of {len(runs)} runs diverged": diverged,
+        f"with {', '.join(plan.changed_settings)}": plan.changed_settings,
+        "some runs had other settings": cells.settings_of_earlier_versions(runs, plan, folder),
+        "smoke run: metrics are not meaningful": "smoke" in plan.words,
+    }
+    return "\n".join(line for line, holds in lines.items() if holds)
 
 
 def _point(task: str, curve: str, x: float, y: str, values: Sequence[float]) -> dict[str, Any]:
@@ -155,16 +133,10 @@ def draw(
         for axis, (task, panel) in zip(axes, panels, strict=False):
             here = [p for p in points if (p["task"], p[shown]) == (task, panel)]
             for curve in dict.fromkeys(p["curve"] for p in here):
-                of = [p for p in here if p["curve"] == curve]
-                axis.errorbar(
-                    [p["x"] for p in of],
-                    [p["mean"] for p in of],
-                    [p["std"] or 0 for p in of],
-                    marker="o",
-                    markersize=3,
-                    linewidth=1,
-                    label=None if sweep else curve,
-                )
+                of = [(p["x"], p["mean"], p["std"] or 0) for p in here if p["curve"] == curve]
+                x, mean, std = zip(*of, strict=True)
+                label = None if sweep else curve
+                axis.errorbar(x, mean, std, marker="o", markersize=3, linewidth=1, label=label)
             if line and sweep:
                 axis.axhline(line[0], linestyle="--", color="gray", label=line[1])
             if sweep and panel == "β":

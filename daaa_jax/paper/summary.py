@@ -87,7 +87,7 @@ def lines(
       `std`, `paper` and `difference`, None if unknown.
     """
     for number, row in enumerate(table.rows):
-        paper = dict(zip(table.tasks, row.paper, strict=True)) if same_data else {}
+        paper = dict(zip(table.tasks, row.paper, strict=True)) if same_data and row.paper else {}
         cells = {task: (found[number, task], paper.get(task)) for task in tasks}
         if len(tasks) > 1:
             whole = paper_average([paper.get(task) for task in tasks])

@@ -18,6 +18,8 @@ UPPER_BOUND = "Upper bound"
 L1_AT_OUR_BETA = "L1-norm at L2's β"  # shown if the row of L1 uses another β
 
 PaperValue = float | str | None
+# Settings of each point of Fig. A1, by axis and value.
+Sweep = Mapping[str, Mapping[float, Mapping[str, str]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Row:
     Attributes:
       method: the paper's name of the method; `{network}` stands for the network's name.
       train_data: images that it trains on: S, T real; T_f, S_f synthetic.
-      paper: the paper's accuracies in per cent, in the order of the table's tasks.
+      paper: the paper's accuracies in per cent, in the order of the table's tasks; empty for a row
+        that is not in the paper.
       settings: settings that the row changes, such as `{"adapt.beta": "0.0"}`.
       metric: which accuracy of a run is shown: `last`; or, of the source network, `source_only` or
         `source_translated` (on G_TS(x^T)), which all our runs on a task share.
@@ -38,7 +41,7 @@ class Row:
 
     method: str
     train_data: str
-    paper: tuple[PaperValue, ...]
+    paper: tuple[PaperValue, ...] = ()
     settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
     metric: str = "last"
     average: float | None = None
@@ -51,27 +54,32 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
-    """A table of the paper.
+class Subject:
+    """A table or figure of the paper.
 
     Attributes:
-      title: heading of the table.
+      title: heading.
       data: data of the paper's accuracies, a key of `cells.DATA`.
-      tasks: columns.
-      rows: rows.
+      tasks: the tasks that it shows.
     """
 
     title: str
     data: str
     tasks: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table(Subject):
+    """A table of the paper; its tasks are columns."""
+
     rows: tuple[Row, ...]
 
 
+_WITHOUT = {"adapt.beta": "0.0"}
 _NO_TARGET = {"adapt.mix.t": "0.0", "adapt.mix.s_f": "0.0"}
 # Starts from scratch, as the source network was trained on S.
-_SYNTHETIC_ALONE = {"adapt.mix.s": "0.0", "adapt.init": "scratch", **_NO_TARGET}
+_SYNTHETIC_ALONE = {"adapt.mix.s": "0.0", "adapt.init": "scratch", **_NO_TARGET, **_WITHOUT}
 _NO_SOURCE = {"adapt.mix.s": "0.0", "adapt.mix.s_f": "0.0"}
-_WITHOUT = {"adapt.beta": "0.0"}
 _REAL_ALONE = {"adapt.mix.t_f": "0.0", "adapt.mix.s_f": "0.0"}  # translations only for L_AT
 _ALL = "S+T_f+T+S_f"
 # EM-A, EM-B and EM-C of Table 3, each without one of the three parts of section 3.3.
@@ -96,28 +104,19 @@ def _ours_of_four(method: str) -> Row:
     return Row(method, _ALL, _four(_OURS))
 
 
-def _of_pairs(tasks: tuple[str, ...]) -> tuple[Row, ...]:
-    """Rows on the use of translations, which are not in the paper."""
-    none = (None,) * len(tasks)
-    return (
-        Row("EM", "S+T", none, _REAL_ALONE | _WITHOUT),
-        Row("EM + L_AT", "S+T", none, _REAL_ALONE),
-        Row("Source network on G_TS(x^T)", "S", none, metric="source_translated"),
-        Row("Ours (paired posterior)", _ALL, none, _PAIRED),
-    )
-
-
 def _as_strong(method: str, accuracies: tuple[PaperValue, ...], **changes: str) -> Row:
     settings = {f"adapt.{name}": value for name, value in changes.items()}
     return Row(method, _ALL, accuracies, settings, as_strong=True)
 
 
-def _upper_bound(tasks: tuple[str, ...]) -> Row:
-    """The upper bound, trained on target labels, which is not in the paper."""
-    return Row(
-        UPPER_BOUND, "T with labels, from S", (None,) * len(tasks), {"method": "upper_bound"}
-    )
-
+# Rows that are not in the paper: on the use of translations, and trained on target labels.
+_OF_PAIRS = (
+    Row("EM", "S+T", settings=_REAL_ALONE | _WITHOUT),
+    Row("EM + L_AT", "S+T", settings=_REAL_ALONE),
+    Row("Source network on G_TS(x^T)", "S", metric="source_translated"),
+    Row("Ours (paired posterior)", _ALL, settings=_PAIRED),
+)
+_UPPER_BOUND = Row(UPPER_BOUND, "T with labels, from S", settings={"method": "upper_bound"})
 
 TABLES = {
     "table1": Table(
@@ -130,14 +129,14 @@ TABLES = {
             Row("ADA", "S+T", (85.9,), {"method": "ada"}),
             Row("PixelDA", "S+T+T_f", (98.2,), {"method": "pixelda"}),
             Row("{network}", "S", (45.6,), metric="source_only"),
-            Row("{network}", "T_f", (75.0,), _SYNTHETIC_ALONE | _WITHOUT),
+            Row("{network}", "T_f", (75.0,), _SYNTHETIC_ALONE),
             Row("{network}", "S+T_f", (78.5,), _NO_TARGET | _WITHOUT),
             Row("{network} + L_AT", "S+T_f", (85.7,), _NO_TARGET),
             Row("Ours (wo L_AT)", _ALL, (93.5,), _WITHOUT),
             Row("Ours (w L_AT)", _ALL, (95.6,)),
-            *_of_pairs(DIGITS),
-            Row("Ours (paired posterior, recoloured)", _ALL, (None,), _PAIRED | _RECOLOURED),
-            _upper_bound(DIGITS),
+            *_OF_PAIRS,
+            Row("Ours (paired posterior, recoloured)", _ALL, settings=_PAIRED | _RECOLOURED),
+            _UPPER_BOUND,
         ),
     ),
     "table2": Table(
@@ -149,12 +148,7 @@ TABLES = {
             Row("RevGrad", "S+T", (82.0, 96.9, 99.1, 79.7, 68.2, 67.4), {"method": "dann"}),
             Row("JAN", "S+T", (85.4, 97.4, 99.8, 84.7, 68.6, 70.0), {"method": "jan"}),
             Row("JAN-A", "S+T", (86.0, 96.7, 99.7, 85.1, 69.2, 70.7), {"method": "jan_a"}),
-            Row(
-                "{network}",
-                "T_f",
-                (81.1, 98.5, 99.8, 83.3, 61.0, 60.2),
-                _SYNTHETIC_ALONE | _WITHOUT,
-            ),
+            Row("{network}", "T_f", (81.1, 98.5, 99.8, 83.3, 61.0, 60.2), _SYNTHETIC_ALONE),
             Row("{network}", "S+T_f", (81.9, 98.5, 99.8, 83.7, 66.5, 64.8), _NO_TARGET | _WITHOUT),
             Row(
                 "Ours (wo L_AT)",
@@ -166,8 +160,8 @@ TABLES = {
             Row("Ours (w L_AT)", "T_f+T", (86.8, 99.3, 100.0, 87.2, 71.7, 71.8), _NO_SOURCE),
             Row("Ours (wo L_AT)", _ALL, _OURS_WITHOUT, _WITHOUT),
             Row("Ours (w L_AT)", _ALL, _OURS),
-            *_of_pairs(OFFICE),
-            _upper_bound(OFFICE),
+            *_OF_PAIRS,
+            _UPPER_BOUND,
         ),
     ),
     "table3": Table(
@@ -192,7 +186,7 @@ TABLES = {
         FOUR,
         (
             _as_strong("L1-norm", (VERY_LOW,) * 4, measure="l1"),
-            Row(L1_AT_OUR_BETA, _ALL, (None,) * 4, {"adapt.measure": "l1"}),
+            Row(L1_AT_OUR_BETA, _ALL, settings={"adapt.measure": "l1"}),
             _as_strong("MMD", (84.7, 84.1, 66.2, 64.5), measure="mmd"),
             _as_strong("JMMD", (85.9, 85.3, 70.1, 71.1), measure="jmmd"),
             _ours_of_four("Ours"),
@@ -258,28 +252,23 @@ BETA_FACTORS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
 BEST_EARLIER = (69.2, "JAN-A")  # on D->A; the horizontal line in Fig. A1
 
 
-def sweep_settings(threshold: float, beta: float) -> dict[str, dict[float, Mapping[str, str]]]:
-    """Settings of the points of Fig. A1, by axis (p_t and β) and value.
+def sweep_settings(threshold: float, beta: float) -> Sweep:
+    """The points of Fig. A1, with the axes p_t and β.
 
     Args:
       threshold: `em.threshold` of the config; its point changes no setting.
       beta: `adapt.beta` of the config; likewise.
     """
-    return {
-        "p_t": {
-            float(value): {} if float(value) == threshold else {"em.threshold": value}
-            for value in THRESHOLDS
-        },
-        "β": {
-            (value := float(f"{factor * beta:.6g}")): (
-                {} if factor == 1 else {"adapt.beta": str(value)}
-            )
-            for factor in BETA_FACTORS
-        },
+    thresholds = {
+        float(value): {} if float(value) == threshold else {"em.threshold": value}
+        for value in THRESHOLDS
     }
+    betas = {}
+    for factor in BETA_FACTORS:
+        value = float(f"{factor * beta:.6g}")
+        betas[value] = {} if factor == 1 else {"adapt.beta": str(value)}
+    return {"p_t": thresholds, "β": betas}
 
 
 # Fig. 4: L_AT and accuracy over the rounds, with the penalty and without.
 CURVES = {"with L_AT": {}, "without L_AT": _WITHOUT}
-CURVES_TASKS = ("W->A", "D->A")
-SWEEP_TASKS = ("D->A",)

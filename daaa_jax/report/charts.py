@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from markupsafe import Markup
 from PIL import Image
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -20,7 +21,7 @@ _WIDTH, _HEIGHT = 4.6, 2.6  # inches
 Curve = tuple[Sequence[float], Sequence[float]]
 
 
-def lines(name: str, curves: Mapping[str, Curve], x: str, y: str, percent: bool = False) -> str:
+def lines(name: str, curves: Mapping[str, Curve], x: str, y: str, percent: bool = False) -> Markup:
     """Curves over steps or rounds.
 
     Args:
@@ -31,19 +32,11 @@ def lines(name: str, curves: Mapping[str, Curve], x: str, y: str, percent: bool 
       percent: whether y values are shares in [0, 1], shown in per cent.
     """
     canvas, axis = _canvas()
-    for number, (label, (places, values)) in enumerate(curves.items()):
+    axis.set_prop_cycle(color=3 * COLORS, linestyle=[s for s in ("-", "--", ":") for _ in COLORS])
+    for label, (places, values) in curves.items():
         values = [100 * value for value in values] if percent else values
         marker = "o" if len(places) < 30 else None
-        axis.plot(
-            places,
-            values,
-            label=label,
-            color=COLORS[number % len(COLORS)],
-            linestyle=("-", "--", ":")[number // len(COLORS) % 3],
-            linewidth=1.4,
-            marker=marker,
-            markersize=3,
-        )
+        axis.plot(places, values, label=label, linewidth=1.4, marker=marker, markersize=3)
     axis.set(xlabel=x, ylabel=f"{y}, %" if percent else y)
     if all(float(place).is_integer() for places, _ in curves.values() for place in places):
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -52,7 +45,7 @@ def lines(name: str, curves: Mapping[str, Curve], x: str, y: str, percent: bool 
     return _svg(canvas, name)
 
 
-def bars(name: str, values: Mapping[str, float | None], x: str) -> str:
+def bars(name: str, values: Mapping[str, float | None], x: str) -> Markup:
     """Horizontal bars of shares in [0, 1], shown in per cent; None is shown as `no images`."""
     canvas, axis = _canvas(height=max(1.2, 0.24 * len(values) + 0.6))
     labels = list(values)[::-1]
@@ -67,7 +60,7 @@ def bars(name: str, values: Mapping[str, float | None], x: str) -> str:
     return _svg(canvas, name)
 
 
-def matrix(name: str, counts: np.ndarray, labels: Sequence[str], rows: str, columns: str) -> str:
+def matrix(name: str, counts: np.ndarray, labels: Sequence[str], rows: str, columns: str) -> Markup:
     """A matrix of counts, shaded by the share of each row; up to 12 classes show the counts."""
     counts = np.asarray(counts, float)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -89,7 +82,7 @@ def matrix(name: str, counts: np.ndarray, labels: Sequence[str], rows: str, colu
 
 def scatter(
     name: str, points: Mapping[str, np.ndarray], classes: Mapping[str, np.ndarray], title: str
-) -> str:
+) -> Markup:
     """A scatter plot, coloured by group.
 
     Args:
@@ -147,7 +140,7 @@ def _short(label: str) -> str:
     return label.replace("$", r"\$")
 
 
-def _svg(canvas, name: str) -> str:
+def _svg(canvas, name: str) -> Markup:
     import matplotlib
 
     file = io.StringIO()
@@ -164,7 +157,7 @@ def _svg(canvas, name: str) -> str:
     width = re.findall(r'<svg[^>]*? width="([\d.]+)pt"', text)[0]
     text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
     style = f'style="width:100%;max-width:{float(width) * 4 / 3:.0f}px;height:auto"'
-    return text.replace("<svg ", f'<svg role="img" {style} ', 1)
+    return Markup(text.replace("<svg ", f'<svg role="img" {style} ', 1))
 
 
 def compressed(png: bytes) -> str:

@@ -17,32 +17,18 @@ _MEANINGS = {
 
 def write(network: network_file.Trained, workdir: Workdir, which: str) -> str:
     """The model card of a network in a working directory, in Markdown."""
-    about, config, result = network.about, workdir.config(), workdir.result() or {}
-    side, crop, crops = about["image_size"], about["augment"]["crop"], about["crops"]
-    seen = f"its central {crop}x{crop} pixels" if crop else "all of it"
-    seen = f"{crops} crops of {crop or side}x{crop or side} pixels" if crops > 1 else seen
+    config, result = workdir.config(), workdir.result() or {}
     accuracies = _accuracies(result, which)
-    # Initial weights of the source network, or of the target network with `adapt.init=scratch`.
-    start = f"pretrained weights: {config.model.weights or 'none'}"
-    if config.source.checkpoint and config.adapt.init == "source":
-        start = f"source network: {config.source.checkpoint}"
     return templates.render(
         "model_card.md",
-        about=about,
+        about=network.about,
         config=config,
         result=result,
         which=which,
-        adapted=which != "source",
         ours=config.method == OURS,
-        classes=about["classes"],
-        left_out=sum(result.get("images", {}).get("left_out", {}).values()),
-        side=side,
-        seen=seen,
         accuracies=accuracies,
         labelled=all(value is not None for _, value in accuracies),
         paired=network.generator is not None,
-        start=start,
-        em=about.get("em"),
     )
 
 

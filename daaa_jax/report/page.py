@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax import traverse_util
 
 from daaa_jax.errors import UserError, writable
 from daaa_jax.experiment.stages import OURS
@@ -33,43 +34,38 @@ def write(workdir: Workdir) -> Path:
 
 def render(workdir: Workdir) -> str:
     """Renders the page of a run as HTML."""
-    about, result, name = workdir.about(), workdir.result(), workdir.path.name
+    about, result, name = workdir.about(), workdir.result() or {}, workdir.path.name
     config, lines = about["config"], metrics.read(workdir.metrics_jsonl)
     syncs = _json(workdir.posterior_json) or []  # see `rounds.soft_labels`
     # Written by `diagnostics.write` at the end of the run.
     diagnostics, arrays = _json(workdir.diagnostics_json) or {}, _arrays(workdir)
-    known = result or {}
-    class_names = list(known.get("per_class", ()))
+    class_names = list(result.get("per_class", ()))
     method = config.get("method", OURS)
-    seeds = known.get("seeds", [config.get("seed")])  # runs of older versions have several
     return templates.render(
         "run.html",
-        title=known.get("task", name),
+        title=result.get("task", name),
         name=name,
-        how=("" if method == OURS else f"method {method}, ") + f"seed {', '.join(map(str, seeds))}",
-        command=about.get("command", ""),
-        finished=result is not None,
-        smoke=config.get("smoke"),
+        about=about,
+        result=result,
+        method=method,
         ours=method == OURS,
-        upper_bound=known.get("method") == "upper_bound",
+        seeds=result.get("seeds", [config.get("seed")]),  # runs of older versions have several
         accuracies=sections.accuracies(result) if result else None,
         rounds=sections.rounds(lines),
         aligned=any("round_alignment" in line for line in lines),
         soft_labels=sections.soft_labels(lines, syncs, class_names),
-        second_view=sections.second_view(syncs, known.get("em"), config.get("em", {})),
+        second_view=sections.second_view(syncs, result.get("em"), config.get("em", {})),
         validators=sections.validators(lines),
         classes=sections.classes(result) if result else None,
         translations=sections.translations(
-            _pairs(workdir), known.get("translation_colours", {}), diagnostics, arrays, class_names
+            _pairs(workdir), result.get("translation_colours", {}), diagnostics, arrays, class_names
         ),
         attention=sections.attention(
             arrays, diagnostics.get("layers", []), _upper_bound(workdir, diagnostics, arrays)
         ),
         features=sections.features(arrays, class_names),
         losses=sections.losses(lines),
-        time=sections.time(result) if result else None,
-        settings=sections.settings(config),
-        versions=list(about.get("versions", {}).items()),
+        settings=traverse_util.flatten_dict(config, sep=".").items(),
     )
 
 
@@ -138,8 +134,8 @@ def write_sweep(folder: Path) -> Path:
     return _write(path, page)
 
 
-def _runs(folder: Path) -> list[dict[str, Any]]:
-    """The finished runs of a sweep, each with a link to its report."""
+def _runs(folder: Path) -> list[tuple[str, str, list[str]]]:
+    """The finished runs of a sweep: name, link to its report, cells of the table."""
     rows = []
     for place in sorted((folder / _RUNS).glob("*/result.json")):
         workdir = Workdir(place.parent)
@@ -152,11 +148,6 @@ def _runs(folder: Path) -> list[dict[str, Any]]:
         name = workdir.path.name
         page = workdir.report.relative_to(workdir.path)
         shown = (sections.percent(target[which]) for which in ("last", "selected", "oracle"))
-        rows.append(
-            {
-                "name": name,
-                "link": urllib.parse.quote(f"../{_RUNS}/{name}/{page}", safe="/="),
-                "cells": [*shown, f"{minutes:.1f} min"],
-            }
-        )
+        link = urllib.parse.quote(f"../{_RUNS}/{name}/{page}", safe="/=")
+        rows.append((name, link, [*shown, f"{minutes:.1f} min"]))
     return rows

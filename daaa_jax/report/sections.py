@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from flax import traverse_util
 from markupsafe import Markup
 
 from daaa_jax.evaluation import second_view as second_views
@@ -18,6 +17,15 @@ _MOST_POINTS = 400  # per curve; neighbouring points are averaged beyond
 _STAGES = ("pair", "source", "adapt")
 _NETWORKS = {"source": "source network", "adapted": "adapted network"}
 _DOMAINS = ("source", "target")
+_ACCURACIES = {
+    "last": "after the last round",
+    "selected": "chosen without labels",
+    "oracle": "best by target labels, for reference",
+    "paired_last": "image and translation, last",
+    "paired_selected": "image and translation, selected",
+    "source_only": "source network alone",
+    "source_translated": "source network on translations",
+}
 _COUNTS = {
     "gamma": "weight of the second view (0: not used, 1: equal to the image itself)",
     "confident": "target images on which M^post is confident",
@@ -66,25 +74,14 @@ def _lines(
 ) -> list[Markup]:
     """A chart of the known curves, in a list that is empty if there is none."""
     known = {label: curve for label, curve in curves.items() if curve is not None}
-    return [Markup(charts.lines(name, known, x, y, percent))] if known else []
+    return [charts.lines(name, known, x, y, percent)] if known else []
 
 
 def accuracies(result: Mapping[str, Any]) -> dict[str, Any]:
     """Accuracies and the images that they were measured on."""
     reached = result["accuracy"]
-    target = reached["target_test"]
-    items = [
-        (target["last"], "after the last round"),
-        (target["selected"], "chosen without labels"),
-        (target["oracle"], "best by target labels, for reference"),
-        (reached["source_only"], "source network alone"),
-    ]
-    if "paired_last" in target:
-        items[3:3] = [
-            (target[f"paired_{name}"], f"image and translation, {name}")
-            for name in ("last", "selected")
-        ]
-        items.append((reached["source_translated"], "source network on translations"))
+    on_target = reached | reached["target_test"]
+    items = [(on_target[name], text) for name, text in _ACCURACIES.items() if name in on_target]
     known = any(value is not None for value, _ in items)
     own, images = ("source_test", "test images of")
     if own not in reached:
@@ -158,7 +155,7 @@ def _by_class(sync: Mapping[str, Any], names: Sequence[str]) -> Iterator[Markup]
             name: some / all_ if all_ else None
             for name, some, all_ in zip(names, sync[part], sync[whole], strict=True)
         }
-        yield Markup(charts.bars(chart, shares, label))
+        yield charts.bars(chart, shares, label)
 
 
 def second_view(
@@ -252,7 +249,7 @@ def classes(result: Mapping[str, Any]) -> dict[str, Any] | None:
     errors.sort(key=lambda error: (-error[2], *error[:2]))
     mean = result.get("mean_per_class")
     mean = None if mean is None else percent(mean)
-    return {"errors": errors[:5], "mean": mean, "charts": [Markup(svg) for svg in drawn]}
+    return {"errors": errors[:5], "mean": mean, "charts": drawn}
 
 
 def translations(
@@ -281,7 +278,7 @@ def translations(
                 for name, m in matrices.items()
             ),
             "charts": [
-                Markup(charts.matrix(f"flips-{name}", m, class_names, "label", _NETWORKS[name]))
+                charts.matrix(f"flips-{name}", m, class_names, "label", _NETWORKS[name])
                 for name, m in matrices.items()
             ],
         }
@@ -329,12 +326,10 @@ def features(arrays: Mapping[str, np.ndarray], class_names: Sequence[str]) -> di
         return None
     labels = {domain: arrays[f"classes_{domain}"] for domain in _DOMAINS}
     drawn = []
-    for network, title in (
-        ("source", "before: source network"),
-        ("adapted", "after: adapted network"),
-    ):
+    for when, network in (("before", "source"), ("after", "adapted")):
         points = {domain: arrays[f"plane_{network}_{domain}"] for domain in _DOMAINS}
-        drawn.append(Markup(charts.scatter(f"plane-{network}", points, labels, title)))
+        title = f"{when}: {_NETWORKS[network]}"
+        drawn.append(charts.scatter(f"plane-{network}", points, labels, title))
     numbers = [str(number) for number in range(len(class_names))]
     shown = len(numbers) <= charts.NUMBERED and list(class_names) != numbers
     names = (f"{n} {name}" for n, name in zip(numbers, class_names, strict=True))
@@ -351,21 +346,3 @@ def losses(lines: Lines) -> list[Markup]:
             curves = {name: curve(here, name, "step")}
             drawn += _lines(f"{stage}-{name}", curves, f"{stage}, updates", name)
     return drawn
-
-
-def time(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Rows with the minutes of each stage, its throughput and the memory of an update."""
-    seconds, sizes = result["seconds"], result.get("step_bytes", {})
-    rates = result.get("images_per_second", {})
-    rows = []
-    for stage, value in seconds.items():
-        rate = f", {rates[stage]:,.0f} images/s on each device" if rates.get(stage) else ""
-        size = f", an update takes {sizes[stage] / 2**20:,.0f} MiB" if sizes.get(stage) else ""
-        rows.append((stage, f"{value / 60:.1f} min{rate}{size}"))
-    hours = f", {result['device_hours']:.2f} device hours" if "device_hours" in result else ""
-    return [*rows, ("all", f"{sum(seconds.values()) / 60:.1f} min{hours}")]
-
-
-def settings(config: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Nested settings as rows of dotted names."""
-    return list(traverse_util.flatten_dict(config, sep=".").items())

@@ -32,6 +32,10 @@ class Feed:
 
     Images that fit in device memory are copied to every device and gathered inside the compiled
     step; larger datasets are gathered by workers and streamed.
+
+    Attributes:
+      steps: total number of steps.
+      streams: whether images are streamed.
     """
 
     def __init__(
@@ -52,14 +56,14 @@ class Feed:
           settings: `config.run`; `resident_mib` and `workers` are read.
         """
         self._image_sets = [Images(part) for part in image_sets]
-        self._batch_at, self._steps = batch_at, steps
+        self._batch_at, self.steps = batch_at, steps
         self._mesh, self._settings = mesh, settings
         needed = sum(part.nbytes for part in self._image_sets)
         # Process 0 decides for all, as hosts may have more or less memory.
-        self._streams = bool(
+        self.streams = bool(
             distributed.of_first(lambda: "yes" if needed > _room(mesh, settings) else "")
         )
-        if self._streams:
+        if self.streams:
             print(f"{needed / _MIB:.0f} MiB of images are streamed to the devices", flush=True)
         else:
             with device_memory.enough_memory("images", "run.resident_mib"):
@@ -74,7 +78,7 @@ class Feed:
 
         `arguments` are what `at` returns.
         """
-        if self._streams:
+        if self.streams:
             return train_step
 
         def step(state, resident, batch):
@@ -87,7 +91,7 @@ class Feed:
 
         If images are streamed, each process reads those of its own devices.
         """
-        if not self._streams:
+        if not self.streams:
             return self._resident, meshes.shard_batch(self._batch_at(step), self._mesh)
         if step != self._next:
             self._batches, self._next = iter(self._dataset(step)), step
@@ -95,22 +99,11 @@ class Feed:
         self._next += 1
         return (meshes.assemble_batch(batch, self._mesh),)
 
-    @property
-    def blocks(self) -> Callable[[int, int], tuple[Any, ...]] | None:
-        """Gives the arguments of several updates at once; None if images are streamed.
-
-        `(step, count) -> arguments`, the batches stacked along a new first axis.
-        """
-        if self._streams:
-            return None
-
-        def stacked(step: int, count: int) -> tuple[Any, ...]:
-            batches = [self._batch_at(step + number) for number in range(count)]
-            return self._resident, meshes.shard_batches(
-                jax.tree.map(lambda *leaves: np.stack(leaves), *batches), self._mesh
-            )
-
-        return stacked
+    def block_at(self, step: int, count: int) -> tuple[Any, ...]:
+        """Like `at`, of `count` updates, stacked along a new first axis; not of streamed images."""
+        batches = [self._batch_at(step + number) for number in range(count)]
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
+        return self._resident, meshes.shard_batches(stacked, self._mesh)
 
     def _dataset(self, start: int):
         # Imported here, as it takes most of a second.
@@ -118,7 +111,7 @@ class Feed:
 
         share = meshes.local_share(self._mesh)
         read = functools.partial(_read_batch, self._batch_at, self._image_sets, share)
-        dataset = grain.MapDataset.range(start, self._steps).map(read)
+        dataset = grain.MapDataset.range(start, self.steps).map(read)
         workers = self._settings.workers
         if workers:
             if not flags.FLAGS.is_parsed():  # Grain reads a flag

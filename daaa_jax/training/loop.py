@@ -19,6 +19,7 @@ from daaa_jax.runtime.preemption import Preempted
 from daaa_jax.runtime.profiling import Profile
 from daaa_jax.runtime.progress import Progress
 from daaa_jax.training.context import Context
+from daaa_jax.training.feed import Feed
 
 # Updates in one dispatch, of states of at most so many bytes.
 _BLOCK, _SMALL_STATE = 25, 64 * 2**20
@@ -41,12 +42,10 @@ def mean(values: jax.Array) -> Average:
 def run(
     name: str,
     create_state: Callable[[], State],
-    train_step: Callable[..., tuple[State, Metrics]],
-    arguments_at: Callable[[int], tuple],
+    train_step: Callable[[State, Any], tuple[State, Metrics]],
+    feed: Feed,
     *,
-    blocks: Callable[[int, int], tuple] | None = None,
     images: int,
-    steps: int,
     round_steps: int,
     end_of_round: Callable[[int, State, Metrics, LoopState], Mapping[str, float]],
     context: Context,
@@ -71,13 +70,9 @@ def run(
     Args:
       name: of the stage, and of its folder in the working directory.
       create_state: makes the initial state; if a checkpoint is restored, only its shapes are used.
-      train_step: `(state, *arguments) -> (state, metrics)`; compiled here, donating the state.
-      arguments_at: the arguments of an update, counted from 0; they depend on its number alone, see
-        `Feed`.
-      blocks: `(step, count) -> arguments` of `count` updates, the last argument with a leading
-        axis of that length; None if updates cannot be dispatched together.
+      train_step: `(state, batch) -> (state, metrics)`; compiled here, donating the state.
+      feed: the batches of all updates.
       images: number of images of an update, to report the throughput.
-      steps: total number of updates.
       round_steps: number of updates between two calls of `end_of_round`, which is also called
         after the last update.
       end_of_round: `(step, state, round_metrics, loop_state) -> metrics`; it may store JSON values
@@ -100,15 +95,15 @@ def run(
         missing.
       Preempted: if the run is preempted, after saving.
     """
-    writer = context.writer
+    writer, steps = context.writer, feed.steps
     with Checkpoints(context.workdir.checkpoints(name)) as checkpoints:
         start = _last_saved(checkpoints, context.workdir, name, steps)
         places = shardings(jax.eval_shape(create_state), context.mesh)
         with device_memory.enough_memory(f"stage {name}", reduce):
             state, loop_state = _first_state(create_state, places, start, checkpoints)
-        length = _block_length(context, state, round_steps) if blocks else 1
+        length = 1 if feed.streams else _block_length(context, state, round_steps)
         outputs = places, meshes.replicated(context.mesh)
-        update = _Updates(name, train_step, outputs, reduce, arguments_at, blocks, length)
+        update = _Updates(name, feed.bind(train_step), outputs, reduce, feed, length)
         sums = _MetricSums(loop_state)
         trace = context.workdir.profile(name) if context.profiled else None
         writer.drop_after(name, start)
@@ -122,7 +117,7 @@ def run(
             clock, step = time.monotonic(), start
             while step < steps:
                 profile.before(step + 1, state)
-                state, metrics, count = update(state, step, steps)
+                state, metrics, count = update(state, step)
                 step += count
                 profile.after(step, state)
                 sums.add(metrics)
@@ -169,16 +164,14 @@ def _block_length(context: Context, state: Any, round_steps: int) -> int:
 class _Updates:
     """The compiled updates of a stage: single ones, and blocks of several in one dispatch."""
 
-    def __init__(self, name, train_step, out_shardings, reduce, arguments_at, blocks, length):
+    def __init__(self, name, train_step, out_shardings, reduce, feed: Feed, length):
         """Compiles nothing yet; `length` is the number of updates in a block."""
-        self._name, self._reduce, self._length = name, reduce, length
-        self._arguments_at, self._blocks = arguments_at, blocks
+        self._name, self._reduce, self._feed, self._length = name, reduce, feed, length
         self._compiled: dict[int, Any] = {}
 
-        def block(state, *arguments):
-            *shared, batches = arguments
+        def block(state, resident, batches):
             state, metrics = jax.lax.scan(
-                lambda state, batch: train_step(state, *shared, batch), state, batches
+                lambda state, batch: train_step(state, resident, batch), state, batches
             )
             return state, jax.tree.map(lambda each: each.sum(axis=0), metrics)
 
@@ -188,11 +181,11 @@ class _Updates:
         }
         self.step_bytes: Any = None
 
-    def __call__(self, state: State, step: int, steps: int) -> tuple[State, Metrics, int]:
+    def __call__(self, state: State, step: int) -> tuple[State, Metrics, int]:
         """One update after `step`, or a block of them; with the number of updates made."""
-        whole = step % self._length == 0 and step + self._length <= steps
+        whole = step % self._length == 0 and step + self._length <= self._feed.steps
         count = self._length if whole else 1
-        arguments = self._blocks(step, count) if count > 1 else self._arguments_at(step)
+        arguments = self._feed.block_at(step, count) if count > 1 else self._feed.at(step)
         if count not in self._compiled:
             jitted = self._jitted[count]
             check_types(self._name, state, jax.eval_shape(jitted, state, *arguments)[0])

@@ -105,11 +105,9 @@ def run(
     state, loop_state = loop.run(
         "adapt",
         training.create_state,
-        feed.bind(training.train_step),
-        feed.at,
-        blocks=feed.blocks,
-        images=config.adapt.batch_size,
-        steps=steps,
+        training.train_step,
+        feed,
+        images=settings.batch_size,
         round_steps=settings.round_steps,
         between_rounds=measure_second_view,
         end_of_round=end,
@@ -178,17 +176,12 @@ class RoundEnd:
             posteriors = np.exp(used.log_posteriors)
             for line in lost_classes(posteriors, self.config.em.threshold, self.class_names):
                 print(f"adapt: {line}", flush=True)
-        entry = soft_labels(step, used) | {
-            "views": {name: _metrics(of, _OF_VIEWS) for name, of in views.items()}
-        }
-        loop_state["posterior"] = [*loop_state.get("posterior", []), files.plain(entry)]
+        entry = files.plain(soft_labels(step, views))
+        loop_state["posterior"] = [*loop_state.get("posterior", []), entry]
         files.write_json(self.posterior_json, loop_state["posterior"])
+        averaged = [name for name in _OF_ROUNDS if name in metrics]
         logged = {
-            f"round_{name}": float(metrics[name].compute())
-            for name in _OF_ROUNDS
-            if name in metrics
-        }
-        logged |= {
+            **{f"round_{name}": float(metrics[name].compute()) for name in averaged},
             **_metrics(used, _LOGGED),
             **({} if self.view is None else {"gamma": loop_state["em"]["gamma"]}),
             **{f"{name}_accuracy": of.accuracy for name, of in views.items() if len(views) > 1},
@@ -250,23 +243,27 @@ class RoundEnd:
         return {name: score for name, score in scores.items() if math.isfinite(score)}
 
 
-def soft_labels(step: int, found: Evaluation) -> dict[str, Any]:
+def soft_labels(step: int, views: Mapping[str, Evaluation]) -> dict[str, Any]:
     """Statistics of a round's soft labels, for the report.
 
     Args:
       step: updates made.
-      found: evaluation of the soft labels on the unlabelled training images.
+      views: evaluations on the unlabelled training images, of the soft labels in use (`used`) and
+        of each view of them.
 
     Returns:
-      `step`; by true class, the number of images (`images`), of kept images (`kept`) and of kept
-      images that are classified correctly (`right`); and `calibration`, see `evaluate.Sums`.
+      `step`; of the soft labels in use, by true class, the number of images (`images`), of kept
+      images (`kept`) and of kept images that are classified correctly (`right`); and `calibration`,
+      see `evaluate.Sums`; the metrics of each of `views`.
     """
+    used = views["used"]
     return {
         "step": step,
-        "images": found.confusion.sum(axis=1),
-        "kept": found.kept_by_class,
-        "right": found.kept_correct,
-        "calibration": found.calibration,
+        "images": used.confusion.sum(axis=1),
+        "kept": used.kept_by_class,
+        "right": used.kept_correct,
+        "calibration": used.calibration,
+        "views": {name: _metrics(of, _OF_VIEWS) for name, of in views.items()},
     }
 
 
