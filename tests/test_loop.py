@@ -311,18 +311,41 @@ def test_blocks_of_updates_agree_with_single_ones(train, tmp_path, monkeypatch):
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
 
 
-def test_block_divides_what_the_host_waits_for(tmp_path):
-    def length(round_steps=150, profiled=False, **settings):
+def test_length_of_blocks(tmp_path, monkeypatch):
+    def length(profiled=False, state=None, **settings):
         config = make_config({f"run.{name}": value for name, value in settings.items()})
         with make_context(tmp_path, config) as context:
             context = dataclasses.replace(context, profiled=profiled)
-            return loop._block_length(context, create_state(), round_steps)
+            return loop._block_length(context, create_state() if state is None else state)
 
-    usual = {"log_every": 50, "checkpoint_every": 500}
-    assert length(**usual, block_steps=0) == 1  # on a CPU
-    assert length(**usual, block_steps=25) == 25 and length(**usual, block_steps=30) == 25
-    assert length(160, **usual, block_steps=25) == 10
-    assert length(profiled=True, **usual, block_steps=25) == 1
+    assert length(block_steps=0) == 1  # on a CPU
+    assert length(block_steps=30) == 30 and length(profiled=True, block_steps=30) == 1
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert length(block_steps=0) == loop._BLOCK > 1
+    large = np.zeros(loop._SMALL_STATE // 4 + 1, np.float32)
+    assert length(block_steps=0, state=large) == 1 and length(block_steps=30, state=large) == 30
+
+
+@pytest.mark.parametrize("steps", [3126, 450, 13])
+@pytest.mark.parametrize("round_steps", [1563, 150, 7])
+def test_blocks_end_where_intervals_do_also_in_a_resumed_run(steps, round_steps):
+    intervals = round_steps, 50, 500
+    step, starts, blocks = 0, [], 0
+    while step < steps:
+        count = loop._dispatched(step, 25, intervals, steps)
+        assert not any(at % n == 0 for at in range(step + 1, step + count) for n in intervals)
+        starts.append(step)
+        blocks += count == 25
+        step += count
+    assert step == steps
+    if round_steps > 50 and steps > 50:  # 25 of at least 50 updates
+        assert 25 * blocks >= steps // 2
+    for resumed in starts:  # a run is saved after a dispatch
+        again, step = [], resumed
+        while step < steps:
+            again.append(step)
+            step += loop._dispatched(step, 25, intervals, steps)
+        assert again == [at for at in starts if at >= resumed]
 
 
 @pytest.mark.parametrize("train", [pair, train_source, adapt])

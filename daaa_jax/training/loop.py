@@ -101,9 +101,10 @@ def run(
         places = shardings(jax.eval_shape(create_state), context.mesh)
         with device_memory.enough_memory(f"stage {name}", reduce):
             state, loop_state = _first_state(create_state, places, start, checkpoints)
-        length = 1 if feed.streams else _block_length(context, state, round_steps)
+        length = 1 if feed.streams else _block_length(context, state)
         outputs = places, meshes.replicated(context.mesh)
         update = _Updates(name, feed.bind(train_step), outputs, reduce, feed, length)
+        intervals = round_steps, context.settings.log_every, context.settings.checkpoint_every
         sums = _MetricSums(loop_state)
         trace = context.workdir.profile(name) if context.profiled else None
         writer.drop_after(name, start)
@@ -117,7 +118,8 @@ def run(
             clock, step = time.monotonic(), start
             while step < steps:
                 profile.before(step + 1, state)
-                state, metrics, count = update(state, step)
+                count = _dispatched(step, length, intervals, steps)
+                state, metrics = update(state, step, count)
                 step += count
                 profile.after(step, state)
                 sums.add(metrics)
@@ -144,21 +146,28 @@ def run(
     return state, {**loop_state, "sha256": files.checksum(state)}
 
 
-def _block_length(context: Context, state: Any, round_steps: int) -> int:
-    """Updates in one dispatch: a common divisor of the intervals at which the host looks.
+def _block_length(context: Context, state: Any) -> int:
+    """Updates in one dispatch, at most.
 
     On a CPU a scan is several times slower than single updates; a large network's update takes
     longer than its dispatch.
     """
-    settings = context.settings
-    wanted = settings.block_steps
+    wanted = context.settings.block_steps
     if wanted == 0:
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         wanted = _BLOCK if jax.default_backend() != "cpu" and size <= _SMALL_STATE else 1
-    if context.profiled:  # a trace begins and ends with single updates
-        return 1
-    common = math.gcd(settings.log_every, settings.checkpoint_every, round_steps)
-    return max(n for n in range(1, min(wanted, common) + 1) if common % n == 0)
+    return 1 if context.profiled else wanted  # a trace begins and ends with single updates
+
+
+def _dispatched(step: int, length: int, intervals: Collection[int], steps: int) -> int:
+    """Number of updates to dispatch after `step`: a block, or 1 where no whole block fits.
+
+    Blocks follow each other from the end of one interval to that of the next, so that a resumed
+    run has the same ones.
+    """
+    before = max(step - step % interval for interval in intervals)
+    after = min(steps, *(step - step % interval + interval for interval in intervals))
+    return length if (step - before) % length == 0 and step + length <= after else 1
 
 
 class _Updates:
@@ -166,7 +175,7 @@ class _Updates:
 
     def __init__(self, name, train_step, out_shardings, reduce, feed: Feed, length):
         """Compiles nothing yet; `length` is the number of updates in a block."""
-        self._name, self._reduce, self._feed, self._length = name, reduce, feed, length
+        self._name, self._reduce, self._feed = name, reduce, feed
         self._compiled: dict[int, Any] = {}
 
         def block(state, resident, batches):
@@ -179,12 +188,10 @@ class _Updates:
             count: jax.jit(function, donate_argnums=0, out_shardings=out_shardings)
             for count, function in ((length, block), (1, train_step))
         }
-        self.step_bytes: Any = None
+        self.step_bytes: int | None = None  # of the largest program
 
-    def __call__(self, state: State, step: int) -> tuple[State, Metrics, int]:
-        """One update after `step`, or a block of them; with the number of updates made."""
-        whole = step % self._length == 0 and step + self._length <= self._feed.steps
-        count = self._length if whole else 1
+    def __call__(self, state: State, step: int, count: int) -> tuple[State, Metrics]:
+        """The `count` updates after `step`: one, or a block."""
         arguments = self._feed.block_at(step, count) if count > 1 else self._feed.at(step)
         if count not in self._compiled:
             jitted = self._jitted[count]
@@ -192,8 +199,9 @@ class _Updates:
             self._compiled[count] = device_memory.compile_step(
                 self._name, jitted, (state, *arguments), self._reduce
             )
-            self.step_bytes = device_memory.step_bytes(self._compiled[count])
-        return *self._compiled[count](state, *arguments), count
+            size = device_memory.step_bytes(self._compiled[count])
+            self.step_bytes = max(filter(None, (size, self.step_bytes)), default=None)
+        return self._compiled[count](state, *arguments)
 
 
 def check_types(name: str, before: Any, after: Any) -> None:
