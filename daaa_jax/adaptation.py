@@ -324,6 +324,7 @@ def target_training(
         ),
         image_sets=(images,),
         batch_at=stream.at,
+        images=config.adapt.batch_size,
         posterior=lambda state: state.target if refreshed else state.posterior,
         second_view=view if needs_translations(config) else None,
     )

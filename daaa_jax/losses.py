@@ -1,4 +1,4 @@
-"""The loss terms of the paper that need no state: Eq. 1, 2, 6, 10, 11, and MMD, JMMD of Table 4."""
+"""Loss terms without state: the paper's Eq. 1, 2, 6, 10, 11, MMD, JMMD; MCC's and SHOT's."""
 
 import functools
 import operator
@@ -121,17 +121,20 @@ def class_confusion(logits: Array, temperature: float = 2.5) -> Array:
 
     Returns:
       Scalar in [0, 1): the mean over the classes of the share of other classes in the row of the
-      class correlation matrix, in which sure images weigh more.
+      class correlation matrix, in which images with confident predictions weigh more. A class
+      that no image is predicted as has no share.
 
     References:
-      Jin et al., Minimum Class Confusion for Versatile Domain Adaptation, ECCV 2020, Eq. 1 to 6.
+      Jin et al., Minimum Class Confusion for Versatile Domain Adaptation, ECCV 2020, Eq. 1 to 7.
     """
     logits = logits.astype(jnp.float32) / temperature
     weights = jax.lax.stop_gradient(1 + jnp.exp(-entropy(logits)))
     posteriors = jax.nn.softmax(logits)
     # The factor that the paper normalises the weights by cancels below.
     correlation = jnp.einsum("bj,b,bk->jk", posteriors, weights, posteriors)
-    confusion = correlation / correlation.sum(axis=1, keepdims=True)
+    # A class without mass, whose row underflows to 0, confuses nothing.
+    mass = correlation.sum(axis=1, keepdims=True)
+    confusion = jnp.where(mass > 0, correlation / jnp.where(mass > 0, mass, 1), jnp.eye(len(mass)))
     return 1 - jnp.trace(confusion) / len(confusion)
 
 
@@ -145,7 +148,7 @@ def negative_information(logits: Array) -> Array:
       Scalar in [-log K, 0], in nats: the mean entropy minus the entropy of the mean prediction.
 
     References:
-      Liang et al., Do We Really Need to Access the Source Data?, ICML 2020, Eq. 4 and 5.
+      Liang et al., Do We Really Need to Access the Source Data?, ICML 2020, Eq. 3.
     """
     mean = jax.nn.softmax(logits.astype(jnp.float32)).mean(axis=0)
     return entropy(logits).mean() - jax.scipy.special.entr(mean).sum()

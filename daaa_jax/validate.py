@@ -105,7 +105,8 @@ def resolve(config: ConfigDict, devices: int, started: ConfigDict | None = None)
 
 def rewards_confidence(config: ConfigDict) -> str:
     """The setting by which training itself raises the information score; empty if none does."""
-    if config.method in ("mcc", "shot"):
+    baseline = baselines.METHODS.get(config.method)
+    if baseline and baseline.rewards_confidence:
         return f"method={config.method}"
     if config.method == OURS and config.adapt.information:
         return f"adapt.information={config.adapt.information}"
@@ -144,6 +145,11 @@ def check_settings(config: ConfigDict, mesh: Mesh) -> None:
         raise UserError(
             f"evaluate.validator={validator} needs labelled source images that are not trained on: "
             "set data.source_holdout, for instance to 0.1"
+        )
+    baseline = baselines.METHODS.get(config.method)
+    if baseline and baseline.fixes_classifier and config.adapt.init == "scratch":
+        raise UserError(
+            f"method={config.method} keeps the source network's last layer: set adapt.init=source"
         )
     _check_sizes(config)
     _check_batches(config, mesh)

@@ -277,6 +277,9 @@ def test_class_confusion_is_that_of_mcc():
     assert_gradient(losses.class_confusion, twin, logits)
     sure = 1e4 * np.eye(CLASSES, dtype=np.float32)
     np.testing.assert_allclose(losses.class_confusion(sure), 0, atol=1e-6)
+    absent = 1e4 * np.eye(4)[[0, 0, 2]]  # two classes have no mass
+    np.testing.assert_allclose(losses.class_confusion(absent), 0, atol=1e-6)
+    assert np.isfinite(jax.grad(losses.class_confusion)(absent)).all()
     np.testing.assert_allclose(losses.class_confusion(np.zeros((5, 4))), 3 / 4, rtol=1e-6)
 
 

@@ -75,6 +75,7 @@ def end_round(folder, evaluate, loop_state, step=10, data=None, posterior=None, 
         train_step=None,
         image_sets=(),
         batch_at=None,
+        images=8,
         posterior=lambda state: posterior or state.target,
     )
     config = make_config({f"evaluate.{k}": v for k, v in changes.items()})

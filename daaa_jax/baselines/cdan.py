@@ -1,4 +1,4 @@
-"""CDAN+E: DANN on the product of features and predictions, sure predictions weighing more.
+"""CDAN+E: DANN on the product of features and predictions, weighted by confidence.
 
 Long et al., Conditional Adversarial Domain Adaptation, NeurIPS 2018.
 """
@@ -20,7 +20,7 @@ _PROJECTED = 1024  # entries of a projected product
 
 
 def multilinear_map(features: Array, predictions: Array) -> Array:
-    """Products of each feature with each prediction, or random sums of them (Eq. 6).
+    """Products of each feature with each prediction, or random sums of them (Section 3.1).
 
     Args:
       features: `[B,D]`.
@@ -34,9 +34,10 @@ def multilinear_map(features: Array, predictions: Array) -> Array:
     if widths[0] * widths[1] <= _LARGEST_PRODUCT:
         return jnp.einsum("bd,bk->bkd", features, predictions).reshape(len(features), -1)
     generator = np.random.default_rng(0)
-    projections = (generator.normal(size=(w, _PROJECTED)).astype(np.float32) for w in widths)
-    projected = (x @ p for x, p in zip((features, predictions), projections, strict=True))
-    return next(projected) * next(projected) / _PROJECTED**0.5
+    of_features, of_predictions = (
+        generator.normal(size=(width, _PROJECTED)).astype(np.float32) for width in widths
+    )
+    return (features @ of_features) * (predictions @ of_predictions) / _PROJECTED**0.5
 
 
 def weighted_domain_loss(logits: Array, is_source: Array, weights: Array) -> Array:
@@ -60,7 +61,10 @@ class Cdan(Method):
 
     Images are weighted by 1 + exp(-H) of their prediction. The discriminator sees predictions as
     constants, but its reversed gradient reaches them through the weights, as in the release. The
-    release's discriminator drops half of its units at random; ours does not.
+    release puts a bottleneck of 256 units before the classifier, whose features the discriminator
+    sees, drops half of the discriminator's units at random, and reaches the full weight after a
+    fifth of its updates; here every baseline has the same classifier and `ramp`. It projects
+    products at random only on request; the paper, as here, above 4096 entries.
     """
 
     def create(self, key: Array, image: Array, given: ClassifierOutput) -> Params:

@@ -8,7 +8,12 @@ from daaa_jax.baselines.method import DomainOutputs, Inputs, Method, Params, Ter
 
 
 class Mcc(Method):
-    """The class confusion on target images, with the temperature and weight of the release."""
+    """The class confusion on target images, with the release's weight.
+
+    The release's temperature is 3 on VisDA-2017 and 2.5 on Office-31 and Office-Home.
+    """
+
+    rewards_confidence = True
 
     def penalty(self, aux_params: Params, given: DomainOutputs, inputs: Inputs) -> Terms:
         """The class confusion, its weight constant as in the release."""

@@ -76,6 +76,9 @@ class Method:
     Attributes:
       labels: the field of a batch with the classes of the first images that it classifies; None if
         it is trained without labels.
+      target_only: whether it classifies the target's half of a batch alone.
+      rewards_confidence: whether its loss falls with the entropy of target predictions, as the
+        scores of some validators do.
       fixes_classifier: whether the classifier layer keeps its weights.
       recolours: whether `adapt.recolour` changes its target images; False if a network learns to
         generate them.
@@ -83,6 +86,8 @@ class Method:
     """
 
     labels: ClassVar[str | None] = "labels"
+    target_only: ClassVar[bool] = False
+    rewards_confidence: ClassVar[bool] = False
     fixes_classifier: ClassVar[bool] = False
     recolours: ClassVar[bool] = True
     optimizer: ClassVar[str] = "adapt"

@@ -1,4 +1,4 @@
-"""SHOT-IM, source hypothesis transfer: target features that a fixed last layer is sure of.
+"""SHOT-IM: target features that the source network's last layer classifies with confidence.
 
 Liang et al., Do We Really Need to Access the Source Data?, ICML 2020, without its pseudo-labels.
 """
@@ -17,6 +17,8 @@ class Shot(Method):
     """
 
     labels = None
+    target_only = True
+    rewards_confidence = True
     fixes_classifier = True
 
     def loss(self, aux_params: Params, classify: Classify, inputs: Inputs) -> Loss:

@@ -211,9 +211,9 @@ def target_training(
     start = source
     if settings.init == "scratch":
         start = models.starting_variables(config.model, init_key, model, image)
-    image_sets = (source_train.images, target_train.images)
+    image_sets, half = (source_train.images, target_train.images), settings.batch_size // 2
     streams = [
-        IndexStream(len(images), settings.batch_size // 2, config.seed, f"adapt {group}")
+        IndexStream(len(images), half, config.seed, f"adapt {group}")
         for group, images in zip(("s", "t"), image_sets, strict=True)
     ]
     known = target_labels if method.labels == "target_labels" else np.zeros_like(target_labels)
@@ -224,6 +224,7 @@ def target_training(
         ),
         image_sets=image_sets,
         batch_at=functools.partial(_batch_at, streams, source_train.labels, known),
+        images=half if method.target_only else 2 * half,
     )
 
 

@@ -11,6 +11,7 @@ class UpperBound(Method):
     """
 
     labels = "target_labels"
+    target_only = True
 
     def loss(self, aux_params: Params, classify: Classify, inputs: Inputs) -> Loss:
         """The cross-entropy on target images alone."""

@@ -48,6 +48,7 @@ class TargetTraining:
       train_step: `(state, batch) -> (state, metrics)`, one update.
       image_sets: sets of training images, see `Feed`.
       batch_at: the batch of a step, counted from 0, with `Rows` of the images.
+      images: number of images that an update classifies.
       posterior: of a state at the end of a round, the network that gives the next round's soft
         labels; by default the target network.
       second_view: `(originals, evaluate) -> SecondView`, for a method that reads the translations
@@ -58,6 +59,7 @@ class TargetTraining:
     train_step: Callable[[Any, Any], tuple[Any, loop.Metrics]]
     image_sets: Sequence[ImageArray]
     batch_at: Callable[[int], Any]
+    images: int
     posterior: Callable[[Any], Variables] = lambda state: state.target
     second_view: Callable[..., SecondView] | None = None
 
@@ -107,7 +109,7 @@ def run(
         training.create_state,
         training.train_step,
         feed,
-        images=settings.batch_size,
+        images=training.images,
         round_steps=settings.round_steps,
         between_rounds=measure_second_view,
         end_of_round=end,
