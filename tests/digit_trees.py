@@ -79,7 +79,7 @@ def usps_digits(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_usps(folder: Path, counts: dict[str, int]) -> Path:
-    """USPS in LIBSVM's format, which leaves zeros out."""
+    """USPS in LIBSVM's format."""
     folder.mkdir(parents=True)
     for split, name in (("train", "usps.bz2"), ("test", "usps.t.bz2")):
         images, labels = usps_digits(counts[split])
@@ -92,10 +92,11 @@ def write_usps(folder: Path, counts: dict[str, int]) -> Path:
 
 
 def write_svhn(folder: Path, counts: dict[str, int]) -> Path:
-    """SVHN's cropped digits; image i is filled with i, and class 10 is the digit 0."""
+    """SVHN's cropped digits; image i has value i + 2 row + column, and class 10 is the digit 0."""
     folder.mkdir(parents=True)
+    rows, columns = np.mgrid[:32, :32]
     for split, count in counts.items():
-        pixels = np.arange(count) * np.ones((32, 32, 3, 1))
+        pixels = (2 * rows + columns)[..., None, None] + np.zeros((3, 1)) + np.arange(count)
         labels = np.where(np.arange(count) % 10, np.arange(count) % 10, 10)[:, None]
         content = {"X": pixels.astype(np.uint8), "y": labels.astype(np.uint8)}
         savemat(folder / f"{split}_32x32.mat", content)
