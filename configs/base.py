@@ -45,7 +45,7 @@ def _data(config: ConfigDict) -> None:
 
     config.model = ConfigDict()
     config.model.name = "digits"
-    config.model.weights = ""  # pretrained: a file, or a name in models/pretrained.py
+    config.model.weights = ""  # pretrained: a file, or a name in models/published_weights.py
 
 
 def _pair(config: ConfigDict) -> None:

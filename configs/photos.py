@@ -47,7 +47,7 @@ def get_config() -> ConfigDict:
 
     config.model.update(
         name="resnet50",  # or efficientnet_lite0
-        weights="resnet50",  # a name in models/pretrained.py, a file, or "" for random ones
+        weights="resnet50",  # a name in models/published_weights.py, a file, or "" for random ones
         version="v1.5",  # of ResNet-50: torchvision's; or v1, Caffe's, used by the paper
         inputs="imagenet",  # input normalisation of ResNet-50's weights; or caffe
         dtype="auto",  # float32 on a CPU, else bfloat16; or one of these. Variables are float32
