@@ -21,7 +21,7 @@ from PIL import Image
 
 from daaa_jax.data import mnist, mnist5k, mnist_m, mnist_m_recipe
 from daaa_jax.data.types import LabelledImages
-from daaa_jax.models import pretrained
+from daaa_jax.models import published_weights
 
 COUNTS = {"train": 25_000, "test": 3_000}
 LARGEST = 60  # MiB of each folder
@@ -108,8 +108,7 @@ def main() -> None:
         for domain in ("amazon", "webcam"):
             place = options.data / "office10" / domain
             shutil.copytree(place, photos / domain, dirs_exist_ok=True)
-        weights = pretrained.fetch(pretrained.PUBLISHED["efficientnet_lite0"])
-        shutil.copy(weights, photos / "weights.pth")
+        shutil.copy(published_weights.find("efficientnet_lite0"), photos / "weights.pth")
     else:
         grey, colour = generated_digits()
         generated_photos(photos)

@@ -188,8 +188,5 @@ def _batched(function: Callable[[np.ndarray], Any], images: np.ndarray) -> Any:
         raise UserError("no images given")
     size = min(_BATCH, len(images))
     padded = np.pad(images, [(0, -len(images) % size), *[(0, 0)] * 3])
-    parts = [
-        jax.device_get(function(padded[first : first + size]))
-        for first in range(0, len(padded), size)
-    ]
+    parts = [jax.device_get(function(part)) for part in np.split(padded, len(padded) // size)]
     return jax.tree.map(lambda *each: np.concatenate(each)[: len(images)], *parts)

@@ -15,13 +15,11 @@ if __name__ == "__main__":  # first, as the imports below may fail
 
     exit_codes.run_module("daaa_jax.export")
 
-import contextlib
 import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -39,8 +37,6 @@ from daaa_jax.runtime import error_log, files, jax_settings
 
 Program = Callable[[Array], Array]
 
-_TOLERANCE = 1e-4
-_TOLERANCE_OF_PAIRS = 1e-2
 _UNFAITHFUL = (
     "--onnx: jax2onnx did not convert this network correctly; leave out --onnx, or try another "
     "version of jax2onnx"
@@ -70,10 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError("--generators exports no classifier: leave out --network")
     missing = [name for name in ("jax2onnx", "onnxruntime") if not importlib.util.find_spec(name)]
     if options.onnx and missing:
-        raise UserError(
-            f"--onnx needs {' and '.join(missing)}: "
-            'python -m pip install "jax2onnx>=0.17,<0.18" onnxruntime'
-        )
+        raise UserError(f"--onnx needs {' and '.join(missing)}: pip install 'daaa_jax[onnx]'")
     jax_settings.set_supported()
     jax_settings.check_devices()
     chosen = options.network or "selected"
@@ -91,17 +84,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "preprocessing.json": json.dumps(preprocessing, indent=2),
             "README.md": model_card.write(network, workdir, chosen),
         }
-    # Generators round to uint8, where a value halfway between two may be rounded differently.
-    tolerance = 1 if options.generators else _TOLERANCE_OF_PAIRS if options.paired else _TOLERANCE
-    content = {name: files.encoded(text) for name, text in texts.items()}
-    with _created(out) as folder:
-        for name, program in programs.items():
-            content[f"{name}.stablehlo"] = stablehlo(program, side)
-            if options.onnx:
-                content[f"{name}.onnx"] = onnx(program, side, tolerance)
-        for name, written in content.items():
-            (folder / name).write_bytes(written)
-    print(f"{', '.join(sorted(content))} in {out}")
+    # Of ONNX. Generators round to uint8, where values halfway between two may be rounded otherwise.
+    tolerance = 1 if options.generators else 1e-2 if options.paired else 1e-4
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        with writable(f"--out={out}"):
+            temporary.mkdir(parents=True)
+            for name, text in texts.items():
+                (temporary / name).write_bytes(files.encoded(text))
+            for name, program in programs.items():
+                (temporary / f"{name}.stablehlo").write_bytes(stablehlo(program, side))
+                if options.onnx:
+                    (temporary / f"{name}.onnx").write_bytes(onnx(program, side, tolerance))
+            names = sorted(os.listdir(temporary))
+            temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    print(f"{', '.join(names)} in {out}")
 
 
 def stablehlo(program: Program, side: int) -> bytes:
@@ -145,16 +144,3 @@ def onnx(program: Program, side: int, tolerance: float) -> bytes:
     if (difference := float(np.abs(found.astype(np.float32) - wanted).max())) > tolerance:
         raise UserError(f"{_UNFAITHFUL}: outputs differ by {difference:.2g}")
     return content
-
-
-@contextlib.contextmanager
-def _created(out: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `out` when the block ends without an error."""
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        with writable(f"--out={out}"):
-            temporary.mkdir(parents=True)
-            yield temporary
-            temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

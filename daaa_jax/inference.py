@@ -32,15 +32,16 @@ _LEAST_WIDTH = 200  # pixels; smaller overlays are enlarged
 
 
 def load_network(workdir: Workdir, which: str, paired: bool = False) -> network_file.Trained:
-    """Loads a network of a finished run, to compute in float32 whatever it was trained in.
+    """Loads a network of a finished run.
 
     Args:
       workdir: working directory of the run.
       which: one of `NETWORKS`.
-      paired: whether to add G_TS, see `with_second_image`.
+      paired: whether to add G_TS, for inference on both images of a pair.
 
     Raises:
-      UserError: if the network, or a generator that it needs, is missing or damaged.
+      UserError: if the network, or a generator that it needs, is missing or damaged, or the network
+        stores no weight gamma for the second image.
     """
     path = workdir.network(which)
     if not workdir.path.is_dir():
@@ -48,9 +49,19 @@ def load_network(workdir: Workdir, which: str, paired: bool = False) -> network_
     if not path.is_file():
         raise UserError(f"{path} is missing: {_why_missing(workdir, which)}")
     network = network_file.read(path)
-    if hasattr(network.model, "dtype"):
-        network = dataclasses.replace(network, model=network.model.clone(dtype=jnp.float32))
-    return with_second_image(network, load_generators(workdir)) if paired else network
+    if not paired:
+        return network
+    generators, about = load_generators(workdir), network.about
+    if "em" not in about:
+        raise UserError(
+            "--paired: the network has no weight for the second image: it is the source network, "
+            "or was adapted by an older version"
+        )
+    if not (gamma := np.float32(about["em"]["gamma"])):
+        print("--paired: gamma is 0, so that translations change no prediction", flush=True)
+    params = generators.params[about["target"]]
+    variables = {"classifier": network.variables, "generator": params, "gamma": gamma}
+    return dataclasses.replace(network, variables=variables, generator=generators.module)
 
 
 def _why_missing(workdir: Workdir, which: str) -> str:
@@ -77,19 +88,13 @@ class Generators:
 
     Attributes:
       module: architecture of both generators.
-      params: parameters of `a_to_b` and `b_to_a`.
-      domains: names of domains a and b.
+      params: parameters of each, by the name of the domain whose images it translates.
       image_size: height and width of the images.
     """
 
     module: nn.Module
     params: Mapping[str, Any]
-    domains: Sequence[str]
     image_size: int
-
-    def params_from(self, origin: str) -> Mapping[str, Any]:
-        """Parameters of the generator that translates images of domain `origin`."""
-        return self.params[translation.direction(origin, self.domains)]
 
     def functions(self) -> dict[str, Callable[[Array], Array]]:
         """Functions from uint8 to uint8 images, by direction, such as `mnist_to_mnist_m`."""
@@ -97,9 +102,10 @@ class Generators:
         def translate(params, images: Array) -> Array:
             return encode(self.module.apply({"params": params}, decode(images)))
 
+        first, second = self.params
         return {
-            f"{origin}_to_{other}": functools.partial(translate, self.params_from(origin))
-            for origin, other in (self.domains, self.domains[::-1])
+            f"{first}_to_{second}": functools.partial(translate, self.params[first]),
+            f"{second}_to_{first}": functools.partial(translate, self.params[second]),
         }
 
 
@@ -119,37 +125,9 @@ def load_generators(workdir: Workdir) -> Generators:
             f"{path} does not name its domains: it is of an older version, run stage pair again"
         )
     module, _ = models.create_gan(ConfigDict(about["pair"]))
-    return Generators(
-        module, network_file.read_tensors(path), about["domains"], about["image_size"]
-    )
-
-
-def with_second_image(
-    network: network_file.Trained, generators: Generators
-) -> network_file.Trained:
-    """Adds G_TS to a network, for inference on both images of a pair (`--paired`).
-
-    Args:
-      network: as returned by `load_network`.
-      generators: those of the same run.
-
-    Raises:
-      UserError: if the network stores no weight gamma for the second image.
-    """
-    about = network.about
-    if "em" not in about:
-        raise UserError(
-            "--paired: the network has no weight for the second image: it is the source network, "
-            "or was adapted by an older version"
-        )
-    if not (gamma := np.float32(about["em"]["gamma"])):
-        print("--paired: gamma is 0, so that translations change no prediction", flush=True)
-    variables = {
-        "classifier": network.variables,
-        "generator": generators.params_from(about["target"]),
-        "gamma": gamma,
-    }
-    return dataclasses.replace(network, variables=variables, generator=generators.module)
+    tensors, domains = network_file.read_tensors(path), about["domains"]
+    params = {origin: tensors[translation.direction(origin, domains)] for origin in domains}
+    return Generators(module, params, about["image_size"])
 
 
 def find_files(places: Sequence[str], lists: image_lists.Options) -> list[Path]:
@@ -167,8 +145,7 @@ def find_files(places: Sequence[str], lists: image_lists.Options) -> list[Path]:
             place.lstat()
         if os.path.isdir(place):
             files = image_files.scan(place)
-            unreadable = (path for path, _ in files.unreadable)
-            found += sorted([*files.images, *files.others, *unreadable])
+            found += sorted([*files.images, *files.others, *(path for path, _ in files.unreadable)])
         else:
             # A pipe would wait for a writer.
             found += (os.path.isfile(place) and image_lists.images_in(place, lists)) or [place]
@@ -227,26 +204,22 @@ def predict(
                 except ValueError as error:
                     raise UserError(f"--overlay_layers: {error}") from error
             for row, path in enumerate(batch):
-                if row in unreadable:
-                    yield path, None, unreadable[row]
-                    continue
-                if overlays is not None:
+                if overlays is not None and row not in unreadable:
                     stem = os.fsencode(path.stem)[:_LONGEST_STEM].decode(errors="ignore")
                     place = overlays / f"{start + row:06d}_{stem}.png"
                     with writable(f"--overlays={overlays}"):
                         image_grid.write_png(place, overlay(views[row], maps[row]), scale)
-                yield path, posteriors[row], ""
+                found = None if row in unreadable else posteriors[row]
+                yield path, found, unreadable.get(row, "")
             progress.update(start + len(batch), {})
 
 
 def posterior(network: network_file.Trained, variables, images: Array) -> Array:
     """Posterior p(z | x), float32 `[B,K]`, of uint8 images `[B,H,W,3]` of `image_size`."""
-    augment, crops = ConfigDict(network.about["augment"]), network.about["crops"]
+    inputs = variables, images, ConfigDict(network.about["augment"]), network.about["crops"]
     if network.generator is None:
-        return evaluation.outputs(network.model, variables, images, augment, crops).posteriors
-    return evaluation.paired_posteriors(
-        network.model, network.generator, variables, images, augment, crops
-    )
+        return evaluation.outputs(network.model, *inputs).posteriors
+    return evaluation.paired_posteriors(network.model, network.generator, *inputs)
 
 
 def attention_maps(network: network_file.Trained, images: ArrayLike) -> dict[str, Array]:

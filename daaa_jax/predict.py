@@ -59,8 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if files.expanded(options.out).is_dir():
         raise UserError(f"--out={options.out} is a folder: give a file, such as predictions.csv")
     root = options.root and str(files.expanded(options.root))
-    lists = image_lists.Options(root, options.path_prefix)
-    images = inference.find_files(options.images, lists)
+    images = inference.find_files(options.images, image_lists.Options(root, options.path_prefix))
     compilation.enable_cache()
     jax_settings.set_supported()
     jax_settings.check_devices()

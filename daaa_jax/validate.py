@@ -26,7 +26,7 @@ from daaa_jax.errors import UserError, check_choice, check_pattern, counted
 from daaa_jax.evaluation import model_selection, second_view
 from daaa_jax.experiment.stages import NO_REUSE, OURS, needs_translations, trains_cyclegan
 from daaa_jax.experiment.workdir import Workdir
-from daaa_jax.models import Variables, pretrained, resnet
+from daaa_jax.models import Variables, published_weights, resnet
 from daaa_jax.runtime import mesh as meshes
 from daaa_jax.runtime.files import expanded
 from daaa_jax.training import loop, optimizers
@@ -282,7 +282,7 @@ def check_external(config: ConfigDict) -> None:
         if path and not expanded(path).exists():
             raise UserError(f"{name}={path}: there is no such file or folder")
     if _reads_weights(config):
-        pretrained.identity(config.model.weights)
+        published_weights.identity(config.model.weights)
 
 
 def _reads_weights(config: ConfigDict) -> bool:

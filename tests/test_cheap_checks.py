@@ -4,7 +4,7 @@ import commands
 import pytest
 from photo_trees import write_domain
 
-WEIGHTS, IMAGES = "models.pretrained.fetch", "pipeline.load_task"  # both come later
+WEIGHTS, IMAGES = "models.published_weights.fetch", "pipeline.load_task"  # both come later
 FOLDERS = "--config=configs/folder.py"
 SOURCE, TARGET = "--config.data.source={web}", "--config.data.target={cam}"
 OFFICE = "--config=configs/office.py:w2a"

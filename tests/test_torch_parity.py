@@ -18,7 +18,7 @@ from PIL import Image
 from daaa_jax import losses, models
 from daaa_jax.data import photos
 from daaa_jax.data.augment import decode, evaluation_views
-from daaa_jax.models import network_file, pretrained, weight_file
+from daaa_jax.models import network_file, pretrained, published_weights, weight_file
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.slow
@@ -160,8 +160,7 @@ def test_image_file_gives_the_logits_of_torchvisions_preprocessing(photo):
 
 def test_published_weights_of_efficientnet_give_pytorchs_logits(photo):
     network = torch_network("efficientnet_lite0").eval()
-    path = pretrained.fetch(pretrained.PUBLISHED["efficientnet_lite0"])
-    state = weight_file.read(path)
+    state = weight_file.read(published_weights.find("efficientnet_lite0"))
     network.load_state_dict({key: torch.tensor(value) for key, value in state.items()})
     pixels = np.asarray(Image.open(photo).convert("RGB").resize((256, 256), Image.BILINEAR))
     inputs = torch.tensor(pixels[16:240, 16:240] / 127.5 - 1, dtype=torch.float32)

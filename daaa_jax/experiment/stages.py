@@ -14,7 +14,7 @@ from daaa_jax.data.images import Images
 from daaa_jax.data.types import Task
 from daaa_jax.errors import UserError
 from daaa_jax.experiment.workdir import Workdir, identity_settings
-from daaa_jax.models import pretrained
+from daaa_jax.models import published_weights
 from daaa_jax.runtime import files
 
 OURS = "daaa"  # `config.method` of the paper's method
@@ -94,7 +94,7 @@ def inputs(
     if "dtype" in model:
         model["dtype"] = models.computation_type(config.model)
     if external_source is None or config.adapt.init == "scratch":
-        model["weights"] = pretrained.identity(config.model.weights)
+        model["weights"] = published_weights.identity(config.model.weights)
     pair = {"images": images, "pair": settings["pair"]}
     translate = pair | {"translate": settings["translate"]}
     source = {

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 
 from daaa_jax.errors import UserError, check_choice
-from daaa_jax.models import efficientnet, pretrained, resnet
+from daaa_jax.models import efficientnet, pretrained, published_weights, resnet, weight_file
 from daaa_jax.models.digits import DigitNetwork
 from daaa_jax.models.discriminator import PatchDiscriminator
 from daaa_jax.models.efficientnet import EfficientNetLite0
@@ -68,20 +68,23 @@ def computation_type(settings) -> str:
 def pretrained_variables(settings, variables: Variables) -> Variables:
     """Replaces `variables` by the pretrained weights that `config.model` names, if any.
 
-    Reads nothing while JAX traces for shapes only.
+    The classifier layer keeps its initial weights, as its classes are those of the task. Reads
+    nothing while JAX traces for shapes only.
 
     Raises:
-      UserError: see `pretrained.load`.
+      UserError: if the file is missing, damaged or does not fit; lists everything that does not.
     """
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(variables))
     if not settings.weights or traced:
         return variables
     _, names = CLASSIFIERS[settings.name]
+    weights, setting = settings.weights, f"model.weights={settings.weights}"
     if not names:
-        raise UserError(
-            f"model.weights={settings.weights}: {settings.name} supports none, leave it empty"
-        )
-    return pretrained.load(settings.weights, settings.name, names, variables)
+        raise UserError(f"{setting}: {settings.name} supports none, leave it empty")
+    if weights in published_weights.PUBLISHED and weights != settings.name:
+        raise UserError(f"{setting} are weights of {weights}, not {settings.name}")
+    path = published_weights.find(weights)
+    return pretrained.fit(weight_file.read(path), names, variables, path)
 
 
 def features(updates: Mapping) -> jax.Array:
@@ -113,6 +116,6 @@ def starting_variables(settings, key: jax.Array, model: nn.Module, images: jax.A
       images: float32 `[1, H, W, 3]`; only the shape is used.
 
     Raises:
-      UserError: see `pretrained.load`.
+      UserError: see `pretrained_variables`.
     """
     return pretrained_variables(settings, initial_variables(key, model, images))

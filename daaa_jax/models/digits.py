@@ -1,11 +1,12 @@
 """The paper's digit network: three feature convolutions, and a fourth as the classifier."""
 
+import functools
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from daaa_jax import attention
-from daaa_jax.models.layers import Convolution, max_pool_2x2, sow_features
+from daaa_jax.models import layers
 
 
 class DigitNetwork(nn.Module):
@@ -31,23 +32,19 @@ class DigitNetwork(nn.Module):
 
         The maps, taken before pooling, are the intermediates `conv1`, `conv2` and `conv3`.
         """
+        layer = functools.partial(layers.attended_convolution, self, train=train)
         features = standardize(images) if self.standardize else images
         for i, width in enumerate(self.widths, start=1):
-            features = Convolution(width, use_bias=False, name=f"convolution{i}")(features)
-            features = nn.BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm{i}")(
-                features
-            )
-            features = nn.relu(features)
-            attention.sow_map(self, f"conv{i}", features, self.attention)
-            features = max_pool_2x2(features)
+            features = layers.max_pool_2x2(layer(layers.numbered(i), features, width))
         if features.shape[1:3] != (4, 4):
             raise ValueError(
                 f"{len(self.widths)} convolutions make features of "
                 f"{features.shape[1]}x{features.shape[2]}, and the classifier takes 4x4: set "
                 f"model.widths to one width per halving"
             )
-        sow_features(self, features)
-        logits = Convolution(self.num_classes, size=4, padding="VALID", name="classifier")(features)
+        layers.sow_features(self, features)
+        last = layers.Convolution(self.num_classes, size=4, padding="VALID", name="classifier")
+        logits = last(features)
         return logits.reshape(logits.shape[0], -1).astype(jnp.float32)
 
 

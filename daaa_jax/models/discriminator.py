@@ -33,25 +33,21 @@ class PatchDiscriminator(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
-        features = images
         if min(images.shape[1:3]) // 2**self.layers < 3:
             raise ValueError(
                 f"images of {images.shape[1]}x{images.shape[2]} are too small for a discriminator "
                 f"of pair.discriminator_layers={self.layers}"
             )
-        edges = ((1, 1), (1, 1))
         convolution = functools.partial(
-            Convolution, size=4, padding=edges, kernel_init=normal_initializer
+            Convolution, size=4, padding=((1, 1), (1, 1)), kernel_init=normal_initializer
         )
-        for i in range(self.layers + 1):
+        features = nn.leaky_relu(convolution(self.filters, stride=2, name="conv1")(images), 0.2)
+        means = features.mean((1, 2))
+        for i in range(1, self.layers + 1):
             name, width = f"conv{i + 1}", self.filters * min(2**i, 8)
             stride = 2 if i < self.layers else 1
-            features = convolution(width, stride=stride, use_bias=i == 0, name=name)(features)
-            if i > 0:
-                features = InstanceNorm(name=f"{name}_norm")(features)
-            features = nn.leaky_relu(features, 0.2)
-            if i == 0:
-                means = features.mean((1, 2))
+            features = convolution(width, stride=stride, use_bias=False, name=name)(features)
+            features = nn.leaky_relu(InstanceNorm(name=f"{name}_norm")(features), 0.2)
         if self.batch_deviation:
             deviation = jnp.sqrt(means.var(axis=0) + _SMALLEST_VARIANCE)
             shape = (*features.shape[:3], len(deviation))

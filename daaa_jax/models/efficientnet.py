@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
+from jax.nn import identity
 
-from daaa_jax import attention
-from daaa_jax.models.layers import Convolution, sow_features
+from daaa_jax.models.layers import attended_convolution, named, sow_features
 
 # Repeats, kernel size, stride of the first repeat, expansion, output channels.
 _STAGES = (
@@ -20,21 +20,24 @@ _STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
+# Stage, place in the stage, kernel size, stride, expansion and output channels of each block.
+_BLOCKS = [
+    (stage, repeat, size, 1 if repeat else stride, expansion, channels)
+    for stage, (repeats, size, stride, expansion, channels) in enumerate(_STAGES)
+    for repeat in range(repeats)
+]
 
 
 def _timm_blocks() -> Iterator[tuple[str, str]]:
     """Names in timm's files, which number blocks within stages, and ours."""
-    number = 0
-    for stage, (repeats, _, _, expansion, _) in enumerate(_STAGES):
+    for number, (stage, repeat, _, _, expansion, _) in enumerate(_BLOCKS):
         layers = {"expand": "conv_pw", "depthwise": "conv_dw", "project": "conv_pwl"}
         if expansion == 1:
             layers = {"depthwise": "conv_dw", "project": "conv_pw"}
-        for repeat in range(repeats):
-            block = rf"blocks\.{stage}\.{repeat}"
-            for norm, (ours, theirs) in enumerate(layers.items(), start=1):
-                yield rf"{block}\.{theirs}\.weight", f"block{number}/{ours}/kernel"
-                yield rf"{block}\.bn{norm}\.(\w+)", rf"block{number}/{ours}_norm/\1"
-            number += 1
+        block = rf"blocks\.{stage}\.{repeat}"
+        for norm, (ours, theirs) in enumerate(layers.items(), start=1):
+            yield rf"{block}\.{theirs}\.weight", f"block{number}/{ours}/kernel"
+            yield rf"{block}\.bn{norm}\.(\w+)", rf"block{number}/{ours}_norm/\1"
 
 
 # Names in files of weights, and ours; see `pretrained`. Those of the published file begin with an
@@ -53,6 +56,16 @@ WEIGHT_NAMES = (
     (r"(?:_bn1|bn2)\.(\w+)", r"head_norm/\1"),
     (r"(?:_fc|classifier)\.weight", r"classifier/kernel"),
     (r"(?:_fc|classifier)\.bias", r"classifier/bias"),
+)
+
+_layer = functools.partial(
+    attended_convolution,
+    size=1,
+    activation=nn.relu6,
+    # The published value. After few updates, part of ImageNet's statistics remains, which suit
+    # other domains better than those of few source images (docs/results.md).
+    momentum=0.99,
+    epsilon=1e-3,
 )
 
 
@@ -82,23 +95,13 @@ class EfficientNetLite0(nn.Module):
         The maps are the intermediates `conv_stem`, `block0/conv_depthwise`, `block0/conv_project`,
         `block1/conv_expand` and so on, and `conv_head`.
         """
-        layer = functools.partial(_layer, self, train=train, kind=self.attention, dtype=self.dtype)
-        features = layer("stem", images, 32, size=3, stride=2)
+        layer = functools.partial(_layer, self, train=train, dtype=self.dtype)
+        features = layer(named("stem"), images, 32, size=3, stride=2)
         block = nn.remat(InvertedResidual, static_argnums=(2,)) if self.remat else InvertedResidual
-        number = 0
-        for repeats, size, stride, expansion, channels in _STAGES:
-            for repeat in range(repeats):
-                features = block(
-                    channels=channels,
-                    size=size,
-                    stride=1 if repeat else stride,
-                    expansion=expansion,
-                    attention=self.attention,
-                    dtype=self.dtype,
-                    name=f"block{number}",
-                )(features, train)
-                number += 1
-        features = layer("head", features, 1280)
+        for number, (_, _, *shape) in enumerate(_BLOCKS):
+            name = f"block{number}"
+            features = block(*shape, self.attention, self.dtype, name=name)(features, train)
+        features = layer(named("head"), features, 1280)
         pooled = features.astype(jnp.promote_types(features.dtype, jnp.float32)).mean((1, 2))
         sow_features(self, pooled)
         return nn.Dense(self.num_classes, name="classifier")(pooled)
@@ -107,50 +110,21 @@ class EfficientNetLite0(nn.Module):
 class InvertedResidual(nn.Module):
     """MobileNetV2's block: 1x1 expansion, depthwise convolution, 1x1 projection, residual sum."""
 
-    channels: int
     size: int
     stride: int
     expansion: int
+    channels: int
     attention: str
     dtype: jnp.dtype | None
 
     @nn.compact
     def __call__(self, features: Array, train: bool) -> Array:
-        layer = functools.partial(_layer, self, train=train, kind=self.attention, dtype=self.dtype)
+        layer = functools.partial(_layer, self, train=train, dtype=self.dtype)
         inputs, wide = features, features.shape[-1] * self.expansion
         if self.expansion > 1:
-            features = layer("expand", features, wide)
+            features = layer(named("expand"), features, wide)
         features = layer(
-            "depthwise", features, wide, size=self.size, stride=self.stride, groups=wide
+            named("depthwise"), features, wide, size=self.size, stride=self.stride, groups=wide
         )
-        features = layer("project", features, self.channels, activation=lambda x: x)
+        features = layer(named("project"), features, self.channels, activation=identity)
         return features + inputs if features.shape == inputs.shape else features
-
-
-def _layer(
-    module: nn.Module,
-    name: str,
-    features: Array,
-    channels: int,
-    *,
-    train: bool,
-    kind: str,
-    dtype: jnp.dtype | None,
-    activation=nn.relu6,
-    **convolution,
-) -> Array:
-    """Convolution, normalisation and activation inside `module`; sows the map there."""
-    convolution = {"size": 1, "use_bias": False, "dtype": dtype} | convolution
-    features = Convolution(channels, name=name, **convolution)(features)
-    features = nn.BatchNorm(
-        use_running_average=not train,
-        # The published value. After few updates, part of ImageNet's statistics remains, which suit
-        # other domains better than those of few source images (docs/results.md).
-        momentum=0.99,
-        epsilon=1e-3,
-        dtype=dtype,
-        name=f"{name}_norm",
-    )(features)
-    features = activation(features)
-    attention.sow_map(module, f"conv_{name}", features, kind)
-    return features

@@ -59,9 +59,8 @@ class Generator(nn.Module):
             features = layer(f"up{i}", features, self.filters * 2 ** (i - 1), upsample=True)
 
         start = {"kernel_init": nn.initializers.zeros_init()} if self.identity_start else {}
-        outputs = convolution(3, 7, padding="VALID", use_bias=True, name="leave", **start)(
-            reflect_pad(features, 3)
-        )
+        leave = convolution(3, 7, padding="VALID", use_bias=True, name="leave", **start)
+        outputs = leave(reflect_pad(features, 3))
         if self.identity_start:
             outputs += jnp.arctanh(0.99 * images[..., :3])
         return jnp.tanh(outputs)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from daaa_jax import attention
 from daaa_jax.models.cpu import convolution, winograd
 
 _PLAIN = contextvars.ContextVar("plain", default=False)
@@ -165,10 +166,55 @@ class Convolution(nn.Module):
         return outputs
 
 
+def numbered(number: int) -> tuple[str, str, str]:
+    """Names of a numbered convolution, its normalisation and its attention map."""
+    return f"convolution{number}", f"norm{number}", f"conv{number}"
+
+
+def named(name: str) -> tuple[str, str, str]:
+    """Names of a convolution, its normalisation and its attention map."""
+    return name, f"{name}_norm", f"conv_{name}"
+
+
+def attended_convolution(
+    module: nn.Module,
+    names: tuple[str, str, str],
+    features: Array,
+    channels: int,
+    *,
+    train: bool,
+    activation: Callable[[Array], Array] = nn.relu,
+    momentum: float = 0.9,
+    epsilon: float = 1e-5,
+    dtype: jnp.dtype | None = None,
+    **options,
+) -> Array:
+    """Convolution, batch normalisation and activation; sows the attention map of the result.
+
+    Args:
+      module: a network or block with an attribute `attention`; to be called from its `__call__`.
+      names: of the convolution, the normalisation and the map, as from `numbered` or `named`.
+      features: `[B, H, W, C]`.
+      channels: output channels.
+      train: whether to normalise by the statistics of the batch, and to update the averages.
+      activation: applied after the normalisation.
+      momentum: of the averages.
+      epsilon: added to the variance.
+      dtype: computation type; parameters, batch statistics and maps are float32.
+      options: other attributes of `Convolution`.
+    """
+    layer, norm, attention_map = names
+    features = Convolution(channels, use_bias=False, dtype=dtype, name=layer, **options)(features)
+    features = nn.BatchNorm(
+        use_running_average=not train, momentum=momentum, epsilon=epsilon, dtype=dtype, name=norm
+    )(features)
+    features = activation(features)
+    attention.sow_map(module, attention_map, features, module.attention)
+    return features
+
+
 class InstanceNorm(nn.Module):
     """Normalises each channel of each sample over its pixels, then scales and shifts it."""
-
-    epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, features: Array) -> Array:
@@ -179,5 +225,5 @@ class InstanceNorm(nn.Module):
         mean = values.mean((1, 2), keepdims=True)
         centred = values - mean
         variance = jnp.square(centred).mean((1, 2), keepdims=True)
-        outputs = centred * (lax.rsqrt(variance + self.epsilon) * scale) + bias
+        outputs = centred * (lax.rsqrt(variance + 1e-5) * scale) + bias
         return outputs.astype(features.dtype)

@@ -58,8 +58,7 @@ def write(path: Path, tree: Variables, about: Mapping[str, Any]) -> None:
     """
     flat = traverse_util.flatten_dict(meshes.to_host(tree), sep="/")
     tensors = {name: np.ascontiguousarray(value) for name, value in flat.items()}
-    metadata = {_ABOUT: json.dumps(files.plain(about))}
-    files.write_bytes(path, save(tensors, metadata=metadata))
+    files.write_bytes(path, save(tensors, {_ABOUT: json.dumps(files.plain(about))}))
 
 
 def read_tensors(path: Path) -> Variables:
@@ -72,7 +71,7 @@ def read_tensors(path: Path) -> Variables:
 
 
 def read(path: Path) -> Trained:
-    """Reads a classifier written by `write`.
+    """Reads a classifier written by `write`, to compute in float32 whatever it was trained in.
 
     Raises:
       UserError: if the file is missing, damaged, or was not written by `write`.
@@ -80,7 +79,7 @@ def read(path: Path) -> Trained:
     tensors, about = weight_file.read(path, "the network"), read_about(path)
     if not about:
         raise UserError(f"{path} was not written by daaa_jax: it has no metadata")
-    settings = ConfigDict(about["model"])
+    settings = ConfigDict(about["model"] | {"dtype": "float32"})
     model = models.create_classifier(settings, len(about["classes"]), about["attention"])
     shapes = variable_shapes(model, about["image_size"], ConfigDict(about["augment"]))
     return Trained(model, pretrained.fit(tensors, (), shapes, path, whole=True), about)
@@ -124,10 +123,9 @@ def read_source_network(
     network, names = models.CLASSIFIERS[settings.name]
     # Settings missing from an older file had the network's defaults.
     attributes = inspect.signature(network).parameters.items() if about else ()
-    defaults = {name: attribute.default for name, attribute in attributes}
+    saved = {name: attribute.default for name, attribute in attributes} | about.get("model", {})
     for name in ("name", "version", "inputs", "standardize"):
-        ours = settings.get(name)
-        theirs = about.get("model", {}).get(name, defaults.get(name) if name != "name" else None)
+        ours, theirs = settings.get(name), saved.get(name)
         if None not in (ours, theirs) and ours != theirs:
             raise UserError(f"source.checkpoint={place}: its model.{name} is {theirs}, not {ours}")
     found = about.get("classes", list(classes))

@@ -1,14 +1,15 @@
 """ResNets of 18 to 152 layers (He et al., 2016); ResNet-50 is the paper's network for Office-31."""
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
+from jax.nn import identity
 
-from daaa_jax import attention
 from daaa_jax.errors import check_choice
-from daaa_jax.models.layers import Convolution, sow_features
+from daaa_jax.models.layers import attended_convolution, named, numbered, sow_features
 
 VERSIONS, INPUTS = ("v1.5", "v1"), ("imagenet", "caffe")
 # Of ImageNet, for images in [0, 1], as expected by torchvision's weights.
@@ -72,76 +73,48 @@ class ResNet(nn.Module):
           ValueError: if `version` or `inputs` is unknown.
         """
         check_choice("model.version", self.version, VERSIONS)
-        norm = functools.partial(batch_norm, train=train, dtype=self.dtype)
-        features = prepare(images, self.inputs)
-        convolution = functools.partial(Convolution, use_bias=False, dtype=self.dtype)
-        edges = ((3, 3), (3, 3))
-        features = convolution(self.width, 7, 2, edges, name="convolution1")(features)
-        features = nn.relu(norm(name="norm1")(features))
-        attention.sow_map(self, "conv1", features, self.attention)
+        layer = functools.partial(attended_convolution, self, train=train, dtype=self.dtype)
+        features, edges = prepare(images, self.inputs), ((3, 3), (3, 3))
+        features = layer(numbered(1), features, self.width, size=7, stride=2, padding=edges)
         # Caffe starts the first window at the first pixel, and the last may exceed the edge.
-        margin = (1, 1) if self.version == "v1.5" else (0, 1)
-        features = nn.max_pool(
-            features, window_shape=(3, 3), strides=(2, 2), padding=(margin, margin)
-        )
+        margins = ((1, 1),) * 2 if self.version == "v1.5" else ((0, 1),) * 2
+        features = nn.max_pool(features, window_shape=(3, 3), strides=(2, 2), padding=margins)
         block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         for stage, count in enumerate(self.blocks, start=1):
+            width = self.width * 2 ** (stage - 1)
             for number in range(count):
-                features = block(
-                    width=self.width * 2 ** (stage - 1),
-                    stride=2 if stage > 1 and number == 0 else 1,
-                    bottleneck=self.bottlenecks,
-                    stride_first=self.version == "v1",
-                    attention=self.attention,
-                    dtype=self.dtype,
-                    name=f"stage{stage}_block{number}",
-                )(features, train)
+                stride = 2 if stage > 1 and number == 0 else 1
+                first, second = (stride, 1) if self.version == "v1" else (1, stride)
+                bottleneck = (width, 1, first), (width, 3, second), (4 * width, 1, 1)
+                basic = (width, 3, stride), (width, 3, 1)
+                layers = bottleneck if self.bottlenecks else basic
+                name = f"stage{stage}_block{number}"
+                features = block(layers, self.attention, self.dtype, name=name)(features, train)
         pooled = features.astype(jnp.promote_types(features.dtype, jnp.float32)).mean((1, 2))
         sow_features(self, pooled)
         return nn.Dense(self.num_classes, name="classifier")(pooled)
 
 
 class Block(nn.Module):
-    """Residual block: a bottleneck, or two 3x3 convolutions; see `ResNet`."""
+    """Residual block: convolutions with the given channels, side and stride; see `ResNet`."""
 
-    width: int
-    stride: int
-    bottleneck: bool
-    stride_first: bool
+    layers: tuple[tuple[int, int, int], ...]
     attention: str
     dtype: jnp.dtype | None
 
     @nn.compact
     def __call__(self, features: Array, train: bool) -> Array:
-        convolution = functools.partial(Convolution, use_bias=False, dtype=self.dtype)
-        norm = functools.partial(batch_norm, train=train, dtype=self.dtype)
-        width, stride = self.width, self.stride
-        first, second = (stride, 1) if self.stride_first else (1, stride)
-        layers = [(width, 3, stride), (width, 3, 1)]  # channels, side and stride
-        if self.bottleneck:
-            layers = [(width, 1, first), (width, 3, second), (4 * width, 1, 1)]
+        layer = functools.partial(attended_convolution, self, train=train, dtype=self.dtype)
         shortcut = features
-        channels = layers[-1][0]
+        channels, stride = self.layers[-1][0], max(stride for _, _, stride in self.layers)
         if stride > 1 or features.shape[-1] != channels:
-            shortcut = convolution(
-                channels, size=1, stride=stride, padding="VALID", name="shortcut"
-            )(features)
-            shortcut = norm(name="shortcut_norm")(shortcut)
-            attention.sow_map(self, "conv_shortcut", shortcut, self.attention)
-        for i, (channels, size, stride) in enumerate(layers, start=1):
-            edges = ((size // 2, size // 2),) * 2
-            features = convolution(channels, size, stride, edges, name=f"convolution{i}")(features)
-            features = norm(name=f"norm{i}")(features)
-            features = nn.relu(features) if i < len(layers) else features
-            attention.sow_map(self, f"conv{i}", features, self.attention)
+            options: dict[str, Any] = {"size": 1, "stride": stride, "padding": "VALID"}
+            shortcut = layer(named("shortcut"), features, channels, activation=identity, **options)
+        for i, (channels, size, stride) in enumerate(self.layers, start=1):
+            options = {"size": size, "stride": stride, "padding": ((size // 2, size // 2),) * 2}
+            activation = nn.relu if i < len(self.layers) else identity
+            features = layer(numbered(i), features, channels, activation=activation, **options)
         return nn.relu(shortcut + features)
-
-
-def batch_norm(train: bool, dtype: jnp.dtype | None, name: str) -> nn.BatchNorm:
-    """Batch normalisation with torchvision's constants and float32 statistics."""
-    return nn.BatchNorm(
-        use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name
-    )
 
 
 def prepare(images: Array, inputs: str) -> Array:

@@ -19,8 +19,7 @@ class Part:
     Attributes:
       keys: where the dict is in the file, such as `checkpoint.model`; empty if it is the file.
       prefix: how the names begin, such as `module.`.
-      fitting: number of tensors whose names, after the prefix, and shapes are the network's.
-      named: number of tensors whose names are.
+      fits: for each tensor whose name, after the prefix, is the network's, whether its shape is.
       tensors: those of the network, and any others after the same prefix, by the rest of the name.
       others: the dict's tensors that belong to no part that fits.
       added: names of tensors that `add_apart` added.
@@ -28,8 +27,7 @@ class Part:
 
     keys: str
     prefix: str
-    fitting: int = 0
-    named: int = 0
+    fits: list[bool] = dataclasses.field(default_factory=list)
     tensors: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     others: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     added: list[str] = dataclasses.field(default_factory=list)
@@ -40,10 +38,10 @@ class Part:
         prefix = f"prefix {self.prefix}" if self.prefix else ""
         return ", ".join(filter(None, (self.keys, prefix))) or "names without a prefix"
 
-    @property
-    def is_averaged(self) -> bool:
-        """Whether it is called an average of another network, such as `state_dict_ema`."""
-        return not _AVERAGED.isdisjoint(re.split(r"\W|_", f"{self.keys} {self.prefix}".lower()))
+    def rank(self) -> tuple[int, int, bool]:
+        """Higher if it fits better; of two that fit alike, if it is not called an average."""
+        words = re.split(r"\W|_", f"{self.keys} {self.prefix}".lower())
+        return sum(self.fits), len(self.fits), _AVERAGED.isdisjoint(words)
 
 
 def find(
@@ -65,10 +63,10 @@ def find(
     """
     dicts = _dicts(content)
     parts = [part for keys, tensors in dicts.items() for part in _parts(keys, tensors, fits)]
-    parts = [part for part in parts if not part.prefix or 4 * part.named >= wanted]
+    parts = [part for part in parts if not part.prefix or 4 * len(part.fits) >= wanted]
     # The first of equal ones.
-    best = max(parts, key=lambda p: (p.fitting, p.named, not p.is_averaged), default=Part("", ""))
-    equal = [p for p in parts if p is not best and p.fitting == best.fitting > 0]
+    best = max(parts, key=Part.rank, default=Part("", ""))
+    equal = [p for p in parts if p is not best and sum(p.fits) == sum(best.fits) > 0]
     copies = tuple(p.prefix for p in equal if p.keys == best.keys)
     inner = tuple(prefix for prefix in copies if len(prefix) > len(best.prefix))
     for name, value in dicts.get(best.keys, {}).items():
@@ -105,14 +103,10 @@ def _dicts(content: Any) -> dict[str, dict[str, np.ndarray]]:
         if not is_nested or id(value) in seen:  # lists may contain each other many times
             continue
         seen.add(id(value))
-        tensors = {}
-        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
-            if isinstance(item, np.ndarray):
-                tensors[str(key)] = item
-            else:
-                queue.append((f"{keys}.{key}" if keys else str(key), item))
-        if tensors:
+        items = list(value.items() if isinstance(value, Mapping) else enumerate(value))
+        if tensors := {str(key): item for key, item in items if isinstance(item, np.ndarray)}:
             found[keys] = tensors
+        queue += [(f"{keys}.{key}" if keys else str(key), item) for key, item in items]
     return found
 
 
@@ -124,9 +118,7 @@ def _parts(
     for name, value in tensors.items():
         for end in _ends_of_prefixes(name):
             if (is_fitting := fits(name[end:], value)) is not None:
-                part = parts.setdefault(name[:end], Part(keys, name[:end]))
-                part.named += 1
-                part.fitting += is_fitting
+                parts.setdefault(name[:end], Part(keys, name[:end])).fits.append(is_fitting)
     return list(parts.values())
 
 

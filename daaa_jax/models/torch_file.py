@@ -6,11 +6,10 @@ any other name is refused before it is looked up.
 """
 
 import collections
+import functools
 import io
 import math
-import os
 import pickle
-import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -51,11 +50,11 @@ def read(path: Path) -> Any:
       UserError: if the file contains anything else.
       Exception: of many classes, if it is damaged or cannot be read.
     """
+    length = path.stat().st_size
     try:
         with path.open("rb") as file:
-            is_zip = zipfile.is_zipfile(file)
-            file.seek(0)
-            return _read_zip(file) if is_zip else _read_legacy(file)
+            content = _read_zip(file) if zipfile.is_zipfile(path) else _read_legacy(file, length)
+        return _arrays(content, _VIEWS * length)
     except _Refused as error:
         raise UserError(
             f"{path} contains {error}, but only tensors and ordered dicts are read from a PyTorch "
@@ -68,74 +67,42 @@ class _Refused(Exception):
 
 
 class _Fixed:
-    """An object that a pickle can create but not change: its attributes are checked at creation."""
-
-    __slots__ = ()
+    """An object that a pickle can create but not change: it is checked at creation."""
 
     def __setstate__(self, state):
         raise _Refused("an attempt to change what was read")
 
 
-class _Storage(_Fixed):
-    """The numbers that tensors are views of; a legacy file has them after the tensors."""
-
-    __slots__ = ("dtype", "size", "values")
-
-    def __init__(self, dtype: np.dtype, size: int):
-        self.dtype, self.size = dtype, size
-        self.values: np.ndarray | None = None
+class _Storage(_Fixed, np.ndarray):
+    """The numbers that tensors are views of; those of a legacy file follow after the tensors."""
 
 
-class _Tensor(_Fixed):
-    """A view of a storage, not yet an array."""
-
-    __slots__ = ("offset", "shape", "storage", "strides")
-
-    def __init__(self, storage: _Storage, offset: int, shape: tuple, strides: tuple):
-        whole = (offset, *shape, *strides)
-        if not isinstance(storage, _Storage) or not all(
-            isinstance(value, int) and value >= 0 for value in whole
-        ):
-            raise ValueError("a tensor with impossible sizes")
-        if len(shape) != len(strides):
-            raise ValueError("a tensor whose strides do not fit its shape")
-        last = sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-        if math.prod(shape) and offset + last >= storage.size:
-            raise ValueError("a tensor that reaches beyond its storage")
-        if math.prod(shape) > storage.size:
-            raise ValueError("a tensor with more values than its storage")
-        self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
-
-    def array(self) -> np.ndarray:
-        values = self.storage.values
-        if values is None:
-            raise ValueError("a tensor without its numbers")
-        if not math.prod(self.shape):
-            return np.empty(self.shape, values.dtype)
-        strides = [stride * values.itemsize for stride in self.strides]
-        view = np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, strides)
-        return view.copy()
+class _Tensor(_Fixed, np.ndarray):
+    """A view of a storage."""
 
 
-class _Callable(_Fixed):
+class _Callable(_Fixed, functools.partial):
     """A function that a pickle is allowed to call."""
-
-    __slots__ = ("_function",)
-
-    def __init__(self, function: Callable[..., Any]):
-        self._function = function
-
-    def __call__(self, *arguments):
-        return self._function(*arguments)
 
 
 def _rebuild_tensor(storage, offset, shape, strides, *_):
-    return _Tensor(storage, offset, tuple(shape), tuple(strides))
+    sizes = (offset, *shape, *strides)
+    if not isinstance(storage, _Storage) or not all(isinstance(n, int) and n >= 0 for n in sizes):
+        raise ValueError("a tensor with impossible sizes")
+    if len(shape) != len(strides):
+        raise ValueError("a tensor whose strides do not fit its shape")
+    if not math.prod(shape):
+        return np.empty(shape, storage.dtype).view(_Tensor)
+    last = sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    if offset + last >= storage.size:
+        raise ValueError("a tensor that reaches beyond its storage")
+    if math.prod(shape) > storage.size:
+        raise ValueError("a tensor with more values than its storage")
+    in_bytes = [stride * storage.itemsize for stride in strides]
+    return np.lib.stride_tricks.as_strided(storage[offset:], shape, in_bytes).view(_Tensor)
 
 
 def _rebuild_parameter(tensor, *_):
-    if not isinstance(tensor, _Tensor):
-        raise ValueError("a parameter that is not a tensor")
     return tensor
 
 
@@ -155,11 +122,17 @@ _NAMES = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Resolves only the names in `_NAMES` and storages; `storage` finds one by its key."""
+    """Resolves only the names in `_NAMES` and storages.
 
-    def __init__(self, file: BinaryIO, storage: Callable[[str, np.dtype, int], _Storage]):
+    Attributes:
+      storages: those that tensors refer to, by name.
+    """
+
+    def __init__(self, file: BinaryIO, create: Callable[[str, np.dtype, int], np.ndarray]):
+        """`create` makes a storage from its name, type and size."""
         super().__init__(file, encoding="utf-8")
-        self._storage = storage
+        self._create = create
+        self.storages: dict[str, _Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if module in ("torch", "torch.cuda") and name in _STORAGES:
@@ -176,67 +149,63 @@ class _Unpickler(pickle.Unpickler):
             raise _Refused("a view of a storage")
         if kind not in _STORAGES or not isinstance(size, int) or size < 0:
             raise ValueError("a storage of unknown kind or size")
-        return self._storage(str(name), _STORAGES[kind], size)
+        name, dtype = str(name), _STORAGES[kind]
+        if name not in self.storages:
+            self.storages[name] = self._create(name, dtype, size).view(_Storage)
+        found = self.storages[name]
+        if found.dtype != dtype or found.size != size:
+            raise ValueError(f"storage {name} is described in two ways")
+        return found
 
 
 def _read_zip(file: BinaryIO) -> Any:
     with zipfile.ZipFile(file) as archive:
-        names = {info.filename: info for info in archive.infolist()}
+        names = set(archive.namelist())
         roots = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(roots) != 1:
             raise ValueError("a zip archive without data.pkl")
-        if any(info.compress_type for info in names.values()):
+        if any(info.compress_type for info in archive.infolist()):
             # torch.save never compresses; a small compressed archive could unpack to any size.
             raise ValueError("a compressed zip archive")
         root = roots[0].removesuffix("data.pkl")
         order = archive.read(f"{root}byteorder") if f"{root}byteorder" in names else b"little"
         if order != b"little":
             raise ValueError("numbers in big-endian order")
-        storages: dict[str, _Storage] = {}
 
-        def storage(key: str, dtype: np.dtype, size: int) -> _Storage:
-            if key not in storages:
-                info = names[f"{root}data/{key}"]
-                if info.file_size < size * dtype.itemsize:
-                    raise ValueError(f"storage {key} has {info.file_size} bytes, not {size} values")
-                storages[key] = found = _Storage(dtype, size)
-                found.values = np.frombuffer(archive.read(info), dtype, size)
-            elif storages[key].dtype != dtype or storages[key].size != size:
-                raise ValueError(f"storage {key} is described in two ways")
-            return storages[key]
+        def create(name: str, dtype: np.dtype, size: int) -> np.ndarray:
+            info = archive.getinfo(f"{root}data/{name}")
+            if info.file_size < size * dtype.itemsize:
+                raise ValueError(f"storage {name} has {info.file_size} bytes, not {size} values")
+            return np.frombuffer(archive.read(info), dtype, size)
 
-        content = _Unpickler(io.BytesIO(archive.read(roots[0])), storage).load()
-        return _arrays(content, _VIEWS * sum(info.file_size for info in names.values()))
+        return _Unpickler(io.BytesIO(archive.read(roots[0])), create).load()
 
 
-def _read_legacy(file: BinaryIO) -> Any:
-    storages: dict[str, _Storage] = {}
-    length = os.fstat(file.fileno()).st_size
-
-    def refuse(key: str, *_) -> _Storage:
+def _read_legacy(file: BinaryIO, length: int) -> Any:
+    def refuse(*_) -> np.ndarray:
         raise ValueError("a tensor before the tensors begin")
 
-    def storage(key: str, dtype: np.dtype, size: int) -> _Storage:
+    def create(name: str, dtype: np.dtype, size: int) -> np.ndarray:
         if size * dtype.itemsize > length:
-            raise ValueError(f"storage {key} should hold {size} values, more than the file")
-        found = storages.setdefault(key, _Storage(dtype, size))
-        if found.dtype != dtype or found.size != size:
-            raise ValueError(f"storage {key} is described in two ways")
-        return found
+            raise ValueError(f"storage {name} should hold {size} values, more than the file")
+        return np.empty(size, dtype)  # filled below
 
     if _Unpickler(file, refuse).load() != _MAGIC or _Unpickler(file, refuse).load() != _PROTOCOL:
         raise ValueError("a pickle that torch.save did not write")
     if not _Unpickler(file, refuse).load()["little_endian"]:
         raise ValueError("numbers in big-endian order")
-    content = _Unpickler(file, storage).load()
-    for key in _Unpickler(file, refuse).load():
-        found = storages[key]
-        (count,) = struct.unpack("<q", file.read(8))
-        content_bytes = file.read(found.size * found.dtype.itemsize)
-        if count != found.size or len(content_bytes) != found.size * found.dtype.itemsize:
+    tensors = _Unpickler(file, create)
+    content = tensors.load()
+    for name in _Unpickler(file, refuse).load():
+        storage = tensors.storages.pop(name)
+        count = int.from_bytes(file.read(8), "little")
+        numbers = file.read(storage.nbytes)
+        if count != storage.size or len(numbers) != storage.nbytes:
             raise ValueError("it is cut short")
-        found.values = np.frombuffer(content_bytes, found.dtype)
-    return _arrays(content, _VIEWS * length)
+        storage[:] = np.frombuffer(numbers, storage.dtype)
+    if tensors.storages:
+        raise ValueError("a tensor without its numbers")
+    return content
 
 
 def _arrays(value: Any, most: int, done: dict[int, Any] | None = None) -> Any:
@@ -255,7 +224,7 @@ def _arrays(value: Any, most: int, done: dict[int, Any] | None = None) -> Any:
     done = {} if done is None else done
     if id(value) not in done:
         if isinstance(value, _Tensor):
-            made: np.ndarray | dict | list | tuple = value.array()
+            made: np.ndarray | dict | list | tuple = np.array(value, order="C")
             if sum(x.nbytes for x in (*done.values(), made) if isinstance(x, np.ndarray)) > most:
                 raise ValueError("tensors that are views of the same numbers too often")
         elif isinstance(value, Mapping):

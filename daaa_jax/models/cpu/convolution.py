@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from daaa_jax.models.cpu.matrices import flat, matmul, stored
+from daaa_jax.models.cpu.matrices import flat, matmul, padded, stored
 from daaa_jax.models.cpu.winograd import SCHEMES, winograd
 
 
@@ -38,14 +38,9 @@ def _overlap_added(products, size):
     """Transpose of `_patches`: adds every product to the pixel that it came from."""
     batch, height, width, _ = products.shape
     products = products.reshape(batch, height, width, size, -1)
-    rows = sum(
-        jnp.pad(products[:, :, :, i], ((0, 0), (i, size - 1 - i), (0, 0), (0, 0)))
-        for i in range(size)
-    )
+    rows = sum(padded(products[:, :, :, i], 1, i, size - 1 - i) for i in range(size))
     rows = rows.reshape(batch, -1, width, size, rows.shape[-1] // size)
-    return sum(
-        jnp.pad(rows[:, :, :, j], ((0, 0), (0, 0), (j, size - 1 - j), (0, 0))) for j in range(size)
-    )
+    return sum(padded(rows[:, :, :, j], 2, j, size - 1 - j) for j in range(size))
 
 
 def _summed(products, size):
@@ -171,10 +166,8 @@ def _strided_backward(stride, residuals, gradient):
         flat(images[:, i : i + height : stride, j : j + width : stride]).T @ flat(gradient)
         for i, j in np.ndindex(kernel.shape[:2])
     ]
-    (d_images,) = jax.linear_transpose(lambda images: _strided(images, kernel, stride), images)(
-        gradient
-    )
-    return d_images, jnp.stack(d_kernel).reshape(kernel.shape)
+    transposed = jax.linear_transpose(lambda images: _strided(images, kernel, stride), images)
+    return *transposed(gradient), jnp.stack(d_kernel).reshape(kernel.shape)
 
 
 strided.defvjp(lambda *inputs: (_strided(*inputs), inputs[:2]), _strided_backward)

@@ -1,5 +1,6 @@
 """Helpers of the CPU convolutions: images as matrices, and arrays that XLA computes once."""
 
+import jax.numpy as jnp
 from jax import Array
 
 
@@ -21,3 +22,10 @@ def flat(array: Array) -> Array:
 def matmul(array: Array, matrix: Array) -> Array:
     """`[..., C]` times `[C, F]`, as one product of matrices."""
     return (flat(array) @ matrix).reshape(*array.shape[:-1], -1)
+
+
+def padded(images: Array, axis: int, before: int, after: int) -> Array:
+    """Images `[B, H, W, C]` with zeros before and after them along one axis."""
+    widths = [(0, 0)] * images.ndim
+    widths[axis] = (before, after)
+    return jnp.pad(images, widths)

@@ -9,13 +9,14 @@ import dataclasses
 import functools
 import itertools
 import math
+import operator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from daaa_jax.models.cpu.matrices import flat, matmul, stored
+from daaa_jax.models.cpu.matrices import flat, matmul, padded, stored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +38,12 @@ class Scheme:
 
 def minimal_filtering(outputs: int, taps: int, points: tuple[float, ...]) -> Scheme:
     """Toom-Cook scheme: multiplies polynomials by their values at `points` and infinity."""
-    factors = [[other for other in points if other != point] for point in points]
-    left = [np.pad(np.poly(others)[::-1], (0, 1)) for others in factors]
+    left, right = [], []
+    for point in points:
+        others = [other for other in points if other != point]
+        left.append(np.pad(np.poly(others)[::-1], (0, 1)))
+        right.append(np.power(point, np.arange(taps)) / np.prod(point - np.array(others)))
     left.append(np.poly(points)[::-1])
-    right = [
-        np.power(point, np.arange(taps)) / np.prod(point - np.array(others))
-        for point, others in zip(points, factors, strict=True)
-    ]
     right.append(np.eye(taps)[-1])
     sums = [[point**i for point in points] + [float(i == outputs - 1)] for i in range(outputs)]
     rows = [tuple(tuple(map(float, row)) for row in rows) for rows in (left, right, sums)]
@@ -66,22 +66,17 @@ UPSAMPLING = Scheme(
 
 def _weighted(coefficients, arrays):
     """Sum of coefficients times arrays, without multiplying by 0, 1 and -1."""
-    total = None
+    terms = []
     for coefficient, array in zip(coefficients, arrays, strict=True):
-        if coefficient == 0:
-            continue
-        term = array if abs(coefficient) == 1 else abs(coefficient) * array
-        if total is None:
-            total = term if coefficient > 0 else -term
-        else:
-            total = total + term if coefficient > 0 else total - term
-    return total
+        if abs(coefficient) == 1:
+            terms.append(array if coefficient > 0 else -array)
+        elif coefficient:
+            terms.append(coefficient * array)
+    return functools.reduce(operator.add, terms)
 
 
 def _interleave(arrays, axis):
-    stacked = jnp.stack(arrays, axis + 1)
-    shape = stacked.shape
-    return stacked.reshape(*shape[:axis], -1, *shape[axis + 2 :])
+    return lax.collapse(jnp.stack(arrays, axis + 1), axis, axis + 2)
 
 
 def _columns(matrix):
@@ -106,14 +101,13 @@ def _left_factors_transposed(gradients, scheme):
     def along(values, axis):
         pixels = [_weighted(column, values) for column in _columns(scheme.inputs)]
         reach = -(-len(pixels) // scheme.step) - 1
-        phases = []
-        for phase in range(scheme.step):
-            total = 0
-            for shift, pixel in enumerate(pixels[phase :: scheme.step]):
-                widths = [(0, 0)] * 4
-                widths[axis] = (shift, reach - shift)
-                total = total + jnp.pad(pixel, widths)
-            phases.append(total)
+        phases = [
+            sum(
+                padded(pixel, axis, shift, reach - shift)
+                for shift, pixel in enumerate(pixels[phase :: scheme.step])
+            )
+            for phase in range(scheme.step)
+        ]
         joined = _interleave(phases, axis) if scheme.step > 1 else phases[0]
         extent = scheme.step * (values[0].shape[axis] - 1) + len(pixels)
         return lax.slice_in_dim(joined, 0, extent, axis=axis)
