@@ -67,11 +67,11 @@ def run(
     external_inputs.check(config)
     task = load_task(config.data)
     shapes = validate.network_shapes(config, task)
-    job = _Run(config, task, place, mesh)
+    job = _Run(config, task, place, mesh, stage)
     if job.stages.has_result():
         return _finished_before(place, config, profiled)
-    job.check_needs(stage)
-    job.check_updates(stage)
+    job.check_needs()
+    job.check_updates()
     job.check_external_source()
     with place.locked():
         for name in job.steps:
@@ -82,9 +82,9 @@ def run(
         writer = MetricWriter(place.metrics_jsonl, place.tensorboard)
         with writer, Notice().listening() as notice:
             parameter_table.write(shapes, place.networks_txt)
-            later = time_left.later(config, task, job.stages_to_run(stage))
-            job.run(stage, Context(place, mesh, writer, config.run, notice, profiled, later))
-        if stage not in ("all", "adapt"):
+            later = time_left.later(config, task, job.stages_to_run())
+            job.run(Context(place, mesh, writer, config.run, notice, profiled, later))
+        if "adapt" not in job.wanted:
             return {}
         result: dict[str, Any] = {}
         if distributed.is_first():
@@ -122,9 +122,9 @@ def _finished_before(workdir: Workdir, config: ConfigDict, profiled: bool) -> di
 
 
 class _Run:
-    """One run: its task, settings and stages."""
+    """One run: its task, settings and stages, of which those that are `wanted` are run."""
 
-    def __init__(self, config: ConfigDict, task: Task, workdir: Workdir, mesh: Mesh):
+    def __init__(self, config: ConfigDict, task: Task, workdir: Workdir, mesh: Mesh, stage: str):
         self.config, self.task, self.workdir = config, task, workdir
         self.model = models.create_classifier(
             config.model, len(task.class_names), config.adapt.attention
@@ -144,6 +144,8 @@ class _Run:
         steps = zip(STAGES, (self._pair, self._translate, self._source, self._adapt), strict=True)
         present = stage_rules.stages_of(config)
         self.steps = {name: step for name, step in steps if name in present}
+        self.wanted = list(self.steps) if stage == "all" else [stage]
+        self.needed = [name for name in NEEDS.get(stage, ()) if name in self.steps]
         self.stages = Stages(
             workdir,
             config.run.reuse,
@@ -158,39 +160,33 @@ class _Run:
             },
         )
 
-    def check_needs(self, wanted: str) -> None:
+    def check_needs(self) -> None:
         """Checks that the stages that a stage needs are finished, if it runs alone."""
-        for needed in NEEDS.get(wanted, ()):
-            if needed in self.steps and self.stages.finished(needed) is None:
+        for needed in self.needed:
+            if self.stages.finished(needed) is None:
                 raise UserError(
-                    f"--stage={wanted} needs the stage {needed}, which is not finished in "
+                    f"--stage={self.wanted[0]} needs the stage {needed}, which is not finished in "
                     f"{self.workdir}: run --stage={needed} first, or leave --stage out"
                 )
 
-    def check_updates(self, wanted: str) -> None:
+    def check_updates(self) -> None:
         """Checks that updates of the later stages can be repeated, before the first one trains."""
         shape = self.task.source_train.images.shape[1:]
         training = functools.partial(self._target_training, translations={}, devices=1)
-        stages = self.stages_to_run(wanted)[1:]
-        validate.check_updates(self.config, self.model, shape, training, stages)
+        later = self.stages_to_run()[1:]
+        validate.check_updates(self.config, self.model, shape, training, later)
 
-    def stages_to_run(self, wanted: str) -> list[str]:
+    def stages_to_run(self) -> list[str]:
         """The unfinished stages, in order."""
-        return [
-            name
-            for name in self.steps
-            if wanted in ("all", name) and self.stages.finished(name) is None
-        ]
+        return [name for name in self.wanted if self.stages.finished(name) is None]
 
     def workdir_of(self, stage: str) -> Workdir:
         """The working directory where the stage is finished, the same on every process."""
         return Workdir(distributed.of_first(lambda: str(self.stages.workdir_of(stage))))
 
-    def run(self, wanted: str, context: Context) -> None:
-        """Runs the unfinished stages, or one of them, and writes their markers."""
-        for name, step in self.steps.items():
-            if wanted not in ("all", name):
-                continue
+    def run(self, context: Context) -> None:
+        """Runs the unfinished stages and writes their markers."""
+        for name in self.wanted:
             if self._is_finished(name):
                 self._use(name)
                 if context.profiled and name != "translate":
@@ -198,12 +194,11 @@ class _Run:
                 continue
             if reason := self.stages.why_not_reused(name):
                 print(f"{name}: not reused, {reason}", flush=True)
-            for needed in NEEDS.get(name, ()):  # already used above unless one stage runs alone
-                if wanted == name and needed in self.steps:
-                    self._use(needed)
+            for needed in self.needed:
+                self._use(needed)
             self.stages.start(name)
             try:
-                outputs = step(context)
+                outputs = self.steps[name](context)
             except Diverged as error:
                 error.stage = name
                 raise
@@ -216,8 +211,7 @@ class _Run:
     def _use(self, name: str) -> None:
         """Uses a finished stage of this or of another working directory."""
         if distributed.is_first():
-            self.stages.record_reuse(name)
-            place = self.stages.workdir_of(name)
+            place = self.stages.record_reuse(name)
             how = "finished before" if place == self.workdir else "taken from another run"
             print(f"{name}: {how}, in {place.stage(name)}", flush=True)
 
@@ -279,7 +273,8 @@ class _Run:
         # Not in stage `source`, which runs with other target domains may share.
         outputs: dict[str, Any] = {"source_network": self._accuracies(variables)}
         translations = self._translations()
-        self._keep_generators()
+        if "pair" in self.steps:
+            self._keep_generators()
         last, loop_state = rounds.run(
             self._target_training(variables, translations, context.mesh.size),
             self.config,
@@ -349,8 +344,6 @@ class _Run:
 
         Before training, as the working directory that they come from may be removed meanwhile.
         """
-        if "pair" not in self.steps:
-            return
         origin, copy = self.workdir_of("pair").generators, self.workdir.generators
         if copy.absolute() != origin.absolute():
             files.write_bytes(copy, origin.read_bytes() if distributed.is_first() else b"")

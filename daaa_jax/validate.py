@@ -270,7 +270,7 @@ def network_shapes(config: ConfigDict, task: Task) -> dict[str, Variables]:
         aligned = attention.collect(classifier["intermediates"], config.adapt.layers)
         setting = "adapt.jmmd_layers"
         if config.adapt.measure == "jmmd":
-            attention.collect({k: (v,) for k, v in aligned.items()}, config.adapt.jmmd_layers)
+            attention.joint_layers(aligned, config.adapt.jmmd_layers)
     except ValueError as error:
         raise UserError(f"{setting}: {error}") from error
     return shapes

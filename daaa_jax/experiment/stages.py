@@ -217,16 +217,20 @@ class Stages:
         """Records the inputs that a stage is started with."""
         files.write_json(self.workdir.started_json(stage), self.inputs[stage])
 
-    def record_reuse(self, stage: str) -> None:
-        """Stores the outputs of a stage that is finished in another working directory.
+    def record_reuse(self, stage: str) -> Workdir:
+        """Stores the outputs of a finished stage if it is in another working directory.
 
         That directory may be gone when this run ends.
+
+        Returns:
+          The working directory where the stage is finished.
         """
         other, marker = self.workdir_of(stage), self.finished(stage)
         if marker and other != self.workdir:
             reused = self.workdir.reused()
             reused[stage] = {"from": other.path.absolute(), "extra": marker["extra"]}
             files.write_json(self.workdir.reused_json, reused)
+        return other
 
     def outputs(self, stage: str) -> dict[str, Any]:
         """The outputs of a finished stage, here or elsewhere, for the result."""
