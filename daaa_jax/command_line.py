@@ -54,17 +54,16 @@ def settings_of(arguments: Sequence[str]) -> dict[str, str]:
       UserError: if an argument is not a setting.
     """
     settings = {}
-    words = list(arguments)
-    while words:
-        word = words.pop(0)
+    words = iter(arguments)
+    for word in words:
         name, equals, value = word.removeprefix("--config.").partition("=")
         if not word.startswith("--config.") or not name:
             raise UserError(
                 f"{word} is not a known flag; settings look like --config.adapt.beta=0.3"
             )
         if not equals:
-            if not words or words[0].startswith("--"):
+            value = next(words, "--")
+            if value.startswith("--"):
                 raise UserError(f"{word} has no value: give {word}=VALUE")
-            value = words.pop(0)
         settings[name] = value
     return settings

@@ -3,7 +3,6 @@
 import contextlib
 import importlib
 import importlib.machinery
-import importlib.util
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -71,25 +70,28 @@ def _configs_importable(folder: Path) -> Iterator[None]:
 
     Another package of that name, as many projects have one, is put back afterwards.
     """
-    others = {name: module for name, module in sys.modules.items() if _NAME.match(name)}
-    if FOLDER in map(Path, getattr(others.get("configs"), "__path__", ())):
-        others, ours = {}, {}  # in a checkout it is this project's already
-    else:
-        ours = _loaded
-        if not ours:
-            spec = importlib.machinery.ModuleSpec("configs", None, is_package=True)
-            spec.submodule_search_locations = [str(FOLDER)]
-            ours["configs"] = importlib.util.module_from_spec(spec)
+    others = _modules()
+    # In a checkout it is this project's already.
+    swaps = FOLDER not in map(Path, getattr(others.get("configs"), "__path__", ()))
+    if swaps:
+        if not _loaded:
+            _loaded["configs"] = ModuleType("configs")
+            _loaded["configs"].__path__ = [str(FOLDER)]
         for name in others:
             del sys.modules[name]
-        sys.modules.update(ours)
+        sys.modules.update(_loaded)
     sys.path.insert(0, str(folder))
     try:
         yield
     finally:
         sys.path.remove(str(folder))
-        if ours:
-            ours |= {name: module for name, module in sys.modules.items() if _NAME.match(name)}
-            for name in ours:
+        if swaps:
+            _loaded.update(_modules())
+            for name in _loaded:
                 del sys.modules[name]
             sys.modules.update(others)
+
+
+def _modules() -> dict[str, ModuleType]:
+    """The imported modules of whatever package is called `configs`."""
+    return {name: module for name, module in sys.modules.items() if _NAME.match(name)}

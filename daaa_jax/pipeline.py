@@ -11,12 +11,13 @@ from ml_collections import ConfigDict
 
 from daaa_jax import adaptation, cyclegan, data, evaluation, models, source, translation, validate
 from daaa_jax.baselines import training as baseline_training
-from daaa_jax.data import external_translations, load_task
+from daaa_jax.data import load_task
 from daaa_jax.data.images import Images
 from daaa_jax.data.pairs import all_images
 from daaa_jax.data.types import ImageArray, Task
 from daaa_jax.errors import Diverged, UserError, check_choice
 from daaa_jax.evaluation import diagnostics, second_view, source_classes
+from daaa_jax.experiment import external_inputs
 from daaa_jax.experiment import result as results
 from daaa_jax.experiment import stages as stage_rules
 from daaa_jax.experiment.stages import NEEDS, OURS, STAGES, Stages
@@ -63,30 +64,33 @@ def run(
     validate.check_workdir(place.path)
     _check_has_stage(config, stage)
     data.check(config.data)
-    validate.check_external(config)
+    external_inputs.check(config)
     task = load_task(config.data)
     shapes = validate.network_shapes(config, task)
-    job = _Run(config, task, place, mesh)
+    job = _Run(config, task, place, mesh, stage)
     if job.stages.has_result():
         return _finished_before(place, config, profiled)
-    job.check_needs(stage)
-    job.check_updates(stage)
+    job.check_needs()
+    job.check_updates()
     job.check_external_source()
     with place.locked():
-        job.check_started()
+        for name in job.steps:
+            job.stages.check_started(name)
         place.write_config(config)
         distributed.barrier("config written")
         distributed.check_shared(place.path)
         writer = MetricWriter(place.metrics_jsonl, place.tensorboard)
         with writer, Notice().listening() as notice:
             parameter_table.write(shapes, place.networks_txt)
-            later = time_left.later(config, task, job.stages_to_run(stage))
-            job.run(stage, Context(place, mesh, writer, config.run, notice, profiled, later))
-        if stage not in ("all", "adapt"):
+            later = time_left.later(config, task, job.stages_to_run())
+            job.run(Context(place, mesh, writer, config.run, notice, profiled, later))
+        if "adapt" not in job.wanted:
             return {}
-        result = files.plain(job.result()) if distributed.is_first() else {}
-        files.write_json(place.result_json, result)
+        result: dict[str, Any] = {}
         if distributed.is_first():
+            outputs = {name: job.stages.outputs(name) for name in job.steps}
+            result = files.plain(results.result(config, task, outputs))
+            files.write_json(place.result_json, result)
             page.write(place)
     distributed.barrier("result written")  # processes that exit wait only a minute for others
     return result
@@ -118,32 +122,30 @@ def _finished_before(workdir: Workdir, config: ConfigDict, profiled: bool) -> di
 
 
 class _Run:
-    """One run: its task, settings and stages."""
+    """One run: its task, settings and stages, of which those that are `wanted` are run."""
 
-    def __init__(self, config: ConfigDict, task: Task, workdir: Workdir, mesh: Mesh):
+    def __init__(self, config: ConfigDict, task: Task, workdir: Workdir, mesh: Mesh, stage: str):
         self.config, self.task, self.workdir = config, task, workdir
         self.model = models.create_classifier(
             config.model, len(task.class_names), config.adapt.attention
         )
         self.generator, _ = models.create_gan(config.pair)
         self.evaluate = evaluation.make_evaluator(self.model, mesh, config)
+        self.networks = results.Networks(workdir, config, task)
         originals = {
             task.source_name: task.source_train.images,
             task.target_name: task.target_train.images,
         }
         # Domains sorted by name, so that one CycleGAN serves both directions of a task.
         self.domains = dict(sorted(originals.items()))
-        self.forth = f"{task.source_name}_to_{task.target_name}"
-        self.back = f"{task.target_name}_to_{task.source_name}"
-        self.external_translations = self._external_translations()
-        self.external_source = self._external_source()
-        steps = {
-            "pair": self._pair,
-            "translate": self._translate,
-            "source": self._source,
-            "adapt": self._adapt,
-        }
-        self.steps = {name: steps[name] for name in stage_rules.stages_of(config)}
+        self.directions = self.forth, self.back = stage_rules.directions(task)
+        self.external_translations = external_inputs.translations(config, task)
+        self.external_source = external_inputs.source_network(config, task, self.model)
+        steps = zip(STAGES, (self._pair, self._translate, self._source, self._adapt), strict=True)
+        present = stage_rules.stages_of(config)
+        self.steps = {name: step for name, step in steps if name in present}
+        self.wanted = list(self.steps) if stage == "all" else [stage]
+        self.needed = [name for name in NEEDS.get(stage, ()) if name in self.steps]
         self.stages = Stages(
             workdir,
             config.run.reuse,
@@ -152,75 +154,39 @@ class _Run:
                 "pair": lambda place: place.generators.is_file(),
                 "translate": lambda place: all(
                     translation.is_whole(place.translations(direction))
-                    for direction in (self.forth, self.back)
+                    for direction in self.directions
                 ),
                 "source": lambda place: place.source_network.is_file(),
             },
         )
 
-    def _external_translations(self) -> dict[str, Images]:
-        folder = self.config.pair.translations
-        if not (folder and stage_rules.needs_translations(self.config)):
-            return {}
-        task, size = self.task, self.task.source_train.images.shape[1]
-        if not task.source_files:
-            raise UserError(
-                f"pair.translations={folder} needs image files to match by name, and data.name="
-                f"{self.config.data.name} has none: leave it out"
-            )
-        return {
-            direction: Images(external_translations.read(folder, direction, originals, size))
-            for direction, originals in (
-                (self.forth, task.source_files),
-                (self.back, task.target_files),
-            )
-        }
-
-    def _external_source(self) -> models.Variables | None:
-        if not (place := self.config.source.checkpoint):
-            return None
-        size, names = self.task.source_train.images.shape[1], self.task.class_names
-        shapes = network_file.variable_shapes(self.model, size, self.config.augment)
-        return network_file.read_source_network(place, self.config.model, shapes, names)
-
-    def check_needs(self, wanted: str) -> None:
+    def check_needs(self) -> None:
         """Checks that the stages that a stage needs are finished, if it runs alone."""
-        for needed in NEEDS.get(wanted, ()):
-            if needed in self.steps and self.stages.finished(needed) is None:
+        for needed in self.needed:
+            if self.stages.finished(needed) is None:
                 raise UserError(
-                    f"--stage={wanted} needs the stage {needed}, which is not finished in "
+                    f"--stage={self.wanted[0]} needs the stage {needed}, which is not finished in "
                     f"{self.workdir}: run --stage={needed} first, or leave --stage out"
                 )
 
-    def check_started(self) -> None:
-        """Checks that no stage was started here with other inputs; writes nothing."""
-        for name in self.steps:
-            self.stages.check_started(name)
-
-    def check_updates(self, wanted: str) -> None:
+    def check_updates(self) -> None:
         """Checks that updates of the later stages can be repeated, before the first one trains."""
         shape = self.task.source_train.images.shape[1:]
         training = functools.partial(self._target_training, translations={}, devices=1)
-        stages = self.stages_to_run(wanted)[1:]
-        validate.check_updates(self.config, self.model, shape, training, stages)
+        later = self.stages_to_run()[1:]
+        validate.check_updates(self.config, self.model, shape, training, later)
 
-    def stages_to_run(self, wanted: str) -> list[str]:
+    def stages_to_run(self) -> list[str]:
         """The unfinished stages, in order."""
-        return [
-            name
-            for name in self.steps
-            if wanted in ("all", name) and self.stages.finished(name) is None
-        ]
+        return [name for name in self.wanted if self.stages.finished(name) is None]
 
     def workdir_of(self, stage: str) -> Workdir:
         """The working directory where the stage is finished, the same on every process."""
         return Workdir(distributed.of_first(lambda: str(self.stages.workdir_of(stage))))
 
-    def run(self, wanted: str, context: Context) -> None:
-        """Runs the unfinished stages, or one of them, and writes their markers."""
-        for name, step in self.steps.items():
-            if wanted not in ("all", name):
-                continue
+    def run(self, context: Context) -> None:
+        """Runs the unfinished stages and writes their markers."""
+        for name in self.wanted:
             if self._is_finished(name):
                 self._use(name)
                 if context.profiled and name != "translate":
@@ -228,12 +194,11 @@ class _Run:
                 continue
             if reason := self.stages.why_not_reused(name):
                 print(f"{name}: not reused, {reason}", flush=True)
-            for needed in NEEDS.get(name, ()):  # already used above unless one stage runs alone
-                if wanted == name and needed in self.steps:
-                    self._use(needed)
+            for needed in self.needed:
+                self._use(needed)
             self.stages.start(name)
             try:
-                outputs = step(context)
+                outputs = self.steps[name](context)
             except Diverged as error:
                 error.stage = name
                 raise
@@ -246,8 +211,7 @@ class _Run:
     def _use(self, name: str) -> None:
         """Uses a finished stage of this or of another working directory."""
         if distributed.is_first():
-            self.stages.record_reuse(name)
-            place = self.stages.workdir_of(name)
+            place = self.stages.record_reuse(name)
             how = "finished before" if place == self.workdir else "taken from another run"
             print(f"{name}: {how}, in {place.stage(name)}", flush=True)
 
@@ -265,13 +229,10 @@ class _Run:
     def _translate(self, context: Context) -> Mapping[str, Any]:
         start = time.monotonic()
         params = network_file.read_tensors(self.workdir_of("pair").generators)
-        first, second = self.domains
-        for name, origin, other in (("a_to_b", first, second), ("b_to_a", second, first)):
-            direction = f"{origin}_to_{other}"
-            images = self.domains[origin]
-            translation.run(
-                self.config.translate, self.generator, params[name], images, direction, context
-            )
+        for origin, images in self.domains.items():
+            name = self.forth if origin == self.task.source_name else self.back
+            generator = params[translation.direction(origin, self.domains)]
+            translation.run(self.config.translate, self.generator, generator, images, name, context)
         # First process only: it writes the manifests last, and others may not see them yet.
         distances = {}
         if distributed.is_first():
@@ -285,9 +246,7 @@ class _Run:
         variables, loop_state = source.run(
             self.config, self.model, self.task.source_train, self._accuracies, context
         )
-        results.write_network(
-            self.workdir.source_network, variables, "source", self.config, self.task
-        )
+        self.networks.write("source", variables)
         return loop_state
 
     def check_external_source(self) -> None:
@@ -314,24 +273,48 @@ class _Run:
         # Not in stage `source`, which runs with other target domains may share.
         outputs: dict[str, Any] = {"source_network": self._accuracies(variables)}
         translations = self._translations()
-        self._keep_generators()
-        candidates = results.Candidates(self.workdir, self.config, self.task)
+        if "pair" in self.steps:
+            self._keep_generators()
         last, loop_state = rounds.run(
             self._target_training(variables, translations, context.mesh.size),
             self.config,
             self.evaluate,
             self.task.evaluation,
             context,
-            candidates.keep,
+            self.networks.keep,
             self.task.class_names,
         )
-        em = loop_state.get("em")
-        results.write_network(self.workdir.last_network, last, "last", self.config, self.task, em)
-        self._write_diagnostics(variables, last, translations.get(self.forth))
-        candidates.select(loop_state["selected"]["step"], em)
+        measured = {"em": loop_state["em"]} if "em" in loop_state else {}
+        self.networks.write("last", last, **measured)
+        print("adapt: measuring what the report shows", flush=True)
+        with device_memory.enough_memory(
+            "the report", "evaluate.audit_images, evaluate.batch_size"
+        ):
+            diagnostics.write(
+                self.workdir,
+                model=self.model,
+                networks={"source": variables, "adapted": last},
+                task=self.task,
+                synthetic_target=translations.get(self.forth),
+                evaluate=self.evaluate,
+                config=self.config,
+            )
+        self.networks.select(loop_state["selected"]["step"], **measured)
         final = self.evaluate(last, self.task.evaluation.target_test)
         outputs |= {**loop_state, "per_class": final.per_class, "confusion": final.confusion}
-        return outputs | self._paired(variables, last, translations, loop_state, context)
+        if "pair" not in self.steps:
+            why = stage_rules.why_no_generators(self.config)
+            print(f"adapt: no inference on both images: {why}", flush=True)
+            return outputs
+        selected = network_file.read(self.workdir.selected_network).variables
+        return outputs | second_view.paired_accuracies(
+            self.evaluate,
+            self.task.evaluation.target_test,
+            self._translated_test_images(translations[self.back], context),
+            {"source": variables, "last": last, "selected": selected},
+            loop_state["em"]["gamma"],
+            self.config.em.threshold,
+        )
 
     def _target_training(
         self, variables: models.Variables, translations: Mapping[str, ImageArray], devices: int
@@ -356,70 +339,27 @@ class _Run:
         labels = task.source_train.labels
         return adaptation.target_training(config, self.model, variables, images, labels, devices)
 
-    def _write_diagnostics(
-        self,
-        variables: models.Variables,
-        last: models.Variables,
-        synthetic_target: ImageArray | None,
-    ) -> None:
-        print("adapt: measuring what the report shows", flush=True)
-        with device_memory.enough_memory(
-            "the report", "evaluate.audit_images, evaluate.batch_size"
-        ):
-            diagnostics.write(
-                self.workdir,
-                model=self.model,
-                networks={"source": variables, "adapted": last},
-                task=self.task,
-                synthetic_target=synthetic_target,
-                evaluate=self.evaluate,
-                config=self.config,
-            )
-
     def _keep_generators(self) -> None:
         """Copies the generators into this working directory, for inference with its networks.
 
         Before training, as the working directory that they come from may be removed meanwhile.
         """
-        if "pair" not in self.steps:
-            return
         origin, copy = self.workdir_of("pair").generators, self.workdir.generators
         if copy.absolute() != origin.absolute():
             files.write_bytes(copy, origin.read_bytes() if distributed.is_first() else b"")
         distributed.barrier("generators copied")
 
-    def _paired(
-        self,
-        variables: models.Variables,
-        last: models.Variables,
-        translations: Mapping[str, ImageArray],
-        loop_state: Mapping[str, Any],
-        context: Context,
-    ) -> dict[str, Any]:
-        """Accuracies of inference on both images of a pair; empty where there is no generator."""
-        if "pair" not in self.steps:
-            why = stage_rules.why_no_generators(self.config)
-            print(f"adapt: no inference on both images: {why}", flush=True)
-            return {}
+    def _translated_test_images(self, made: ImageArray, context: Context) -> ImageArray:
+        """The target's test images in the source's style; `made` if they are those of training."""
         measured = self.task.evaluation
-        translated = translations[self.back]
-        if measured.target_test is not measured.target_train:
-            # Use the copy: the working directory that trained the generators may be removed by now.
-            params = network_file.read_tensors(self.workdir.generators)
-            params = params[translation.direction(self.task.target_name, self.domains)]
-            images, name = measured.target_test.images, f"{self.back}_test"
-            settings = self.config.translate
-            translation.run(settings, self.generator, params, images, name, context)
-            translated = translation.read(self.workdir.translations(name))
-        selected = network_file.read(self.workdir.selected_network).variables
-        return second_view.paired_accuracies(
-            self.evaluate,
-            measured.target_test,
-            translated,
-            {"source": variables, "last": last, "selected": selected},
-            loop_state["em"]["gamma"],
-            self.config.em.threshold,
-        )
+        if measured.target_test is measured.target_train:
+            return made
+        # Use the copy: the working directory that trained the generators may be removed by now.
+        params = network_file.read_tensors(self.workdir.generators)
+        params = params[translation.direction(self.task.target_name, self.domains)]
+        images, name = measured.target_test.images, f"{self.back}_test"
+        translation.run(self.config.translate, self.generator, params, images, name, context)
+        return translation.read(self.workdir.translations(name))
 
     def _translations(self) -> Mapping[str, ImageArray]:
         """Translations by direction; empty if none are needed."""
@@ -428,11 +368,4 @@ class _Run:
         return self._translated(self.workdir_of("translate"))
 
     def _translated(self, workdir: Workdir) -> Mapping[str, Images]:
-        return {
-            name: translation.read(workdir.translations(name)) for name in (self.forth, self.back)
-        }
-
-    def result(self) -> dict[str, Any]:
-        """The result of a run whose stages are all finished."""
-        outputs = {stage: self.stages.outputs(stage) for stage in self.steps}
-        return results.result(self.config, self.task, outputs)
+        return {name: translation.read(workdir.translations(name)) for name in self.directions}

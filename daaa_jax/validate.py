@@ -1,4 +1,4 @@
-"""Checks settings, files and networks before a run starts, so that mistakes fail early."""
+"""Checks settings and networks before a run starts, so that mistakes fail early."""
 
 import functools
 import math
@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import traverse_util
-from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -24,11 +23,9 @@ from daaa_jax.data.pairs import GROUPS
 from daaa_jax.data.types import Task
 from daaa_jax.errors import UserError, check_choice, check_pattern, counted
 from daaa_jax.evaluation import model_selection, second_view
-from daaa_jax.experiment.stages import NO_REUSE, OURS, needs_translations, trains_cyclegan
-from daaa_jax.experiment.workdir import Workdir
-from daaa_jax.models import Variables, published_weights, resnet
+from daaa_jax.experiment.stages import OURS, reads_weights, trains_cyclegan
+from daaa_jax.models import Variables, resnet
 from daaa_jax.runtime import mesh as meshes
-from daaa_jax.runtime.files import expanded
 from daaa_jax.training import loop, optimizers
 from daaa_jax.training.rounds import TargetTraining
 
@@ -54,26 +51,17 @@ _CHOICES = {
     **{f"{stage}.optimizer.name": optimizers.NAMES for stage in _TRAINED},
     **{f"{stage}.optimizer.schedule": schedules.KINDS for stage in _TRAINED},
 }
-# Numbers that must be at least 1; all others must be at least 0.
+# Numbers that must be at least 1, by group; all others must be at least 0.
 _POSITIVE = {
-    "pair.epochs",
-    "pair.pools",
-    "pair.filters",
-    "pair.discriminator_filters",
-    "pair.discriminator_layers",
-    "translate.part_size",
-    "source.epochs",
-    "source.round_epochs",
-    "adapt.rounds",
-    "adapt.round_steps",
-    "em.refresh_every",
-    "data.image_size",
-    "run.log_every",
-    "run.checkpoint_every",
-    "evaluate.validation_images",
-    "evaluate.audit_images",
-    "baselines.jan_a.width",
-    "baselines.pixelda.noise",
+    "pair": ("epochs", "pools", "filters", "discriminator_filters", "discriminator_layers"),
+    "translate": ("part_size",),
+    "source": ("epochs", "round_epochs"),
+    "adapt": ("rounds", "round_steps"),
+    "em": ("refresh_every",),
+    "data": ("image_size",),
+    "run": ("log_every", "checkpoint_every"),
+    "evaluate": ("validation_images", "audit_images"),
+    "baselines": ("jan_a.width", "pixelda.noise"),
 }
 _MAY_BE_NEGATIVE = {"run.resident_mib"}
 _LARGEST_SEED = 2**32 - 1  # JAX maps some larger seeds to the same key; scikit-learn refuses them
@@ -174,7 +162,8 @@ def _check_numbers(settings: Mapping[str, Any]) -> None:
             continue
         if not math.isfinite(value):
             raise UserError(f"{name}={value} is not a valid number")
-        least = 1 if name in _POSITIVE else 0
+        group, _, rest = name.partition(".")
+        least = 1 if rest in _POSITIVE.get(group, ()) else 0
         if value < least and name not in _MAY_BE_NEGATIVE:
             raise UserError(f"{name}={value} must be at least {least}")
         if name.endswith("seed") and value > _LARGEST_SEED:
@@ -264,32 +253,6 @@ def check_workdir(path: Path) -> None:
         raise UserError(f"--workdir={path}: no permission to write to {existing}")
 
 
-def check_external(config: ConfigDict) -> None:
-    """Checks that external files exist, before images are decoded for minutes.
-
-    Weights that a config names are fetched, after all else is checked.
-
-    Raises:
-      UserError: if `run.reuse` is not a working directory, or a file or folder is missing.
-    """
-    other = config.run.reuse
-    if other not in ("", NO_REUSE) and not Workdir(other).config_json.exists():
-        raise UserError(f"run.reuse={other} is not a working directory: it has no config.json")
-    external = {"source.checkpoint": config.source.checkpoint}
-    if needs_translations(config):
-        external["pair.translations"] = config.pair.translations
-    for name, path in external.items():
-        if path and not expanded(path).exists():
-            raise UserError(f"{name}={path}: there is no such file or folder")
-    if _reads_weights(config):
-        published_weights.identity(config.model.weights)
-
-
-def _reads_weights(config: ConfigDict) -> bool:
-    """Whether any network of the run starts from `model.weights`."""
-    return not config.source.checkpoint or config.adapt.init == "scratch"
-
-
 def network_shapes(config: ConfigDict, task: Task) -> dict[str, Variables]:
     """Shapes of the variables of every network of a run, by name.
 
@@ -297,17 +260,16 @@ def network_shapes(config: ConfigDict, task: Task) -> dict[str, Variables]:
       UserError: if networks, weights or aligned layers do not fit the images or each other.
     """
     size = task.source_train.images.shape[1]
-    pairs = trains_cyclegan(config)
     if config.method == "upper_bound" and (task.evaluation.target_train.labels < 0).any():
         raise UserError(
             "method=upper_bound trains on target labels, and some target images have none"
         )
     try:
-        shapes = _shapes(config, task, pairs)
+        shapes = _shapes(config, task)
     except ValueError as error:
         raise UserError(f"the networks do not fit images of {size}x{size}: {error}") from error
     classifier = shapes["classifier"]
-    if _reads_weights(config):
+    if reads_weights(config):
         variables = {n: v for n, v in classifier.items() if n in ("params", "batch_stats")}
         models.pretrained_variables(config.model, variables)
     setting = "adapt.layers"
@@ -315,19 +277,19 @@ def network_shapes(config: ConfigDict, task: Task) -> dict[str, Variables]:
         aligned = attention.collect(classifier["intermediates"], config.adapt.layers)
         setting = "adapt.jmmd_layers"
         if config.adapt.measure == "jmmd":
-            attention.collect({k: (v,) for k, v in aligned.items()}, config.adapt.jmmd_layers)
+            attention.joint_layers(aligned, config.adapt.jmmd_layers)
     except ValueError as error:
         raise UserError(f"{setting}: {error}") from error
     return shapes
 
 
-def _shapes(config: ConfigDict, task: Task, pairs: bool) -> dict[str, Variables]:
+def _shapes(config: ConfigDict, task: Task) -> dict[str, Variables]:
     key, image = jax.random.key(0), jnp.zeros((1, *task.source_train.images.shape[1:]))
     view = augment.evaluation_views(image, config.augment, 1)[0]
     model = models.create_classifier(config.model, len(task.class_names), config.adapt.attention)
     init = functools.partial(model.init, train=False, mutable=True)  # including sown maps
     shapes = {"classifier": jax.eval_shape(init, key, view)}
-    if pairs:
+    if trains_cyclegan(config):
         gan = zip(("generator", "discriminator"), models.create_gan(config.pair), strict=True)
         shapes |= {name: jax.eval_shape(network.init, key, image) for name, network in gan}
     if config.method != OURS:
@@ -360,24 +322,21 @@ def check_updates(
     """
     optimizer = optimizers.make(config.source.optimizer, total_steps=1)
 
-    def images(count: int) -> Array:
-        return jnp.zeros((count, *shape), jnp.uint8)
-
-    def source_state() -> source.SourceState:
-        view = augment.evaluation_views(augment.decode(images(1)), config.augment, 1)[0]
-        return source.create_state(jax.random.key(0), model, optimizer, view)
-
-    def of_source() -> tuple[Any, Any]:
-        state, batch = source_state(), source.LabelledBatch(images(1), jnp.zeros(1, jnp.int32))
+    def updates() -> dict[str, tuple[Any, Any]]:
+        """By stage, the state before and after an update."""
+        image = jnp.zeros((1, *shape), jnp.uint8)
+        view = augment.evaluation_views(augment.decode(image), config.augment, 1)[0]
+        state = source.create_state(jax.random.key(0), model, optimizer, view)
+        batch = source.LabelledBatch(image, jnp.zeros(1, jnp.int32))
         how = {"model": model, "optimizer": optimizer, "augment": config.augment}
-        return state, source.train_step(state, batch, **how)[0]
+        training = adapt(state.variables)
+        first, sets = training.create_state(), [image] * len(training.image_sets)
+        return {
+            "source": (state, source.train_step(state, batch, **how)[0]),
+            "adapt": (first, training.train_step(first, gather(sets, training.batch_at(0)))[0]),
+        }
 
-    def of_adapt() -> tuple[Any, Any]:
-        training = adapt(source_state().variables)
-        state, sets = training.create_state(), [images(1)] * len(training.image_sets)
-        batch = gather(sets, training.batch_at(0))
-        return state, training.train_step(state, batch)[0]
-
-    for name, update in (("source", of_source), ("adapt", of_adapt)):
-        if name in stages:
-            loop.check_types(name, *jax.eval_shape(update))
+    if stages:
+        for name, states in jax.eval_shape(updates).items():
+            if name in stages:
+                loop.check_types(name, *states)

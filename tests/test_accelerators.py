@@ -26,6 +26,6 @@ def test_unused_accelerator_names_its_extra(
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     if platforms:
         monkeypatch.setenv("JAX_PLATFORMS", platforms)
-    assert accelerators.unused() == extra
     accelerators.warn_if_unused()
-    assert (f"jax[{extra}]" in capsys.readouterr().out) == bool(extra)
+    printed = capsys.readouterr().out
+    assert f"jax[{extra}]" in printed if extra else not printed

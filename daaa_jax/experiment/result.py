@@ -13,64 +13,63 @@ from daaa_jax.models import Variables, network_file
 from daaa_jax.runtime import distributed
 
 
-def write_network(
-    path: Path,
-    variables: Variables,
-    which: str,
-    config: ConfigDict,
-    task: Task,
-    em: Mapping[str, Any] | None = None,
-) -> None:
-    """Writes a classifier with the metadata that its use requires.
-
-    `em` is the measurement of `second_view.SecondView.measure`, for an adapted network.
-    """
-    about = {
-        "network": which,
-        "source": task.source_name,
-        "target": task.target_name,
-        "classes": task.class_names,
-        "image_size": task.source_train.images.shape[1],
-        "augment": config.augment,
-        "crops": config.evaluate.crops,
-        "model": config.model,
-        "attention": config.adapt.attention,
-        "layers": config.adapt.layers,
-        "ranges": task.ranges.get("source" if which == "source" else "target", {}),
-        **({} if em is None else {"em": em}),
-    }
-    network_file.write(path, variables, about)
-
-
-class Candidates:
-    """Files of the networks that label-free selection has preferred so far."""
+class Networks:
+    """The files of a run's classifiers, with the metadata that their use requires."""
 
     def __init__(self, workdir: Workdir, config: ConfigDict, task: Task):
         """Writes no file yet."""
         self._workdir, self._config, self._task = workdir, config, task
 
+    def write(
+        self, which: str, variables: Variables, path: Path | None = None, **measured: Any
+    ) -> None:
+        """Writes a network.
+
+        Args:
+          which: `source`, `last` or `selected`.
+          path: by default `workdir.network(which)`.
+          measured: for an adapted network, the measurement of `second_view.SecondView.measure`,
+            `em`, if there is one.
+        """
+        config, task = self._config, self._task
+        about = {
+            "network": which,
+            "source": task.source_name,
+            "target": task.target_name,
+            "classes": task.class_names,
+            "image_size": task.source_train.images.shape[1],
+            "augment": config.augment,
+            "crops": config.evaluate.crops,
+            "model": config.model,
+            "attention": config.adapt.attention,
+            "layers": config.adapt.layers,
+            "ranges": task.ranges.get("source" if which == "source" else "target", {}),
+            **measured,
+        }
+        network_file.write(path or self._workdir.network(which), variables, about)
+
     def keep(self, step: int, variables: Variables) -> None:
-        """Writes a network that may be the selected one.
+        """Writes a network that may become the selected one.
 
         The last few are kept, as a run that is killed before its next checkpoint goes back to them.
         """
         path = self._workdir.candidate(step)
-        write_network(path, variables, "selected", self._config, self._task)
+        self.write("selected", variables, path)
         if distributed.is_first():
             for old in [p for p in self._workdir.candidates() if p <= path][:-3]:
                 old.unlink()
 
-    def select(self, step: int, em: Mapping[str, Any] | None) -> None:
+    def select(self, step: int, **measured: Any) -> None:
         """Makes the candidate of a step the selected network, and removes the others.
 
         Args:
           step: of the candidate.
-          em: see `write_network`; may be measured after the candidate was written.
+          measured: see `write`; may be measured after the candidate was written.
         """
         if distributed.is_first():
             path = self._workdir.candidate(step)
             if path.exists():  # else already selected, by a run that was killed right after
-                about = network_file.read_about(path) | ({} if em is None else {"em": em})
+                about = network_file.read_about(path) | measured
                 tensors = network_file.read_tensors(path)
                 network_file.write(self._workdir.selected_network, tensors, about)
             for other in self._workdir.candidates():

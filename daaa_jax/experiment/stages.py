@@ -13,7 +13,7 @@ from daaa_jax import models
 from daaa_jax.data.images import Images
 from daaa_jax.data.types import Task
 from daaa_jax.errors import UserError
-from daaa_jax.experiment.workdir import Workdir, identity_settings
+from daaa_jax.experiment.workdir import ADDED_LATER, Workdir, identity_settings
 from daaa_jax.models import published_weights
 from daaa_jax.runtime import files
 
@@ -24,14 +24,6 @@ NO_REUSE = "none"  # `run.reuse` without reuse: every stage is run here
 # Increased when a change of the code changes a stage's output, so that the output of an older
 # version is not reused.
 VERSIONS = {"pair": 3, "translate": 3, "source": 3, "adapt": 3}
-# Settings added later: dotted name → the value that keeps the earlier behaviour, with which the
-# setting is left out of a stage's inputs.
-ADDED_LATER: dict[str, Any] = {
-    "adapt.confusion": 0.0,
-    "adapt.information": 0.0,
-    "augment.area": 1.0,
-    **{f"{stage}.optimizer.nesterov": False for stage in ("pair", "source", "adapt")},
-}
 _SHOWN = 5  # settings that differ
 
 
@@ -47,6 +39,17 @@ def needs_translations(config: ConfigDict) -> bool:
 def trains_cyclegan(config: ConfigDict) -> bool:
     """Whether a run has the stages `pair` and `translate`."""
     return needs_translations(config) and not config.pair.translations
+
+
+def reads_weights(config: ConfigDict) -> bool:
+    """Whether any network of the run starts from `model.weights`."""
+    return not config.source.checkpoint or config.adapt.init == "scratch"
+
+
+def directions(task: Task) -> tuple[str, str]:
+    """Names of the translations from the source to the target domain, and back."""
+    source, target = task.source_name, task.target_name
+    return f"{source}_to_{target}", f"{target}_to_{source}"
 
 
 def stages_of(config: ConfigDict) -> tuple[str, ...]:
@@ -93,7 +96,7 @@ def inputs(
     model = settings["model"]
     if "dtype" in model:
         model["dtype"] = models.computation_type(config.model)
-    if external_source is None or config.adapt.init == "scratch":
+    if reads_weights(config):
         model["weights"] = published_weights.identity(config.model.weights)
     pair = {"images": images, "pair": settings["pair"]}
     translate = pair | {"translate": settings["translate"]}
@@ -135,6 +138,7 @@ def inputs(
 
 
 def _without_later_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs of a stage without settings of `ADDED_LATER` that keep the earlier behaviour."""
     flat = traverse_util.flatten_dict(settings, keep_empty_nodes=True)
     for name, default in ADDED_LATER.items():
         key = tuple(name.split("."))
@@ -213,16 +217,20 @@ class Stages:
         """Records the inputs that a stage is started with."""
         files.write_json(self.workdir.started_json(stage), self.inputs[stage])
 
-    def record_reuse(self, stage: str) -> None:
-        """Stores the outputs of a stage that is finished in another working directory.
+    def record_reuse(self, stage: str) -> Workdir:
+        """Stores the outputs of a finished stage if it is in another working directory.
 
         That directory may be gone when this run ends.
+
+        Returns:
+          The working directory where the stage is finished.
         """
         other, marker = self.workdir_of(stage), self.finished(stage)
         if marker and other != self.workdir:
             reused = self.workdir.reused()
             reused[stage] = {"from": other.path.absolute(), "extra": marker["extra"]}
             files.write_json(self.workdir.reused_json, reused)
+        return other
 
     def outputs(self, stage: str) -> dict[str, Any]:
         """The outputs of a finished stage, here or elsewhere, for the result."""
@@ -253,26 +261,25 @@ class Stages:
     def _places(self, stage: str) -> list[Workdir]:
         if stage not in self._is_complete:
             return [self.workdir]
-        siblings = self.workdir.siblings() if self._uses_siblings else []
-        others = [place for place in siblings if self._has_all(stage, place)]
+        others = self.workdir.siblings() if self._uses_siblings else []
         # A run resumes with the stage that it started with, even if siblings finished others since.
         recorded = self.workdir.reused().get(stage, {}).get("from", "")
         others.sort(key=lambda place: str(place) != recorded)
         return [self.workdir, *([self._given] if self._given else []), *others]
 
-    def _has_all(self, stage: str, place: Workdir) -> bool:
-        """Whether a sibling still has the files of a stage, as some may have been deleted."""
-        try:
-            return place.config_json.is_file() and self._is_complete[stage](place)
-        except (OSError, UserError):
-            return False
-
     def _marker(self, stage: str, place: Workdir) -> dict[str, Any] | None:
+        """The marker of a stage that is finished in a directory with the same inputs; else None.
+
+        Of a sibling only if it still has the stage's files, as some may have been deleted.
+        """
+        is_sibling = place not in (self.workdir, self._given)
         try:
+            if is_sibling and not (place.config_json.is_file() and self._is_complete[stage](place)):
+                return None
             marker = place.marker(stage)
         except (OSError, UserError):
-            if place in (self.workdir, self._given):
-                raise
-            return None  # a damaged sibling does not affect this run
+            if is_sibling:
+                return None  # a damaged sibling does not affect this run
+            raise
         same = marker and marker["fingerprint"] == files.settings_hash(self.inputs[stage])
         return marker if same else None

@@ -21,8 +21,7 @@ from ml_collections import ConfigDict
 from daaa_jax.errors import UserError, writable
 from daaa_jax.runtime import distributed, files
 
-# Settings for the location of data and the execution of a run; they change no result.
-_LOCATIONS = re.compile(r"run\.|data\.(dir|tfds_dir|photos_dir)(=|$)")
+# Locations of data.
 _FOLDERS = ("data.dir", "data.tfds_dir", "data.photos_dir")
 # External files and folders: only the name in their path counts, and their content is hashed.
 _EXTERNAL = (
@@ -35,11 +34,15 @@ _EXTERNAL = (
 )
 # Errors of file systems without locks.
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
-# Behaviour of versions that did not have a setting.
-_BEFORE = {
+# Settings added later: dotted name → the value that keeps the earlier behaviour, with which the
+# setting is left out of a stage's inputs.
+ADDED_LATER: dict[str, Any] = {
     "adapt.confusion": 0.0,
     "adapt.information": 0.0,
     **{f"{stage}.optimizer.nesterov": False for stage in ("pair", "source", "adapt")},
+}
+# Behaviour of versions that did not have a setting.
+_BEFORE = ADDED_LATER | {
     "adapt.recolour": 0.0,
     "augment.area": 1.0,
     "em.class_prior": False,
@@ -242,7 +245,7 @@ def is_location_setting(setting: str) -> bool:
     Args:
       setting: its name, or `name=value`.
     """
-    return bool(_LOCATIONS.match(setting))
+    return setting.startswith("run.") or setting.partition("=")[0] in _FOLDERS
 
 
 def same_paths(one: ConfigDict, other: ConfigDict) -> bool:

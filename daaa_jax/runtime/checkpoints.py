@@ -123,15 +123,11 @@ class Checkpoints(contextlib.AbstractContextManager):
         with self._disk_errors_in_one_line():
             self._manager.wait_until_finished()
 
-    def close(self) -> None:
-        """Waits as `wait` does, then closes the directory."""
-        with self._disk_errors_in_one_line():
-            self._manager.close()
-
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        """Waits as `wait` does, then closes the directory."""
         # A save that failed must not hide the error that ended the block.
-        with contextlib.suppress(Exception) if error else contextlib.nullcontext():
-            self.close()
+        with contextlib.suppress(Exception) if error else self._disk_errors_in_one_line():
+            self._manager.close()
 
     @contextlib.contextmanager
     def _disk_errors_in_one_line(self) -> Iterator[None]:

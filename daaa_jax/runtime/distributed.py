@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -170,8 +171,7 @@ def of_first(find: Callable[[], str]) -> str:
     content = os.fsencode(find()) if is_first() else b""
     if len(content) > _LONGEST_TEXT:
         raise ValueError(f"a text of {len(content)} bytes is too long for other processes")
-    padded = np.zeros(_LONGEST_TEXT, np.uint8)
-    padded[: len(content)] = np.frombuffer(content, np.uint8)
+    padded = np.frombuffer(content.ljust(_LONGEST_TEXT, b"\0"), np.uint8)
     # The broadcast is a sum over processes, which has a wider type.
     sent = np.asarray(multihost_utils.broadcast_one_to_all(padded)).astype(np.uint8)
     return os.fsdecode(sent.tobytes().rstrip(b"\0"))
@@ -181,19 +181,15 @@ def check_shared(folder: Path) -> None:
     """Checks that all processes see the same working directory, which must exist.
 
     Raises:
-      UserError: on a process that does not see a file written by process 0.
+      UserError: on a process that does not see a folder made by process 0.
     """
     if jax.process_count() == 1:
         return
-    token = of_first(lambda: os.urandom(8).hex())
-    path = folder / f".shared-{token}"
-    if is_first():
-        path.touch()
-    barrier("token written")
-    seen = path.exists()
+    token = folder / of_first(lambda: Path(tempfile.mkdtemp(prefix=".shared-", dir=folder)).name)
+    seen = token.exists()
     barrier("token seen")
     if is_first():
-        path.unlink(missing_ok=True)
+        token.rmdir()
     if not seen:
         raise UserError(
             f"--workdir={folder} is not the same folder on every host: choose one on a file system "

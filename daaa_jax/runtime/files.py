@@ -49,7 +49,13 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    # Makes the rename durable; some file systems and Windows cannot sync a folder.
+    with contextlib.suppress(OSError):
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 @contextlib.contextmanager
@@ -199,13 +205,3 @@ def _flat(value: Any, prefix: str = "") -> dict[str, str]:
             leaves |= _flat(item, f"{prefix}.{key}" if prefix else key)
         return leaves
     return {prefix: json.dumps(value, sort_keys=True, allow_nan=False)}
-
-
-def _sync_folder(folder: Path) -> None:
-    # Makes the rename durable; some file systems and Windows cannot sync a folder.
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -159,17 +159,16 @@ def shard_batch(tree: Any, mesh: Mesh) -> Any:
 
 def shard_batches(tree: Any, mesh: Mesh) -> Any:
     """`shard_batch` for several batches stacked along a first axis, arrays `[n, B, ...]`."""
-    spec = batch_sharded(mesh).spec
-    sharding = NamedSharding(mesh, PartitionSpec(None, *spec))
+    sharding = NamedSharding(mesh, PartitionSpec(None, mesh.axis_names))
     return place(tree, jax.tree.map(lambda _: sharding, tree))
 
 
 def local_share(mesh: Mesh) -> Callable[[np.ndarray], np.ndarray]:
     """A function that selects this process's rows of an array `[B, ...]`; workers can pickle it."""
-    here = [device.process_index == jax.process_index() for device in mesh.devices.flat]
-    return functools.partial(
-        _parts, here.index(True), len(here) - here[::-1].index(True), len(here)
-    )
+    processes = [device.process_index for device in mesh.devices.flat]
+    first = processes.index(jax.process_index())
+    last = first + len(mesh.local_devices)
+    return functools.partial(_parts, first, last, mesh.size)
 
 
 def _parts(first: int, last: int, of: int, rows: np.ndarray) -> np.ndarray:

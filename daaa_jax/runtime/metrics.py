@@ -45,12 +45,11 @@ class MetricWriter(contextlib.AbstractContextManager):
         """
         if self._file is None:
             return
-        line: dict[str, Any] = {"stage": stage, "step": int(step)}
-        events = self._event_file(stage)
-        for name, value in metrics.items():
-            line[name] = files.plain(value)
-            if line[name] is not None:
-                events.scalar(name, line[name], step)
+        events, values = self._event_file(stage), files.plain(metrics)
+        for name, value in values.items():
+            if value is not None:
+                events.scalar(name, value, step)
+        line = {"stage": stage, "step": int(step), **values}
         # The file is line-buffered: a run that is killed keeps what it has logged.
         with files.named(self.path):
             self._file.write(json.dumps(line, allow_nan=False) + "\n")
