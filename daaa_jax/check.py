@@ -22,7 +22,7 @@ import numpy as np
 
 from daaa_jax.command_line import Parser
 from daaa_jax.data import folders, image_files, image_lists, photo_domains, photos, record_sets
-from daaa_jax.data.record_sets import Domain
+from daaa_jax.data.folders import Domain
 from daaa_jax.errors import UserError, counted
 
 _TINY = 32  # pixels: shorter sides carry little information after resizing to 224
@@ -101,11 +101,11 @@ def _check(listing: Domain, owners: Owners, domain: int) -> bool:
         most = max(counts.values(), default=0)
         rare = [f"{name}: {n}" for name, n in counts.items() if 0 < n * _IMBALANCED <= most]
         _report(f"classes with at most a {_IMBALANCED}th of the images of the largest", rare)
-    if isinstance(listing, record_sets.RecordSet):
+    if isinstance(listing, folders.Listing):
+        bad = _check_images(listing, owners, domain)
+    else:
         bad = record_sets.damaged(listing)
         _report("damaged record files: convert the photos again", bad)
-    else:
-        bad = _check_images(listing, owners, domain)
     return bool(bad or (empty and domain == 0))
 
 

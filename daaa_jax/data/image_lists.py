@@ -11,8 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from daaa_jax.data import photos
-from daaa_jax.data.folders import UNKNOWN, Listing, composed
-from daaa_jax.data.record_sets import Domain
+from daaa_jax.data.folders import UNKNOWN, Domain, Listing, composed
 from daaa_jax.errors import UserError, counted, listed, readable
 from daaa_jax.runtime import file_kind, files
 
