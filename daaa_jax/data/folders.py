@@ -162,7 +162,8 @@ def find(folder: str | Path) -> Listing:
         )
     numbers = {name: number for number, name in enumerate(classes)}
     labels = np.array([numbers.get(composed(top[path]), UNKNOWN) for path in paths], np.int32)
-    left_out, unreadable = (tuple(found.others), tuple(found.ignored)), tuple(found.unreadable)
+    left_out = tuple(found.others), tuple(found.ignored)
+    unreadable = tuple(found.unreadable)
     return Listing(name, root, classes, labels, tuple(paths), *left_out, unreadable=unreadable)
 
 

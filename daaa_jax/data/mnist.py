@@ -1,15 +1,16 @@
 """MNIST from its four idx files or a prepared TFDS copy, padded to 32x32 RGB."""
 
+import contextlib
 import gzip
 import re
-import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from daaa_jax.data import image_files
 from daaa_jax.data.types import LabelledImages
-from daaa_jax.errors import UserError, counted
+from daaa_jax.errors import UserError, counted, first_line
 from daaa_jax.runtime import file_kind
 
 _PREFIX = {"train": "train", "test": "t10k"}
@@ -84,6 +85,18 @@ def pad(images: np.ndarray) -> np.ndarray:
     return np.repeat(padded[..., None], 3, axis=-1)
 
 
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns an error of a block that reads a file into a `UserError` that names the file."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # damaged files raise errors of many classes
+        why = f"{path} cannot be read ({first_line(error)}): download it again"
+        raise UserError(why) from error
+
+
 def check_labels(labels: np.ndarray, path: Path) -> None:
     """Checks that labels are digits.
 
@@ -108,13 +121,11 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     Raises:
       UserError: if it cannot be read, or its header or length is not as expected.
     """
-    try:
+    with reading(path):
         content = path.read_bytes()
         for _ in range(2):  # some servers pack a packed file again
             if content.startswith(b"\x1f\x8b"):
                 content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} cannot be read ({error}): download it again") from error
     header = 4 + 4 * dimensions
     magic = bytes([0, 0, 8, dimensions])
     if not content.startswith(magic):

