@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from daaa_jax.data import image_files, mnist, mnist_m, mnist_m_recipe, randomness, svhn, usps
+from daaa_jax.data.reading import reading
 from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
 from daaa_jax.errors import UserError, counted
 from daaa_jax.runtime.files import expanded
@@ -101,10 +102,8 @@ def _photos(folder: Path) -> list[np.ndarray]:
         raise UserError(f"data.photos_dir={folder} holds no photo")
     photos = []
     for path in paths:
-        try:
+        with reading(path, "remove or replace it"):
             photos.append(np.asarray(Image.open(path).convert("RGB")))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise UserError(f"{path} cannot be read ({error}): remove or replace it") from error
         if min(photos[-1].shape[:2]) < 32:
             raise UserError(f"{path} is smaller than the 32x32 pixels of a digit: remove it")
     return photos
@@ -138,5 +137,5 @@ def _shuffled(data: LabelledImages, generator: np.random.Generator, limit: int) 
     return _rows(data, generator.permutation(len(data.labels))[: limit or None])
 
 
-def _rows(data: LabelledImages, rows: slice | np.ndarray) -> LabelledImages:
+def _rows(data: LabelledImages, rows: np.ndarray) -> LabelledImages:
     return LabelledImages(data.images[rows], data.labels[rows])

@@ -1,16 +1,15 @@
 """MNIST from its four idx files or a prepared TFDS copy, padded to 32x32 RGB."""
 
-import contextlib
 import gzip
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from daaa_jax.data import image_files
+from daaa_jax.data.reading import reading
 from daaa_jax.data.types import LabelledImages
-from daaa_jax.errors import UserError, counted, first_line
+from daaa_jax.errors import UserError, counted
 from daaa_jax.runtime import file_kind
 
 _PREFIX = {"train": "train", "test": "t10k"}
@@ -60,22 +59,16 @@ def load_tfds(folder: Path, split: str) -> LabelledImages:
     versions = sorted((folder / "mnist").glob("*/dataset_info.json"))
     if not versions:
         raise UserError(f"{folder} holds no prepared copy of TFDS's mnist: {how}")
-    builder = tfds.builder_from_directory(str(versions[-1].parent))
+    copy = versions[-1].parent
+    builder = tfds.builder_from_directory(str(copy))
     file_format = builder.info.file_format.value
     if file_format != "array_record":
-        raise UserError(
-            f"{versions[-1].parent} is a {file_format} copy, which needs TensorFlow to read: {how}"
-        )
-    try:
+        raise UserError(f"{copy} is a {file_format} copy, which needs TensorFlow to read: {how}")
+    with reading(f"{copy}, split {split},", how):
         rows = builder.as_data_source(split=split)
         images = np.stack([row["image"][..., 0] for row in rows])
         labels = np.array([row["label"] for row in rows], np.int32)
-    except Exception as error:  # array_record and TFDS raise their own error classes
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{versions[-1].parent} is damaged or lacks the split {split} ({reason}): {how}"
-        ) from error
-    check_labels(labels, versions[-1].parent)
+    check_labels(labels, copy)
     return LabelledImages(pad(images), labels)
 
 
@@ -83,18 +76,6 @@ def pad(images: np.ndarray) -> np.ndarray:
     """Pads grey digits, uint8 `[N,28,28]`, with zeros to RGB images, uint8 `[N,32,32,3]`."""
     padded = np.pad(images, ((0, 0), (2, 2), (2, 2)))
     return np.repeat(padded[..., None], 3, axis=-1)
-
-
-@contextlib.contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turns an error of a block that reads a file into a `UserError` that names the file."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # damaged files raise errors of many classes
-        why = f"{path} cannot be read ({first_line(error)}): download it again"
-        raise UserError(why) from error
 
 
 def check_labels(labels: np.ndarray, path: Path) -> None:
@@ -161,11 +142,10 @@ def _read(folder: Path, split: str, part: str, dimensions: int) -> tuple[Path, n
                 found.append((path, read_idx(path, dimensions)))
             except UserError as error:
                 errors.append(error)
-    if errors and not found:
-        raise errors[0]
     if not found:
         path = folder / f"{_PREFIX[split]}-{part}-idx{dimensions}-ubyte"
-        raise UserError(f"{path} (or {path.name}.gz) is missing: put MNIST's four idx files there")
+        missing = f"{path} (or {path.name}.gz) is missing: put MNIST's four idx files there"
+        raise errors[0] if errors else UserError(missing)
     for path, array in found[1:]:
         if not np.array_equal(array, found[0][1]):
             raise UserError(f"{found[0][0]} and {path} differ: remove the one that is not MNIST's")

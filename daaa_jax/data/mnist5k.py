@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from daaa_jax.data import cache, mnist_m_recipe, randomness
+from daaa_jax.data.reading import reading
 from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
 from daaa_jax.errors import UserError
 
@@ -77,13 +78,9 @@ def photos() -> list[np.ndarray]:
     """Reads the colour photos, uint8 `[h,w,3]` each."""
     paths = [_folder_of("skimage") / "data" / name for name in _SKIMAGE_PHOTOS]
     paths += [_folder_of("sklearn") / "datasets" / "images" / name for name in _SKLEARN_PHOTOS]
-    try:
+    remedy = "install the versions of requirements.txt"
+    with reading("a photo of scikit-image or scikit-learn", remedy):
         return [np.asarray(Image.open(path).convert("RGB")) for path in paths]
-    except OSError as error:
-        raise UserError(
-            f"a photo of scikit-image or scikit-learn cannot be read ({error}): "
-            f"install the versions of requirements.txt"
-        ) from error
 
 
 def _folder_of(package: str) -> Path:

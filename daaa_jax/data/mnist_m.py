@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from daaa_jax.data import cache, image_files
-from daaa_jax.data.mnist import check_labels, reading
+from daaa_jax.data.mnist import check_labels
+from daaa_jax.data.reading import reading
 from daaa_jax.data.types import LabelledImages
 from daaa_jax.errors import UserError, readable
 from daaa_jax.runtime import file_kind, files
@@ -129,13 +130,11 @@ def _parse_labels(content: bytes, path: Path) -> tuple[list[str], np.ndarray]:
         raise UserError(f"{path} is {kind or 'blank'}, not a list of labels: download it again")
     names, labels = [], []
     for number, line in enumerate(text.splitlines(), start=1):
-        words = line.split()
-        if not words:
-            continue
-        if len(words) != 2 or not re.fullmatch("-?[0-9]{1,9}", words[1]):
+        if found := re.fullmatch(r"\s*(\S+)\s+(-?[0-9]{1,9})\s*", line):
+            names.append(found[1])
+            labels.append(int(found[2]))
+        elif line.strip():
             raise UserError(f"{path}, line {number}: {line[:80]!r}, expected `00000000.png 5`")
-        names.append(words[0])
-        labels.append(int(words[1]))
     array = np.array(labels, np.int32)
     check_labels(array, path)
     return names, array

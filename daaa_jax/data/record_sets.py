@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from daaa_jax.data import cache, folders, photos, records
+from daaa_jax.data.reading import reading
 from daaa_jax.errors import UserError
 from daaa_jax.runtime.files import expanded, read_json, replacing, settings_hash, write_json
 from daaa_jax.runtime.progress import Progress
@@ -125,7 +126,7 @@ def _local(place: str) -> Path:
         return expanded(place)
     import fsspec
 
-    try:
+    with reading(place, "check the address, your credentials and disk space"):
         files, root = fsspec.core.url_to_fs(place)
         content = files.cat_file(f"{root}/{INDEX}")
         index = _checked(json.loads(content), f"{place}/{INDEX}", _ENTRIES)
@@ -140,11 +141,6 @@ def _local(place: str) -> Path:
         if not (folder / INDEX).exists():  # the folder's name is the index's checksum
             with replacing(folder / INDEX) as temporary:
                 temporary.write_bytes(content)
-    except UserError:
-        raise
-    except Exception as error:  # storages raise their own classes, as for credentials
-        reason = str(error) or type(error).__name__
-        raise UserError(f"{place} cannot be fetched: {reason}") from error
     return folder
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from daaa_jax.data.mnist import check_labels, pad, reading
+from daaa_jax.data.mnist import check_labels, pad
+from daaa_jax.data.reading import reading
 from daaa_jax.data.types import LabelledImages
 from daaa_jax.errors import UserError
 
