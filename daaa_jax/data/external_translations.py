@@ -6,7 +6,7 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from daaa_jax.data import folders, image_files
-from daaa_jax.errors import UserError, counted
+from daaa_jax.errors import UserError
 from daaa_jax.runtime.files import expanded
 
 
@@ -62,7 +62,6 @@ def read(
     labels = np.full(len(paths), folders.UNKNOWN, np.int32)
     listing = folders.Listing(direction, root, (), labels, paths)
     images, reasons, _ = folders.decode_all(listing, size)
-    if bad := [f"  {path}: {why}" for path, why in zip(paths, reasons, strict=True) if why]:
-        lines = "\n".join([f"{root} cannot be read: make them again", *bad])
-        raise UserError(f"{counted(len(bad), 'translation')} in {lines}")
+    if bad := [(path, why) for path, why in zip(paths, reasons, strict=True) if why]:
+        raise folders.unreadable("translation", bad, "make them again")
     return images

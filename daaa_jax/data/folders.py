@@ -128,10 +128,10 @@ def find(folder: str | Path) -> Listing:
     if found.images and all(inner in path.parents for path in found.images):
         root, found = inner, image_files.scan(inner)
     if not found.images:
-        unreadable = "".join(f"; {path}: {reason}" for path, reason in found.unreadable[:3])
+        first = "".join(f"; {path}: {reason}" for path, reason in found.unreadable[:3])
         raise UserError(
             f"{root} holds no image: expected {root}/<class>/*.jpg, or *.jpg if there are no "
-            f"classes{unreadable}"
+            f"classes{first}"
         )
     # The folder in `root` that contains each file; empty if that is `root` itself.
     files = (*found.images, *found.others, *(path for path, _ in found.unreadable))
@@ -148,11 +148,9 @@ def find(folder: str | Path) -> Listing:
     _check_no_splits(root, full, found.images)
     names = sorted(set(top.values()) - {""}, key=composed)
     classes = tuple(map(composed, names)) if full[0] else ()
-    if len(set(classes)) < len(classes):
-        twice = next(name for name in classes if classes.count(name) > 1)
-        raise UserError(
-            f"{root} has two folders of one name, {twice}, in different Unicode forms: merge them"
-        )
+    if twice := [name for name, following in itertools.pairwise(classes) if name == following]:
+        why = f"has two folders of one name, {twice[0]}, in different Unicode forms: merge them"
+        raise UserError(f"{root} {why}")
     name = Path(os.path.abspath(expanded(folder))).name  # also of `.` and `..`
     names += [name, *(str(path.relative_to(root)) for path in paths)]
     if hidden := [name for name in names if _HIDDEN & set(map(unicodedata.category, name))]:
@@ -162,9 +160,8 @@ def find(folder: str | Path) -> Listing:
         )
     numbers = {name: number for number, name in enumerate(classes)}
     labels = np.array([numbers.get(composed(top[path]), UNKNOWN) for path in paths], np.int32)
-    left_out = tuple(found.others), tuple(found.ignored)
-    unreadable = tuple(found.unreadable)
-    return Listing(name, root, classes, labels, tuple(paths), *left_out, unreadable=unreadable)
+    others, ignored, lost = map(tuple, (found.others, found.ignored, found.unreadable))
+    return Listing(name, root, classes, labels, tuple(paths), others, ignored, unreadable=lost)
 
 
 def _check_no_splits(root: Path, names: Sequence[str], paths: Sequence[Path]) -> None:
@@ -235,25 +232,22 @@ def decode(domains: Mapping[str, Domain], size: int, on_error: str) -> dict[str,
     """
     decoded = {name: domain for name, domain in domains.items() if isinstance(domain, Decoded)}
     listings = {name: domain for name, domain in domains.items() if isinstance(domain, Listing)}
-    lines: list[str] = []
+    bad: list[tuple[Path, str]] = []
     for name, listing in listings.items():
         ranges = decoded["target"].ranges if name == "test" else None
         images, reasons, ranges = decode_all(listing, size, ranges)
         entries = [*listing.unreadable, *zip(listing.paths, reasons, strict=True)]
-        bad = [f"  {path}: {reason}" for path, reason in entries if reason]
-        lines += bad
+        failed = [(path, reason) for path, reason in entries if reason]
+        bad += failed
         good = np.flatnonzero(reasons == "")
         about = listing.name, listing.folder, listing.classes, listing.labels, listing.files
-        whole = Decoded(*about, images, ranges, len(bad))
+        whole = Decoded(*about, images, ranges, len(failed))
         decoded[name] = whole if len(good) == len(images) else whole.chosen(good)
-    if lines and on_error != "skip":
-        raise UserError(
-            f"{counted(len(lines), 'image')} cannot be read: fix or remove, or skip with "
-            "--config.data.on_error=skip\n" + "\n".join(lines)
-        )
-    if lines:
-        print(f"{counted(len(lines), 'image')} left out, which cannot be read:")
-        print("\n".join(lines), flush=True)
+    if bad and on_error != "skip":
+        raise unreadable("image", bad, "fix or remove, or skip with --config.data.on_error=skip")
+    if bad:
+        print(f"{counted(len(bad), 'image')} left out, which cannot be read:")
+        print(_lines(bad), flush=True)
     for listing in listings.values():
         if listing.others:
             what = f"files in {listing.folder} that are not images, left out"
@@ -264,8 +258,17 @@ def decode(domains: Mapping[str, Domain], size: int, on_error: str) -> dict[str,
             print(f"warning: {what}: {names}", flush=True)
     for name, listing in listings.items():
         if not decoded[name].files:
-            raise UserError(f"no image in {listing.folder} can be read\n{lines[0]}")
+            raise UserError(f"no image in {listing.folder} can be read\n{_lines(bad[:1])}")
     return decoded
+
+
+def unreadable(noun: str, files: Sequence[tuple[Path, str]], remedy: str) -> UserError:
+    """The error that lists files that cannot be read, each with the reason."""
+    return UserError(f"{counted(len(files), noun)} cannot be read: {remedy}\n{_lines(files)}")
+
+
+def _lines(files: Sequence[tuple[Path, str]]) -> str:
+    return "\n".join(f"  {path}: {reason}" for path, reason in files)
 
 
 def decode_all(

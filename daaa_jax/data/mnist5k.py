@@ -47,9 +47,7 @@ def load(settings: ConfigDict) -> Task:
             )
     digits, labels = _digits()
     generator = randomness.generator(settings.seed, "split")
-    test, development, train = _stratified(
-        labels, (settings.test_size, settings.development_size), generator
-    )
+    test, development, train = _stratified(labels, settings, generator)
     colour = np.repeat(digits[..., None], 3, axis=-1)
     blended = mnist_m_recipe.blend(digits, photos(), randomness.generator(settings.seed, "blend"))
 
@@ -111,12 +109,12 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _stratified(
-    labels: np.ndarray, sizes: tuple[int, ...], generator: np.random.Generator
+    labels: np.ndarray, settings: ConfigDict, generator: np.random.Generator
 ) -> list[np.ndarray]:
-    """Splits off parts of the given sizes with equal class counts; the rest comes last."""
-    classes = len(CLASSES)
-    whole = not any(size < 0 or size % classes for size in sizes)
-    if not whole or not sizes[0] or sum(sizes) >= len(labels):
+    """Rows of the test, the development and the training digits, with equal class counts."""
+    sizes, classes = (settings.test_size, settings.development_size), len(CLASSES)
+    odd = any(size < 0 or size % classes for size in sizes)
+    if odd or not sizes[0] or sum(sizes) >= len(labels):
         raise UserError(
             f"data.test_size={sizes[0]} and data.development_size={sizes[1]}: each must be a "
             f"multiple of {classes}, the first not 0, and together less than {len(labels)}"
