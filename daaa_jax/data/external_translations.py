@@ -38,9 +38,7 @@ def find(root: Path, originals: Sequence[PurePath]) -> tuple[Path, ...]:
     return tuple(found[stem][0] for stem in stems)
 
 
-def read(
-    folder: str | Path, direction: str, originals: Sequence[PurePath], size: int
-) -> np.ndarray:
+def read(folder: str, direction: str, originals: Sequence[PurePath], size: int) -> np.ndarray:
     """Reads the translations in the order of the originals, uint8 `[N,size,size,3]`.
 
     Args:

@@ -31,12 +31,10 @@ def load(folder: Path, split: str) -> LabelledImages:
       UserError: if a file is missing, its content does not match its name, or two files differ.
     """
     _, images = _read(folder, split, "images", dimensions=3)
-    labels_path, labels = _read(folder, split, "labels", dimensions=1)
+    path, labels = _read(folder, split, "labels", dimensions=1)
     if len(images) != len(labels):
-        raise UserError(
-            f"{labels_path} holds {counted(len(labels), 'label')}, expected {len(images)}"
-        )
-    check_labels(labels, labels_path)
+        raise UserError(f"{path} holds {counted(len(labels), 'label')}, expected {len(images)}")
+    check_labels(labels, path)
     return LabelledImages(pad(images), labels.astype(np.int32))
 
 

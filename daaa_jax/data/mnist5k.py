@@ -15,12 +15,8 @@ from daaa_jax.errors import UserError
 CLASSES = tuple(str(digit) for digit in range(10))
 # Photos in the wheels; the packages download their others on demand.
 _SKIMAGE_PHOTOS = (
-    "astronaut.png",
-    "chelsea.png",
-    "coffee.png",
-    "rocket.jpg",
-    "motorcycle_left.png",
-)
+    "astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png",
+)  # fmt: skip
 _SKLEARN_PHOTOS = ("china.jpg", "flower.jpg")
 
 

@@ -141,17 +141,13 @@ def _parse_labels(content: bytes, path: Path) -> tuple[list[str], np.ndarray]:
 
 
 def _decode(content: bytes, path: Path) -> np.ndarray:
-    try:
-        pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        kind = file_kind.describe(content) or "not an image"
-        # For other files, Pillow's message contains the memory address of the buffer.
-        reason = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
-        raise UserError(
-            f"{path} is {kind} and cannot be decoded{reason}: download it again"
-        ) from error
-    if pixels.shape != (_SIDE, _SIDE, 3):
-        raise UserError(
-            f"{path} is {pixels.shape[1]}x{pixels.shape[0]} pixels, expected {_SIDE}x{_SIDE}"
-        )
+    with reading(path):
+        try:
+            image = Image.open(io.BytesIO(content))
+        except UnidentifiedImageError as error:  # it would name the buffer, by its memory address
+            kind = file_kind.describe(content) or "not an image"
+            raise UserError(f"{path} is {kind} and cannot be decoded: download it again") from error
+        pixels = np.asarray(image.convert("RGB"))
+    if image.size != (_SIDE, _SIDE):
+        raise UserError(f"{path} is {image.width}x{image.height} pixels, expected {_SIDE}x{_SIDE}")
     return pixels

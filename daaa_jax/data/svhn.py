@@ -26,10 +26,8 @@ def load(folder: Path, split: str) -> LabelledImages:
     from scipy.io import loadmat  # here, as most tasks do not need it
 
     path = folder / f"{split}_32x32.mat"
-    if not path.is_file():
-        raise UserError(f"{path} is missing: put SVHN's cropped digits (format 2) there")
-    with reading(path):
-        content = loadmat(path)
+    with reading(path, "put SVHN's cropped digits (format 2) there"):
+        content = loadmat(str(path))
         images, labels = content["X"], content["y"].ravel().astype(np.int32)
     if images.dtype != np.uint8 or images.shape != (32, 32, 3, len(labels)):
         raise UserError(

@@ -29,16 +29,10 @@ def load(folder: Path, split: str) -> LabelledImages:
     Raises:
       UserError: if a file is missing or not as expected.
     """
-    if (path := folder / _H5).is_file():
-        read = _read_h5
-    elif (path := folder / _BZ2[split]).is_file():
-        read = _read_bz2
-    else:
-        raise UserError(
-            f"{folder / _BZ2[split]} is missing, and so is {_H5}: put one there, see "
-            "daaa_jax/data/usps.py"
-        )
-    with reading(path):
+    path, read = folder / _H5, _read_h5
+    if not path.is_file():
+        path, read = folder / _BZ2[split], _read_bz2
+    with reading(path, f"put it there, or {_H5}, see daaa_jax/data/usps.py"):
         grey, labels = read(path, split)
     check_labels(labels, path)
     if not (grey.min(initial=0) >= 0 and grey.max(initial=0) <= 1):
