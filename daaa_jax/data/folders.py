@@ -129,10 +129,8 @@ def find(folder: str | Path) -> Listing:
         root, found = inner, image_files.scan(inner)
     if not found.images:
         first = "".join(f"; {path}: {reason}" for path, reason in found.unreadable[:3])
-        raise UserError(
-            f"{root} holds no image: expected {root}/<class>/*.jpg, or *.jpg if there are no "
-            f"classes{first}"
-        )
+        expected = f"{root}/<class>/*.jpg, or *.jpg if there are no classes"
+        raise UserError(f"{root} holds no image: expected {expected}{first}")
     # The folder in `root` that contains each file; empty if that is `root` itself.
     files = (*found.images, *found.others, *(path for path, _ in found.unreadable))
     top = {path: "" if path.parent == root else path.relative_to(root).parts[0] for path in files}
@@ -154,13 +152,11 @@ def find(folder: str | Path) -> Listing:
     name = Path(os.path.abspath(expanded(folder))).name  # also of `.` and `..`
     names += [name, *(str(path.relative_to(root)) for path in paths)]
     if hidden := [name for name in names if _HIDDEN & set(map(unicodedata.category, name))]:
-        raise UserError(
-            f"{root} has {counted(len(hidden), 'name')} that cannot be shown, rename "
-            f"{', '.join(map(ascii, hidden[:3]))}"
-        )
+        what = f"{counted(len(hidden), 'name')} that cannot be shown"
+        raise UserError(f"{root} has {what}, rename {', '.join(map(ascii, hidden[:3]))}")
     numbers = {name: number for number, name in enumerate(classes)}
     labels = np.array([numbers.get(composed(top[path]), UNKNOWN) for path in paths], np.int32)
-    others, ignored, lost = map(tuple, (found.others, found.ignored, found.unreadable))
+    others, ignored, lost = tuple(found.others), tuple(found.ignored), tuple(found.unreadable)
     return Listing(name, root, classes, labels, tuple(paths), others, ignored, unreadable=lost)
 
 
@@ -206,10 +202,8 @@ def why_no_source(name: str | Path, classes: Sequence[str], files: Sequence[Pure
       files: paths of its images within the folder.
     """
     if not classes:
-        return (
-            f"the source {name} has no classes: put its images into a folder for each, "
-            f"{name}/<class>/*.jpg"
-        )
+        places = f"a folder for each, {name}/<class>/*.jpg"
+        return f"the source {name} has no classes: put its images into {places}"
     if len(classes) > 1:
         return ""
     within = {file.parts[1] for file in files if len(file.parts) > 2}

@@ -84,10 +84,8 @@ def check_labels(labels: np.ndarray, path: Path) -> None:
     """
     wrong = np.flatnonzero((labels < 0) | (labels > 9))
     if len(wrong):
-        raise UserError(
-            f"{path}: label {labels[wrong[0]]} of image {wrong[0]} is outside 0..9: "
-            f"is it a file of another dataset?"
-        )
+        what = f"label {labels[wrong[0]]} of image {wrong[0]} is outside 0..9"
+        raise UserError(f"{path}: {what}: is it a file of another dataset?")
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
@@ -106,6 +104,7 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
             if content.startswith(b"\x1f\x8b"):
                 content = gzip.decompress(content)
     header = 4 + 4 * dimensions
+    rest = len(content) - header
     magic = bytes([0, 0, 8, dimensions])
     if not content.startswith(magic):
         kind = file_kind.describe(content)
@@ -114,18 +113,16 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
             f"{'images' if dimensions == 3 else 'labels'} (it begins with "
             f"{content[:4].hex() or 'nothing'}, expected {magic.hex()}): replace it with MNIST's"
         )
-    if len(content) < header:
+    if rest < 0:
         raise UserError(f"{path} is cut short: {len(content)} bytes: download it again")
     shape = tuple(int(size) for size in np.frombuffer(content[4:header], ">u4"))
     if dimensions == 3 and shape[1:] != (28, 28):
         raise UserError(
             f"{path} holds images of {shape[1]}x{shape[2]}, expected 28x28: replace it with MNIST's"
         )
-    if len(content) - header != np.prod(shape, dtype=np.int64):
-        raise UserError(
-            f"{path} is cut short or too long: {len(content) - header} bytes after the header, "
-            f"which declares {' x '.join(map(str, shape))}: download it again"
-        )
+    if rest != np.prod(shape, dtype=np.int64):
+        what = f"{rest} bytes after the header, which declares {' x '.join(map(str, shape))}"
+        raise UserError(f"{path} is cut short or too long: {what}: download it again")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 

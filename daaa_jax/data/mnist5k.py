@@ -111,10 +111,8 @@ def _stratified(
     sizes, classes = (settings.test_size, settings.development_size), len(CLASSES)
     odd = any(size < 0 or size % classes for size in sizes)
     if odd or not sizes[0] or sum(sizes) >= len(labels):
-        raise UserError(
-            f"data.test_size={sizes[0]} and data.development_size={sizes[1]}: each must be a "
-            f"multiple of {classes}, the first not 0, and together less than {len(labels)}"
-        )
+        rule = f"must be multiples of {classes}, the first not 0, and below {len(labels)} together"
+        raise UserError(f"data.test_size={sizes[0]} and data.development_size={sizes[1]}: {rule}")
     cuts = np.cumsum([size // classes for size in sizes])
     orders = [generator.permutation(np.flatnonzero(labels == digit)) for digit in range(classes)]
     parts = zip(*(np.split(order, cuts) for order in orders), strict=True)

@@ -84,10 +84,8 @@ def _members(archive: Path) -> Iterator[Part]:
     """The same for an archive, in one pass: seeking in a gzipped one decompresses it again."""
     if not _is_tar(archive):
         kind = file_kind.describe_file(archive) or "of an unknown kind"
-        raise UserError(
-            f"{archive} is {kind}, not a complete tar archive of MNIST-M: download it again, or "
-            "put its content there"
-        )
+        remedy = "download it again, or put its content there"
+        raise UserError(f"{archive} is {kind}, not a complete tar archive of MNIST-M: {remedy}")
     with reading(archive), tarfile.open(archive, "r|*") as tar:
         for member in tar:
             part = _PART.fullmatch(member.name) if member.isfile() else None
@@ -109,10 +107,8 @@ def _read(origin: Path, contents: Iterable[Part]) -> dict[str, np.ndarray]:
     arrays = {}
     for split in SPLITS:
         if split not in labels:
-            raise UserError(
-                f"{origin} holds no mnist_m_{split}_labels.txt and may be truncated: download it "
-                "again"
-            )
+            lost = f"mnist_m_{split}_labels.txt"
+            raise UserError(f"{origin} holds no {lost} and may be truncated: download it again")
         path, content = labels[split]
         names, arrays[f"{split}_labels"] = _parse_labels(content, path)
         if missing := [name for name in names if name not in images[split]]:

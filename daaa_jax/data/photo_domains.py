@@ -187,10 +187,8 @@ def _told_apart(source: Domain, target: Domain, settings: ConfigDict) -> tuple[D
         if first != second:
             source = dataclasses.replace(source, name=folders.composed(first))
             return source, dataclasses.replace(target, name=folders.composed(second))
-    raise UserError(
-        f"data.source={settings.source} and data.target={settings.target} have the same name, "
-        "but names must differ: rename one"
-    )
+    both = f"data.source={settings.source} and data.target={settings.target}"
+    raise UserError(f"{both} have the same name, but names must differ: rename one")
 
 
 def _list(settings: ConfigDict, domain: str) -> Domain:
@@ -209,10 +207,8 @@ def _list(settings: ConfigDict, domain: str) -> Domain:
             )
     size = found.images.shape[1] if isinstance(found, folders.Decoded) else settings.image_size
     if size != settings.image_size:
-        raise UserError(
-            f"{found.folder} holds images of {size} pixels, and data.image_size is "
-            f"{settings.image_size}: set it to {size}, or convert the photos again"
-        )
+        what = f"images of {size} pixels, and data.image_size is {settings.image_size}"
+        raise UserError(f"{found.folder} has {what}: set it to {size}, or convert the photos again")
     return found
 
 

@@ -121,7 +121,7 @@ def _checked(content: Any, where: object, entries: Mapping[str, type]) -> dict[s
 
 
 def _local(place: str) -> Path:
-    """Folder of a set. One on object storage is copied to the cache folder, but for files there."""
+    """Folder of a set; one on object storage is copied to the cache folder, unless it is there."""
     if not is_remote(place):
         return expanded(place)
     import fsspec

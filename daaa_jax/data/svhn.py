@@ -30,10 +30,9 @@ def load(folder: Path, split: str) -> LabelledImages:
         content = loadmat(str(path))
         images, labels = content["X"], content["y"].ravel().astype(np.int32)
     if images.dtype != np.uint8 or images.shape != (32, 32, 3, len(labels)):
-        raise UserError(
-            f"{path} holds {images.dtype} of shape {images.shape} for {len(labels)} labels, "
-            "expected bytes, 32 x 32 x 3 x their number: download it again"
-        )
+        what = f"{images.dtype} of shape {images.shape} for {len(labels)} labels"
+        expected = "bytes, 32 x 32 x 3 x their number"
+        raise UserError(f"{path} holds {what}, expected {expected}: download it again")
     labels[labels == 10] = 0  # its number for the digit 0
     check_labels(labels, path)
     return LabelledImages(np.ascontiguousarray(images.transpose(3, 0, 1, 2)), labels)
