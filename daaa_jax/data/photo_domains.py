@@ -171,7 +171,7 @@ def check_differ(source: Domain, target: Domain) -> None:
 
 def _places(domain: Domain) -> set[str]:
     """The files of a domain, or the folder of its records, without links."""
-    paths = domain.paths if isinstance(domain, folders.Listing) else [domain.folder]
+    paths = domain.paths if isinstance(domain, folders.Listing) else [str(domain.folder)]
     return {*map(os.path.realpath, paths)}
 
 

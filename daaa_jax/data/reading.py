@@ -16,7 +16,7 @@ def reading(what: object, remedy: str = "download it again") -> Iterator[None]:
     """
     try:
         yield
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except Exception as error:
         raise UserError(f"{what} cannot be read ({first_line(error)}): {remedy}") from error
