@@ -15,14 +15,15 @@ if __name__ == "__main__":  # first, as the imports below may fail
 
 import collections
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from daaa_jax.command_line import Parser
 from daaa_jax.data import folders, image_files, image_lists, photo_domains, photos, record_sets
-from daaa_jax.data.record_sets import Domain
+from daaa_jax.data.folders import Domain
 from daaa_jax.errors import UserError, counted
 
 _TINY = 32  # pixels: shorter sides carry little information after resizing to 224
@@ -30,6 +31,7 @@ _UNIFORM = 8  # of 255: smaller differences within an image are hardly visible
 _IMBALANCED = 10  # largest class, relative to the smallest
 _SHOWN = 10
 
+Result = TypeVar("Result")
 # By an image's checksum: number of the domain, class and path of each file that holds it.
 Owners = dict[str, list[tuple[int, str, Path]]]
 
@@ -46,35 +48,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     flags = parser.parse_args(arguments)
     options = image_lists.Options(flags.root, flags.path_prefix, flags.class_names)
-    listings: list[Domain | None] = []
     first, *rest = flags.domains
-    for domain in (first, *{Path(place).resolve(): place for place in rest}.values()):
-        try:
-            found = photo_domains.find(domain, options)
-            if listings and listings[0] is not None:
-                photo_domains.check_differ(listings[0], found)
-            listings.append(found)
-        except UserError as error:
-            print(f"error: {error}")
-            listings.append(None)
-    source, *others = listings
-    failed = None in listings
-    targets = [other for other in others if other is not None]
-    agree = source is not None
-    if source is not None:
-        try:
-            source, targets = image_lists.with_shared_names(source, targets)
-        except UserError as error:
-            print(f"error: {error}")
-            agree, failed = False, True
+    places = {Path(place).resolve(): place for place in rest}.values()
+    source = _or_error(photo_domains.find, first, options)
+    found = [_or_error(_other_than, source, place, options) for place in places]
+    targets = [target for target in found if target is not None]
+    failed = source is None or len(targets) < len(found)
+    named = None if source is None else _or_error(image_lists.with_shared_names, source, targets)
+    if named:
+        source, targets = named
     owners: Owners = collections.defaultdict(list)
     for number, listing in enumerate([source, *targets]):
         failed |= listing is not None and _check(listing, owners, number)
-    if source is not None and agree:
-        failed |= _compare(source, targets)
+    failed |= not named or _compare(*named)
     _show_duplicates(owners)
     print("dataset check failed: fix the problems above" if failed else "OK")
     return int(failed)
+
+
+def _or_error(function: Callable[..., Result], *arguments: Any) -> Result | None:
+    """What a function returns; None if it raises a `UserError`, which is printed."""
+    try:
+        return function(*arguments)
+    except UserError as error:
+        print(f"error: {error}")
+        return None
+
+
+def _other_than(source: Domain | None, place: str, options: image_lists.Options) -> Domain:
+    target = photo_domains.find(place, options)
+    if source is not None:
+        photo_domains.check_differ(source, target)
+    return target
 
 
 def _check(listing: Domain, owners: Owners, domain: int) -> bool:
@@ -88,9 +93,8 @@ def _check(listing: Domain, owners: Owners, domain: int) -> bool:
     number = len(listing.classes)
     classes = counted(number, "class") if number else "no classes (unlabelled)"
     print(f"{listing.folder}: {counted(len(listing.labels), 'image')}, {classes}")
-    counts = {
-        name: int((listing.labels == number).sum()) for number, name in enumerate(listing.classes)
-    }
+    images = collections.Counter(listing.labels.tolist())
+    counts = {name: images[number] for number, name in enumerate(listing.classes)}
     for name, count in counts.items():
         print(f"  {name}: {count}")
     empty = [repr(name) for name, count in counts.items() if not count]
@@ -101,11 +105,11 @@ def _check(listing: Domain, owners: Owners, domain: int) -> bool:
         most = max(counts.values(), default=0)
         rare = [f"{name}: {n}" for name, n in counts.items() if 0 < n * _IMBALANCED <= most]
         _report(f"classes with at most a {_IMBALANCED}th of the images of the largest", rare)
-    if isinstance(listing, record_sets.RecordSet):
+    if isinstance(listing, folders.Listing):
+        bad = _check_images(listing, owners, domain)
+    else:
         bad = record_sets.damaged(listing)
         _report("damaged record files: convert the photos again", bad)
-    else:
-        bad = _check_images(listing, owners, domain)
     return bool(bad or (empty and domain == 0))
 
 
@@ -148,10 +152,9 @@ def _compare(source: Domain, targets: Sequence[Domain]) -> bool:
 
     Targets may lack classes of the source, but not add any.
     """
-    why = folders.why_no_source(source.folder, source.classes, source.files)
-    failed = bool(why)
-    if failed:
+    if why := folders.why_no_source(source.folder, source.classes, source.files):
         print(why)
+    failed = bool(why)
     for target in (target for target in targets if target.classes and source.classes):
         missing = sorted(set(source.classes) - set(target.classes))
         added = sorted(set(target.classes) - set(source.classes))

@@ -96,15 +96,13 @@ def _write(listing: folders.Listing, out: Path, size: int, shard: int, on_error:
                 part = listing.chosen(np.arange(start, stop))
                 _write_shard(out / name, part, size, ranges)
             progress.update(stop, {})
-    bad = [(path.relative_to(listing.folder), reason) for path, reason in listing.unreadable]
     shards = {name: read_json(out / f"{name}.json") for name in names}
-    bad += [line for content in shards.values() for line in content["unreadable"]]
+    bad = [*listing.unreadable]
+    for content in shards.values():
+        bad += [(listing.folder / file, reason) for file, reason in content["unreadable"]]
     if bad and on_error != "skip":
-        lines = "\n".join(f"  {listing.folder / file}: {reason}" for file, reason in bad)
-        raise UserError(
-            f"{counted(len(bad), 'image')} cannot be read: repair, and convert to a new folder, or "
-            f"rerun with --on_error=skip\n{lines}"
-        )
+        remedy = "repair, and convert to a new folder, or rerun with --on_error=skip"
+        raise folders.unreadable("image", bad, remedy)
     written = sum(len(content["files"]) for content in shards.values())
     if not written:
         raise UserError(f"no image in {listing.folder} can be read ({bad[0][1]})")

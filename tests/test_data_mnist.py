@@ -16,7 +16,7 @@ from PIL import Image
 
 from configs import digits
 from daaa_jax.data import load_task, mnist, mnist_m
-from daaa_jax.data.tfds_mnist_m import MnistM
+from daaa_jax.data.tfds_builders import MnistM
 
 
 @pytest.fixture(autouse=True)

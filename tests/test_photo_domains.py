@@ -724,10 +724,9 @@ def test_incomplete_office_is_refused_and_leaves_nothing(flags, names, tmp_path)
 
 def test_tfds_builder_is_prepared_and_read_without_tensorflow(tmp_path):
     tfds = pytest.importorskip("tensorflow_datasets")
-    from daaa_jax.data.tfds_office import CLASSES as OFFICE_31
-    from daaa_jax.data.tfds_office import Office31
+    from daaa_jax.data.tfds_builders import OFFICE_CLASSES, Office31
 
-    root = write_office(tmp_path / "office", OFFICE_31, each=1)
+    root = write_office(tmp_path / "office", OFFICE_CLASSES, each=1)
     builder = Office31(data_dir=tmp_path / "tfds", file_format="array_record")
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=str(root)))
     assert "tensorflow" not in sys.modules
@@ -735,5 +734,5 @@ def test_tfds_builder_is_prepared_and_read_without_tensorflow(tmp_path):
     assert len(rows) == 31
     for row in rows:
         name = row["file"].decode()
-        assert OFFICE_31[row["label"]] == Path(name).parent.name
+        assert OFFICE_CLASSES[row["label"]] == Path(name).parent.name
         np.testing.assert_array_equal(row["image"], Image.open(root / "webcam" / name))

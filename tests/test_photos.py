@@ -289,8 +289,11 @@ def test_folders_that_are_not_a_domain_are_refused(tmp_path):
 
 
 def decode(listing, size, on_error):
+    """The readable images, and their rows in the listing."""
     decoded = folders.decode({"domain": listing}, size, on_error)["domain"]
-    return decoded.images, decoded.rows
+    rows = np.array([listing.files.index(file) for file in decoded.files])
+    np.testing.assert_array_equal(decoded.labels, listing.labels[rows])
+    return decoded.images, rows
 
 
 def test_images_are_decoded_once_until_a_file_changes(tmp_path, monkeypatch):

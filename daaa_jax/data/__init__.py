@@ -27,10 +27,8 @@ def check(settings: ConfigDict) -> None:
       UserError: names the setting.
     """
     if not settings.get("name"):
-        raise UserError(
-            "the config names no task: use configs/digits.py, configs/folder.py or another file "
-            "of configs/"
-        )
+        remedy = "use configs/digits.py, configs/folder.py or another file of configs/"
+        raise UserError(f"the config names no task: {remedy}")
     check_choice("data.name", settings.name, _MODULES, UserError)
     if check_folders := getattr(_module(settings), "check_folders", None):
         check_folders(settings)

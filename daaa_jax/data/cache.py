@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import math
 import os
 import shutil
 import socket
@@ -62,13 +63,11 @@ def get(
     _drop_unfinished(place)
 
     def new(key: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
-        try:
-            size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-            if shutil.disk_usage(temporary).free < size + _SPARE:
-                return _in_memory(key, shape, dtype)
-            return np.lib.format.open_memmap(temporary / f"{key}.npy", "w+", dtype, shape)
-        except _DAMAGED:
-            return _in_memory(key, shape, dtype)
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        with contextlib.suppress(*_DAMAGED):
+            if shutil.disk_usage(temporary).free >= size + _SPARE:
+                return np.lib.format.open_memmap(temporary / f"{key}.npy", "w+", dtype, shape)
+        return np.zeros(shape, dtype)
 
     try:
         with contextlib.suppress(*_DAMAGED):
@@ -113,10 +112,6 @@ def drop(name: str) -> None:
 
 def _place(name: str) -> Path:
     return folder() / hashlib.sha256(name.encode()).hexdigest()[:24]
-
-
-def _in_memory(key: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    return np.zeros(shape, dtype)
 
 
 def _open(place: Path, arrays: Sequence[str]) -> dict[str, np.ndarray]:

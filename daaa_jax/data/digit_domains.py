@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from daaa_jax.data import image_files, mnist, mnist_m, mnist_m_recipe, randomness, svhn, usps
+from daaa_jax.data.reading import reading
 from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
 from daaa_jax.errors import UserError, counted
 from daaa_jax.runtime.files import expanded
@@ -18,7 +19,6 @@ TASKS = {
     "usps2mnist": ("usps", "mnist"),
     "svhn2mnist": ("svhn", "mnist"),
 }
-_SPLITS = ("train", "test")
 _READERS = {"mnist": mnist.load, "usps": usps.load, "svhn": svhn.load}
 
 
@@ -47,12 +47,11 @@ def load(settings: ConfigDict) -> Task:
 
     generator = randomness.generator(settings.seed, "order")
     if settings.development_size:
-        _check_development(source["train"], target["train"], settings)
-    source_train, source_test = _held_out(source, target, settings)
-    target_train, target_test = _held_out(target, source, settings)
+        rows = _development_rows(source["train"], target["train"], settings)
+        source, target = (_divided(splits["train"], rows) for splits in (source, target))
     # MNIST-M has the digits of MNIST in the same order, which training must not exploit.
-    source_train = _shuffled(source_train, generator, settings.limit)
-    target_train = _shuffled(target_train, generator, settings.limit)
+    source_train = _shuffled(source["train"], generator, settings.limit)
+    target_train = _shuffled(target["train"], generator, settings.limit)
     return Task(
         source_name=names[0],
         target_name=names[1],
@@ -60,8 +59,8 @@ def load(settings: ConfigDict) -> Task:
         source_train=source_train,
         target_train=UnlabelledImages(target_train.images),
         evaluation=MeasuredData(
-            source_test=_shuffled(source_test, generator, settings.limit),
-            target_test=_shuffled(target_test, generator, settings.limit),
+            source_test=_shuffled(source["test"], generator, settings.limit),
+            target_test=_shuffled(target["test"], generator, settings.limit),
             target_train=target_train,
             target_images="development images" if settings.development_size else "test images",
         ),
@@ -69,16 +68,21 @@ def load(settings: ConfigDict) -> Task:
 
 
 def _read(name: str, settings: ConfigDict) -> dict[str, LabelledImages]:
-    """Both splits of a domain."""
-    folder = expanded(settings.dir) / name
+    """Both splits of a domain, with the expected numbers of images."""
     if name == "mnist_m":
-        splits = mnist_m.load(folder)
-    elif name == "mnist" and settings.tfds_dir:
-        place = expanded(settings.tfds_dir)
-        splits = {split: mnist.load_tfds(place, split) for split in _SPLITS}
+        splits = mnist_m.load(expanded(settings.dir) / name)
     else:
-        splits = {split: _READERS[name](folder, split) for split in _SPLITS}
-    _check_counts(name, splits, settings)
+        folder, load_split = expanded(settings.dir) / name, _READERS[name]
+        if name == "mnist" and settings.tfds_dir:
+            folder, load_split = expanded(settings.tfds_dir), mnist.load_tfds
+        splits = {split: load_split(folder, split) for split in mnist_m.SPLITS}
+    for split, data in splits.items():
+        count, expected = len(data.labels), settings.expected_counts[f"{name}_{split}"]
+        if expected and count != expected:
+            raise UserError(
+                f"{name} has {counted(count, 'image')} in split {split}, expected {expected}: "
+                f"data.expected_counts.{name}_{split}=0 accepts any number"
+            )
     return splits
 
 
@@ -98,43 +102,18 @@ def _photos(folder: Path) -> list[np.ndarray]:
         raise UserError(f"data.photos_dir={folder} holds no photo")
     photos = []
     for path in paths:
-        try:
+        with reading(path, "remove or replace it"):
             photos.append(np.asarray(Image.open(path).convert("RGB")))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise UserError(f"{path} cannot be read ({error}): remove or replace it") from error
         if min(photos[-1].shape[:2]) < 32:
             raise UserError(f"{path} is smaller than the 32x32 pixels of a digit: remove it")
     return photos
 
 
-def _check_counts(domain: str, splits: dict[str, LabelledImages], settings: ConfigDict) -> None:
-    for split, data in splits.items():
-        name, count = f"{domain}_{split}", len(data.labels)
-        expected = settings.expected_counts[name]
-        if expected and count != expected:
-            raise UserError(
-                f"{domain} has {counted(count, 'image')} in split {split}, expected {expected}: "
-                f"data.expected_counts.{name}=0 accepts any number"
-            )
-
-
-def _held_out(
-    splits: dict[str, LabelledImages], others: dict[str, LabelledImages], settings: ConfigDict
-) -> tuple[LabelledImages, LabelledImages]:
-    """Training images, and evaluation images: the test split, or rows of the training split.
+def _development_rows(source: LabelledImages, target: LabelledImages, settings) -> np.ndarray:
+    """Rows of the training split that are held out for evaluation.
 
     The same rows of both domains, as MNIST-M has the digits of MNIST in its order, but fewer.
     """
-    train, test = splits["train"], splits["test"]
-    if not settings.development_size:
-        return train, test
-    end = min(len(train.labels), len(others["train"].labels))
-    development = np.arange(end - settings.development_size, end)
-    rest = np.delete(np.arange(len(train.labels)), development)
-    return _rows(train, rest), _rows(train, development)
-
-
-def _check_development(source: LabelledImages, target: LabelledImages, settings) -> None:
     size, end = settings.development_size, min(len(source.labels), len(target.labels))
     if not 0 < size < end:
         raise UserError(f"data.development_size={size}: must be between 0 and {end}")
@@ -146,11 +125,17 @@ def _check_development(source: LabelledImages, target: LabelledImages, settings)
             f"data.development_size={size} needs MNIST and MNIST-M in the same order, and they are "
             f"not: read MNIST from its idx files (data.tfds_dir=''), or set it to 0"
         )
+    return np.arange(end - size, end)
+
+
+def _divided(train: LabelledImages, held_out: np.ndarray) -> dict[str, LabelledImages]:
+    rest = np.delete(np.arange(len(train.labels)), held_out)
+    return {"train": _rows(train, rest), "test": _rows(train, held_out)}
 
 
 def _shuffled(data: LabelledImages, generator: np.random.Generator, limit: int) -> LabelledImages:
     return _rows(data, generator.permutation(len(data.labels))[: limit or None])
 
 
-def _rows(data: LabelledImages, rows: slice | np.ndarray) -> LabelledImages:
+def _rows(data: LabelledImages, rows: np.ndarray) -> LabelledImages:
     return LabelledImages(data.images[rows], data.labels[rows])

@@ -30,32 +30,44 @@ _HIDDEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 @dataclasses.dataclass(frozen=True)
-class Listing:
-    """The image files of a domain.
+class _Domain:
+    """What is known of a domain, whether its images are decoded or not.
 
     Attributes:
       name: last part of the absolute path of what was given to `find`.
-      folder: folder that contains the files; ends in `images` if they are in `images/`.
+      folder: folder that contains the files; ends in `images` if they are in `images/`. Of records,
+        their path or address.
       classes: names in alphabetical order, in Unicode NFC; empty for a flat folder.
-      paths: the files, sorted by class and then by name.
       labels: class of each image, int32 `[N]`; `UNKNOWN` for a flat folder.
-      others: files that are not images.
       unreadable: links that lead nowhere and folders that cannot be entered, with the reason.
-      ignored: what a system left, see `image_files`.
       list_labels: label of each class in a list file; empty for a folder.
       is_numbered: whether classes of a list file are named by their labels, having no others.
     """
 
     name: str
-    folder: Path
+    folder: Path | str
     classes: tuple[str, ...]
-    paths: tuple[Path, ...]
     labels: np.ndarray
-    others: tuple[Path, ...] = ()
+    _: dataclasses.KW_ONLY
     unreadable: tuple[tuple[Path, str], ...] = ()
-    ignored: tuple[Path, ...] = ()
     list_labels: tuple[str, ...] = ()
     is_numbered: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing(_Domain):
+    """The image files of a domain.
+
+    Attributes:
+      paths: the files, sorted by class and then by name.
+      others: files that are not images.
+      ignored: what a system left, see `image_files`.
+    """
+
+    folder: Path
+    paths: tuple[Path, ...]
+    others: tuple[Path, ...] = ()
+    ignored: tuple[Path, ...] = ()
 
     @property
     def files(self) -> tuple[PurePath, ...]:
@@ -66,6 +78,31 @@ class Listing:
         """Subset of the images, in the order of `rows`."""
         paths = tuple(self.paths[row] for row in rows)
         return dataclasses.replace(self, paths=paths, labels=self.labels[rows])
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoded(_Domain):
+    """The images of a domain, decoded from its files or stored as records.
+
+    Attributes:
+      files: path of each image within the domain.
+      images: uint8 `[N,size,size,3]`.
+      ranges: values shown as black and white, by number type; see `photos.value_ranges`.
+      left_out: number of files that could not be read.
+    """
+
+    files: tuple[PurePath, ...]
+    images: ImageArray
+    ranges: photos.ValueRanges
+    left_out: int = 0
+
+    def chosen(self, rows: np.ndarray) -> "Decoded":
+        """Subset of the images, in the order of `rows`."""
+        files, images = tuple(self.files[row] for row in rows), chosen(self.images, rows)
+        return dataclasses.replace(self, files=files, images=images, labels=self.labels[rows])
+
+
+Domain = Listing | Decoded
 
 
 def composed(name: str) -> str:
@@ -91,11 +128,9 @@ def find(folder: str | Path) -> Listing:
     if found.images and all(inner in path.parents for path in found.images):
         root, found = inner, image_files.scan(inner)
     if not found.images:
-        unreadable = "".join(f"; {path}: {reason}" for path, reason in found.unreadable[:3])
-        raise UserError(
-            f"{root} holds no image: expected {root}/<class>/*.jpg, or *.jpg if there are no "
-            f"classes{unreadable}"
-        )
+        first = "".join(f"; {path}: {reason}" for path, reason in found.unreadable[:3])
+        expected = f"{root}/<class>/*.jpg, or *.jpg if there are no classes"
+        raise UserError(f"{root} holds no image: expected {expected}{first}")
     # The folder in `root` that contains each file; empty if that is `root` itself.
     files = (*found.images, *found.others, *(path for path, _ in found.unreadable))
     top = {path: "" if path.parent == root else path.relative_to(root).parts[0] for path in files}
@@ -111,22 +146,18 @@ def find(folder: str | Path) -> Listing:
     _check_no_splits(root, full, found.images)
     names = sorted(set(top.values()) - {""}, key=composed)
     classes = tuple(map(composed, names)) if full[0] else ()
-    if len(set(classes)) < len(classes):
-        twice = next(name for name in classes if classes.count(name) > 1)
-        raise UserError(
-            f"{root} has two folders of one name, {twice}, in different Unicode forms: merge them"
-        )
+    if twice := [name for name, following in itertools.pairwise(classes) if name == following]:
+        why = f"has two folders of one name, {twice[0]}, in different Unicode forms: merge them"
+        raise UserError(f"{root} {why}")
     name = Path(os.path.abspath(expanded(folder))).name  # also of `.` and `..`
     names += [name, *(str(path.relative_to(root)) for path in paths)]
     if hidden := [name for name in names if _HIDDEN & set(map(unicodedata.category, name))]:
-        raise UserError(
-            f"{root} has {counted(len(hidden), 'name')} that cannot be shown, rename "
-            f"{', '.join(map(ascii, hidden[:3]))}"
-        )
+        what = f"{counted(len(hidden), 'name')} that cannot be shown"
+        raise UserError(f"{root} has {what}, rename {', '.join(map(ascii, hidden[:3]))}")
     numbers = {name: number for number, name in enumerate(classes)}
     labels = np.array([numbers.get(composed(top[path]), UNKNOWN) for path in paths], np.int32)
-    left_out = tuple(found.others), tuple(found.unreadable), tuple(found.ignored)
-    return Listing(name, root, classes, tuple(paths), labels, *left_out)
+    others, ignored, lost = tuple(found.others), tuple(found.ignored), tuple(found.unreadable)
+    return Listing(name, root, classes, labels, tuple(paths), others, ignored, unreadable=lost)
 
 
 def _check_no_splits(root: Path, names: Sequence[str], paths: Sequence[Path]) -> None:
@@ -171,10 +202,8 @@ def why_no_source(name: str | Path, classes: Sequence[str], files: Sequence[Pure
       files: paths of its images within the folder.
     """
     if not classes:
-        return (
-            f"the source {name} has no classes: put its images into a folder for each, "
-            f"{name}/<class>/*.jpg"
-        )
+        places = f"a folder for each, {name}/<class>/*.jpg"
+        return f"the source {name} has no classes: put its images into {places}"
     if len(classes) > 1:
         return ""
     within = {file.parts[1] for file in files if len(file.parts) > 2}
@@ -182,53 +211,37 @@ def why_no_source(name: str | Path, classes: Sequence[str], files: Sequence[Pure
     return f"the source {name} has one class, {classes[0]}, and needs at least two{instead}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Decoded:
-    """The readable images of a domain.
-
-    Attributes:
-      images: uint8 `[n,size,size,3]`.
-      rows: their positions in the listing, `[n]`.
-      ranges: values shown as black and white, by number type; see `photos.value_ranges`.
-    """
-
-    images: ImageArray
-    rows: np.ndarray
-    ranges: photos.ValueRanges
-
-
-def decode(
-    listings: Mapping[str, Listing],
-    size: int,
-    on_error: str,
-    ranges: Mapping[str, photos.ValueRanges] | None = None,
-) -> dict[str, Decoded]:
+def decode(domains: Mapping[str, Domain], size: int, on_error: str) -> dict[str, Decoded]:
     """Decodes the images of several domains.
 
     Args:
-      listings: domains by any name, from `find`; `test` is read with the ranges of `target`.
+      domains: by any name; `test` is read with the ranges of `target`. Those that are decoded
+        already are returned as they are.
       size: height and width to resize images to, pixels.
       on_error: for unreadable images: `raise` an error that lists them all, or `skip` them.
-      ranges: those of domains that are decoded already, see `photos.value_ranges`.
 
     Raises:
       UserError: lists every unreadable image, link and folder of all domains; with `skip`, only if
         a domain has no readable image.
     """
-    known, decoded, lines = dict(ranges or {}), {}, []
+    decoded = {name: domain for name, domain in domains.items() if isinstance(domain, Decoded)}
+    listings = {name: domain for name, domain in domains.items() if isinstance(domain, Listing)}
+    bad: list[tuple[Path, str]] = []
     for name, listing in listings.items():
-        decoded[name] = decode_all(listing, size, known.get("target") if name == "test" else None)
-        known[name] = decoded[name][2]
-        entries = [*listing.unreadable, *zip(listing.paths, decoded[name][1], strict=True)]
-        lines += [f"  {path}: {reason}" for path, reason in entries if reason]
-    if lines and on_error != "skip":
-        raise UserError(
-            f"{counted(len(lines), 'image')} cannot be read: fix or remove, or skip with "
-            "--config.data.on_error=skip\n" + "\n".join(lines)
-        )
-    if lines:
-        print(f"{counted(len(lines), 'image')} left out, which cannot be read:")
-        print("\n".join(lines), flush=True)
+        ranges = decoded["target"].ranges if name == "test" else None
+        images, reasons, ranges = decode_all(listing, size, ranges)
+        entries = [*listing.unreadable, *zip(listing.paths, reasons, strict=True)]
+        failed = [(path, reason) for path, reason in entries if reason]
+        bad += failed
+        good = np.flatnonzero(reasons == "")
+        about = listing.name, listing.folder, listing.classes, listing.labels, listing.files
+        whole = Decoded(*about, images, ranges, len(failed))
+        decoded[name] = whole if len(good) == len(images) else whole.chosen(good)
+    if bad and on_error != "skip":
+        raise unreadable("image", bad, "fix or remove, or skip with --config.data.on_error=skip")
+    if bad:
+        print(f"{counted(len(bad), 'image')} left out, which cannot be read:")
+        print(_lines(bad), flush=True)
     for listing in listings.values():
         if listing.others:
             what = f"files in {listing.folder} that are not images, left out"
@@ -237,14 +250,19 @@ def decode(
             names = listed([str(path) for path in ignored])
             what = "ignored folders that hold images (rename those that are classes)"
             print(f"warning: {what}: {names}", flush=True)
-    result: dict[str, Decoded] = {}
-    for name, (images, reasons, used) in decoded.items():
-        good = np.flatnonzero(reasons == "")
-        if not len(good):
-            raise UserError(f"no image in {listings[name].folder} can be read\n{lines[0]}")
-        kept = images if len(good) == len(images) else chosen(images, good)
-        result[name] = Decoded(kept, good, used)
-    return result
+    for name, listing in listings.items():
+        if not decoded[name].files:
+            raise UserError(f"no image in {listing.folder} can be read\n{_lines(bad[:1])}")
+    return decoded
+
+
+def unreadable(noun: str, files: Sequence[tuple[Path, str]], remedy: str) -> UserError:
+    """The error that lists files that cannot be read, each with the reason."""
+    return UserError(f"{counted(len(files), noun)} cannot be read: {remedy}\n{_lines(files)}")
+
+
+def _lines(files: Sequence[tuple[Path, str]]) -> str:
+    return "\n".join(f"  {path}: {reason}" for path, reason in files)
 
 
 def decode_all(

@@ -31,10 +31,8 @@ def hold_out(task: Task, share: float, seed: int) -> Task:
         rows = generator.permutation(np.flatnonzero(data.labels == number))
         count = round(share * len(rows))
         if not 0 < count < len(rows):
-            raise UserError(
-                f"data.source_holdout={share} holds out {count} of the {len(rows)} source images "
-                f"of class {name}: choose another share"
-            )
+            what = f"{count} of the {len(rows)} source images of class {name}"
+            raise UserError(f"data.source_holdout={share} holds out {what}: choose another share")
         held.append(rows[:count])
     apart = np.sort(np.concatenate(held))
     rest = np.setdiff1d(np.arange(len(data.labels)), apart)

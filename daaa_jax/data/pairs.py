@@ -96,8 +96,7 @@ class BatchStream:
         posterior = originals[self._sources :] + self._first_real_target
         labels = np.zeros(len(originals), np.int32)
         labels[: self._sources] = self._labels[originals[: self._sources]]
-        if len(posterior):
-            posterior = np.pad(posterior, (0, self._padding), mode="edge")
+        posterior = np.pad(posterior, (0, self._padding), mode="edge")
         return AdaptationBatch(
             target=Rows(np.concatenate([rows + target for rows, target, _ in drawn])),
             source=Rows(np.concatenate([rows + source for rows, _, source in drawn])),

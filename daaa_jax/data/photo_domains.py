@@ -3,14 +3,13 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from daaa_jax.data import folders, image_lists, randomness, record_sets
-from daaa_jax.data.record_sets import Domain
+from daaa_jax.data.folders import Domain
 from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
 from daaa_jax.errors import UserError, counted, listed, readable
 from daaa_jax.runtime.files import expanded
@@ -57,32 +56,27 @@ def load(settings: ConfigDict) -> Task:
     source, (target, *tests) = image_lists.with_shared_names(source, others)
     if why := folders.why_no_source(source.folder, source.classes, source.files):
         raise UserError(why)
+    _check_none_is_empty(source, source.labels)
     for domain in (source, target, *tests):
         _check_classes(source, domain, settings.unknown_classes)
-    listings = {"source": source, "target": target}
+    domains = {"source": source, "target": target}
     for test in tests:
         check_differ(source, test)
         if not test.classes:
             raise UserError(f"data.target_test={settings.target_test} has no classes")
         if missing := sorted(set(source.classes) - set(test.classes)):
             print(f"{test.folder} lacks classes, not measured: {', '.join(missing)}", flush=True)
-        listings["test"] = test
+        domains["test"] = test
     if settings.limit:
-        listings = {name: _some(listing, settings, name) for name, listing in listings.items()}
-    read = _images(listings, settings)
+        domains = {name: _some(domain, settings, name) for name, domain in domains.items()}
+    read = folders.decode(domains, settings.image_size, settings.on_error)
     if not settings.limit:
-        _check_none_is_empty(source, read["source"].rows)
-    data = {
-        name: _labelled(listing, read[name], source.classes) for name, listing in listings.items()
-    }
-    (source_train, source_files), (target_train, target_files) = data["source"], data["target"]
+        _check_none_is_empty(source, read["source"].labels)
+    data = {name: _labelled(domain, source.classes) for name, domain in read.items()}
+    source_train, target_train = data["source"], data["target"]
     measured_on = "images of data.target_test" if settings.target_test else "all target images"
-    if set(listings.get("test", target).classes) - set(source.classes):
+    if set(domains.get("test", target).classes) - set(source.classes):
         measured_on += " of the source's classes"
-    unread = {
-        name: len(listing.labels) - len(read[name].rows) + len(listing.unreadable)
-        for name, listing in listings.items()
-    }
     return Task(
         source_name=source.name,
         target_name=target.name,
@@ -91,15 +85,15 @@ def load(settings: ConfigDict) -> Task:
         target_train=UnlabelledImages(target_train.images),
         evaluation=MeasuredData(
             source_test=source_train,
-            target_test=data.get("test", data["target"])[0],
+            target_test=data.get("test", target_train),
             target_train=target_train,
             source_metric="source_train",
             target_images=measured_on,
         ),
-        left_out={source.name: unread["source"], target.name: unread["target"]},
+        left_out={read[name].name: read[name].left_out for name in ("source", "target")},
         ranges={name: read[name].ranges for name in ("source", "target")},
-        source_files=source_files,
-        target_files=target_files,
+        source_files=read["source"].files,
+        target_files=read["target"].files,
     )
 
 
@@ -152,11 +146,6 @@ def _letters(name: str) -> str:
     return "".join(filter(str.isalnum, name.lower()))
 
 
-def _find(settings: ConfigDict, domain: str) -> Domain:
-    options = image_lists.Options(settings.root, settings.path_prefix, settings.class_names)
-    return find(_place(settings, domain), options)
-
-
 def find(place: str, options: image_lists.Options) -> Domain:
     """Finds the images of a domain: a folder of photos or records, or a list file.
 
@@ -182,7 +171,7 @@ def check_differ(source: Domain, target: Domain) -> None:
 
 def _places(domain: Domain) -> set[str]:
     """The files of a domain, or the folder of its records, without links."""
-    paths = domain.paths if isinstance(domain, folders.Listing) else [domain.folder]
+    paths = domain.paths if isinstance(domain, folders.Listing) else [str(domain.folder)]
     return {*map(os.path.realpath, paths)}
 
 
@@ -194,52 +183,37 @@ def _told_apart(source: Domain, target: Domain, settings: ConfigDict) -> tuple[D
     if source.name != target.name:
         return source, target
     paths = (Path(os.path.abspath(settings[name])).parts[:0:-1] for name in ("source", "target"))
-    for names in zip(*paths, strict=False):  # the shorter path may end first
-        if names[0] != names[1]:
-            renamed = zip((source, target), map(folders.composed, names), strict=True)
-            source, target = (dataclasses.replace(domain, name=name) for domain, name in renamed)
-            return source, target
-    raise UserError(
-        f"data.source={settings.source} and data.target={settings.target} have the same name, "
-        "but names must differ: rename one"
-    )
-
-
-def _images(listings: Mapping[str, Domain], settings: ConfigDict) -> dict[str, folders.Decoded]:
-    """Reads the images of several domains."""
-    photos, converted = {}, {}
-    for name, listing in listings.items():
-        if isinstance(listing, folders.Listing):
-            photos[name] = listing
-            continue
-        if listing.size != settings.image_size:
-            raise UserError(
-                f"{listing.folder} holds images of {listing.size} pixels, and data.image_size is "
-                f"{settings.image_size}: set it to {listing.size}, or convert the photos again"
-            )
-        rows = np.arange(len(listing.labels))
-        converted[name] = folders.Decoded(listing.images, rows, listing.ranges)
-    known = {name: read.ranges for name, read in converted.items()}
-    return folders.decode(photos, settings.image_size, settings.on_error, known) | converted
+    for first, second in zip(*paths, strict=False):  # the shorter path may end first
+        if first != second:
+            source = dataclasses.replace(source, name=folders.composed(first))
+            return source, dataclasses.replace(target, name=folders.composed(second))
+    both = f"data.source={settings.source} and data.target={settings.target}"
+    raise UserError(f"{both} have the same name, but names must differ: rename one")
 
 
 def _list(settings: ConfigDict, domain: str) -> Domain:
-    listing = _find(settings, domain)
+    """Finds a domain, and checks its counts and the size of images that are decoded already."""
+    options = image_lists.Options(settings.root, settings.path_prefix, settings.class_names)
+    found = find(_place(settings, domain), options)
     images, classes = settings.expected_counts.get(domain, 0), settings.expected_classes
-    for what, found, expected, setting in (
-        ("image", len(listing.labels), images, f"expected_counts.{domain}"),
-        ("class", len(listing.classes), classes, "expected_classes"),
+    for what, count, expected, setting in (
+        ("image", len(found.labels), images, f"expected_counts.{domain}"),
+        ("class", len(found.classes), classes, "expected_classes"),
     ):
-        if expected and found != expected:
+        if expected and count != expected:
             raise UserError(
-                f"{listing.folder} holds {counted(found, what)}, expected {expected}: restore the "
+                f"{found.folder} holds {counted(count, what)}, expected {expected}: restore the "
                 f"data, or set --config.data.{setting} to its count (0: any)"
             )
-    return listing
+    size = found.images.shape[1] if isinstance(found, folders.Decoded) else settings.image_size
+    if size != settings.image_size:
+        what = f"images of {size} pixels, and data.image_size is {settings.image_size}"
+        raise UserError(f"{found.folder} has {what}: set it to {size}, or convert the photos again")
+    return found
 
 
 def _check_classes(source: Domain, target: Domain, unknown_classes: str) -> None:
-    """Checks that the source has images of all its classes, and every class of the target."""
+    """Checks that the source has every class of the target."""
     if similar := folders.similar_classes(target.classes):
         what = f"classes that differ only in case or spaces: {listed(similar)}"
         print(f"warning: {target.folder} has {what}", flush=True)
@@ -255,15 +229,14 @@ def _check_classes(source: Domain, target: Domain, unknown_classes: str) -> None
         images = counted(int(np.isin(target.labels, numbers).sum()), "image")
         what = "of classes that the source lacks, unlabelled in training and not measured"
         print(f"{target.folder} has {images} {what}: {names}", flush=True)
-    _check_none_is_empty(source, np.arange(len(source.labels)))
 
 
-def _check_none_is_empty(source: Domain, rows: np.ndarray) -> None:
-    """Checks that every class of the source has an image among `rows`."""
-    empty = set(range(len(source.classes))) - set(source.labels[rows].tolist())
+def _check_none_is_empty(source: Domain, labels: np.ndarray) -> None:
+    """Checks that every class of the source is among `labels`, of all or of the readable images."""
+    empty = set(range(len(source.classes))) - set(labels.tolist())
     if empty:
         names = listed([source.classes[number] for number in sorted(empty)])
-        what = "no image" if len(rows) == len(source.labels) else "no readable image"
+        what = "no image" if len(labels) == len(source.labels) else "no readable image"
         unreadable = "".join(f"; {path}: {reason}" for path, reason in source.unreadable[:3])
         raise UserError(
             f"{source.folder}: {what} in {names}; put one there, or remove the folder{unreadable}"
@@ -276,13 +249,10 @@ def _some(listing: Domain, settings: ConfigDict, name: str) -> Domain:
     return listing.chosen(order[: settings.limit])
 
 
-def _labelled(
-    listing: Domain, read: folders.Decoded, classes: tuple[str, ...]
-) -> tuple[LabelledImages, tuple[PurePath, ...]]:
-    """Images with labels numbered as in the source, and their paths within the domain."""
+def _labelled(domain: folders.Decoded, classes: tuple[str, ...]) -> LabelledImages:
+    """Images with labels numbered as in the source."""
     known = {name: number for number, name in enumerate(classes)}
-    places = [known.get(name, folders.UNKNOWN) for name in listing.classes]
+    places = [known.get(name, folders.UNKNOWN) for name in domain.classes]
     # The last one is that of images without a class, -1.
-    labels = np.array([*places, folders.UNKNOWN], np.int32)[listing.labels[read.rows]]
-    files = listing.files
-    return LabelledImages(read.images, labels), tuple(files[i] for i in read.rows)
+    labels = np.array([*places, folders.UNKNOWN], np.int32)[domain.labels]
+    return LabelledImages(domain.images, labels)

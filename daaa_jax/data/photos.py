@@ -116,16 +116,14 @@ def value_ranges(paths: Sequence[Path]) -> dict[str, list[float]]:
     def extremes(path: Path) -> tuple[str, float, float] | None:
         with contextlib.suppress(UnreadableImage), opened(path) as image:
             if deep := _deep(image):
-                kind, _, low, high = deep
-                return kind, low, high
+                return deep[:3]
         return None
 
-    found: dict[str, tuple[float, float]] = {}
+    found: dict[str, list[float]] = {}
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for kind, low, high in filter(None, threads.map(extremes, paths)):
-            lowest, highest = found.get(kind, (low, high))
-            found[kind] = min(low, lowest), max(high, highest)
-    return {kind: _range(kind, *found[kind]) for kind in sorted(found)}
+        for kind, *extreme in filter(None, threads.map(extremes, paths)):
+            found.setdefault(kind, []).extend(extreme)
+    return {kind: _range(kind, min(found[kind]), max(found[kind])) for kind in sorted(found)}
 
 
 @contextlib.contextmanager
@@ -181,7 +179,7 @@ def _to_rgb(opened: ImageFile.ImageFile, ranges: ValueRanges) -> Image.Image:
     image: Image.Image = opened
     is_coarse = _has_upper_half_alone(opened)
     if deep := _deep(opened):
-        kind, values, low, high = deep
+        kind, low, high, values = deep
         black, white = ranges.get(kind) or _range(kind, low, high)
         if is_coarse and values.ndim == 3 and max(high, white) < 2**15:
             raise UnreadableImage("dark 16-bit colour, planar or premultiplied: save it as PNG")
@@ -232,8 +230,8 @@ def _read_as(image: ImageFile.ImageFile, raw_mode: str) -> None:
     image.tile = [image.tile[0]._replace(args=(raw_mode, *_decoding(image)[1:]))]
 
 
-def _deep(image: ImageFile.ImageFile) -> tuple[str, np.ndarray, float, float] | None:
-    """Number type, values, and extreme values of an image of more than 8 bits; None for others.
+def _deep(image: ImageFile.ImageFile) -> tuple[str, float, float, np.ndarray] | None:
+    """Number type, extreme values, and values of an image of more than 8 bits; None for others.
 
     Values are `[H,W]` or, with colours, `[H,W,C]`; alpha is left out of the extreme ones.
     """
@@ -245,7 +243,7 @@ def _deep(image: ImageFile.ImageFile) -> tuple[str, np.ndarray, float, float] | 
         highest = upper[..., : 4 if image.mode == "CMYK" else 3].max()
         suffices = is_coarse or (highest > 127 and "transparency" not in image.info)
         lower = upper if suffices else _lower_bytes(image, raw)
-        return "unsigned", upper.astype(np.uint16) << 8 | lower, 0, 256.0 * highest
+        return "unsigned", 0, 256.0 * highest, upper.astype(np.uint16) << 8 | lower
     if not image.mode.startswith(("I", "F")) and not (image.mode == "L" and is_signed):
         return None
     kind, values = "signed" if is_signed else "unsigned", np.asarray(image)
@@ -257,7 +255,7 @@ def _deep(image: ImageFile.ImageFile) -> tuple[str, np.ndarray, float, float] | 
             raise UnreadableImage("it holds NaN or infinite values")
     elif not is_signed and values.dtype == np.int32:  # Pillow has no unsigned ones of 32 bits
         values = values.view(np.uint32)
-    return kind, values, float(values.min()), float(values.max())
+    return kind, float(values.min()), float(values.max()), values
 
 
 def _has_upper_half_alone(image: ImageFile.ImageFile) -> bool:

@@ -4,18 +4,17 @@ The folder contains `index.json`, and for each file of records a JSON file of th
 lists its images.
 """
 
-import dataclasses
 import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePath, PurePosixPath
-from typing import Any, ClassVar
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
 from daaa_jax.data import cache, folders, photos, records
-from daaa_jax.data.images import ImageArray, chosen
+from daaa_jax.data.reading import reading
 from daaa_jax.errors import UserError
 from daaa_jax.runtime.files import expanded, read_json, replacing, settings_hash, write_json
 from daaa_jax.runtime.progress import Progress
@@ -25,48 +24,6 @@ BEGUN = "begun.json"  # written first: which images are converted, and how
 _FORMAT = "daaa_jax images 1"
 _AT_ONCE = 64  # images read at a time
 _ENTRIES = {"format": str, "size": int, "classes": list, "shards": list}  # of the index
-
-
-@dataclasses.dataclass(frozen=True)
-class RecordSet:
-    """The images of a domain as records; the counterpart of `folders.Listing`.
-
-    Attributes:
-      name: last part of the path given to `find`.
-      folder: path or address of the set.
-      classes: names in alphabetical order; empty where there are none.
-      labels: class of each image, int32 `[N]`; `folders.UNKNOWN` where there are no classes.
-      files: path of each image within the folder of photos.
-      size: height and width of the images.
-      images: uint8 `[N,size,size,3]`.
-      ranges: values shown as black and white, by number type, see `photos.value_ranges`.
-    """
-
-    name: str
-    folder: str
-    classes: tuple[str, ...]
-    labels: np.ndarray
-    files: tuple[PurePath, ...]
-    size: int
-    images: ImageArray
-    ranges: photos.ValueRanges = dataclasses.field(default_factory=dict)
-    # Of folders and list files alone.
-    unreadable: ClassVar = ()
-    list_labels: ClassVar = ()
-    is_numbered: ClassVar = False
-
-    def chosen(self, rows: np.ndarray) -> "RecordSet":
-        """Subset of the images, in the order of `rows`."""
-        return dataclasses.replace(
-            self,
-            labels=self.labels[rows],
-            files=tuple(self.files[row] for row in rows),
-            images=chosen(self.images, rows),
-        )
-
-
-# The images of a domain, as photos or as records.
-Domain = folders.Listing | RecordSet
 
 
 def write_index(
@@ -92,7 +49,7 @@ def is_remote(place: str) -> bool:
     return "://" in place
 
 
-def find(place: str) -> RecordSet | None:
+def find(place: str) -> folders.Decoded | None:
     """The set in a folder or at an address; None if the folder contains no set.
 
     A set on object storage is copied to the cache folder first, once.
@@ -100,7 +57,7 @@ def find(place: str) -> RecordSet | None:
     Raises:
       UserError: if the set is incomplete or damaged, or cannot be fetched.
     """
-    folder = _fetch(place) if is_remote(place) else expanded(place)
+    folder = _local(place)
     if not os.path.isfile(folder / INDEX):
         if os.path.isfile(folder / BEGUN):
             raise UserError(f"{folder}: its conversion is not finished, rerun `daaa convert`")
@@ -110,41 +67,33 @@ def find(place: str) -> RecordSet | None:
     if not is_ours and not (folder / BEGUN).exists():  # an unrelated file beside photos
         return None
     index = _checked(index, folder / INDEX, _ENTRIES)
-    files: list[PurePath] = []
+    names: list[str] = []
     labels: list[int] = []
     for shard in index["shards"]:
         path = folder / f"{shard['name']}.json"
         content = _checked(read_json(path), path, {"files": list, "labels": list})
-        files += [PurePosixPath(name) for name in content["files"]]
+        names += content["files"]
         labels += content["labels"]
-    if not files:
+    if not names:
         raise UserError(f"{folder} holds no image: none of the photos could be read; convert again")
     shards = [(folder / f"{s['name']}{records.SUFFIX}", s["count"]) for s in index["shards"]]
     # Sets converted before names were normalised to NFC may have another order.
-    names = [folders.composed(name) for name in index["classes"]]
-    classes = tuple(sorted(names))
+    written = [folders.composed(name) for name in index["classes"]]
+    classes = tuple(sorted(written))
     if classes:
-        numbers = [classes.index(name) for name in names]
+        numbers = [classes.index(name) for name in written]
         labels = [numbers[label] for label in labels]
-    size = index["size"]
-    images = records.read(shards, (size, size, 3), settings_hash(index))
-    if len(files) != len(images) or len(labels) != len(images):
+    images = records.read(shards, (index["size"], index["size"], 3), settings_hash(index))
+    if len(names) != len(images) or len(labels) != len(images):
         raise UserError(f"{folder}: its lists do not agree with {INDEX}; convert the photos again")
-    return RecordSet(
-        name=Path(os.path.abspath(place)).name,
-        folder=place,
-        classes=classes,
-        labels=np.array(labels, np.int32),
-        files=tuple(files),
-        size=size,
-        images=images,
-        ranges=index.get("ranges", {}),
-    )
+    about = Path(os.path.abspath(place)).name, place, classes, np.array(labels, np.int32)
+    files = tuple(map(PurePosixPath, names))
+    return folders.Decoded(*about, files, images, index.get("ranges", {}))
 
 
-def damaged(found: RecordSet) -> list[str]:
+def damaged(found: folders.Decoded) -> list[str]:
     """Lists the files of records whose content has changed; reads all images of the set."""
-    folder = _fetch(found.folder) if is_remote(found.folder) else expanded(found.folder)
+    folder = _local(str(found.folder))
     bad, first = [], 0
     for shard in read_json(folder / INDEX)["shards"]:
         digest, last = hashlib.sha256(), first + shard["count"]
@@ -171,11 +120,13 @@ def _checked(content: Any, where: object, entries: Mapping[str, type]) -> dict[s
     return found
 
 
-def _fetch(place: str) -> Path:
-    """Copies a set to the cache folder; files that are there already are kept."""
+def _local(place: str) -> Path:
+    """Folder of a set; one on object storage is copied to the cache folder, unless it is there."""
+    if not is_remote(place):
+        return expanded(place)
     import fsspec
 
-    try:
+    with reading(place, "check the address, your credentials and disk space"):
         files, root = fsspec.core.url_to_fs(place)
         content = files.cat_file(f"{root}/{INDEX}")
         index = _checked(json.loads(content), f"{place}/{INDEX}", _ENTRIES)
@@ -190,11 +141,6 @@ def _fetch(place: str) -> Path:
         if not (folder / INDEX).exists():  # the folder's name is the index's checksum
             with replacing(folder / INDEX) as temporary:
                 temporary.write_bytes(content)
-    except UserError:
-        raise
-    except Exception as error:  # storages raise their own classes, as for credentials
-        reason = str(error) or type(error).__name__
-        raise UserError(f"{place} cannot be fetched: {reason}") from error
     return folder
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from daaa_jax.data.images import Images, LazyImages
+from daaa_jax.data.reading import reading
 from daaa_jax.errors import UserError, counted, first_line
 from daaa_jax.runtime.files import replacing
 
@@ -75,13 +76,9 @@ class RecordFile(LazyImages):
         self.path, self.shape = path, tuple(shape)
 
     def read(self, rows):
-        try:
+        with reading(self.path, "restore it, or make it again"):
             content = b"".join(self.reader.read([int(row) for row in rows]))
             return np.frombuffer(content, np.uint8).reshape(len(rows), *self.shape[1:])
-        except (RuntimeError, ValueError, IndexError) as error:
-            raise UserError(
-                f"{self.path} cannot be read ({first_line(error)}): it is damaged"
-            ) from error
 
     def __reduce__(self):
         return RecordFile, (self.path, self.shape)
@@ -91,13 +88,11 @@ class RecordFile(LazyImages):
         """The opened file; a `UserError` if it cannot be read."""
         from array_record.python.array_record_module import ArrayRecordReader
 
-        try:
+        with reading(self.path, "restore it, or make it again"):
             # Access is random: nothing is read ahead.
             return ArrayRecordReader(
                 str(self.path), options="readahead_buffer_size:0", file_reader_buffer_size=2**15
             )
-        except (RuntimeError, ValueError, OSError) as error:
-            raise UserError(f"{self.path} cannot be read: {first_line(error)}") from error
 
 
 def read(files: Sequence[tuple[Path, int]], image_shape: Sequence[int], sha256: str) -> Images:

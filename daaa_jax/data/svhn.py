@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from daaa_jax.data.mnist import check_labels
+from daaa_jax.data.reading import reading
 from daaa_jax.data.types import LabelledImages
-from daaa_jax.errors import UserError, first_line
+from daaa_jax.errors import UserError
 
 
 def load(folder: Path, split: str) -> LabelledImages:
@@ -25,20 +26,13 @@ def load(folder: Path, split: str) -> LabelledImages:
     from scipy.io import loadmat  # here, as most tasks do not need it
 
     path = folder / f"{split}_32x32.mat"
-    if not path.is_file():
-        raise UserError(f"{path} is missing: put SVHN's cropped digits (format 2) there")
-    try:
-        content = loadmat(path)
+    with reading(path, "put SVHN's cropped digits (format 2) there"):
+        content = loadmat(str(path))
         images, labels = content["X"], content["y"].ravel().astype(np.int32)
-    except Exception as error:  # damaged files raise errors of many classes
-        raise UserError(
-            f"{path} cannot be read ({first_line(error)}): download it again"
-        ) from error
     if images.dtype != np.uint8 or images.shape != (32, 32, 3, len(labels)):
-        raise UserError(
-            f"{path} holds {images.dtype} of shape {images.shape} for {len(labels)} labels, "
-            "expected bytes, 32 x 32 x 3 x their number: download it again"
-        )
+        what = f"{images.dtype} of shape {images.shape} for {len(labels)} labels"
+        expected = "bytes, 32 x 32 x 3 x their number"
+        raise UserError(f"{path} holds {what}, expected {expected}: download it again")
     labels[labels == 10] = 0  # its number for the digit 0
     check_labels(labels, path)
     return LabelledImages(np.ascontiguousarray(images.transpose(3, 0, 1, 2)), labels)

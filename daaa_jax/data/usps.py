@@ -1,14 +1,14 @@
 """USPS from `usps.h5` or LIBSVM's two `.bz2` files, enlarged and padded like MNIST."""
 
-import bz2
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from daaa_jax.data.mnist import check_labels, pad
+from daaa_jax.data.reading import reading
 from daaa_jax.data.types import LabelledImages
-from daaa_jax.errors import UserError, first_line
+from daaa_jax.errors import UserError
 
 _SIDE, _ENLARGED = 16, 28  # pixels
 _H5, _BZ2 = "usps.h5", {"train": "usps.bz2", "test": "usps.t.bz2"}
@@ -29,23 +29,11 @@ def load(folder: Path, split: str) -> LabelledImages:
     Raises:
       UserError: if a file is missing or not as expected.
     """
-    if (path := folder / _H5).is_file():
-        read = _read_h5
-    elif (path := folder / _BZ2[split]).is_file():
-        read = _read_bz2
-    else:
-        raise UserError(
-            f"{folder / _BZ2[split]} is missing, and so is {_H5}: put one there, see "
-            "daaa_jax/data/usps.py"
-        )
-    try:
+    path, read = folder / _H5, _read_h5
+    if not path.is_file():
+        path, read = folder / _BZ2[split], _read_bz2
+    with reading(path, f"put it there, or {_H5}, see daaa_jax/data/usps.py"):
         grey, labels = read(path, split)
-    except UserError:
-        raise
-    except Exception as error:  # damaged files raise errors of many classes
-        raise UserError(
-            f"{path} cannot be read ({first_line(error)}): download it again"
-        ) from error
     check_labels(labels, path)
     if not (grey.min(initial=0) >= 0 and grey.max(initial=0) <= 1):
         raise UserError(f"{path} holds values outside 0..1: is it a file of another dataset?")
@@ -69,13 +57,10 @@ def _read_h5(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _read_bz2(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """The same; the file has a line per image, classes from 1 and values in [-1, 1]."""
-    lines = bz2.decompress(path.read_bytes()).decode().splitlines()
-    grey = np.full((len(lines), _SIDE**2), -1.0)
-    labels = np.empty(len(lines), np.int32)
-    for row, line in enumerate(lines):
-        label, *fields = line.split()
-        labels[row] = int(label) - 1
-        for field in fields:  # zeros may be left out
-            index, value = field.split(":")
-            grey[row, int(index) - 1] = float(value)
-    return (grey + 1) / 2, labels
+    from sklearn.datasets import load_svmlight_file
+
+    values, labels = load_svmlight_file(str(path), n_features=_SIDE**2, zero_based=False)
+    grey = np.full(values.shape, -1.0)  # of values that are left out
+    entries = values.tocoo()
+    grey[entries.row, entries.col] = entries.data
+    return (grey + 1) / 2, labels.astype(np.int32) - 1
