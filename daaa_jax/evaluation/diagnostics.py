@@ -82,7 +82,8 @@ def write(
         arrays["originals"], arrays["translations"] = source.images[rows], made
         arrays["nearest"] = nearest(made, task.target_train.images)
     examples = measured.target_test.images[spread(len(measured.target_test.labels), _EXAMPLES)]
-    arrays["examples"] = np.asarray(evaluation_views(examples, config.augment, 1)[0])
+    centre = evaluation_views(jnp.asarray(examples), config.augment, 1)[0]
+    arrays["examples"] = np.asarray(centre)
     for name, variables in networks.items():
         maps = attention_maps(model, variables, examples, config)
         metrics["layers"] = list(maps)

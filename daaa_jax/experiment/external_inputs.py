@@ -10,7 +10,7 @@ from daaa_jax.data.types import Task
 from daaa_jax.errors import UserError
 from daaa_jax.experiment.stages import NO_REUSE, directions, needs_translations, reads_weights
 from daaa_jax.experiment.workdir import Workdir
-from daaa_jax.models import network_file, pretrained
+from daaa_jax.models import network_file, published_weights
 from daaa_jax.runtime.files import expanded
 
 

@@ -39,12 +39,12 @@ _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 ADDED_LATER: dict[str, Any] = {
     "adapt.confusion": 0.0,
     "adapt.information": 0.0,
+    "augment.area": 1.0,
     **{f"{stage}.optimizer.nesterov": False for stage in ("pair", "source", "adapt")},
 }
 # Behaviour of versions that did not have a setting.
 _BEFORE = ADDED_LATER | {
     "adapt.recolour": 0.0,
-    "augment.area": 1.0,
     "em.class_prior": False,
     "em.posterior": "target",
     "em.second_view": "source",
