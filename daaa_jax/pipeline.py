@@ -28,7 +28,7 @@ from daaa_jax.runtime import device_memory, distributed, files
 from daaa_jax.runtime import mesh as meshes
 from daaa_jax.runtime.metrics import MetricWriter
 from daaa_jax.runtime.preemption import Notice
-from daaa_jax.training import rounds, time_left
+from daaa_jax.training import loop, rounds, time_left
 from daaa_jax.training.context import Context
 
 
@@ -89,7 +89,8 @@ def run(
         result: dict[str, Any] = {}
         if distributed.is_first():
             outputs = {name: job.stages.outputs(name) for name in job.steps}
-            result = files.plain(results.result(config, task, outputs))
+            reused = {name for name in job.steps if job.stages.workdir_of(name) != place}
+            result = files.plain(results.result(config, task, outputs, reused))
             files.write_json(place.result_json, result)
             page.write(place)
     distributed.barrier("result written")  # processes that exit wait only a minute for others
@@ -228,11 +229,16 @@ class _Run:
 
     def _translate(self, context: Context) -> Mapping[str, Any]:
         start = time.monotonic()
-        params = network_file.read_tensors(self.workdir_of("pair").generators)
+        params, count = network_file.read_tensors(self.workdir_of("pair").generators), 0
         for origin, images in self.domains.items():
             name = self.forth if origin == self.task.source_name else self.back
             generator = params[translation.direction(origin, self.domains)]
-            translation.run(self.config.translate, self.generator, generator, images, name, context)
+            count += translation.run(
+                self.config.translate, self.generator, generator, images, name, context
+            )
+        seconds = time.monotonic() - start
+        rate = {"images": count, "device_seconds": seconds * context.mesh.size} if count else {}
+        print(loop.rate_line("translate", rate), flush=True)
         # First process only: it writes the manifests last, and others may not see them yet.
         distances = {}
         if distributed.is_first():
@@ -240,7 +246,7 @@ class _Run:
                 self.domains, self._translated(self.workdir)
             )
             diagnostics.log_colours(distances)
-        return {"seconds": time.monotonic() - start, "colours": distances}
+        return {"seconds": seconds, "colours": distances, **rate}
 
     def _source(self, context: Context) -> Mapping[str, Any]:
         variables, loop_state = source.run(

@@ -35,7 +35,7 @@ def run(
     images: ImageArray,
     direction: str,
     context: Context,
-) -> None:
+) -> int:
     """Translates the images of one domain part by part, or resumes it.
 
     Each of several processes translates some of the parts on its own devices. When all are done,
@@ -46,6 +46,9 @@ def run(
       params: its parameters for this direction.
       images: the originals, uint8 `[N,H,W,3]`.
       direction: names the folder, for instance `mnist_to_mnist_m`.
+
+    Returns:
+      The number of images that were left to translate, by all processes.
 
     Raises:
       Preempted: if the run is preempted; finished parts are kept.
@@ -65,7 +68,8 @@ def run(
     missing = [part for part in mine if not (folder / part["file"]).exists()]
     # All processes go on at the same time: images translated by all for each of this process.
     others = len(images) / max(sum(part["count"] for part in mine), 1)
-    done = len(images) - others * sum(part["count"] for part in missing)
+    left = others * sum(part["count"] for part in missing)
+    done = len(images) - left
     later = context.later.get("translate", 0.0)
     with (
         device_memory.enough_memory("stage translate", "translate.batch_size"),
@@ -81,6 +85,7 @@ def run(
             progress.update(min(round(done), len(images)), {})
     distributed.barrier(f"{direction} translated")
     _finish(folder, manifest)
+    return round(left)
 
 
 def _start(

@@ -1,5 +1,6 @@
 """USPS and SVHN are read from the files people have, and tasks between domains of digits."""
 
+import bz2
 import sys
 import types
 
@@ -62,6 +63,14 @@ def test_usps_is_enlarged_and_padded_like_mnist(root):
     np.testing.assert_allclose(found.images[:, 10, 29, 1], 255 * images[:, 5, 15], atol=1)
 
 
+def test_values_that_libsvm_leaves_out_are_zero(root):
+    path = root / "usps" / "usps.bz2"
+    lines = bz2.decompress(path.read_bytes()).decode().splitlines()
+    label, _, *others = lines[0].split()
+    path.write_bytes(bz2.compress("\n".join([" ".join([label, *others]), *lines[1:]]).encode()))
+    assert usps.load(root / "usps", "train").images[0, 2, 2, 0] == 128  # the middle of -1 to 1
+
+
 def test_usps_in_hdf5_is_the_same(root, monkeypatch):
     h5py = pytest.importorskip("h5py")
     for split in OTHERS:
@@ -70,6 +79,10 @@ def test_usps_in_hdf5_is_the_same(root, monkeypatch):
             part = file.create_group(split)
             part["data"], part["target"] = images.reshape(len(images), -1), labels
     found = usps.load(root / "usps", "test")
+    with h5py.File(root / "usps" / "usps.h5", "a") as file:
+        del file["train/target"]
+        file["train/target"] = np.zeros(3)
+    assert str(root / "usps" / "usps.h5") in load_error(settings("usps2mnist", root))
     (root / "usps" / "usps.h5").unlink()
     twin = usps.load(root / "usps", "test")
     np.testing.assert_array_equal(found.labels, twin.labels)

@@ -105,6 +105,22 @@ def test_round_lines_show_what_em_and_alignment_do(finished):
         } <= set(line)
 
 
+def test_throughput_and_device_hours_are_those_of_the_stages(finished):
+    workdir = Workdir(finished[0])
+    result, stages = workdir.result(), ("pair", "translate", "source", "adapt")
+    outputs = {stage: workdir.marker(stage)["extra"] for stage in stages}
+    seconds = {stage: known["device_seconds"] for stage, known in outputs.items()}
+    assert all(value > 0 for value in seconds.values())
+    assert result["device_hours"] == pytest.approx(sum(seconds.values()) / 3600)
+    config = workdir.config()
+    updates = {"adapt": config.adapt.rounds * config.adapt.round_steps, "translate": 1}
+    sizes = {"adapt": config.adapt.batch_size, "translate": 2 * 256}
+    for stage in sizes:
+        images = updates[stage] * sizes[stage]
+        assert result["images_per_second"][stage] == pytest.approx(images / seconds[stage])
+    assert result["images_per_second"].keys() == set(stages)
+
+
 def test_both_networks_know_the_weight_of_the_second_view(finished):
     """`selected` too, which may be of the first round, before the weight was measured."""
     em = json.loads((finished[0] / "result.json").read_text())["em"]
@@ -188,6 +204,9 @@ def test_stage_run_alone_on_finished_stages_of_another_workdir_ends_with_a_resul
     original = json.loads((other / "result.json").read_text())
     assert result["accuracy"]["source_only"] == original["accuracy"]["source_only"]
     assert result["seconds"]["pair"] == original["seconds"]["pair"]
+    # Device hours are of what was computed here.
+    outputs = Workdir(tmp_path / "run").marker("adapt")["extra"]
+    assert result["device_hours"] == pytest.approx(outputs["device_seconds"] / 3600)
 
 
 def test_workdir_of_another_config_is_refused_and_the_setting_named(finished):

@@ -427,12 +427,11 @@ def hub(tmp_path, monkeypatch):
     root = tmp_path / "hub"
 
     def download(repository, file):
-        if repository == "timm/offline":
-            raise NotInCache("no network")
+        absent = NotInCache("no network") if "offline" in repository else NotInRepository()
         if not (root / repository).is_dir():
             raise OSError(f"404 Client Error: {repository}\nmore")
         if not (root / repository / file).is_file():
-            raise NotInRepository
+            raise absent
         return str(root / repository / file)
 
     errors = types.SimpleNamespace(
@@ -440,8 +439,15 @@ def hub(tmp_path, monkeypatch):
     )
     module = types.SimpleNamespace(hf_hub_download=download, errors=errors)
     monkeypatch.setitem(sys.modules, "huggingface_hub", module)
-    (root / "timm" / "small").mkdir(parents=True)
+    for name in ("small", "offline"):
+        (root / "timm" / name).mkdir(parents=True)
     return root
+
+
+def test_cached_weights_of_either_name_are_read_without_a_network(hub):
+    assert "no network" in message_of(published_weights.identity, "hf:timm/offline")
+    torch_files.write(hub / "timm" / "offline" / "pytorch_model.bin", tensors())
+    assert len(published_weights.identity("hf:timm/offline")) == 64
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
@@ -468,7 +474,6 @@ def test_repositories_without_weights_or_network_are_named(hub, monkeypatch):
     message = message_of(published_weights.identity, "hf:timm/small")
     assert "hf:timm/small" in message and "model.safetensors" in message
     assert "404" in message_of(published_weights.identity, "hf:timm/none")
-    assert "no network" in message_of(published_weights.identity, "hf:timm/offline")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert "daaa_jax[hub]" in message_of(published_weights.identity, "hf:timm/small")
 

@@ -35,6 +35,8 @@ def load(folder: Path, split: str) -> LabelledImages:
     with reading(path, f"put it there, or {_H5}, see daaa_jax/data/usps.py"):
         grey, labels = read(path, split)
     check_labels(labels, path)
+    if grey.shape != (len(labels), _SIDE**2):
+        raise UserError(f"{path} holds values of shape {grey.shape} for {len(labels)} labels")
     if not (grey.min(initial=0) >= 0 and grey.max(initial=0) <= 1):
         raise UserError(f"{path} holds values outside 0..1: is it a file of another dataset?")
     images = [
@@ -60,7 +62,4 @@ def _read_bz2(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     from sklearn.datasets import load_svmlight_file
 
     values, labels = load_svmlight_file(str(path), n_features=_SIDE**2, zero_based=False)
-    grey = np.full(values.shape, -1.0)  # of values that are left out
-    entries = values.tocoo()
-    grey[entries.row, entries.col] = entries.data
-    return (grey + 1) / 2, labels.astype(np.int32) - 1
+    return (values.toarray() + 1) / 2, labels.astype(np.int32) - 1

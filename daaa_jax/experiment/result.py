@@ -1,7 +1,7 @@
 """Outputs of a run: its networks, with what their use requires, and `result.json`."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,10 @@ def _mean(accuracies: Sequence[float | None]) -> float | None:
 
 
 def result(
-    config: ConfigDict, task: Task, outputs: Mapping[str, Mapping[str, Any]]
+    config: ConfigDict,
+    task: Task,
+    outputs: Mapping[str, Mapping[str, Any]],
+    reused: Collection[str] = (),
 ) -> dict[str, Any]:
     """The result of a run whose stages are all finished.
 
@@ -92,7 +95,9 @@ def result(
       config: the whole config.
       task: both domains.
       outputs: by stage, the outputs stored in its marker.
+      reused: stages taken from another run, which `device_hours` leaves out.
     """
+    own = [known for name, known in outputs.items() if name not in reused]
     adapt, measured = outputs["adapt"], task.evaluation
     on_source, trained_on = measured.source_metric, ""
     if config.method == "upper_bound" and measured.target_test is measured.target_train:
@@ -131,7 +136,7 @@ def result(
             for stage, known in outputs.items()
             if known.get("device_seconds")
         },
-        "device_hours": sum(known.get("device_seconds", 0.0) for known in outputs.values()) / 3600,
+        "device_hours": sum(known.get("device_seconds", 0.0) for known in own) / 3600,
         "step_bytes": {
             stage: known["step_bytes"]
             for stage, known in outputs.items()

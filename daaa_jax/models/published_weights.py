@@ -131,18 +131,20 @@ def _from_hub(weights: str) -> Path:
         raise UserError(
             f"model.weights={weights} needs huggingface_hub: pip install 'daaa_jax[hub]'"
         ) from error
+    path, problems = None, []
     for file in _HUB_FILES:
         try:
             path = Path(hf_hub_download(name, file))
             break
+        except errors.LocalEntryNotFoundError as error:  # offline; the other may be cached
+            problems.append(first_line(error))
+        except errors.EntryNotFoundError:
+            problems.append(f"{name} has no {file}")
         except Exception as error:  # connections and names raise errors of many classes
-            is_offline = isinstance(error, errors.LocalEntryNotFoundError)
-            if is_offline or not isinstance(error, errors.EntryNotFoundError):
-                raise UserError(
-                    f"model.weights={weights} cannot be fetched: {first_line(error)}"
-                ) from error
-    else:
-        raise UserError(f"model.weights={weights}: {name} has no {' or '.join(_HUB_FILES)}")
+            problems.append(first_line(error))
+            break
+    if path is None:
+        raise UserError(f"model.weights={weights} cannot be fetched: {'; '.join(problems)}")
     digest = _sha256(path)
     record = cache.folder() / "weights" / f"{name.replace('/', '--')}.sha256"
     if not record.exists():

@@ -142,7 +142,7 @@ def run(
                 if preempted:
                     checkpoints.wait()
                     raise Preempted(f"stage {name} is saved after step {step} of {steps}")
-            progress.line(_rate_line(name, loop_state))
+            progress.line(rate_line(name, loop_state))
     return state, {**loop_state, "sha256": files.checksum(state)}
 
 
@@ -314,8 +314,8 @@ def _finite(
     )
 
 
-def _rate_line(name: str, loop_state: LoopState) -> str:
-    """The stage's throughput over all its starts, with evaluation and saving."""
+def rate_line(name: str, loop_state: Mapping[str, Any]) -> str:
+    """A stage's throughput, by its `images` and `device_seconds`, with evaluation and saving."""
     seconds = loop_state.get("device_seconds") or math.inf
     rate = loop_state.get("images", 0) / seconds
     return f"{name}: {rate:.4g} images/s on each device, {seconds / 3600:.3g} device hours"
