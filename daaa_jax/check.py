@@ -40,11 +40,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the findings and returns the exit code."""
     parser = Parser("check", __doc__)
     parser.add_argument(
-        "domains", nargs="+", metavar="DIR_OR_LIST", help="a domain, the source first"
+        "domains",
+        nargs="+",
+        metavar="DIR_OR_LIST",
+        help="folder or list file of each domain, the source first",
     )
     parser.add_list_flags()
     parser.add_argument(
-        "--class_names", default="", help="of list files: a file of names, or names with commas"
+        "--class_names",
+        default="",
+        help="for list files: class names separated by commas, or a file with one per line",
     )
     flags = parser.parse_args(arguments)
     options = image_lists.Options(flags.root, flags.path_prefix, flags.class_names)

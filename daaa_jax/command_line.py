@@ -33,14 +33,19 @@ class Parser(argparse.ArgumentParser):
         group.add_argument(
             "--paired",
             action="store_true",
-            help="average the posteriors of each image and its translation to the source's style",
+            help="mean of the predictions for each image and for its translation into the source's "
+            "style, weighted by gamma",
         )
         return group
 
     def add_list_flags(self):
         """Adds the flags for the paths in list files, see `data.image_lists.Options`."""
-        self.add_argument("--root", default="", help="of list files: folder of relative paths")
-        self.add_argument("--path_prefix", default="", help="of list files: left out of the paths")
+        self.add_argument(
+            "--root", default="", help="for list files: folder that relative paths start from"
+        )
+        self.add_argument(
+            "--path_prefix", default="", help="for list files: prefix to remove from each path"
+        )
 
     def error(self, message: str) -> NoReturn:
         """Raises a `UserError` instead of printing the usage."""

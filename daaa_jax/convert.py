@@ -34,9 +34,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser("convert", __doc__)
     parser.add_argument("folder", help="folder of photos: FOLDER/<class>/*.jpg, or FOLDER/*.jpg")
     parser.add_argument("--out", required=True, help="folder for the records")
-    parser.add_argument("--size", type=int, default=256, help="side of the square images, pixels")
-    parser.add_argument("--shard", type=int, default=1024, help="images per file")
-    parser.add_argument("--on_error", choices=("raise", "skip"), default="raise")
+    parser.add_argument(
+        "--size", type=int, default=256, help="side of the square images, pixels (256)"
+    )
+    parser.add_argument("--shard", type=int, default=1024, help="images per file (1024)")
+    parser.add_argument(
+        "--on_error",
+        choices=("raise", "skip"),
+        default="raise",
+        help="stop at an image that cannot be read (default), or leave it out",
+    )
     options = parser.parse_args(arguments)
     for name in ("size", "shard"):
         if getattr(options, name) < 1:

@@ -55,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", required=True, help="folder to create")
     parser.add_argument("--onnx", action="store_true", help="also write ONNX, by jax2onnx")
     what.add_argument(
-        "--generators", action="store_true", help="export only the two generators, no classifier"
+        "--generators",
+        action="store_true",
+        help="export only the two generators, which translate, without the classifier",
     )
     options = parser.parse_args(arguments)
     workdir, out = Workdir(options.workdir), files.expanded(options.out)

@@ -44,11 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--out", help="CSV file; by default predictions.csv in --workdir; - for standard output"
     )
-    parser.add_argument("--overlays", help="folder for the images with attention overlays")
     parser.add_argument(
-        "--overlay_layers", help="regular expression of the layers shown; default: the aligned ones"
+        "--overlays", help="folder for copies of the images that show where the network attends"
     )
-    parser.add_argument("--batch_size", type=int, default=64, help="images per batch")
+    parser.add_argument(
+        "--overlay_layers", help="regular expression on names of layers; default: adapt.layers"
+    )
+    parser.add_argument("--batch_size", type=int, default=64, help="images per batch (64)")
     options = parser.parse_args(arguments)
     if options.batch_size < 1:
         raise UserError(f"--batch_size={options.batch_size} must be at least 1")

@@ -119,21 +119,29 @@ def _parser() -> Parser:
         epilog="--config.NAME=VALUE changes a setting of all runs: --config.adapt.beta=0.3",
     )
     parser.add_argument("name", choices=NAMES, metavar="|".join(NAMES))
-    parser.add_argument("--workdir", required=True, help="folder for the runs and tables")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds per cell, 3 by default")
+    parser.add_argument("--workdir", required=True, help="folder for runs and tables")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of each cell of the table (3)")
     parser.add_argument("--tasks", default="", help="subset of the tasks, such as d2a,w2a")
     parser.add_argument(
         "--data",
-        help=f"one of {', '.join(cells.DATA)}, then words of its config: office10,cpu; by default "
-        "the paper's: mnist2mnistm for table1, office for the others",
+        help=f"dataset: {', '.join(cells.DATA)}, optionally with words of its config, such as "
+        "office10,cpu; default: mnist2mnistm for table1, office for the others",
     )
-    parser.add_argument("--methods", default="", help="subset of the rows, such as RevGrad,Ours")
+    parser.add_argument(
+        "--methods",
+        default="",
+        help="subset of the rows by the paper's names, such as RevGrad,Ours",
+    )
     parser.add_argument("--smoke", action="store_true", help="smoke runs for a test")
-    parser.add_argument("--cells", default="1/1", help="i/n: part i of n of the runs")
+    parser.add_argument(
+        "--cells",
+        default="1/1",
+        help="i/n: only part i (from 1) of n parts of the runs, to split them over machines",
+    )
     parser.add_argument(
         "--own_networks",
         action="store_true",
-        help="train a CycleGAN and a source network for each seed",
+        help="train a CycleGAN and a source network for each seed, instead of sharing one",
     )
     parser.add_argument("--only_show", action="store_true", help="write the table without training")
     return parser
