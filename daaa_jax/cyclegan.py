@@ -265,7 +265,7 @@ def _augmented(key: Array, images: Array, settings: ConfigDict) -> Array:
     if settings.enlarge:
         shape = (len(images), settings.enlarge, settings.enlarge, images.shape[-1])
         images = jax.image.resize(images, shape, "bilinear")
-    augment = ConfigDict({"shift": 0, "crop": size, "flip": settings.flip})
+    augment = ConfigDict({"shift": 0, "crop": size, "area": 1.0, "flip": settings.flip})
     return random_view(key, images, augment)
 
 

@@ -44,7 +44,7 @@ _CHOICES = {
     "evaluate.validator": ("auto", *model_selection.VALIDATORS),
     "data.on_error": ("raise", "skip"),
     "data.unknown_classes": ("raise", "ignore"),
-    "model.name": tuple(models.CLASSIFIERS),
+    "model.name": models.CLASSIFIERS,
     "model.dtype": models.DTYPES,
     "model.version": resnet.VERSIONS,
     "model.inputs": resnet.INPUTS,

@@ -17,9 +17,12 @@ def test_difference_beyond_the_tolerance_ends_with_exit_code_1(
     factor, code, monkeypatch, tmp_path, capsys
 ):
     put, factors = jax.device_put, itertools.cycle([1.0, factor])
-    monkeypatch.setattr(
-        jax, "device_put", lambda x, place: jax.tree.map(next(factors).__mul__, put(x, place))
-    )
+
+    def scaled(arguments, place):
+        factor = next(factors)
+        return jax.tree.map(lambda leaf: factor * leaf, put(arguments, place))
+
+    monkeypatch.setattr(jax, "device_put", scaled)
     monkeypatch.setattr(agreement, "cases", lambda small: {"one": lambda: CASE})
     monkeypatch.setattr("sys.argv", ["agreement", f"--out={tmp_path / 'found.json'}"])
     if code:

@@ -372,19 +372,21 @@ def test_shot_fixes_the_classifier_layer_and_reads_no_label():
     assert_same_bits(after.target, others.target)
 
 
-def bright_quarters(count, seed, contrast=1.0, colour=(0, 0, 0)):
-    """Images whose class is their brightest quarter."""
+def bright_quarters(count, seed, contrast=(1, 1, 1), colour=(0, 0, 0)):
+    """Images whose class is their brightest quarter, with contrast and colour by channel."""
     generator = np.random.default_rng(seed)
     labels = generator.integers(0, CLASSES, count).astype(np.int32)
     quarters = generator.uniform(0, 100, (count, 4, 3))
     quarters[np.arange(count), labels] += 80
-    images = (contrast * quarters + np.array(colour)).astype(np.uint8).reshape(count, 2, 2, 3)
+    images = (
+        (np.array(contrast) * quarters + np.array(colour)).astype(np.uint8).reshape(count, 2, 2, 3)
+    )
     return LabelledImages(images.repeat(16, axis=1).repeat(16, axis=2), labels)
 
 
 def violet_quarters(count, seed):
-    """The same in another domain."""
-    return bright_quarters(count, seed, contrast=0.5, colour=(60, 0, 120))
+    """The same in another domain, where blue is inverted."""
+    return bright_quarters(count, seed, contrast=(0.5, 0.3, -0.5), colour=(60, 0, 180))
 
 
 def trained(name, start=None, weight=1.0):
