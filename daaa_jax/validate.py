@@ -158,6 +158,8 @@ def _check_sizes(config: ConfigDict) -> None:
 
 def _check_numbers(settings: Mapping[str, Any]) -> None:
     for name, value in settings.items():
+        if isinstance(value, tuple) and not all(type(n) is int and n >= 1 for n in value):
+            raise UserError(f"{name}={value}: expected integers of at least 1")  # widths
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
         if not math.isfinite(value):
@@ -173,9 +175,6 @@ def _check_numbers(settings: Mapping[str, Any]) -> None:
     for name in ("em.tolerance", "baselines.ada.temperature", "baselines.mcc.temperature"):
         if settings[name] <= 0:
             raise UserError(f"{name}={settings[name]} must be greater than 0")
-    for name in ("model.widths", *(f"baselines.{name}.widths" for name in ("dann", "dsn", "cdan"))):
-        if not all(type(width) is int and width >= 1 for width in settings.get(name, ())):
-            raise UserError(f"{name}={settings[name]}: expected integers of at least 1")
     if not any(settings[f"adapt.mix.{group}"] for group in GROUPS):
         raise UserError("adapt.mix: at least one of s, t_f, t and s_f must be greater than 0")
     if (threshold := settings["em.threshold"]) > 2:

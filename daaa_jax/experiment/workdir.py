@@ -319,10 +319,8 @@ def folder_name(words: Sequence[str], longest: int = 255) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of Python, of the packages that compute, and the kind of device."""
-    packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    device = jax.devices()[0]
     return {
         "python": platform.python_version(),
-        **packages,
-        "devices": f"{jax.device_count()} x {device.device_kind}",
+        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }

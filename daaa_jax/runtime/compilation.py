@@ -2,9 +2,7 @@
 
 import contextlib
 import os
-import platform
 import tempfile
-import zlib
 from pathlib import Path
 
 import jax
@@ -27,24 +25,15 @@ def configure(settings: ConfigDict) -> None:
 def enable_cache() -> None:
     """Turns on JAX's persistent compilation cache, if its folder is writable.
 
-    It is in `JAX_COMPILATION_CACHE_DIR` if set, else in `~/.cache/daaa_jax/xla`.
+    It is in `JAX_COMPILATION_CACHE_DIR` if set, else in `~/.cache/daaa_jax/xla`. Machines that
+    share a home folder may differ: JAX's keys tell processors with other instructions apart.
     """
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _SHORTEST_COMPILATION)
     if jax.config.values["jax_compilation_cache_dir"] is None:
         # JAX itself would warn once for every program. A missing home folder is a RuntimeError.
         with contextlib.suppress(OSError, RuntimeError):
-            folder = Path.home() / ".cache" / "daaa_jax" / "xla" / _processor()
+            folder = Path.home() / ".cache" / "daaa_jax" / "xla"
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
             jax.config.update("jax_compilation_cache_dir", str(folder))
-
-
-def _processor() -> str:
-    """Identifies the kind of processor: machines that share a home folder may differ in AVX."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        flags = next(line for line in lines if line.startswith(("flags", "Features")))
-    except (OSError, StopIteration):
-        flags = platform.processor()
-    return f"{platform.machine()}-{zlib.crc32(flags.encode()):08x}"

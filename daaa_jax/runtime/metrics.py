@@ -49,10 +49,9 @@ class MetricWriter(contextlib.AbstractContextManager):
         for name, value in values.items():
             if value is not None:
                 events.scalar(name, value, step)
-        line = {"stage": stage, "step": int(step), **values}
         # The file is line-buffered: a run that is killed keeps what it has logged.
         with files.named(self.path):
-            self._file.write(json.dumps(line, allow_nan=False) + "\n")
+            self._file.write(_line({"stage": stage, "step": int(step), **values}))
 
     def image(self, stage: str, step: int, name: str, image: np.ndarray) -> None:
         """Writes an image, to TensorBoard only.
@@ -83,11 +82,10 @@ class MetricWriter(contextlib.AbstractContextManager):
         if self._file is None:
             return
         self._file.close()
-        lines = self.path.read_text().splitlines(keepends=True)
-        # A killed run may have left its last line incomplete.
-        kept = [x for x in lines if x.endswith("\n") and not _is_past(x, stage, step)]
-        if len(kept) < len(lines):
-            files.write_bytes(self.path, "".join(kept).encode())
+        kept = [x for x in read(self.path) if x["stage"] != stage or x["step"] <= step]
+        content = "".join(map(_line, kept))
+        if content != self.path.read_text():
+            files.write_text(self.path, content)
         self._file = self._open()
         # Event files cannot be truncated; TensorBoard hides events from a purge step on.
         self._purge_steps[stage] = step + 1
@@ -138,10 +136,13 @@ def read(path: Path) -> list[dict[str, Any]]:
       One dict per line, with `stage`, `step` and the metrics; empty if nothing was written yet. A
       line that a killed run left incomplete is skipped.
     """
-    if not path.exists():
-        return []
-    parsed = map(_parse, path.read_text().splitlines())
-    return [line for line in parsed if line is not None]
+    found = []
+    for text in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):
+            line = json.loads(text)
+            if isinstance(line, dict) and {"stage", "step"} <= line.keys():
+                found.append(line)
+    return found
 
 
 def rounds(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -149,14 +150,5 @@ def rounds(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [line for line in lines if line["stage"] == "adapt" and "round_loss" in line]
 
 
-def _is_past(line: str, stage: str, step: int) -> bool:
-    parsed = _parse(line)
-    return parsed is None or (parsed["stage"] == stage and parsed["step"] > step)
-
-
-def _parse(line: str) -> dict[str, Any] | None:
-    try:
-        parsed = json.loads(line)
-    except ValueError:
-        return None
-    return parsed if isinstance(parsed, dict) and {"stage", "step"} <= parsed.keys() else None
+def _line(metrics: Mapping[str, Any]) -> str:
+    return json.dumps(metrics, allow_nan=False) + "\n"
