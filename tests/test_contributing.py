@@ -38,6 +38,7 @@ def test_shown_backbone_is_trained_from_start_to_report(tmp_path):
             *(f"--config.data.{name}={folder}" for name, folder in domains.items()),
             "--config.model.name=tinynet",
             "--config.model.weights=",
+            "--config.pair.batch_size=8",
             f"--workdir={tmp_path / 'run'}",
         ]
     )
