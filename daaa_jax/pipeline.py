@@ -86,13 +86,7 @@ def run(
             job.run(Context(place, mesh, writer, config.run, notice, profiled, later))
         if "adapt" not in job.wanted:
             return {}
-        result: dict[str, Any] = {}
-        if distributed.is_first():
-            outputs = {name: job.stages.outputs(name) for name in job.steps}
-            reused = {name for name in job.steps if job.stages.workdir_of(name) != place}
-            result = files.plain(results.result(config, task, outputs, reused))
-            files.write_json(place.result_json, result)
-            page.write(place)
+        result = job.write_result()
     distributed.barrier("result written")  # processes that exit wait only a minute for others
     return result
 
@@ -375,3 +369,14 @@ class _Run:
 
     def _translated(self, workdir: Workdir) -> Mapping[str, Images]:
         return {name: translation.read(workdir.translations(name)) for name in self.directions}
+
+    def write_result(self) -> dict[str, Any]:
+        """Writes the result and the report of a run that is finished, on process 0 only."""
+        if not distributed.is_first():
+            return {}
+        outputs = {name: self.stages.outputs(name) for name in self.steps}
+        reused = {name for name in outputs if self.stages.workdir_of(name) != self.workdir}
+        result = files.plain(results.result(self.config, self.task, outputs, reused))
+        files.write_json(self.workdir.result_json, result)
+        page.write(self.workdir)
+        return result
