@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
             "--paired",
             action="store_true",
             help="mean of the predictions for each image and for its translation into the source's "
-            "style, weighted by gamma",
+            "style, weighted by gamma (how far training found translations to be right)",
         )
         return group
 

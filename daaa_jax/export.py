@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError("--generators exports no classifier: leave out --network")
     missing = [name for name in ("jax2onnx", "onnxruntime") if not importlib.util.find_spec(name)]
     if options.onnx and missing:
-        raise UserError(f"--onnx needs {' and '.join(missing)}: pip install 'daaa_jax[onnx]'")
+        raise UserError(f"--onnx needs {' and '.join(missing)}: pip install {' '.join(missing)}")
     jax_settings.set_supported()
     jax_settings.check_devices()
     chosen = options.network or "selected"

@@ -120,7 +120,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("name", choices=NAMES, metavar="|".join(NAMES))
     parser.add_argument("--workdir", required=True, help="folder for runs and tables")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds of each cell of the table (3)")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds for each cell (3)")
     parser.add_argument("--tasks", default="", help="subset of the tasks, such as d2a,w2a")
     parser.add_argument(
         "--data",

@@ -475,7 +475,7 @@ def test_repositories_without_weights_or_network_are_named(hub, monkeypatch):
     assert "hf:timm/small" in message and "model.safetensors" in message
     assert "404" in message_of(published_weights.identity, "hf:timm/none")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    assert "daaa_jax[hub]" in message_of(published_weights.identity, "hf:timm/small")
+    assert "pip install huggingface_hub" in message_of(published_weights.identity, "hf:timm/small")
 
 
 def test_published_names_carry_the_digits_of_their_checksum():

@@ -51,7 +51,7 @@ def _read_h5(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     try:
         import h5py
     except ImportError as error:
-        raise UserError(f"{path} needs h5py: pip install 'daaa_jax[h5]'") from error
+        raise UserError(f"{path} needs h5py: pip install h5py") from error
     with h5py.File(path) as file:
         part = file[split]
         return np.asarray(part["data"], np.float64), np.asarray(part["target"], np.int32)

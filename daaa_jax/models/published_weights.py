@@ -129,7 +129,7 @@ def _from_hub(weights: str) -> Path:
         from huggingface_hub import errors, hf_hub_download
     except ImportError as error:
         raise UserError(
-            f"model.weights={weights} needs huggingface_hub: pip install 'daaa_jax[hub]'"
+            f"model.weights={weights} needs huggingface_hub: pip install huggingface_hub"
         ) from error
     path, problems = None, []
     for file in _HUB_FILES:
