@@ -277,6 +277,13 @@ def _of_targets(x: Array, sizes: Sequence[int], count: int) -> Array:
     return jnp.pad(rows, ((0, count - len(rows)), *[(0, 0)] * (x.ndim - 1)))
 
 
+def batch_line(settings: ConfigDict) -> str:
+    """How many images of each group are in a batch, as rounded from the shares `adapt.mix`."""
+    sizes = group_sizes(settings.batch_size, [settings.mix[group] for group in GROUPS])
+    groups = (f"{size} {group}" for size, group in zip(sizes, GROUPS, strict=True) if size)
+    return f"adapt: batches of {', '.join(groups)}"
+
+
 def target_training(
     config: ConfigDict,
     model: nn.Module,

@@ -273,6 +273,8 @@ class _Run:
         # Not in stage `source`, which runs with other target domains may share.
         outputs: dict[str, Any] = {"source_network": self._accuracies(variables)}
         translations = self._translations()
+        if self.config.method == OURS:
+            print(adaptation.batch_line(self.config.adapt), flush=True)
         if "pair" in self.steps:
             self._keep_generators()
         last, loop_state = rounds.run(

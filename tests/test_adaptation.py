@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 from consumed_keys import assert_drawn_once
+from ml_collections import ConfigDict
 from tiny import CLASSES, MODEL, assert_same_bits, make_config, make_images, make_labelled
 
 from daaa_jax import adaptation, losses
@@ -33,6 +34,9 @@ PAPER = (0.35, 0.15, 0.35, 0.15)
 def test_group_sizes_follow_the_proportions():
     assert adaptation.group_sizes(128, PAPER) == (45, 19, 45, 19)
     assert adaptation.group_sizes(10, (0.35, 0.15, 0, 0)) == (7, 3, 0, 0)
+    mix = {"s": 0.5, "t_f": 0.0, "t": 0.35, "s_f": 0.15}
+    line = adaptation.batch_line(ConfigDict({"batch_size": 16, "mix": mix}))
+    assert line.endswith("8 s, 6 t, 2 s_f")
     assert adaptation.group_sizes(72, (0, 0.15, 0.35, 0)) == (0, 22, 50, 0)
 
 

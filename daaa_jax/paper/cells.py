@@ -36,11 +36,6 @@ _OF_CELLS = dict.fromkeys(
 ) | {"method": "each row has its own; use --methods"}
 # Settings of all cells that do not set them otherwise, whatever the config's defaults.
 _OF_THE_PAPER = {"em.posterior": "target", "em.threshold": "0.95", "adapt.recolour": "0.0"}
-# Likewise with the word `cpu`, which takes fewer synthetic images.
-_OF_THE_PAPER_ON_CPU = {
-    f"adapt.mix.{group}": share
-    for group, share in {"s": "0.35", "t_f": "0.15", "t": "0.35", "s_f": "0.15"}.items()
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,11 +59,6 @@ class Plan:
     seeds: int = 3
     own_networks: bool = False
     only_show: bool = False
-
-    @property
-    def papers_settings(self) -> dict[str, str]:
-        """The paper's settings, of all cells that do not set them otherwise."""
-        return _OF_THE_PAPER | (_OF_THE_PAPER_ON_CPU if "cpu" in self.words else {})
 
     @property
     def where(self) -> str:
@@ -118,16 +108,15 @@ class Run:
     settings: Mapping[str, str]
     seed: int
 
-    def argument(self, plan: Plan, papers: Mapping[str, str] | None = None) -> str:
+    def argument(self, plan: Plan, papers: Mapping[str, str] = _OF_THE_PAPER) -> str:
         """The config's argument, which also names the run's folder.
 
         Args:
           plan: what all runs share.
-          papers: used instead of `plan.papers_settings`, for the name in an earlier version.
+          papers: the paper's settings; others for the name in an earlier version.
         """
         _, tasks = DATA[plan.data]
-        settings = dict(plan.papers_settings if papers is None else papers)
-        settings |= {**plan.settings, **self.settings, "seed": str(self.seed)}
+        settings = {**papers, **plan.settings, **self.settings, "seed": str(self.seed)}
         if not plan.own_networks:
             settings |= {"pair.seed": "0", "source.seed": "0"}
         changes = [f"{name}={value}" for name, value in sorted(settings.items())]
@@ -148,10 +137,9 @@ class Run:
         All runs are in one folder, where each finds the stages that it shares with others.
         """
         file, _ = DATA[plan.data]
-        papers = plan.papers_settings
-        versions = [papers]
+        versions = [_OF_THE_PAPER]
         if plan.only_show:
-            versions += [{n: papers[n] for n in papers if n != "em.threshold"}, {}]
+            versions += [{n: v for n, v in _OF_THE_PAPER.items() if n != "em.threshold"}, {}]
         places = []
         for version in versions:
             parts = self.argument(plan, version).split(",")
