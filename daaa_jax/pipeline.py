@@ -231,8 +231,10 @@ class _Run:
                 self.config.translate, self.generator, generator, images, name, context
             )
         seconds = time.monotonic() - start
-        rate = {"images": count, "device_seconds": seconds * context.mesh.size} if count else {}
-        print(loop.rate_line("translate", rate), flush=True)
+        rate = {}  # none if all images were translated before
+        if count:
+            rate = {"images": count, "device_seconds": seconds * context.mesh.size}
+            print(loop.rate_line("translate", rate), flush=True)
         # First process only: it writes the manifests last, and others may not see them yet.
         distances = {}
         if distributed.is_first():
