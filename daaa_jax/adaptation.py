@@ -126,7 +126,7 @@ def train_step(
       log_prior: see `em.paired_posterior`.
     """
     settings = config.adapt
-    sizes = group_sizes(settings.batch_size, [settings.mix[group] for group in GROUPS])
+    sizes = _sizes(settings)
     sources = sum(sizes[:2])
 
     # Views.
@@ -277,10 +277,15 @@ def _of_targets(x: Array, sizes: Sequence[int], count: int) -> Array:
     return jnp.pad(rows, ((0, count - len(rows)), *[(0, 0)] * (x.ndim - 1)))
 
 
+def _sizes(settings: ConfigDict) -> tuple[int, ...]:
+    """Sizes of the groups in a batch; `settings` are `config.adapt`."""
+    return group_sizes(settings.batch_size, [settings.mix[group] for group in GROUPS])
+
+
 def batch_line(settings: ConfigDict) -> str:
     """How many images of each group are in a batch, as rounded from the shares `adapt.mix`."""
-    sizes = group_sizes(settings.batch_size, [settings.mix[group] for group in GROUPS])
-    groups = (f"{size} {group}" for size, group in zip(sizes, GROUPS, strict=True) if size)
+    sizes = dict(zip(GROUPS, _sizes(settings), strict=True))
+    groups = (f"{size} {group}" for group, size in sizes.items() if size)
     return f"adapt: batches of {', '.join(groups)}"
 
 
@@ -304,12 +309,9 @@ def target_training(
       devices: number of devices that a batch is split over.
     """
     settings = config.adapt
-    sizes = group_sizes(settings.batch_size, [settings.mix[group] for group in GROUPS])
-    optimizer = optimizers.make(
-        settings.optimizer,
-        total_steps=settings.rounds * settings.round_steps,
-        restart_every=restart_every(config),
-    )
+    sizes = _sizes(settings)
+    steps, every = settings.rounds * settings.round_steps, restart_every(config)
+    optimizer = optimizers.make(settings.optimizer, total_steps=steps, restart_every=every)
     init_key, key = jax.random.split(loop.stage_key(config.seed, "adapt"))
     target = source
     if settings.init == "scratch":

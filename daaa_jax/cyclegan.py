@@ -171,14 +171,12 @@ def generator_loss(
 
     fake_b, fake_a = translate("a_to_b", a), translate("b_to_a", b)
     adversarial = g_adv_loss("b", fake_b) + g_adv_loss("a", fake_a)
-    cycle = losses.cycle_loss(a, translate("b_to_a", fake_b)) + losses.cycle_loss(
-        b, translate("a_to_b", fake_a)
-    )
+    cycle = losses.cycle_loss(a, translate("b_to_a", fake_b))
+    cycle += losses.cycle_loss(b, translate("a_to_b", fake_a))
     total = adversarial + settings.cycle_weight * cycle
     if settings.identity_weight:
-        identity = losses.cycle_loss(b, translate("a_to_b", b)) + losses.cycle_loss(
-            a, translate("b_to_a", a)
-        )
+        identity = losses.cycle_loss(b, translate("a_to_b", b))
+        identity += losses.cycle_loss(a, translate("b_to_a", a))
         total += settings.identity_weight * settings.cycle_weight * identity
     return total, (adversarial, cycle, fake_a, fake_b)
 
@@ -224,9 +222,8 @@ def train_step(
       settings: `config.pair`.
       optimizer: the same as for `create_state`.
     """
-    key_a, key_b, pool_key_a, pool_key_b = jax.random.split(
-        jax.random.fold_in(state.key, state.step), 4
-    )
+    step_key = jax.random.fold_in(state.key, state.step)
+    key_a, key_b, pool_key_a, pool_key_b = jax.random.split(step_key, 4)
     a = _augmented(key_a, decode(batch.a), settings)
     b = _augmented(key_b, decode(batch.b), settings)
 
@@ -234,9 +231,7 @@ def train_step(
     (total, (adversarial, cycle, fake_a, fake_b)), g_gradient = jax.value_and_grad(
         generator_loss, has_aux=True
     )(generators.params, discriminators.params, a, b, settings)
-    generators = generators.replace(
-        **_updated(optimizer, g_gradient, generators.opt_state, generators.params)
-    )
+    generators = _updated(optimizer, g_gradient, generators)
 
     pools, replayed = {}, {}
     pools["a"], replayed["a"] = replay(discriminators.pools["a"], fake_a, pool_key_a)
@@ -244,10 +239,7 @@ def train_step(
     d_loss, d_gradient = jax.value_and_grad(discriminator_loss)(
         discriminators.params, {"a": a, "b": b}, replayed, settings
     )
-    discriminators = discriminators.replace(
-        pools=pools,
-        **_updated(optimizer, d_gradient, discriminators.opt_state, discriminators.params),
-    )
+    discriminators = _updated(optimizer, d_gradient, discriminators).replace(pools=pools)
     metrics = {
         "loss": total,
         "adversarial": adversarial,
@@ -269,9 +261,11 @@ def _augmented(key: Array, images: Array, settings: ConfigDict) -> Array:
     return random_view(key, images, augment)
 
 
-def _updated(optimizer, gradient, opt_state, params) -> dict[str, Any]:
-    updates, opt_state = optimizer.update(gradient, opt_state, params)
-    return {"params": optax.apply_updates(params, updates), "opt_state": opt_state}
+def _updated(optimizer, gradient, networks):
+    """The state of both generators or both discriminators after an update."""
+    updates, opt_state = optimizer.update(gradient, networks.opt_state, networks.params)
+    params = optax.apply_updates(networks.params, updates)
+    return networks.replace(params=params, opt_state=opt_state)
 
 
 def run(
@@ -299,12 +293,10 @@ def run(
     ]
     batch_at = functools.partial(_batch_at, streams)
     feed = Feed((images_a, images_b), batch_at, steps, context.mesh, context.settings)
-    first = decode(images_a[:1])
+    key, image = loop.stage_key(settings.seed, "pair"), decode(images_a[:1])
     state, loop_state = loop.run(
         "pair",
-        functools.partial(
-            create_state, loop.stage_key(settings.seed, "pair"), settings, optimizer, first
-        ),
+        functools.partial(create_state, key, settings, optimizer, image),
         functools.partial(train_step, settings=settings, optimizer=optimizer),
         feed,
         images=2 * settings.batch_size,

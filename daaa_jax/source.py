@@ -87,17 +87,15 @@ def train_step(
         each = losses.cross_entropy(logits, batch.labels)
         return each.mean(), (each, logits, updates)
 
-    gradient, (each, logits, statistics) = jax.grad(objective, has_aux=True)(
-        state.variables["params"]
-    )
-    updates, opt_state = optimizer.update(gradient, state.opt_state, state.variables["params"])
-    params = optax.apply_updates(state.variables["params"], updates)
+    params = state.variables["params"]
+    gradient, (each, logits, statistics) = jax.grad(objective, has_aux=True)(params)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, params)
+    variables = {**state.variables, "params": optax.apply_updates(params, updates), **statistics}
     metrics = {
         "loss": loop.mean(each),
         "accuracy": loop.mean((logits.argmax(axis=-1) == batch.labels).astype("float32")),
         "grad_norm": loop.mean(optax.tree.norm(gradient)),
     }
-    variables = {**state.variables, "params": params, **statistics}
     return state.replace(step=state.step + 1, variables=variables, opt_state=opt_state), metrics
 
 
@@ -131,16 +129,12 @@ def run(
         found = evaluate(state.variables)
         return {name: value for name, value in found.items() if not math.isnan(value)}
 
+    key = loop.stage_key(settings.seed, "source")
+    image = evaluation_views(decode(data.images[:1]), config.augment, 1)[0]
+    begin = functools.partial(starting_variables, config.model)
     state, loop_state = loop.run(
         "source",
-        functools.partial(
-            create_state,
-            loop.stage_key(settings.seed, "source"),
-            model,
-            optimizer,
-            evaluation_views(decode(data.images[:1]), config.augment, 1)[0],
-            functools.partial(starting_variables, config.model),
-        ),
+        functools.partial(create_state, key, model, optimizer, image, begin),
         functools.partial(train_step, model=model, optimizer=optimizer, augment=config.augment),
         feed,
         images=settings.batch_size,

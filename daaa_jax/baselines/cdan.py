@@ -81,8 +81,7 @@ class Cdan(Method):
         predictions = jax.lax.stop_gradient(nn.softmax(logits))
         uncertainty = reverse_gradient(entropy(logits), weight)
         seen = multilinear_map(reverse_gradient(features, weight), predictions)
-        domain = DomainDiscriminator(self.settings.widths).apply(
-            {"params": aux_params["discriminator"]}, seen
-        )
+        discriminator = DomainDiscriminator(self.settings.widths)
+        domain = discriminator.apply({"params": aux_params["discriminator"]}, seen)
         is_source = (jnp.arange(len(logits)) < len(given.source.logits)).astype(jnp.float32)
         return {"domain": weighted_domain_loss(domain, is_source, 1 + jnp.exp(-uncertainty))}

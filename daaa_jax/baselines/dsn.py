@@ -103,11 +103,11 @@ class Dsn(Method):
         settings = self.settings
         reconstruction: Array | float = 0.0
         difference: Array | float = 0.0
-        for domain, images, shared in (
-            ("source", inputs.source, given.source.features),
-            ("target", inputs.target, given.target.features),
-        ):
-            private = _features(self.model, aux_params[domain], images)
+        for domain in ("source", "target"):
+            images, shared = getattr(inputs, domain), getattr(given, domain).features
+            # Normalised by the batch's statistics, without running averages.
+            params = {"params": aux_params[domain]}
+            private = ClassifierOutput.of(self.model, params, images, train=True).features
             decoder = Decoder(images.shape[1])
             decoded = decoder.apply({"params": aux_params["decoder"]}, shared + private)
             reconstruction += reconstruction_loss(images, decoded)
@@ -119,11 +119,3 @@ class Dsn(Method):
             "difference": settings.difference * difference,
             "domain": similarity,
         }
-
-
-def _features(model: nn.Module, params: Params, images: Array) -> Array:
-    """Features of a private network, normalised by batch statistics without running averages."""
-    _, updates = model.apply(
-        {"params": params}, images, train=True, mutable=["features", "batch_stats"]
-    )
-    return models.features(updates)

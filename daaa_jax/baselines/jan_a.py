@@ -38,11 +38,10 @@ class JanA(Method):
 
     def create(self, key: Array, image: Array, given: ClassifierOutput) -> Params:
         """The adversaries' parameters."""
+        adversary, keys = Adversary(self.settings.width), jax.random.split(key, 2)
         return {
-            f"layer{number}": Adversary(self.settings.width).init(own, features)["params"]
-            for number, (own, features) in enumerate(
-                zip(jax.random.split(key, 2), layers(given), strict=True)
-            )
+            f"layer{n}": adversary.init(keys[n], features)["params"]
+            for n, features in enumerate(layers(given))
         }
 
     def penalty(self, aux_params: Params, given: DomainOutputs, inputs: Inputs) -> Terms:

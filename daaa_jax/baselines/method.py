@@ -10,8 +10,9 @@ from flax import struct
 from jax import Array
 from ml_collections import ConfigDict
 
-from daaa_jax import losses
+from daaa_jax import losses, models
 from daaa_jax.data.batches import ImagesOrRows
+from daaa_jax.models import Variables
 
 Params = Mapping[str, Any]
 Terms = Mapping[str, Array]  # terms of a loss by name, each with its weight
@@ -29,6 +30,21 @@ class ClassifierOutput(struct.PyTreeNode):
     logits: Array
     features: Array
     batch_stats: Any
+
+    @classmethod
+    def of(
+        cls, model: nn.Module, variables: Variables, images: Array, train: bool = False
+    ) -> "ClassifierOutput":
+        """Applies a network to images `[B,H,W,3]`.
+
+        Args:
+          variables: `params` and `batch_stats`; the latter may be missing if `train`.
+          train: whether it normalises by the statistics of the batch, and updates its own.
+        """
+        collections = ["features", "batch_stats"] if train else ["features"]
+        logits, updates = model.apply(variables, images, train=train, mutable=collections)
+        statistics = updates.get("batch_stats", variables.get("batch_stats"))
+        return cls(logits, models.features(updates), statistics)
 
 
 class DomainOutputs(NamedTuple):

@@ -68,13 +68,8 @@ def create_auxiliary(config: ConfigDict, model: nn.Module, image: Array, key: Ar
     Raises:
       ValueError: if they do not suit images of this size.
     """
-    variables = models.initial_variables(key, model, image)
-    return baselines.make(config, model).create(key, image, _outputs(model, variables, image))
-
-
-def _outputs(model: nn.Module, variables: Variables, image: Array) -> ClassifierOutput:
-    logits, observed = model.apply(variables, image, train=False, mutable=["features"])
-    return ClassifierOutput(logits, models.features(observed), variables.get("batch_stats"))
+    given = ClassifierOutput.of(model, models.initial_variables(key, model, image), image)
+    return baselines.make(config, model).create(key, image, given)
 
 
 def create_state(
@@ -92,7 +87,7 @@ def create_state(
       optimizers: those of `make_optimizers`.
     """
     aux_key, step_key = jax.random.split(key)
-    aux_params = method.create(aux_key, image, _outputs(method.model, start, image))
+    aux_params = method.create(aux_key, image, ClassifierOutput.of(method.model, start, image))
     target = jax.tree.map(jnp.array, start)
     return BaselineState(
         step=jnp.int32(0),
@@ -119,32 +114,21 @@ def train_step(
       optimizers: the same as for `create_state`.
       total_steps: number of updates in the stage.
     """
-    config = method.config
     inputs = _inputs(state, batch, method, total_steps)
-    learns_statistics = config.adapt.batch_norm == "batch"
+    learns_statistics = method.config.adapt.batch_norm == "batch"
 
     def loss(params, aux_params):
-        def classify(images: Array) -> ClassifierOutput:
-            logits, observed = method.model.apply(
-                {**state.target, "params": params},
-                images,
-                train=learns_statistics,
-                mutable=["features", *(["batch_stats"] if learns_statistics else [])],
-            )
-            statistics = observed.get("batch_stats", state.target.get("batch_stats"))
-            return ClassifierOutput(logits, models.features(observed), statistics)
-
+        variables = {**state.target, "params": params}
+        classify = functools.partial(
+            ClassifierOutput.of, method.model, variables, train=learns_statistics
+        )
         total, parts, given = method.loss(aux_params, classify, inputs)
         return total, ({"loss": total, **parts}, given)
 
-    params = state.target["params"]
-    gradient, (parts, given) = jax.grad(loss, argnums=(0, 1), has_aux=True)(
-        params, state.aux_params
-    )
+    params, aux_params = state.target["params"], state.aux_params
+    gradient, (parts, given) = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, aux_params)
     updates, opt_state = optimizers[0].update(gradient[0], state.opt_state, params)
-    aux_updates, aux_opt_state = optimizers[1].update(
-        gradient[1], state.aux_opt_state, state.aux_params
-    )
+    aux_updates, aux_opt_state = optimizers[1].update(gradient[1], state.aux_opt_state, aux_params)
     target = {**state.target, "params": optax.apply_updates(params, updates)}
     if given.batch_stats is not None:
         target["batch_stats"] = given.batch_stats
@@ -158,7 +142,7 @@ def train_step(
         step=state.step + 1,
         target=target,
         opt_state=opt_state,
-        aux_params=optax.apply_updates(state.aux_params, aux_updates),
+        aux_params=optax.apply_updates(aux_params, aux_updates),
         aux_opt_state=aux_opt_state,
     )
     return state, metrics
@@ -170,10 +154,8 @@ def _inputs(
     """Random views of a batch, with the other inputs of a method's loss."""
     config = method.config
     key = jax.random.fold_in(state.key, state.step)
-    source, target = (
-        random_view(jax.random.fold_in(key, number), decode(images), config.augment)
-        for number, images in enumerate((batch.source, batch.target))
-    )
+    source = random_view(jax.random.fold_in(key, 0), decode(batch.source), config.augment)
+    target = random_view(jax.random.fold_in(key, 1), decode(batch.target), config.augment)
     if config.adapt.recolour and method.recolours:
         target = recolour(jax.random.fold_in(key, 3), target, config.adapt.recolour)
     return Inputs(

@@ -89,13 +89,13 @@ def apply_views(images: Array, views: Views, settings: ConfigDict) -> Array:
     """
     size, margin = images.shape[1], (settings.shift, settings.shift)
     crop = crop_size(size, settings)
+    shape = (crop, crop, images.shape[3])
     if settings.shift:
         images = jnp.pad(images, ((0, 0), margin, margin, (0, 0)), mode="edge")
     if views.sizes is not None:
 
         def resize(image: Array, start: Array, size: Array) -> Array:
             scale = crop / size
-            shape = (crop, crop, image.shape[2])
             return jax.image.scale_and_translate(
                 image, shape, (0, 1), scale, -start * scale, "linear"
             )
@@ -104,9 +104,7 @@ def apply_views(images: Array, views: Views, settings: ConfigDict) -> Array:
     elif crop < images.shape[1]:
 
         def cut(image: Array, start: Array) -> Array:
-            return jax.lax.dynamic_slice(
-                image, (start[0], start[1], 0), (crop, crop, image.shape[2])
-            )
+            return jax.lax.dynamic_slice(image, (start[0], start[1], 0), shape)
 
         images = jax.vmap(cut)(images, views.offsets)
     if settings.flip:

@@ -36,9 +36,8 @@ def hold_out(task: Task, share: float, seed: int) -> Task:
         held.append(rows[:count])
     apart = np.sort(np.concatenate(held))
     rest = np.setdiff1d(np.arange(len(data.labels)), apart)
-    train, out = (
-        LabelledImages(chosen(data.images, rows), data.labels[rows]) for rows in (rest, apart)
-    )
+    train = LabelledImages(chosen(data.images, rest), data.labels[rest])
+    out = LabelledImages(chosen(data.images, apart), data.labels[apart])
     measured = dataclasses.replace(task.evaluation, source_held_out=out, source_train=train)
     if measured.source_metric == "source_train":
         measured = dataclasses.replace(measured, source_metric="source_test", source_test=out)

@@ -145,9 +145,8 @@ def outputs(
       crops: see `evaluation_views`.
     """
     views = evaluation_views(decode(images), augment, crops)
-    logits, observed = model.apply(
-        variables, views.reshape(-1, *views.shape[2:]), train=False, mutable=["features"]
-    )
+    flat = views.reshape(-1, *views.shape[2:])
+    logits, observed = model.apply(variables, flat, train=False, mutable=["features"])
 
     def by_crop(each: Array) -> Array:
         return each.reshape(crops, -1, each.shape[-1])
