@@ -21,7 +21,7 @@ from daaa_jax.experiment import external_inputs
 from daaa_jax.experiment import result as results
 from daaa_jax.experiment import stages as stage_rules
 from daaa_jax.experiment.stages import NEEDS, OURS, STAGES, Stages
-from daaa_jax.experiment.workdir import Workdir, identity_settings, same_paths
+from daaa_jax.experiment.workdir import Workdir, differences, same_paths
 from daaa_jax.models import network_file, parameter_table
 from daaa_jax.report import page
 from daaa_jax.runtime import device_memory, distributed, files
@@ -100,8 +100,7 @@ def _check_has_stage(config: ConfigDict, stage: str) -> None:
 
 def _is_same(started: ConfigDict, config: ConfigDict) -> bool:
     """Whether two configs have the same settings and paths."""
-    settings = map(identity_settings, (started, config))
-    return same_paths(started, config) and not files.differing_settings(*settings)
+    return same_paths(started, config) and not differences(started, config)
 
 
 def _finished_before(workdir: Workdir, config: ConfigDict, profiled: bool) -> dict[str, Any]:
@@ -238,9 +237,8 @@ class _Run:
         # First process only: it writes the manifests last, and others may not see them yet.
         distances = {}
         if distributed.is_first():
-            distances = diagnostics.translation_colours(
-                self.domains, self._translated(self.workdir)
-            )
+            made = self._translated(self.workdir)
+            distances = diagnostics.translation_colours(self.domains, made)
             diagnostics.log_colours(distances)
         return {"seconds": seconds, "colours": distances, **rate}
 
@@ -325,13 +323,9 @@ class _Run:
     ) -> rounds.TargetTraining:
         config, task = self.config, self.task
         if config.method != OURS:
+            target_labels = task.evaluation.target_train.labels
             return baseline_training.target_training(
-                config,
-                self.model,
-                variables,
-                task.source_train,
-                task.target_train,
-                task.evaluation.target_train.labels,
+                config, self.model, variables, task.source_train, task.target_train, target_labels
             )
         source_images, target_images = task.source_train.images, task.target_train.images
         images = all_images(

@@ -102,8 +102,9 @@ def _train(train: Trainer, missing: Sequence[cells.Run], options, plan, folder: 
                 train(run.config(plan), place)
             except Busy as error:  # another command is running it
                 print(f"{options.name}: skipped, {error}", flush=True)
-            except Diverged as error:
-                if error.stage != "adapt":  # other runs share the diverged stage
+            except UserError as error:
+                # Other runs share the earlier stages.
+                if not (isinstance(error, Diverged) and error.stage == "adapt"):
                     raise UserError(f"{place}: {error}") from error
                 print(f"{options.name}: {error}", flush=True)
                 files.write_json(place.diverged_json, {"message": str(error)})
@@ -165,14 +166,9 @@ def _parse(arguments: Sequence[str] | None):
         )
     subject = options.subject = tables.TABLES.get(options.name) or figures.FIGURES[options.name]
     data, words = cells.words_of(options.data or subject.data)
-    plan = cells.Plan(
-        data,
-        words + (("smoke",) if options.smoke else ()),
-        cells.settings_for_all(settings_of(others)),
-        options.seeds,
-        options.own_networks,
-        options.only_show,
-    )
+    words += ("smoke",) if options.smoke else ()
+    settings = cells.settings_for_all(settings_of(others))
+    plan = cells.Plan(data, words, settings, options.seeds, options.own_networks, options.only_show)
     wanted = [task for task in options.tasks.split(",") if task]
     options.tasks = cells.chosen_tasks(plan, subject.tasks, wanted)
     methods = [method for method in options.methods.split(",") if method]
@@ -250,10 +246,6 @@ def _trainer(config: ConfigDict, together: bool) -> Trainer:
     def train(config: ConfigDict, workdir: Workdir) -> None:
         try:
             pipeline.run(config, workdir)
-        except (Diverged, Busy):
-            raise
-        except UserError as error:
-            raise UserError(f"{workdir}: {error}") from error
         finally:
             jax.clear_caches()  # the next run compiles other programs
 

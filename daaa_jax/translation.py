@@ -110,7 +110,7 @@ def _start(
     }
     if distributed.is_first():
         unfinished = {"complete": False}  # whether it is does not matter here
-        if _manifest(folder) | unfinished != manifest | unfinished:
+        if files.read_json_or(folder / MANIFEST, {}) | unfinished != manifest | unfinished:
             folder.mkdir(parents=True, exist_ok=True)
             for stale in folder.glob("part-*"):
                 stale.unlink()
@@ -138,7 +138,7 @@ def read(folder: Path) -> Images:
     Raises:
       UserError: if the manifest says that the direction is not complete, or a part is missing.
     """
-    manifest = _manifest(folder)
+    manifest = files.read_json_or(folder / MANIFEST, {})
     remedy = f"remove {folder.parent} and run the stage translate again"
     if not manifest.get("complete"):
         raise UserError(f"{folder} holds no complete translation: {remedy}")
@@ -157,15 +157,10 @@ def is_whole(folder: Path) -> bool:
     Raises:
       UserError: if the manifest is damaged.
     """
-    manifest = _manifest(folder)
+    manifest = files.read_json_or(folder / MANIFEST, {})
     return manifest.get("complete", False) and all(
         (folder / part["file"]).is_file() for part in manifest["parts"]
     )
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    return files.read_json(path) if path.exists() else {}
 
 
 def _translated(translate, params, images, rows, batch_size, mesh) -> Iterator[np.ndarray]:

@@ -145,13 +145,11 @@ def check_settings(config: ConfigDict, mesh: Mesh) -> None:
 
 def _check_sizes(config: ConfigDict) -> None:
     size = config.data.get("image_size", _DIGIT_SIZE)
-    enlarge = config.pair.enlarge if trains_cyclegan(config) else 0
-    for name, value, fits in (
-        ("augment.crop", config.augment.crop, config.augment.crop <= size),
-        ("pair.enlarge", enlarge, enlarge == 0 or enlarge >= size),
-    ):
-        if not fits:
-            raise UserError(f"{name}={value} does not fit images of {size}x{size}")
+    crop, enlarge = config.augment.crop, config.pair.enlarge
+    if crop > size:
+        raise UserError(f"augment.crop={crop} does not fit images of {size}x{size}")
+    if trains_cyclegan(config) and 0 < enlarge < size:
+        raise UserError(f"pair.enlarge={enlarge} does not fit images of {size}x{size}")
     if not 0 < config.augment.area <= 1:
         raise UserError(f"augment.area={config.augment.area} must be above 0 and at most 1")
 

@@ -1,7 +1,7 @@
 """Outputs of a run: its networks, with what their use requires, and `result.json`."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +77,6 @@ class Networks:
         distributed.barrier("selected network written")
 
 
-def _mean(accuracies: Sequence[float | None]) -> float | None:
-    """Mean over the classes that have images; None if none has."""
-    known = [a for a in accuracies if a is not None and not math.isnan(a)]
-    return sum(known) / len(known) if known else None
-
-
 def result(
     config: ConfigDict,
     task: Task,
@@ -99,6 +93,8 @@ def result(
     """
     own = [known for name, known in outputs.items() if name not in reused]
     adapt, measured = outputs["adapt"], task.evaluation
+    # Of the classes that have images.
+    per_class = [a for a in adapt["per_class"] if a is not None and not math.isnan(a)]
     on_source, trained_on = measured.source_metric, ""
     if config.method == "upper_bound" and measured.target_test is measured.target_train:
         trained_on = ", whose labels it was trained on"
@@ -127,7 +123,7 @@ def result(
         },
         **({"em": adapt["em"]} if "em" in adapt else {}),
         "per_class": dict(zip(task.class_names, adapt["per_class"], strict=True)),
-        "mean_per_class": _mean(adapt["per_class"]),
+        "mean_per_class": sum(per_class) / len(per_class) if per_class else None,
         "translation_colours": outputs.get("translate", {}).get("colours", {}),
         "confusion": adapt["confusion"],
         "seconds": {stage: outputs[stage]["seconds"] for stage in outputs},

@@ -30,10 +30,8 @@ _SHOWN = 5  # settings that differ
 def needs_translations(config: ConfigDict) -> bool:
     """Whether any loss of the method uses a translation."""
     adapt = config.adapt
-    synthetic = adapt.mix.t_f or adapt.mix.s_f
-    return config.method == OURS and bool(
-        synthetic or adapt.beta or config.em.posterior == "paired"
-    )
+    used = adapt.mix.t_f or adapt.mix.s_f or adapt.beta or config.em.posterior == "paired"
+    return config.method == OURS and bool(used)
 
 
 def trains_cyclegan(config: ConfigDict) -> bool:
@@ -205,7 +203,7 @@ class Stages:
           UserError: if it was started with other inputs; names the differences.
         """
         path = self.workdir.started_json(stage)
-        started = files.read_json(path) if path.exists() else self.inputs[stage]
+        started = files.read_json_or(path, self.inputs[stage])
         if differing := files.differing_settings(started, self.inputs[stage]):
             raise UserError(
                 f"stage {stage} in {self.workdir} was started with other settings or data: "

@@ -136,7 +136,7 @@ class Workdir:
 
     def reused(self) -> dict[str, Any]:
         """By reused stage, the working directory that it is `from`, and its outputs, `extra`."""
-        return files.read_json(self.reused_json) if self.reused_json.is_file() else {}
+        return files.read_json_or(self.reused_json, {})
 
     def origin(self, stage: str) -> "Workdir":
         """The working directory that the run took a finished stage from; else this one."""
@@ -159,7 +159,7 @@ class Workdir:
 
     def result(self) -> dict[str, Any] | None:
         """The result of a finished run; else None."""
-        return files.read_json(self.result_json) if self.result_json.is_file() else None
+        return files.read_json_or(self.result_json, None)
 
     def about(self) -> dict[str, Any]:
         """The content of `config.json`: `config`, `command` and `versions`.
@@ -168,7 +168,7 @@ class Workdir:
           UserError: if this is not a working directory.
         """
         path = self.config_json
-        content = files.read_json(path) if path.exists() else None
+        content = files.read_json_or(path, None)
         if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
             raise UserError(f"{self} is not a working directory: {path.name} is missing or damaged")
         return content
@@ -269,6 +269,11 @@ def identity_settings(config: ConfigDict) -> dict[str, Any]:
         if name in settings.get(group, {}):
             settings[group][name] = Path(settings[group][name]).name
     return settings
+
+
+def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
+    """How the settings that determine the results differ, see `files.differing_settings`."""
+    return files.differing_settings(identity_settings(old), identity_settings(new))
 
 
 def _get(config: ConfigDict, name: str) -> Any:

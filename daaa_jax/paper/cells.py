@@ -11,15 +11,10 @@ from ml_collections import ConfigDict
 
 from daaa_jax import config_files
 from daaa_jax.errors import UserError, check_choice
-from daaa_jax.experiment.workdir import (
-    Workdir,
-    folder_name,
-    identity_settings,
-    is_location_setting,
-    same_paths,
-)
+from daaa_jax.experiment import workdir as workdirs
+from daaa_jax.experiment.workdir import Workdir, folder_name, is_location_setting, same_paths
 from daaa_jax.paper import tables
-from daaa_jax.runtime import files
+from daaa_jax.runtime import metrics
 from daaa_jax.validate import resolve
 
 # Data sets for the tables: the config's name, and the word for each task of a table.
@@ -224,10 +219,10 @@ def result(run: Run, plan: Plan, folder: Path) -> dict[str, Any] | None:
 
 
 def other_settings(run: Run, plan: Plan, folder: Path) -> list[str]:
-    """How the settings of a run in its folder differ, see `files.differing_settings`."""
+    """How the settings of a run in its folder differ, see `workdir.differences`."""
     config, made_with = run.config(plan), run.workdir(plan, folder).config()
     resolve(config, 1, made_with)
-    return files.differing_settings(identity_settings(made_with), identity_settings(config))
+    return workdirs.differences(made_with, config)
 
 
 def settings_of_earlier_versions(runs: Iterable[Run], plan: Plan, folder: Path) -> list[str]:
@@ -235,6 +230,16 @@ def settings_of_earlier_versions(runs: Iterable[Run], plan: Plan, folder: Path) 
     finished = [run for run in runs if plan.only_show and result(run, plan, folder)]
     differing = (other_settings(run, plan, folder) for run in finished)
     return list(dict.fromkeys(itertools.chain.from_iterable(differing)))
+
+
+def finished_rounds(
+    task: str, settings: Mapping[str, str], plan: Plan, folder: Path
+) -> list[list[Mapping[str, Any]]]:
+    """The metrics of all rounds, see `metrics.rounds`, of each seed whose run is finished."""
+    runs = [Run(task, settings, seed) for seed in range(plan.seeds)]
+    finished = [run for run in runs if result(run, plan, folder) is not None]
+    places = [run.workdir(plan, folder).metrics_jsonl for run in finished]
+    return [metrics.rounds(metrics.read(place)) for place in places]
 
 
 def is_to_do(run: Run, plan: Plan, folder: Path) -> bool:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from daaa_jax.evaluation.model_selection import VALIDATORS
 from daaa_jax.paper import cells, summary, tables
-from daaa_jax.runtime import metrics
 
 
 def choices(task: str, sweep: tables.Sweep, plan: cells.Plan, folder: Path) -> list[list[str]]:
@@ -43,13 +42,10 @@ def choices(task: str, sweep: tables.Sweep, plan: cells.Plan, folder: Path) -> l
 
 def _last_round(task, change, plan, folder) -> Mapping[str, float]:
     """Metrics of the last round that all seeds have, as means; empty if a run is unfinished."""
-    each = []
-    for seed in range(plan.seeds):
-        run = cells.Run(task, change, seed)
-        rounds = metrics.rounds(metrics.read(run.workdir(plan, folder).metrics_jsonl))
-        if cells.result(run, plan, folder) is None or not rounds:
-            return {}
-        each.append(rounds[-1])
+    rounds = cells.finished_rounds(task, change, plan, folder)
+    if len(rounds) < plan.seeds or not all(rounds):
+        return {}
+    each = [of_seed[-1] for of_seed in rounds]
     names = ("target_test", *VALIDATORS)
     return {
         name: statistics.mean(line[name] for line in each)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from daaa_jax.paper import cells, choices, summary, tables
-from daaa_jax.runtime import files, metrics
+from daaa_jax.runtime import files
 
 FIGURES = {
     "figA1": tables.Subject("Fig. A1: accuracy against p_t and β", "office", ("D->A",)),
@@ -90,11 +90,7 @@ def _sweep_points(task: str, plan: cells.Plan, folder: Path) -> list[dict[str, A
 def _curve_points(task: str, plan: cells.Plan, folder: Path) -> list[dict[str, Any]]:
     points = []
     for curve, change in tables.CURVES.items():
-        runs = [
-            metrics.rounds(metrics.read(run.workdir(plan, folder).metrics_jsonl))
-            for run in (cells.Run(task, change, seed) for seed in range(plan.seeds))
-            if cells.result(run, plan, folder) is not None
-        ]
+        runs = cells.finished_rounds(task, change, plan, folder)
         for metric, y, factor in (
             ("round_alignment", "L_AT", 1.0),
             ("target_test", "accuracy", 100.0),

@@ -36,9 +36,9 @@ def render(workdir: Workdir) -> str:
     """Renders the page of a run as HTML."""
     about, result, name = workdir.about(), workdir.result() or {}, workdir.path.name
     config, lines = about["config"], metrics.read(workdir.metrics_jsonl)
-    syncs = _json(workdir.posterior_json) or []  # see `rounds.soft_labels`
+    syncs = files.read_json_or(workdir.posterior_json, [])  # see `rounds.soft_labels`
     # Written by `diagnostics.write` at the end of the run.
-    diagnostics, arrays = _json(workdir.diagnostics_json) or {}, _arrays(workdir)
+    diagnostics, arrays = files.read_json_or(workdir.diagnostics_json, {}), _arrays(workdir)
     class_names = list(result.get("per_class", ()))
     method = config.get("method", OURS)
     return templates.render(
@@ -69,10 +69,6 @@ def render(workdir: Workdir) -> str:
     )
 
 
-def _json(path: Path) -> Any:
-    return files.read_json(path) if path.is_file() else None
-
-
 def _arrays(workdir: Workdir) -> dict[str, np.ndarray]:
     if not workdir.diagnostics_npz.is_file():
         return {}
@@ -87,8 +83,8 @@ def _upper_bound(
     for other in workdir.siblings():
         # Skip damaged runs.
         with contextlib.suppress(OSError, UserError, ValueError, KeyError, zipfile.BadZipFile):
-            layers = (_json(other.diagnostics_json) or {}).get("layers")
-            method = (_json(other.config_json) or {}).get("config", {}).get("method")
+            layers = files.read_json_or(other.diagnostics_json, {}).get("layers")
+            method = files.read_json_or(other.config_json, {}).get("config", {}).get("method")
             if method == "upper_bound" and layers == diagnostics.get("layers"):
                 found = _arrays(other)
                 if np.array_equal(found["examples"], arrays["examples"]):
@@ -129,7 +125,7 @@ def write_sweep(folder: Path) -> Path:
     for name in names:
         svg, sheet = folder / f"{name}.svg", folder / f"{name}.json"
         drawn = base64.b64encode(svg.read_bytes()).decode() if svg.is_file() else ""
-        parts.append({"name": name, "svg": drawn, "sheet": _json(sheet)})
+        parts.append({"name": name, "svg": drawn, "sheet": files.read_json_or(sheet, None)})
     page = templates.render("sweep.html", title=title, parts=parts, runs=_runs(folder))
     return _write(path, page)
 

@@ -144,8 +144,8 @@ class Checkpoints(contextlib.AbstractContextManager):
             ) from error
 
     def _check_fit(self, step: int, abstract_state: Any) -> None:
-        found = _leaves(self._metadata_of(self.directory / str(step) / "state").tree)
-        expected = _leaves(abstract_state)
+        found = leaves(self._metadata_of(self.directory / str(step) / "state").tree)
+        expected = leaves(abstract_state)
         mismatches = [
             f"{name} is {found.get(name, 'absent')}, expected {expected.get(name, 'no such leaf')}"
             for name in [*expected, *(found.keys() - expected.keys())]
@@ -194,7 +194,7 @@ class _ClosedLoopsIgnored:
             self._hook(unraisable)
 
 
-def _leaves(tree: Any) -> dict[str, str]:
+def leaves(tree: Any) -> dict[str, str]:
     """Name → dtype and shape, such as `"params.conv1.kernel": "float32[3,3,3,32]"`."""
     names = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):

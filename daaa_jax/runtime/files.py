@@ -123,6 +123,11 @@ def read_json(path: str | Path) -> Any:
         raise UserError(f"{path} is not valid JSON: remove it, or restore it") from error
 
 
+def read_json_or(path: Path, default: Any) -> Any:
+    """`read_json`, or `default` if there is no such file."""
+    return read_json(path) if path.is_file() else default
+
+
 def plain(value: Any) -> Any:
     """Converts mappings, sequences, paths, NumPy and JAX scalars and arrays to JSON types.
 

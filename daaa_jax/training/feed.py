@@ -67,9 +67,8 @@ class Feed:
             print(f"{needed / _MIB:.0f} MiB of images are streamed to the devices", flush=True)
         else:
             with device_memory.enough_memory("images", "run.resident_mib"):
-                self._resident = meshes.replicate(
-                    tuple(np.asarray(part) for part in self._image_sets), mesh
-                )
+                whole = tuple(np.asarray(part) for part in self._image_sets)
+                self._resident = meshes.replicate(whole, mesh)
         self._batches: Iterator[Any] = iter(())
         self._next = -1  # the step of its next batch
 

@@ -14,7 +14,7 @@ from daaa_jax.errors import Diverged, UserError
 from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.runtime import device_memory, files
 from daaa_jax.runtime import mesh as meshes
-from daaa_jax.runtime.checkpoints import Checkpoints
+from daaa_jax.runtime.checkpoints import Checkpoints, leaves
 from daaa_jax.runtime.preemption import Preempted
 from daaa_jax.runtime.profiling import Profile
 from daaa_jax.runtime.progress import Progress
@@ -78,7 +78,7 @@ def run(
       end_of_round: `(step, state, round_metrics, loop_state) -> metrics`; it may store JSON values
         in the loop state, which is saved with the state.
       between_rounds: `(step, state, loop_state) -> state`, called before `end_of_round`; arrays
-        that it replaces may be NumPy arrays.
+        that it replaces are placed like those before.
       shardings: `(shapes, mesh) -> shardings` of the state.
       reduce: the settings that reduce a step's memory, for an error message.
       quiet: metrics of `end_of_round` that are left out of the round's log line.
@@ -132,7 +132,7 @@ def run(
                 writer.scalars(name, step, averages)
                 progress.update(step, averages)
                 if ends_round:
-                    state = _placed(between_rounds(step, state, loop_state), places)
+                    state = between_rounds(step, state, loop_state)
                     results = end_of_round(step, state, sums.end_round(), loop_state)
                     writer.scalars(name, step, results)
                     progress.line(_round_line(name, step, round_steps, steps, results, quiet))
@@ -215,13 +215,10 @@ def check_types(name: str, before: Any, after: Any) -> None:
     Raises:
       TypeError: names the stage, and an array that changes its type.
     """
-    old, new = (
-        {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
-        for leaves in map(jax.tree_util.tree_leaves_with_path, (before, after))
-    )
+    old, new = leaves(before), leaves(after)
     for array in old | new:
         if (was := old.get(array, "absent")) != (now := new.get(array, "absent")):
-            raise TypeError(f"an update of stage {name} changes {array} from {was} to {now}")
+            raise TypeError(f"an update of stage {name} changes {array!r} from {was} to {now}")
 
 
 class _MetricSums:
@@ -287,15 +284,6 @@ def _save(checkpoints, step, state, loop_state, clock: float, context: Context) 
     context.writer.flush()
     checkpoints.save(step, state, dict(loop_state))
     return now
-
-
-def _placed(state: State, places: Any) -> State:
-    """Places the NumPy arrays of a state on the devices."""
-    return jax.tree.map(
-        lambda leaf, place: leaf if isinstance(leaf, jax.Array) else meshes.place(leaf, place),
-        state,
-        places,
-    )
 
 
 def _finite(

@@ -15,6 +15,7 @@ from daaa_jax.evaluation.class_balance import lost_classes
 from daaa_jax.evaluation.second_view import SecondView, measure_once
 from daaa_jax.models import Variables
 from daaa_jax.runtime import files
+from daaa_jax.runtime import mesh as meshes
 from daaa_jax.training import loop
 from daaa_jax.training.context import Context
 from daaa_jax.training.feed import Feed
@@ -102,7 +103,9 @@ def run(
         if view is None:
             return state
         gamma = measure_once(view, step, training.posterior(state), loop_state)
-        return state if gamma is None else state.replace(gamma=np.float32(gamma))
+        if gamma is None:
+            return state
+        return state.replace(gamma=meshes.replicate(np.float32(gamma), context.mesh))
 
     state, loop_state = loop.run(
         "adapt",
