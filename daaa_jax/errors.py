@@ -25,19 +25,20 @@ class Diverged(UserError):
 
 
 @contextlib.contextmanager
-def writable(what: object) -> Iterator[None]:
-    """Turns an `OSError` of a block, such as a full disk, into a `UserError`.
+def writable(what: object, kind: type[Exception] = OSError) -> Iterator[None]:
+    """Turns an error of a block, such as a full disk, into a `UserError`.
 
     Not if the reader of standard output has ended, as in `… | head`: that is no fault of `what`.
 
     Args:
       what: the flag with its value, setting or file that the user gave, or can give.
+      kind: of the errors, where a library does not raise `OSError`.
     """
     try:
         yield
     except BrokenPipeError:
         raise
-    except OSError as error:
+    except kind as error:
         raise UserError(f"{what} cannot be written: {reason(error)}") from error
 
 

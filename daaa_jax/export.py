@@ -32,7 +32,7 @@ from daaa_jax.command_line import Parser
 from daaa_jax.errors import UserError, first_line, writable
 from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.models import layers
-from daaa_jax.report import model_card
+from daaa_jax.report import model_card, templates
 from daaa_jax.runtime import error_log, files, jax_settings
 
 Program = Callable[[Array], Array]
@@ -75,7 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.generators:
         generators = inference.load_generators(workdir)
         side, programs = generators.image_size, generators.functions()
-        texts = {"README.md": model_card.of_generators(side, programs)}
+        card = templates.render("generators_card.md", side=side, directions=sorted(programs))
+        texts = {"README.md": card}
     else:
         network = inference.load_network(workdir, chosen, options.paired)
         side = network.about["image_size"]

@@ -76,7 +76,7 @@ def test_kind_of_a_file_is_named_by_its_content(word, content, tmp_path):
     assert word in file_kind.describe(content[: file_kind.HEAD])
     path = tmp_path / "file.bin"
     path.write_bytes(content)
-    assert word in file_kind.describe_file(path)
+    assert word in file_kind.describe(file_kind.head(path))
 
 
 @pytest.mark.parametrize("content", [b"\x9c\x01\xfe\x07 unknown", "5 Ziffern für Ω".encode()])

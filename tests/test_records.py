@@ -114,7 +114,9 @@ def test_full_disk_is_reported_in_one_line(when, tmp_path, monkeypatch):
 
     module = "array_record.python.array_record_module.ArrayRecordWriter"
     monkeypatch.setattr(module, Full)
-    with pytest.raises(UserError, match=r"a\.array_record\b.*No space left on device") as caught:
+    with pytest.raises(
+        UserError, match=r"(?i)a\.array_record\b.*no space left on device"
+    ) as caught:
         records.write(tmp_path / f"a{records.SUFFIX}", IMAGES)
     assert "\n" not in str(caught.value)
 

@@ -83,7 +83,7 @@ def _contents(paths: Iterable[Path]) -> Iterator[Part]:
 def _members(archive: Path) -> Iterator[Part]:
     """The same for an archive, in one pass: seeking in a gzipped one decompresses it again."""
     if not _is_tar(archive):
-        kind = file_kind.describe_file(archive) or "of an unknown kind"
+        kind = file_kind.describe(file_kind.head(archive)) or "of an unknown kind"
         remedy = "download it again, or put its content there"
         raise UserError(f"{archive} is {kind}, not a complete tar archive of MNIST-M: {remedy}")
     with reading(archive), tarfile.open(archive, "r|*") as tar:

@@ -151,7 +151,7 @@ def opened(path: Path, size: int = 0) -> Iterator[ImageFile.ImageFile]:
     except UnreadableImage:
         raise
     except UnidentifiedImageError as error:
-        kind = file_kind.describe_file(path) or "of an unknown kind"
+        kind = file_kind.describe(file_kind.head(path)) or "of an unknown kind"
         problem = "not an image"
         if kind.endswith("image"):
             problem = "damaged, or of a form that this Pillow cannot decode: convert it to PNG"

@@ -5,14 +5,14 @@ A record contains an image's uint8 pixels, row by row; ArrayRecord compresses it
 
 import contextlib
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from daaa_jax.data.images import Images, LazyImages
 from daaa_jax.data.reading import reading
-from daaa_jax.errors import UserError, counted, first_line
+from daaa_jax.errors import UserError, counted, writable
 from daaa_jax.runtime.files import replacing
 
 SUFFIX = ".array_record"
@@ -39,26 +39,17 @@ def write(path: Path, images: Iterable[np.ndarray]) -> int:
 
     count = 0
     with replacing(path) as temporary:
-        with _as_user_error(path):
+        with writable(path, RuntimeError):
             writer = ArrayRecordWriter(str(temporary), _OPTIONS)
         try:
             for image in images:
-                with _as_user_error(path):
+                with writable(path, RuntimeError):
                     writer.write(np.ascontiguousarray(image).tobytes())
                 count += 1
         finally:
-            with _as_user_error(path):
+            with writable(path, RuntimeError):
                 writer.close()
     return count
-
-
-@contextlib.contextmanager
-def _as_user_error(path: Path) -> Iterator[None]:
-    """Turns an error of the writer into a `UserError` of one line."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise UserError(f"{path} cannot be written: {first_line(error)}") from error
 
 
 def drop_halves(folder: Path) -> None:

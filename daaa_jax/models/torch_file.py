@@ -102,10 +102,6 @@ def _rebuild_tensor(storage, offset, shape, strides, *_):
     return np.lib.stride_tricks.as_strided(storage[offset:], shape, in_bytes).view(_Tensor)
 
 
-def _rebuild_parameter(tensor, *_):
-    return tensor
-
-
 class _OrderedDict(collections.OrderedDict):
     """An ordered dict whose attributes, such as a state dict's `_metadata`, are dropped."""
 
@@ -117,7 +113,7 @@ _NAMES = {
     ("collections", "OrderedDict"): _Callable(_OrderedDict),
     ("torch._utils", "_rebuild_tensor_v2"): _Callable(_rebuild_tensor),
     ("torch._utils", "_rebuild_tensor"): _Callable(_rebuild_tensor),
-    ("torch._utils", "_rebuild_parameter"): _Callable(_rebuild_parameter),
+    ("torch._utils", "_rebuild_parameter"): _Callable(lambda tensor, *_: tensor),
 }
 
 

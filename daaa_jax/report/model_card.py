@@ -1,6 +1,6 @@
 """The model card of an exported network: its data, settings, accuracy and limits."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from daaa_jax.experiment.stages import OURS
@@ -30,11 +30,6 @@ def write(network: network_file.Trained, workdir: Workdir, which: str) -> str:
         labelled=all(value is not None for _, value in accuracies),
         paired=network.generator is not None,
     )
-
-
-def of_generators(side: int, directions: Collection[str]) -> str:
-    """The model card of a run's generators, for images of `side` pixels, in Markdown."""
-    return templates.render("generators_card.md", side=side, directions=sorted(directions))
 
 
 def _accuracies(result: Mapping[str, Any], which: str) -> list[tuple[str, float | None]]:

@@ -78,11 +78,6 @@ def head(path: Path) -> bytes:
         return file.read(HEAD)
 
 
-def describe_file(path: Path) -> str:
-    """`describe` for a path; raises `OSError` if it cannot be read."""
-    return describe(head(path))
-
-
 def _kind(first: bytes) -> str:
     # Without a byte-order mark, and UTF-16 as UTF-8.
     first = files.decoded(first[:HEAD]).encode(errors="surrogateescape")
