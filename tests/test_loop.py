@@ -374,21 +374,21 @@ def test_nothing_is_compiled_after_the_first_round(train, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("stage", "train", "kept"),
+    ("stage", "train", "kept", "block_steps"),
     [
-        ("pair", pair, ("pools", "opt_state", "key")),
-        ("source", train_source, ("opt_state", "batch_stats", "key")),
-        ("adapt", adapt, ("posterior", "source", "opt_state", "key")),
+        ("pair", pair, ("pools", "opt_state", "key"), 1),
+        ("source", train_source, ("opt_state", "batch_stats", "key"), 1),
+        ("adapt", adapt, ("posterior", "source", "opt_state", "key"), 1),
+        ("adapt", adapt, ("posterior", "source", "opt_state", "key"), 2),
     ],
 )
 def test_killed_stage_ends_with_the_same_state_and_metrics(
-    stage, train, kept, tmp_path, monkeypatch
+    stage, train, kept, block_steps, tmp_path, monkeypatch
 ):
     # Killed after 5 of 6 updates, resumed after 4: within a round, where M^post is not the target.
     settings = {"pair.pool_size": 10, "source.epochs": 3, "augment.shift": 1}
-    config = make_config(
-        settings | {"run.checkpoint_every": 2, "em.start_step": 1, "pair.epochs": 3}
-    )
+    settings |= {"run.checkpoint_every": 2, "run.block_steps": block_steps}
+    config = make_config(settings | {"em.start_step": 1, "pair.epochs": 3})
 
     def run_stage(workdir):
         with make_context(workdir, config) as context:

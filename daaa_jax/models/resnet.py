@@ -96,7 +96,14 @@ class ResNet(nn.Module):
 
 
 class Block(nn.Module):
-    """Residual block: convolutions with the given channels, side and stride; see `ResNet`."""
+    """Residual block, `[B,H,W,C]` to `[B,ceil(H/s),ceil(W/s),C']`; see `ResNet`.
+
+    Attributes:
+      layers: channels, side and stride of each convolution; C' is the channels of the last, and s
+        the largest stride.
+      attention: how features become attention maps.
+      dtype: computation type.
+    """
 
     layers: tuple[tuple[int, int, int], ...]
     attention: str
