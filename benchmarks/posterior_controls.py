@@ -57,8 +57,10 @@ CONTROLS = {
     "paired_ungated": Control(_PAIRED, gate=ungated),
     "paired_second_read_by_posterior": Control(_PAIRED | {"em.second_view": "posterior"}),
     "geometric_mean": Control(_PAIRED, geometric_mean),
+    "geometric_mean_threshold_0.95": Control(_PAIRED | {"em.threshold": 0.95}, geometric_mean),
     "second_alone": Control(_PAIRED, second_alone),
     "target": Control({"em.posterior": "target"}),
+    "target_threshold_0.95": Control({"em.posterior": "target", "em.threshold": 0.95}),
     "target_threshold_0.8": Control({"em.posterior": "target", "em.threshold": 0.8}),
     "no_em": Control({"em.posterior": "target", "em.threshold": 1.1}),
 }
