@@ -139,6 +139,8 @@ def train_step(
     em_weight = (state.step >= config.em.start_step).astype(jnp.float32)
 
     # Losses: Eq. 12. Without translations both networks see the same image, and L_AT says nothing.
+    weights = {"beta": settings.beta, "em_weight": em_weight, "normalize": config.em.normalize}
+
     def loss(params):
         variables = {**state.target, "params": params}
         logits, maps, statistics = observe(
@@ -146,25 +148,11 @@ def train_step(
         )
         alignment, measured = jnp.float32(0), {}
         if needs_translations(config):
-            alignment = attention.alignment_loss(
-                source_maps, maps, settings.measure, settings.jmmd_layers
-            )
+            how = settings.measure, settings.jmmd_layers
+            alignment = attention.alignment_loss(source_maps, maps, *how)
             measured = {"alignment": alignment}
-        terms = {
-            name: settings[name] * term(logits[sources : sources + sizes[2]])
-            for name, term in _TERMS.items()
-            if settings[name]
-        }
-        total, parts = objective(
-            logits,
-            batch.labels,
-            posterior,
-            kept,
-            alignment,
-            beta=settings.beta,
-            em_weight=em_weight,
-            normalize=config.em.normalize,
-        )
+        total, parts = objective(logits, batch.labels, posterior, kept, alignment, **weights)
+        terms = target_terms(logits[sources : sources + sizes[2]], settings)
         total = losses.total([total, *terms.values()])
         return total, (logits, statistics, {"loss": total, **measured, **parts, **terms})
 
@@ -188,6 +176,16 @@ def train_step(
     }
     state = state.replace(step=step, target=target, opt_state=opt_state, posterior=m_post)
     return state, metrics
+
+
+def target_terms(logits: Array, settings: ConfigDict) -> dict[str, Array]:
+    """The weighted losses on real target images that are not the paper's, by name.
+
+    Args:
+      logits: of the target network on the real target images of a batch, `[B_T,K]`.
+      settings: `config.adapt`.
+    """
+    return {name: settings[name] * term(logits) for name, term in _TERMS.items() if settings[name]}
 
 
 def draw_views_of_pairs(

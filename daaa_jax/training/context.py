@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -32,3 +33,7 @@ class Context:
     notice: Notice = dataclasses.field(default_factory=Notice)
     profiled: bool = False
     later: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def trace(self, stage: str) -> Path | None:
+        """The folder for a trace of some updates of a stage; None if it is not traced."""
+        return self.workdir.profile(stage) if self.profiled else None

@@ -1,6 +1,7 @@
 """The training loop of all stages, which can be resumed after a kill at any moment."""
 
 import math
+import sys
 import time
 import zlib
 from collections.abc import Callable, Collection, Mapping, MutableMapping
@@ -12,7 +13,7 @@ from jax.sharding import Mesh
 
 from daaa_jax.errors import Diverged, UserError
 from daaa_jax.experiment.workdir import Workdir
-from daaa_jax.runtime import device_memory, files
+from daaa_jax.runtime import device_memory, distributed, files
 from daaa_jax.runtime import mesh as meshes
 from daaa_jax.runtime.checkpoints import Checkpoints, leaves
 from daaa_jax.runtime.preemption import Preempted
@@ -102,19 +103,15 @@ def run(
         with device_memory.enough_memory(f"stage {name}", reduce):
             state, loop_state = _first_state(create_state, places, start, checkpoints)
         length = 1 if feed.streams else _block_length(context, state)
-        outputs = places, meshes.replicated(context.mesh)
-        update = _Updates(name, feed.bind(train_step), outputs, reduce, feed, length)
+        update = _Updates(name, train_step, feed, places, context.mesh, length, reduce)
         intervals = round_steps, context.settings.log_every, context.settings.checkpoint_every
         sums = _MetricSums(loop_state)
-        trace = context.workdir.profile(name) if context.profiled else None
         writer.drop_after(name, start)
         with (
             device_memory.enough_memory(f"stage {name}", reduce),
             Progress(name, steps, start, later=context.later.get(name, 0.0)) as progress,
-            Profile(trace, start, steps, round_steps, progress.line) as profile,
+            Profile(context.trace(name), start, steps, round_steps, progress.line) as profile,
         ):
-            if 0 < start < steps:
-                progress.line(f"{name}: resumed after step {start} of {steps}")
             clock, step = time.monotonic(), start
             while step < steps:
                 profile.before(step + 1, state)
@@ -173,20 +170,21 @@ def _dispatched(step: int, length: int, intervals: Collection[int], steps: int) 
 class _Updates:
     """The compiled updates of a stage: single ones, and blocks of several in one dispatch."""
 
-    def __init__(self, name, train_step, out_shardings, reduce, feed: Feed, length):
+    def __init__(self, name, train_step, feed: Feed, places, mesh: Mesh, length: int, reduce):
         """Compiles nothing yet; `length` is the number of updates in a block."""
         self._name, self._reduce, self._feed = name, reduce, feed
         self._compiled: dict[int, Any] = {}
+        update, out_shardings = feed.bind(train_step), (places, meshes.replicated(mesh))
 
         def block(state, resident, batches):
             state, metrics = jax.lax.scan(
-                lambda state, batch: train_step(state, resident, batch), state, batches
+                lambda state, batch: update(state, resident, batch), state, batches
             )
             return state, jax.tree.map(lambda each: each.sum(axis=0), metrics)
 
         self._jitted = {
             count: jax.jit(function, donate_argnums=0, out_shardings=out_shardings)
-            for count, function in ((length, block), (1, train_step))
+            for count, function in ((length, block), (1, update))
         }
         self.step_bytes: int | None = None  # of the largest program
 
@@ -263,6 +261,8 @@ def _last_saved(checkpoints: Checkpoints, workdir: Workdir, name: str, steps: in
             f"stage {name} is finished in {workdir}, but its last checkpoint is missing: restore "
             f"{workdir.checkpoints(name)}, or remove {workdir.stage(name)} to run the stage again"
         )
+    if 0 < start < steps and distributed.is_first():
+        print(f"{name}: resumed after step {start} of {steps}", file=sys.stderr, flush=True)
     return start
 
 
