@@ -1,6 +1,7 @@
 """The backbone that CONTRIBUTING.md shows is one that the program can train."""
 
 import re
+import sys
 import types
 from pathlib import Path
 
@@ -19,12 +20,16 @@ TEXT = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
     """The shown network with its line in the registry."""
-    first, line = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    shown = types.SimpleNamespace()
+    first, edit = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    shown = types.ModuleType("daaa_jax.models.tinynet")
     exec(compile(first, "CONTRIBUTING.md", "exec"), shown.__dict__)
-    given = {"TinyNet": shown.TinyNet, "tinynet": shown}
+    monkeypatch.setitem(sys.modules, shown.__name__, shown)
+    monkeypatch.setattr(models, "tinynet", shown, raising=False)
+    imports, _, line = edit.partition("CLASSIFIERS")
+    names: dict = {}
+    exec(imports, names)
     (entry,) = re.findall(r'"tinynet": (\(.*?\)),', line)
-    monkeypatch.setitem(models.CLASSIFIERS, "tinynet", eval(entry, given))
+    monkeypatch.setitem(models.CLASSIFIERS, "tinynet", eval(entry, names))
 
 
 def test_shown_backbone_is_trained_from_start_to_report(tmp_path):
