@@ -21,23 +21,24 @@ _COUNTED = 2048  # target training images that are counted, at most
 POOR = 0.5  # gamma below which translations are called poor
 _FEW = 50  # with fewer confident images the counts are not reliable
 _WITHOUT = (
-    "; or leave synthetic images out of the batches with --config.adapt.mix.t_f=0 "
+    "leave synthetic images out of the batches with --config.adapt.mix.t_f=0 "
     "--config.adapt.mix.s_f=0. With --config.adapt.beta=0 --config.em.posterior=target as well, no "
     "CycleGAN is trained"
 )
 POOR_TRANSLATIONS = (
     "the translations of target images are poor (gamma below 0.5): look at them in the report and "
-    f"improve them, for instance with more pair.epochs{_WITHOUT}"
+    f"improve them, for instance with more pair.epochs; or {_WITHOUT}"
 )
 LITTLE_TO_ADD = (
-    "the translations of target images tell little (gamma below 0.5): the source network agrees "
-    "with confident soft labels hardly more often on them than on the images themselves, or than a "
-    f"constant prediction would: train longer (pair.epochs){_WITHOUT}"
+    "the translations of target images have little weight (gamma below 0.5): the source network "
+    "agrees with confident soft labels hardly more often on them than on the images themselves, or "
+    "than a constant prediction would, so that em.posterior=paired and predict --paired change "
+    f"little. To see whether synthetic images help in training, {_WITHOUT}"
 )
 FEW_CONFIDENT = (
     "the translations of target images have little weight (gamma below 0.5) whatever their "
     "quality, as few target images are confident yet: make more updates before the first sync "
-    f"(em.refresh_every) for a reliable measurement{_WITHOUT}"
+    f"(em.refresh_every) for a reliable measurement; or {_WITHOUT}"
 )
 
 
@@ -89,7 +90,8 @@ def measure_once(
         return None
     found = loop_state["em"] = view.measure(posterior)
     print(describe(found), flush=True)
-    if text := warning(found, view.config.em.tolerance):
+    text = warning(found, view.config.em.tolerance)
+    if text and not view.config.smoke:
         print(f"warning: {text}", flush=True)
     return found["gamma"]
 

@@ -127,6 +127,7 @@ def result(
         "translation_colours": outputs.get("translate", {}).get("colours", {}),
         "confusion": adapt["confusion"],
         "seconds": {stage: outputs[stage]["seconds"] for stage in outputs},
+        "reused": sorted(reused),
         "images_per_second": {
             stage: known["images"] / known["device_seconds"]
             for stage, known in outputs.items()
