@@ -262,6 +262,7 @@ def override(config: ConfigDict, settings: Mapping[str, str]) -> None:
             node[last] = float(value) if isinstance(node[last], float) else value
         except (TypeError, ValueError, SyntaxError) as error:
             kind = type(node[last]).__name__
+            kind = "bool, True or False" if kind == "bool" else kind
             raise ValueError(f"setting {key}={text}: expected a value of type {kind}") from error
 
 

@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options, others = _parser().parse_known_args(arguments)
     settings = settings_of(others)
     if not options.config:
-        raise UserError("--config is missing: give one, such as --config=configs/digits.py")
+        raise UserError("--config is missing: give one, such as --config=digits")
     config = config_files.load(options.config, settings)
     # Imported here, so that a misspelt flag is reported at once.
     from absl import logging

@@ -11,6 +11,7 @@ from jax import lax
 from ml_collections import ConfigDict
 
 from daaa_jax import models
+from daaa_jax.errors import UserError
 from daaa_jax.models import layers
 from daaa_jax.models.cpu import convolution
 
@@ -81,7 +82,7 @@ def test_digit_network_is_normalised_by_the_batch_in_training_and_by_averages_in
 
 
 def test_unknown_classifier_is_refused():
-    with pytest.raises(ValueError, match=r"model\.name=resnet51\b.*resnet50"):
+    with pytest.raises(UserError, match=r"model\.name=resnet51\b.*resnet50"):
         models.create_classifier(ConfigDict({"name": "resnet51"}), 10, "sum_squares")
 
 

@@ -40,7 +40,7 @@ def create_classifier(settings, num_classes: int, attention: str) -> nn.Module:
     Raises:
       ValueError: if no network has that name.
     """
-    check_choice("model.name", settings.name, CLASSIFIERS)
+    check_choice("model.name", settings.name, CLASSIFIERS, UserError)
     network, _ = CLASSIFIERS[settings.name]
     known = inspect.signature(network).parameters.keys() - {"parent", "name"}
     chosen = {name: value for name, value in settings.items() if name in known}
@@ -82,7 +82,11 @@ def pretrained_variables(settings, variables: Variables) -> Variables:
     if not names:
         raise UserError(f"{setting}: {settings.name} supports none, leave it empty")
     if weights in published_weights.PUBLISHED and weights != settings.name:
-        raise UserError(f"{setting} are weights of {weights}, not {settings.name}")
+        known = settings.name if settings.name in published_weights.PUBLISHED else "a file"
+        raise UserError(
+            f"{setting} are weights of {weights}, not {settings.name}: set model.weights to "
+            f"{known}, or leave it empty for random ones"
+        )
     path = published_weights.find(weights)
     return pretrained.fit(weight_file.read(path), names, variables, path)
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -191,12 +192,16 @@ def differing_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[s
       new: current settings.
 
     Returns:
-      Lines such as `adapt.beta (was 0.1, is 0.3)`, sorted by name; empty exactly if the hashes are
-      equal.
+      Lines such as `adapt.beta (was 0.1, is 0.3)`, sorted by name, with checksums shortened; empty
+      exactly if the hashes are equal.
     """
     before, now = _flat(plain(old)), _flat(plain(new))
+
+    def shown(values: Mapping[str, str], name: str) -> str:
+        return re.sub(r'"([0-9a-f]{8})[0-9a-f]{56}"', r"\1…", values.get(name, "absent"))
+
     return [
-        f"{name} (was {before.get(name, 'absent')}, is {now.get(name, 'absent')})"
+        f"{name} (was {shown(before, name)}, is {shown(now, name)})"
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name)
     ]
