@@ -166,6 +166,8 @@ def _pixels(network: Trained, images: np.ndarray | Sequence[str | Path]) -> np.n
     if isinstance(images, np.ndarray):
         _check_shape(images, size)
         return images
+    if isinstance(images, str | Path):
+        raise UserError(f"{images}: give a list of image files, such as [{str(images)!r}]")
     pixels = np.zeros((len(images), size, size, 3), np.uint8)
     if unreadable := photos.read_all(
         [Path(file) for file in images], pixels, "", network.about.get("ranges")

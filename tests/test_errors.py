@@ -1,10 +1,13 @@
-"""Messages: numbers with their nouns."""
+"""Messages: numbers with their nouns, and what to give instead."""
 
 import re
+from pathlib import Path
+from unittest import mock
 
 import pytest
 from photo_trees import write_domain
 
+import daaa_jax
 from configs import folder
 from daaa_jax.data import photo_domains
 from daaa_jax.errors import UserError, counted
@@ -40,3 +43,10 @@ def test_messages_of_one_and_of_two_images_differ(number, tmp_path, monkeypatch,
     settings.on_error = "skip"
     photo_domains.load(settings)
     assert len(re.findall(rf"\b{images}\b", capsys.readouterr().out)) == 3  # unknown twice
+
+
+@pytest.mark.parametrize("given", ["a.png", Path("a.png")])
+def test_one_path_in_place_of_a_list_is_refused(given):
+    network = mock.Mock(about={"image_size": 8}, variables={})
+    with pytest.raises(UserError, match=r"a\.png.*list"):
+        daaa_jax.predict(network, given)
