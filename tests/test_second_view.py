@@ -230,8 +230,8 @@ def test_em_adds_information_with_the_paired_posterior(networks, tmp_path):
 def test_alignment_falls_with_its_penalty_and_stays_without(networks, tmp_path):
     """Both directions of Fig. 4, with the paper's posterior.
 
-    In the first hundred updates L_AT falls with either, while the network, which starts as the source
-    network, learns the target's colours: a round is longer than that.
+    In the first hundred updates L_AT falls with either, while the network, which starts as the
+    source network, learns the target's colours: a round is longer than that.
     """
     schedule = {"adapt.round_steps": 150, "adapt.rounds": 18, "em.posterior": "target"}
     for name, beta in (("with", 0.1), ("without", 0.0)):
