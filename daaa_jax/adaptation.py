@@ -138,7 +138,7 @@ def train_step(
     kept = em.keep_mask(posterior, config.em.threshold)
     em_weight = (state.step >= config.em.start_step).astype(jnp.float32)
 
-    # Losses: Eq. 12. Without translations both networks see the same image, and L_AT says nothing.
+    # Losses: Eq. 12.
     weights = {"beta": settings.beta, "em_weight": em_weight, "normalize": config.em.normalize}
 
     def loss(params):
@@ -147,7 +147,7 @@ def train_step(
             model, variables, seen.target, settings.layers, train=settings.batch_norm == "batch"
         )
         alignment, measured = jnp.float32(0), {}
-        if needs_translations(config):
+        if needs_translations(config):  # else both networks see the same image: nothing to align
             how = settings.measure, settings.jmmd_layers
             alignment = attention.alignment_loss(source_maps, maps, *how)
             measured = {"alignment": alignment}
