@@ -233,7 +233,7 @@ def test_alignment_falls_with_its_penalty_and_stays_without(networks, tmp_path):
     In the first hundred updates L_AT falls with either, while the network, which starts as the
     source network, learns the target's colours: a round is longer than that.
     """
-    schedule = {"adapt.round_steps": 150, "adapt.rounds": 18, "em.posterior": "target"}
+    schedule = {"adapt.round_steps": 150, "adapt.rounds": 14, "em.posterior": "target"}
     for name, beta in (("with", 0.1), ("without", 0.0)):
         lines = adapted(tmp_path / name, networks.source, {"adapt.beta": beta, **schedule})
         first, last = (lines[place]["round_alignment"] for place in (0, -1))
