@@ -113,12 +113,14 @@ def links_to(folder, link):
     return link
 
 
-def test_domain_that_is_given_twice_fails(source, target, tmp_path, capsys):
+def test_domain_that_is_given_twice_or_within_another_fails(source, target, tmp_path, capsys):
     (tmp_path / "link").symlink_to(source)
     for other in (source, tmp_path / "link", links_to(source, tmp_path / "links")):
         code, text = run(capsys, source, other)
         assert code == 1 and f"error: the source {source}" in text and str(other) in text
     write_image(tmp_path / "links" / "more" / "a.jpg", 1, 5)
+    assert f"error: the source {source}" in run(capsys, source, tmp_path / "links")[1]
+    next(path for path in (tmp_path / "links").rglob("*") if path.is_symlink()).unlink()
     assert f"error: the source {source}" not in run(capsys, source, tmp_path / "links")[1]
 
 

@@ -670,14 +670,23 @@ def test_classes_with_similar_names_are_warned_of(domain, tmp_path, capsys):
     assert all("'Tea Cup' and 'tea  cup'" in line for line in warned)
 
 
-def test_test_images_that_are_those_of_the_source_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    "setting, place",
+    (
+        ("target", "."),
+        ("target", "link"),
+        ("target_test", "link"),
+        ("target_test", "catalogue/mug"),
+    ),
+)
+def test_images_that_are_those_of_the_source_too_are_refused(tmp_path, setting, place):
     for number, name in enumerate(("catalogue", "phone")):
         write_domain(tmp_path / name, ("mug", "pen"), each=1, seed=number)
     (tmp_path / "link").symlink_to(tmp_path / "catalogue")
     config = folder_config.get_config("smoke,data.limit=0").data
     config.update(source=str(tmp_path / "catalogue"), target=str(tmp_path / "phone"))
-    config.target_test = str(tmp_path / "link")
-    with pytest.raises(UserError, match="the source .*catalogue .*link are the same images"):
+    config[setting] = str(tmp_path / place)
+    with pytest.raises(UserError, match=r"catalogue .*\b[12] files in common\b"):
         load_task(config)
 
 

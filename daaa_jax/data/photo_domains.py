@@ -158,14 +158,17 @@ def find(place: str, options: image_lists.Options) -> Domain:
 
 
 def check_differ(source: Domain, target: Domain) -> None:
-    """Checks that two domains are not the same images.
+    """Checks that neither of two domains holds all images of the other.
 
     Raises:
-      UserError: if they are, also through links.
+      UserError: if one does, also through links.
     """
-    if len(source.files) == len(target.files) and _places(source) == _places(target):
+    first, second = _places(source), _places(target)
+    if first <= second or second <= first:
+        common = len(first & second)
         raise UserError(
-            f"the source {source.folder} and the target {target.folder} are the same images"
+            f"the source {source.folder} and the target {target.folder} have {common} files in "
+            "common: give domains of different images"
         )
 
 
