@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from daaa_jax.command_line import Parser
+from daaa_jax.command_line import Parser, given_path
 from daaa_jax.data import folders, image_files, image_lists, photo_domains, photos, record_sets
 from daaa_jax.data.folders import Domain
 from daaa_jax.errors import UserError, counted
@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "domains",
         nargs="+",
+        type=given_path,
         metavar="DIR_OR_LIST",
         help="folder or list file of each domain, the source first",
     )

@@ -52,6 +52,13 @@ class Parser(argparse.ArgumentParser):
         raise UserError(message)
 
 
+def given_path(text: str) -> str:
+    """Type of an argument that must not be empty, as that of an unset variable is."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path, as of a variable that is not set")
+    return text
+
+
 def settings_of(arguments: Sequence[str]) -> dict[str, str]:
     """Parses settings: `--config.adapt.beta=0.3` → `{"adapt.beta": "0.3"}`.
 

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from daaa_jax.command_line import Parser
+from daaa_jax.command_line import Parser, given_path
 from daaa_jax.data import folders, photos, record_sets, records
 from daaa_jax.errors import UserError, counted, readable, writable
 from daaa_jax.experiment.workdir import Workdir
-from daaa_jax.runtime.files import checksum, expanded, read_json, write_json
+from daaa_jax.runtime.files import checksum, output, read_json, write_json
 from daaa_jax.runtime.progress import Progress
 
 
@@ -32,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
       UserError: if the folder is not a domain, or a file cannot be read or written.
     """
     parser = Parser("convert", __doc__)
-    parser.add_argument("folder", help="folder of photos: FOLDER/<class>/*.jpg, or FOLDER/*.jpg")
+    parser.add_argument(
+        "folder", type=given_path, help="folder of photos: FOLDER/<class>/*.jpg, or FOLDER/*.jpg"
+    )
     parser.add_argument("--out", required=True, help="folder for the records")
     parser.add_argument(
         "--size", type=int, default=256, help="side of the square images, pixels (256)"
@@ -48,12 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in ("size", "shard"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name}={getattr(options, name)} must be at least 1")
-    out = expanded(options.out)
     with writable(f"--out={options.out}"):
-        convert(options.folder, out, options.size, options.shard, options.on_error)
+        convert(options.folder, options.out, options.size, options.shard, options.on_error)
 
 
-def convert(folder: str | Path, out: Path, size: int, shard: int, on_error: str) -> None:
+def convert(folder: str | Path, out: str | Path, size: int, shard: int, on_error: str) -> None:
     """Writes a folder of photos as records; files that are already written are kept.
 
     Only a few images per thread are in memory at a time.
@@ -69,11 +70,10 @@ def convert(folder: str | Path, out: Path, size: int, shard: int, on_error: str)
       UserError: if `out` holds anything else, lies in `folder` or is being written to, or images
         cannot be read.
     """
+    out = output("--out", out, [folder])
     with readable(folder):
         listing = folders.find(folder)
         identity = folders.identity(listing, size)
-    if out.resolve().is_relative_to(expanded(folder).resolve()):
-        raise UserError(f"--out={out} is in {folder}, where it would be a class: give another one")
     earlier = {"images": identity, "size": size, "shard": shard}  # as earlier versions wrote
     # Labels are not of the images alone: a class folder without images changes them.
     what = earlier | {"classes": list(listing.classes), "labels": checksum(listing.labels)}

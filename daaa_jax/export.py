@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="export only the two generators, which translate, without the classifier",
     )
     options = parser.parse_args(arguments)
-    workdir, out = Workdir(options.workdir), files.expanded(options.out)
+    workdir, out = Workdir(options.workdir), files.output("--out", options.out)
     error_log.use(workdir.path)
     if out.exists():
         raise UserError(f"--out={options.out} exists: remove it, or give another folder")

@@ -28,7 +28,7 @@ from daaa_jax.runtime import device_memory, distributed, files
 from daaa_jax.runtime import mesh as meshes
 from daaa_jax.runtime.metrics import MetricWriter
 from daaa_jax.runtime.preemption import Notice
-from daaa_jax.training import loop, rounds, time_left
+from daaa_jax.training import loop, rounds
 from daaa_jax.training.context import Context
 
 
@@ -61,9 +61,8 @@ def run(
         return _finished_before(place, config, profiled)
     # Check before writing: a run with bad settings or missing data leaves no files.
     validate.check_settings(config, mesh)
-    validate.check_workdir(place.path)
     _check_has_stage(config, stage)
-    data.check(config.data)
+    validate.check_workdir(place.path, data.check(config.data))
     external_inputs.check(config)
     task = load_task(config.data)
     shapes = validate.network_shapes(config, task)
@@ -82,8 +81,7 @@ def run(
         writer = MetricWriter(place.metrics_jsonl, place.tensorboard)
         with writer, Notice().listening() as notice:
             parameter_table.write(shapes, place.networks_txt)
-            later = time_left.later(config, task, job.stages_to_run())
-            job.run(Context(place, mesh, writer, config.run, notice, profiled, later))
+            job.run(Context(place, mesh, writer, config.run, notice, profiled))
         if "adapt" not in job.wanted:
             return {}
         result = job.write_result()

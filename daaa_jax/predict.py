@@ -22,8 +22,8 @@ from typing import Any, TextIO
 import numpy as np
 
 from daaa_jax import inference
-from daaa_jax.command_line import Parser
-from daaa_jax.data import image_lists
+from daaa_jax.command_line import Parser, given_path
+from daaa_jax.data import image_lists, photos
 from daaa_jax.errors import UserError, check_pattern, counted, writable
 from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.runtime import compilation, error_log, files, jax_settings
@@ -38,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
       UserError: for any error that the user can fix.
     """
     parser = Parser("predict", __doc__)
-    parser.add_argument("images", nargs="+", help="images, folders of images, or lists")
+    parser.add_argument(
+        "images", nargs="+", type=given_path, help="images, folders of images, or lists"
+    )
     parser.add_list_flags()
     parser.add_network_flags(inference.NETWORKS, default="selected")
     parser.add_argument(
@@ -58,8 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     workdir = Workdir(options.workdir)
     error_log.use(workdir.path)
     options.out = options.out or str(workdir.predictions)
-    if files.expanded(options.out).is_dir():
-        raise UserError(f"--out={options.out} is a folder: give a file, such as predictions.csv")
+    out = files.output("--out", options.out)
+    if out.is_dir() or (out.is_file() and photos.starts_as_image(out)):
+        what = "a folder" if out.is_dir() else "an image"
+        raise UserError(f"--out={options.out} is {what}: give a file, such as predictions.csv")
+    overlays = options.overlays and files.output("--overlays", options.overlays, options.images)
     root = options.root and str(files.expanded(options.root))
     images = inference.find_files(options.images, image_lists.Options(root, options.path_prefix))
     compilation.enable_cache()
@@ -70,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         network,
         images,
         batch_size=options.batch_size,
-        overlays=files.expanded(options.overlays) if options.overlays else None,
+        overlays=overlays or None,
         overlay_layers=options.overlay_layers or network.about["layers"],
     )
     unreadable = write_csv(rows, network.about["classes"], options.out)

@@ -70,10 +70,9 @@ def run(
     others = len(images) / max(sum(part["count"] for part in mine), 1)
     left = others * sum(part["count"] for part in missing)
     done = len(images) - left
-    later = context.later.get("translate", 0.0)
     with (
         device_memory.enough_memory("stage translate", "translate.batch_size"),
-        Progress(f"translate {direction}", len(images), done, later=later) as progress,
+        Progress(f"translate {direction}", len(images), done) as progress,
     ):
         for part in missing:
             if context.notice.heard():

@@ -3,8 +3,7 @@
 import functools
 import math
 import os
-import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from daaa_jax.errors import UserError, check_choice, check_pattern, counted
 from daaa_jax.evaluation import model_selection, second_view
 from daaa_jax.experiment.stages import OURS, reads_weights, trains_cyclegan
 from daaa_jax.models import Variables, resnet
+from daaa_jax.runtime import files
 from daaa_jax.runtime import mesh as meshes
 from daaa_jax.training import loop, optimizers
 from daaa_jax.training.rounds import TargetTraining
@@ -225,17 +225,17 @@ def _check_batches(config: ConfigDict, mesh: Mesh) -> None:
         meshes.check_batch_size(f"{stage}.batch_size", config[stage].batch_size, mesh)
 
 
-def check_workdir(path: Path) -> None:
+def check_workdir(path: Path, inputs: Iterable[object] = ()) -> None:
     """Checks that a working directory is writable, without creating it.
+
+    Args:
+      path: the working directory.
+      inputs: folders of images that are read, which it must not be in.
 
     Raises:
       UserError: if it is not.
     """
-    if re.match(r"[a-z0-9]+:/", str(path)):
-        raise UserError(
-            f"--workdir={path} is an address, but results are written to a folder: mount the "
-            "bucket, or give another"
-        )
+    files.output("--workdir", path, inputs)
     try:
         str(path.absolute()).encode()
     except UnicodeEncodeError as error:  # checkpoints need paths in UTF-8

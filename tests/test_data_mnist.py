@@ -17,6 +17,7 @@ from PIL import Image
 from configs import digits
 from daaa_jax.data import load_task, mnist, mnist_m
 from daaa_jax.data.tfds_builders import MnistM
+from daaa_jax.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -83,13 +84,23 @@ def test_development_split_holds_out_the_same_digits_of_both_domains(root):
 def test_mnist_m_is_made_of_mnist_and_photos_if_their_folder_is_given(root, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
-    Image.fromarray(np.full((40, 50, 3), 200, np.uint8)).save(folder / "one.png")
+    pixels = np.full((40, 50), 200 * 257, np.uint16)  # 16 bits are read as those of other photos
+    Image.fromarray(pixels).save(folder / "one.png")
     task = load_task(settings(root, photos_dir=str(folder)))
     target = task.evaluation.target_train
     assert len(target.labels) == 40
     # As in the published images, any ink gives the full negative; digit 0 here has none.
     assert sorted(target.images[:, 16, 16, 0]) == [55] * 39 + [200]
     assert (target.images[:, 0, 0] == 200).all()
+
+
+def test_photos_for_mnist_m_that_cannot_be_used_are_named(root, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.new("RGB", (31, 40)).save(folder / "small.png")
+    (folder / "lost.jpg").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"(?s)2 photos.*lost\.jpg: .*small\.png: .*\b32x32\b"):
+        load_task(settings(root, photos_dir=str(folder)))
 
 
 def test_tilde_in_a_folder_is_the_home_directory(root, monkeypatch):

@@ -12,7 +12,7 @@ from pathlib import Path
 import commands
 import numpy as np
 import pytest
-from photo_trees import write_domain
+from photo_trees import write_domain, write_image
 from PIL import Image, PngImagePlugin, features
 
 from daaa_jax import check
@@ -101,12 +101,36 @@ def test_ignored_folder_within_a_class_is_not_reported_as_a_class(name, tmp_path
         "a.jpg_original",
         "a.tiff_original",
     ]
-    + ["a.jpg~", "a.png.part", "a.jpg.crdownload", "AlbumArtSmall.jpg"],
+    + ["a.jpg~", "a.png.part", "a.jpg.crdownload", "AlbumArtSmall.jpg", "#a.jpg#", "a.jpg.filepart"]
+    + ["Thumbs.db:encryptable", "a.jpg_exiftool_tmp", "MVI_1.THM", "catalogue.lrcat-journal"],
 )
 def test_files_of_a_system_are_ignored(name, tmp_path):
     (tmp_path / name).write_bytes(b"\xff\xd8\xff")
     found = image_files.scan(tmp_path)
     assert found == image_files.Files(ignored=[tmp_path / name])
+
+
+@pytest.mark.parametrize("name", ["found.1.jpg", "Thumbs.db.jpg", "a.lrcat.png"])
+def test_images_whose_names_begin_as_those_of_a_system_are_images(name, tmp_path):
+    write_image(tmp_path / name, 0, 0)
+    assert image_files.scan(tmp_path).images == [tmp_path / name]
+
+
+@pytest.mark.parametrize("content", ["nothing", "Thumbs.db", ".a.jpg.icloud", "no folder"])
+def test_class_folder_without_an_image_is_a_class(content, tmp_path, capsys):
+    write_domain(tmp_path / "shop", ("bike", "mug"), each=1)
+    place = tmp_path / "shop" / "pen"
+    if content == "no folder":
+        place.symlink_to(tmp_path / "nowhere")
+    else:
+        place.mkdir()
+    if "." in content:
+        (place / content).write_bytes(b"")
+    listing = folders.find(tmp_path / "shop")
+    assert listing.classes == ("bike", "mug", "pen") and len(listing.paths) == 2
+    assert bool(listing.unreadable) == (content in (".a.jpg.icloud", "no folder"))
+    assert check.main([str(tmp_path / "shop")]) == 1
+    assert "'pen'" in capsys.readouterr().out
 
 
 # 2. and 3. Images, whatever the suffix, and those that cannot be read.
@@ -318,6 +342,28 @@ def test_splits_above_the_classes_are_refused(names, inner, tmp_path):
         folders.find(tmp_path / "shop")
     assert str(tmp_path / "shop" / inner / names[0]) in str(caught.value)
     assert folders.find(tmp_path / "shop" / inner / names[0]).classes == ("mug", "pen")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("seg_train", "seg_test"), ("Training", "PublicTest", "PrivateTest"), ("fold_0", "fold_1")]
+    + [("bounding_box_train", "bounding_box_test", "query"), ("01_train", "02_val")],
+)
+def test_parts_that_hold_the_same_classes_are_refused(names, tmp_path):
+    for name in names:
+        write_domain(tmp_path / name, ("mug", "pen"), each=1)
+    write_domain(tmp_path, ("seg_pred",), each=1)
+    with pytest.raises(UserError, match=f"{tmp_path / names[0]}$"):
+        folders.find(tmp_path)
+
+
+@pytest.mark.parametrize("names", [("amazon", "dslr"), ("bus", "steam train", "bullet train")])
+def test_other_folders_that_hold_the_same_folders_are_warned_of(names, tmp_path, capsys):
+    for name in names:
+        write_domain(tmp_path / name, ("day", "night"), each=1)
+    assert folders.find(tmp_path).classes == tuple(sorted(names))
+    warning = capsys.readouterr().out
+    assert warning.startswith("warning: ") and str(tmp_path) in warning and names[0] in warning
 
 
 def test_split_beside_the_classes_that_it_holds_is_refused(tmp_path):

@@ -108,6 +108,14 @@ def test_class_names_are_given_or_numbers(given, expected, root):
         image_lists.find(path, Options(class_names="cup,fork"))
 
 
+@pytest.mark.parametrize("given", ["mug,bike,pen", "label,bike,mug,pen", "['pen','bike','mug']"])
+def test_class_names_that_contradict_the_folders_are_refused(given, root):
+    path = write_list(root / "amazon.txt", root / "amazon", "")
+    assert image_lists.find(path, Options(class_names="['bike', 'mug', 'pen']")).classes == CLASSES
+    with pytest.raises(UserError, match=r"amazon.txt, line 1: label 0 .*'bike'.*class_names="):
+        image_lists.find(path, Options(class_names=given))
+
+
 def test_class_names_beyond_the_labels_are_no_classes(root):
     path = write_list(root / "amazon.txt", root / "amazon", "")
     listing = image_lists.find(path, Options(class_names="velo,cup,biro,lamp,fork"))
@@ -121,10 +129,13 @@ def test_class_names_beyond_the_labels_are_no_classes(root):
     ("lines", "expected"),
     [
         (["knife 2", "cup 0", "fork 1"], ("cup", "fork", "knife")),  # as in VisDA-2017
+        (["2: knife", "0: cup", "1: fork"], ("cup", "fork", "knife")),
+        (["# id name", "1 fork", "0 cup", "2 table knife"], ("cup", "fork", "table knife")),
+        (["# my classes", "'cup'", '"fork"', "knife"], ("cup", "fork", "knife")),
         (["Boeing 737", "Boeing 747", "Airbus 380"], ("Boeing 737", "Boeing 747", "Airbus 380")),
     ],
 )
-def test_numbers_after_class_names_are_their_labels_if_they_number_all(lines, expected, root):
+def test_numbers_of_class_names_are_their_labels_if_they_number_all(lines, expected, root):
     write_domain(root / "flat", ("all",), each=3)
     path = root / "flat.txt"
     path.write_text("".join(f"flat/all/{n:03d}.jpg {n}\n" for n in range(3)))
@@ -290,7 +301,7 @@ def test_file_that_is_listed_twice_is_reported(root, capsys):
     printed = capsys.readouterr().out
     assert str(path) in printed and "mug/000.jpg" in printed and "mug/001.jpg" not in printed
     path.write_text("amazon/images/mug/000.jpg 0\n./amazon/images/mug/000.jpg 1\n")
-    image_lists.find(path, Options(class_names="bike,mug"))
+    image_lists.find(path, Options(class_names="cup,fork"))
     assert "mug/000.jpg" in capsys.readouterr().out
 
 

@@ -50,6 +50,47 @@ def test_flag_of_an_output_that_cannot_be_written_is_named(command, place, tiny_
     assert f"{flag}={place}" in line
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("predict", "--workdir={run}", "--out={place}", "{images}/pen"),
+        ("predict", "--workdir={run}", "--overlays={place}", "{images}"),
+        ("convert", "--out={place}", "{images}"),
+        ("main", "--config=folder:smoke", "--config.data.source={images}", "--workdir={place}")
+        + ("--config.data.target={images}",),
+    ],
+    ids=lambda command: command[0],
+)
+def test_output_that_would_be_an_image_or_among_images_is_refused(command, tiny_run, images):
+    photo = images / "mug/000.jpg"
+    before = photo.read_bytes()
+    place = photo if "--out={place}" in command and command[0] == "predict" else images / "new"
+    named = {"run": tiny_run, "images": images, "place": place}
+    assert f"={place}" in refused(*(word.format(**named) for word in command))
+    assert photo.read_bytes() == before and not (images / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("predict", "--workdir={run}", "--out=gs://bucket/new", "{images}"),
+        ("convert", "--out=gs://bucket/new", "{images}"),
+        ("export", "--workdir={run}", "--out=s3://bucket/new"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_address_as_an_output_is_refused(command, tiny_run, images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = refused(*(word.format(run=tiny_run, images=images) for word in command))
+    assert "://bucket/new" in line and not list(tmp_path.glob("*:"))
+
+
+@pytest.mark.parametrize("command", [("check", ""), ("convert", "", "--out=new")])
+def test_empty_path_is_not_the_current_folder(command, images, monkeypatch):
+    monkeypatch.chdir(images)
+    assert "empty" in refused(*command) and not (images / "new").exists()
+
+
 def test_default_of_an_output_names_the_flag_for_another(place, tiny_run, images):
     """As in a working directory that is read-only."""
     (tiny_run / "predictions.csv").symlink_to(place)

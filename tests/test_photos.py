@@ -167,6 +167,25 @@ def bad_files(folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.parametrize("bands", [2, 4])
+def test_tiff_of_several_bands_in_planes_is_unreadable(bands, tmp_path):
+    """Pillow would read the first alone."""
+    tifffile = pytest.importorskip("tifffile")
+    path = tmp_path / "a.tif"
+    values = np.arange(bands * 32 * 32, dtype=np.uint8).reshape(bands, 32, 32)
+    tifffile.imwrite(path, values, photometric="minisblack", planarconfig="separate")
+    with pytest.raises(photos.UnreadableImage, match=rf"\b{bands} bands\b"):
+        photos.read(path, SIZE)
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a"])
+def test_raw_file_is_known_by_its_content(name, tmp_path):
+    path = tmp_path / name
+    Image.new("RGB", (32, 32)).save(path, "TIFF", tiffinfo={50706: b"\1\4\0\0"})
+    with pytest.raises(photos.UnreadableImage, match=r"\braw\b.*\bDNG\b"):
+        photos.read(path, SIZE)
+
+
 def test_unreadable_image_has_a_reason(tmp_path):
     for name, reason in bad_files(tmp_path).items():
         with pytest.raises(photos.UnreadableImage) as caught:

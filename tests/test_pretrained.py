@@ -238,6 +238,8 @@ def test_checkpoint_of_a_training_program_is_loaded(name, legacy, tmp_path, caps
     [
         ({"state_dict_ema": ones(), "state_dict": tensors()}, "state_dict", "state_dict_ema"),
         ({"ema": of("module.", ones()), "model": of("module.")}, "model", "ema"),
+        ({"ModelEMA": ones(), "model": tensors()}, "model", "ModelEMA"),
+        ({"grads": ones(), "model": tensors()}, "model", "grads"),
         ({"teacher": ones(), "student": of("module.")}, "student", "teacher"),
         ({"first": tensors(), "second": ones()}, "first", "second"),
         (of("model.", tensors()) | of("model_ema.", ones()), "model.", "model_ema."),
@@ -317,8 +319,8 @@ def test_names_that_cannot_be_printed_are_escaped(name):
     assert message.isprintable() and ascii(name)[1:-1] in message
 
 
-@pytest.mark.parametrize("dtype", [np.complex64, "U4", "M8[s]"])
-def test_tensors_that_are_no_real_numbers_are_named(dtype):
+@pytest.mark.parametrize("dtype", [np.complex64, np.int8, np.bool_, "U4", "M8[s]"])
+def test_tensors_that_are_no_floats_are_named(dtype):
     message = message_of(fitted, tensors(**{"bn1.bias": np.zeros(4, dtype)}))
     assert "bn1.bias" in message and "missing" not in message
 

@@ -50,18 +50,6 @@ def test_log_gets_plain_lines_with_metrics_speed_and_time_left(clock):
     assert len(lines) == 1 + 399 // 40 + 1  # one each ten seconds, and where it ended
 
 
-def test_time_left_of_the_run_counts_what_follows(clock):
-    log, terminal = io.StringIO(), Terminal()
-    for stream in (log, terminal):
-        with Progress("pair", 3000, later=600, stream=stream) as progress:
-            for step in range(1, 42):
-                clock.now += 0.25
-                progress.update(step, {})
-    # 2,959 of its own steps and 600 more.
-    assert re.search(r"\b0\.25 s/step\b.*\b12 min\b.*\b15 min\b", log.getvalue())
-    assert re.search(r"\b15 min\b", terminal.getvalue())
-
-
 def test_resumed_run_continues_the_count_and_measures_only_its_own_steps(clock):
     log = io.StringIO()
     with Progress("adapt", 1000, initial=500, stream=log) as progress:

@@ -17,11 +17,14 @@ _MODULES = {  # by `data.name`
 }
 
 
-def check(settings: ConfigDict) -> None:
+def check(settings: ConfigDict) -> list[str]:
     """Checks what costs nothing: that settings are valid, and that folders of photos exist.
 
     Args:
       settings: `config.data`.
+
+    Returns:
+      The folders of photos on this machine.
 
     Raises:
       UserError: names the setting.
@@ -30,8 +33,8 @@ def check(settings: ConfigDict) -> None:
         remedy = "use configs/digits.py, configs/folder.py or another file of configs/"
         raise UserError(f"the config names no task: {remedy}")
     check_choice("data.name", settings.name, _MODULES, UserError)
-    if check_folders := getattr(_module(settings), "check_folders", None):
-        check_folders(settings)
+    check_folders = getattr(_module(settings), "check_folders", None)
+    return check_folders(settings) if check_folders else []
 
 
 def load_task(settings: ConfigDict) -> Task:

@@ -24,7 +24,7 @@ def folder() -> Path:
     """
     home = os.path.expanduser("~")
     home = tempfile.gettempdir() if home == "~" else home
-    return Path(os.environ.get("DAAA_CACHE") or f"{home}/.cache/daaa_jax")
+    return Path(os.path.expanduser(os.environ.get("DAAA_CACHE") or f"{home}/.cache/daaa_jax"))
 
 
 def unfinished(path: Path) -> Path:

@@ -4,10 +4,18 @@ from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image
 
-from daaa_jax.data import image_files, mnist, mnist_m, mnist_m_recipe, randomness, svhn, usps
-from daaa_jax.data.reading import reading
+from daaa_jax.data import (
+    folders,
+    image_files,
+    mnist,
+    mnist_m,
+    mnist_m_recipe,
+    photos,
+    randomness,
+    svhn,
+    usps,
+)
 from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
 from daaa_jax.errors import UserError, counted
 from daaa_jax.runtime.files import expanded
@@ -87,26 +95,32 @@ def _read(name: str, settings: ConfigDict) -> dict[str, LabelledImages]:
 
 
 def _blended(source: dict[str, LabelledImages], settings: ConfigDict) -> dict[str, LabelledImages]:
-    photos = _photos(expanded(settings.photos_dir))
+    patches = _photos(expanded(settings.photos_dir))
     blended = {}
     for split, data in source.items():
         generator = randomness.generator(settings.seed, f"blend {split}")
-        images = mnist_m_recipe.blend(data.images[:], photos, generator)
+        images = mnist_m_recipe.blend(data.images[:], patches, generator)
         blended[split] = LabelledImages(images, data.labels)
     return blended
 
 
 def _photos(folder: Path) -> list[np.ndarray]:
-    paths = image_files.scan(folder).images
-    if not paths:
+    found = image_files.scan(folder)
+    ranges = photos.value_ranges(found.images)
+    read, bad = [], [*found.unreadable]
+    for path in found.images:
+        photo = photos.try_read(path, 0, ranges)
+        if isinstance(photo, str):
+            bad.append((path, photo))
+        elif min(photo.shape[:2]) < 32:
+            bad.append((path, "smaller than the 32x32 pixels of a digit"))
+        else:
+            read.append(photo)
+    if bad:
+        raise folders.unreadable("photo", bad, "remove or replace")
+    if not read:
         raise UserError(f"data.photos_dir={folder} holds no photo")
-    photos = []
-    for path in paths:
-        with reading(path, "remove or replace it"):
-            photos.append(np.asarray(Image.open(path).convert("RGB")))
-        if min(photos[-1].shape[:2]) < 32:
-            raise UserError(f"{path} is smaller than the 32x32 pixels of a digit: remove it")
-    return photos
+    return read
 
 
 def _development_rows(source: LabelledImages, target: LabelledImages, settings) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Domains as folders of images: listed by class, decoded once, cached as uint8."""
 
+import collections
 import contextlib
 import dataclasses
 import hashlib
@@ -25,6 +26,7 @@ _PARTS = r"train(ing|val)?|trn|val(id(ation|ate)?)?|test(ing)?|tst|dev|eval(uati
 _SPLIT = re.compile(rf"(?i)\s*({_PARTS})[\W_]*(set|data|images?|split)?[\W\d_]*[ab]?")
 # And such as differ in these words alone: `images_train` and `images_test`.
 _PART = re.compile(rf"(?i)(?<![^\W_])({_PARTS}|(un)?labell?ed|query|gallery)(?![^\W\d_])")
+_ANY_PART = re.compile(r"(?i)tra?i?n|te?st|val|dev|eval|fold|split|quer|galler|support|pred")
 # Unicode categories that a log line cannot show: controls, bytes that are not UTF-8, line ends.
 _HIDDEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
@@ -132,8 +134,11 @@ def find(folder: str | Path) -> Listing:
         expected = f"{root}/<class>/*.jpg, or *.jpg if there are no classes"
         raise UserError(f"{root} holds no image: expected {expected}{first}")
     # The folder in `root` that contains each file; empty if that is `root` itself.
-    files = (*found.images, *found.others, *(path for path, _ in found.unreadable))
-    top = {path: "" if path.parent == root else path.relative_to(root).parts[0] for path in files}
+    top = {
+        path: "" if path.parent == root else path.relative_to(root).parts[0]
+        for path in (*found.images, *found.others, *(path for path, _ in found.unreadable))
+    }
+    top |= {path: path.name for path in found.folders}
     # Operating systems differ in whether an accent is a separate character.
     paths = sorted(found.images, key=lambda path: (composed(top[path]), path))
     full = list(dict.fromkeys(top[path] for path in paths))
@@ -164,22 +169,37 @@ def _check_no_splits(root: Path, names: Sequence[str], paths: Sequence[Path]) ->
     """Refuses folders such as `train` and `test` above the classes, which are not classes.
 
     One such name among others may be a class, unless it holds classes: theirs, or beside one other.
+    Other folders that hold folders of the same names are refused if all are named as parts, such as
+    `seg_train`, and else warned of: they may be domains.
     """
+    within: dict[str, set[str]] = collections.defaultdict(set)  # folders in each; "" for images
+    for path in paths:
+        top, inner, *_ = (*path.relative_to(root).parts[:-1], "", "")
+        within[top].add(inner)
     is_divided = len(names) > 1 and len({_PART.sub("", name) for name in names}) == 1
-    splits = names if is_divided else filter(_SPLIT.fullmatch, names)
-    splits = sorted(splits, key=lambda name: "train" not in name.lower())
-    if not splits:
-        return
-    place = root / splits[0]
-    inner = [path.relative_to(place).parts for path in paths if place in path.parents]
-    classes = {parts[0] for parts in inner if len(parts) > 1}
-    holds_classes = len(classes) > 1 and all(len(parts) > 1 for parts in inner)
+    splits = list(names) if is_divided else list(filter(_SPLIT.fullmatch, names))
+    splits.sort(key=lambda name: "train" not in name.lower())
+    classes = within[splits[0]] if splits else set()
+    holds_classes = len(classes) > 1 and "" not in classes
     is_beside = len(names) == 2 or classes & set(names)
-    if len(splits) > 1 or splits == list(names) or (holds_classes and is_beside):
-        raise UserError(
-            f"{root} is divided into {', '.join(splits)}, which are not classes: give one of them, "
-            f"such as {place}"
-        )
+    is_whole = len(splits) > 1 or splits == list(names)
+    if not splits or not (is_whole or (holds_classes and is_beside)):
+        counts = collections.Counter(itertools.chain.from_iterable(within.values()))
+        alike = [
+            name
+            for name, inner in within.items()
+            if "" not in inner and sum(counts[each] > 1 for each in inner) > 1
+        ]
+        splits = sorted(alike, key=lambda name: "train" not in name.lower())
+        if len(alike) < 2 or not all(map(_ANY_PART.search, alike)):
+            if len(alike) > 1:
+                what = f"{listed(alike, 3)} in {root} hold folders of the same names"
+                print(f"warning: {what}: if those are the classes, give one of these", flush=True)
+            return
+    raise UserError(
+        f"{root} is divided into {', '.join(splits)}, which are not classes: give one of them, "
+        f"such as {root / splits[0]}"
+    )
 
 
 def similar_classes(classes: Sequence[str]) -> list[str]:

@@ -21,14 +21,16 @@ from daaa_jax.errors import reason
 
 # Names in lower case; hidden ones start with a dot.
 _IGNORED = (
-    ".*", "~$*", "desktop.ini", "thumbs.db*", "ehthumbs*.db", "icon\r", "lost+found",
-    "$recycle.bin", "system volume information", "found.[0-9]*",
+    ".*", "~$*", "desktop.ini", "thumbs.db", "thumbs.db:*", "ehthumbs*.db", "icon\r", "lost+found",
+    "$recycle.bin", "system volume information", "found.[0-9][0-9][0-9]",
     "__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder",
     "@eadir", "@__thumb", "@recycle", "@recently-snapshot", "@tmp", "@syno*",
     "#recycle", "#snapshot", "~snapshot", "lost.dir", "_vti_*",
-    "picasa.ini", "zbthumbnail.info", "pspbrwse.jbf", "*.lrdata", "*.lrcat*",
+    "picasa.ini", "zbthumbnail.info", "pspbrwse.jbf", "*.lrdata", "*.lrcat", "*.lrcat-*",
     "digikam4.db", "thumbnails-digikam.db", "albumartsmall.jpg", "albumart_{*",
     "*.???_original", "*.????_original", "*.*~", "*.crdownload", "*.part", "*.partial",
+    "*.filepart", "*.!ut", "*_exiftool_tmp", "#*#", "~syncthing~*", "*.thm",
+    "[[]originals]", "dfsrprivate", "thefindbycontentfolder",
     "_svn", "__pycache__",
 )  # fmt: skip
 # Folders whose names may also be classes, each with a file or folder that a system puts into it.
@@ -50,12 +52,14 @@ class Files:
       others: files that are not images.
       ignored: what a system left; a folder counts once.
       unreadable: links that lead nowhere and folders that cannot be entered, with the reason.
+      folders: the direct subfolders, also empty or unreadable ones.
     """
 
     images: list[Path] = dataclasses.field(default_factory=list)
     others: list[Path] = dataclasses.field(default_factory=list)
     ignored: list[Path] = dataclasses.field(default_factory=list)
     unreadable: list[tuple[Path, str]] = dataclasses.field(default_factory=list)
+    folders: list[Path] = dataclasses.field(default_factory=list)
 
 
 def scan(folder: Path) -> Files:
@@ -84,6 +88,8 @@ def _add(path: Path, above: frozenset[Path], found: Files, seen: set[Path] | Non
     except OSError as error:
         where = f": a link to {os.readlink(path)}" if os.path.islink(path) else ""
         found.unreadable.append((path, f"{reason(error)}{where}"))
+        if seen == set() and path.suffix.lower() not in photos.SUFFIXES:
+            found.folders.append(path)
         return
     if not stat.S_ISDIR(mode):
         is_image = stat.S_ISREG(mode) and _is_image(path)  # not a pipe or a socket
@@ -93,9 +99,13 @@ def _add(path: Path, above: frozenset[Path], found: Files, seen: set[Path] | Non
     elif (real := path.resolve()) not in above and real not in (seen or ()):
         above |= {real, *real.parents}
         if seen is not None:
+            if not seen:
+                found.folders.append(path)
             seen.add(real)
         for name in sorted(names):
-            if _PATTERN.match(name.lower()):
+            if name.endswith(".icloud"):
+                found.unreadable.append((path / name, "not downloaded from iCloud"))
+            elif _PATTERN.match(name.lower()):
                 found.ignored.append(path / name)
             else:
                 _add(path / name, above, found, set() if seen is None else seen)

@@ -18,6 +18,11 @@ from daaa_jax.runtime import file_kind, files
 # A path and a label, which may hold spaces after a comma or a tab.
 _AFTER_COMMA = re.compile(r"(.*\S)\s*[,;\t]\s*([^,;\t/]+)")
 _AFTER_SPACE = re.compile(r"(.*[^\s,;])(?:\s*[,;]\s*|\s+)([^\s,;/]+)")
+# A name with its label.
+_NUMBERED = (
+    re.compile(r"(?P<name>.*\S)\s+(?P<number>\d+)"),
+    re.compile(r"(?P<number>\d+)[\s:;]\s*(?P<name>\S.*)"),
+)
 # Controls, and bytes that are not UTF-8.
 _HIDDEN = re.compile("[\x00-\x1f\x7f\udc80-\udcff]")
 
@@ -164,6 +169,12 @@ def _class_names(path: Path, lines: Sequence[Line], options: Options) -> dict[st
             where = f"{path}, line {min(parents[unknown[0]].values())}: label {unknown[0]}"
             given = f"data.class_names={options.class_names} has {counted(len(names), 'name')}"
             raise UserError(f"{where}, and {given}, numbered from 0")
+        for label in labels:
+            shared = {composed(parent.name) for parent in parents[label]}
+            if len(shared) == 1 and shared <= set(names.values()) - {names[label]}:
+                where = f"{path}, line {min(parents[label].values())}: label {label}"
+                given = f"data.class_names={options.class_names} calls it {names[label]!r}"
+                raise UserError(f"{where} is in the folder {min(shared)!r}, and {given}")
         return {label: names[label] for label in labels}
     inside: collections.Counter[Path] = collections.Counter()  # labels below each folder
     for places in parents.values():
@@ -189,11 +200,14 @@ def _given_names(given: str) -> dict[str, str]:
     is_file = os.path.isfile(file)
     if not is_file and ("," not in given or given.endswith(".txt")):
         raise UserError(f"data.class_names={given}: there is no such file")
-    lines = [line for _, line in _lines(file)] if is_file else given.split(",")
-    names = {str(number): composed(name.strip()) for number, name in enumerate(lines)}
-    fields = [name.rsplit(maxsplit=1) for name in names.values()]
-    if sorted(field[-1] for field in fields if len(field) == 2) == sorted(names):
-        names = {number: name for name, number in sorted(fields, key=lambda field: int(field[1]))}
+    lines = [line for _, line in _lines(file)] if is_file else given.strip("[]").split(",")
+    kept = [line.strip(" '\"") for line in lines if not line.startswith("#")]
+    names = {str(number): composed(name) for number, name in enumerate(kept)}
+    for numbered in _NUMBERED:
+        found = [match.groupdict() for match in map(numbered.fullmatch, names.values()) if match]
+        if sorted(each["number"] for each in found) == sorted(names):
+            found.sort(key=lambda each: int(each["number"]))
+            names = {each["number"]: each["name"] for each in found}
     if len(set(names.values()) - {""}) < len(names):
         raise UserError(f"data.class_names={given} has a name twice, or an empty one")
     return names

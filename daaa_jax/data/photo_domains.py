@@ -14,6 +14,7 @@ from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledIm
 from daaa_jax.errors import UserError, counted, listed, readable
 from daaa_jax.runtime.files import expanded
 
+_LONGEST_NAME = 250  # bytes of the folder of translations, which may have 255
 DOMAINS = ("amazon", "dslr", "webcam")
 # Where data are to be had, and how they lie in `data.dir`, by `data.name`.
 _WHERE = {
@@ -52,6 +53,8 @@ def load(settings: ConfigDict) -> Task:
     source, target = (_list(settings, settings[name]) for name in ("source", "target"))
     check_differ(source, target)
     source, target = _told_apart(source, target, settings)
+    if len(os.fsencode(f"{source.name}_to_{target.name}")) > _LONGEST_NAME:
+        raise UserError(f"{source.folder} and {target.folder}: names too long, rename the folders")
     others = [target] + ([_list(settings, settings.target_test)] if settings.target_test else [])
     source, (target, *tests) = image_lists.with_shared_names(source, others)
     if why := folders.why_no_source(source.folder, source.classes, source.files):
@@ -97,8 +100,11 @@ def load(settings: ConfigDict) -> Task:
     )
 
 
-def check_folders(settings: ConfigDict) -> None:
+def check_folders(settings: ConfigDict) -> list[str]:
     """Checks that the folders of the domains are set and can be listed; lists no image.
+
+    Returns:
+      The folders and lists on this machine.
 
     Raises:
       UserError: names the setting.
@@ -106,6 +112,7 @@ def check_folders(settings: ConfigDict) -> None:
     for name in ("source", "target"):
         if not settings[name]:
             raise UserError(f"data.{name} is not set: give a folder of images")
+    places = []
     for name in ("source", "target", "target_test", "root"):
         place = settings[name]
         if place and name != "root":
@@ -117,6 +124,8 @@ def check_folders(settings: ConfigDict) -> None:
             contextlib.suppress(NotADirectoryError),  # a list of files, or refused as none
         ):
             os.scandir(expanded(place)).close()
+        places += [place] if name != "root" else []
+    return places
 
 
 def _place(settings: ConfigDict, domain: str) -> str:

@@ -40,7 +40,9 @@ _RAW = {
 }  # fmt: skip
 SUFFIXES = _RAW | {".heic", ".heif", ".hif", ".avif", ".jxl", ".svg", ".psb", *_WITHOUT_SIGNATURE}
 SUFFIXES |= {end for end, name in Image.registered_extensions().items() if name in _FORMATS}
-_ORIENTATION, _PHOTOMETRIC, _PLANAR, _SAMPLE_FORMAT = 274, 262, 284, 339  # tags of TIFF
+# Tags of TIFF.
+_ORIENTATION, _PHOTOMETRIC, _SAMPLES, _PLANAR, _SAMPLE_FORMAT = 274, 262, 277, 284, 339
+_DNG_VERSION = 50706
 # Pillow's own reader takes 16-bit values in separate planes for 8-bit ones.
 TiffImagePlugin.READ_LIBTIFF = True
 _LARGE = 25_000_000  # pixels from which images are decoded one at a time, reduced where possible
@@ -81,12 +83,12 @@ def read(path: Path, size: int, ranges: ValueRanges | None = None) -> np.ndarray
 
     Args:
       path: the file.
-      size: height and width of the result.
+      size: height and width of the result; 0 for those of the image.
       ranges: of its domain, from `value_ranges`; the range of the image itself for a number type
         that is not among them.
 
     Returns:
-      uint8 `[size,size,3]`.
+      uint8 `[size,size,3]`, or `[H,W,3]`.
 
     Raises:
       UnreadableImage: if it is not an image, is damaged or truncated, claims over 179 million
@@ -94,7 +96,7 @@ def read(path: Path, size: int, ranges: ValueRanges | None = None) -> np.ndarray
     """
     with opened(path, size) as image:
         rgb = _upright(_to_rgb(image, ranges or {}), image)
-        return np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR))
+        return np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR) if size else rgb)
 
 
 def try_read(path: Path, size: int, ranges: ValueRanges | None = None) -> np.ndarray | str:
@@ -136,8 +138,14 @@ def opened(path: Path, size: int = 0) -> Iterator[ImageFile.ImageFile]:
         if (suffix := path.suffix.lower()) in _RAW:
             raise UnreadableImage(f"a camera's raw file ({suffix}): convert it to JPEG or PNG")
         if path.exists() and not path.is_file():
-            raise UnreadableImage("not a file")
+            folder = "a folder that cannot be entered"
+            raise UnreadableImage(folder if path.is_dir() else "not a file")
         with Image.open(path, formats=(*_FORMATS, *_WITHOUT_SIGNATURE.get(suffix, ()))) as image:
+            if _DNG_VERSION in getattr(image, "tag_v2", ()):
+                raise UnreadableImage("a camera's raw file (DNG): convert it to JPEG or PNG")
+            if _tag(image, _PLANAR) == 2 and _tag(image, _SAMPLES) > len(image.getbands()):
+                bands = _tag(image, _SAMPLES)
+                raise UnreadableImage(f"it has {bands} bands in planes: save the colours as PNG")
             if image.format == "TIFF" and image.mode in ("I", "F"):
                 # libtiff has put the bytes in the machine's order, which Pillow overlooks.
                 _read_as(image, _decoding(image)[0].replace("B", ""))

@@ -100,5 +100,6 @@ def read(files: Sequence[tuple[Path, int]], image_shape: Sequence[int], sha256: 
     parts = [RecordFile(Path(path), (count, *image_shape)) for path, count in files]
     for part in parts:
         if (found := part.reader.num_records()) != len(part):
-            raise UserError(f"{part.path} holds {counted(found, 'image')}, expected {len(part)}")
+            what = f"{part.path} holds {counted(found, 'image')}, expected {len(part)}"
+            raise UserError(f"{what}: missing or damaged, convert the photos again")
     return Images(*parts, sha256=sha256)

@@ -13,7 +13,7 @@ from flax import traverse_util
 from daaa_jax.errors import UserError, listed
 from daaa_jax.models import state_dicts
 
-_NOT_REAL = "cOSUMm"  # kinds of NumPy types: complex numbers, objects, texts, times
+_NOT_FLOAT = "biucOSUMm"  # kinds of NumPy types: integers, complex numbers, objects, texts, times
 # What PyTorch puts before the names within a module that is compiled or distributed alone.
 _INNER = re.compile(r"(?<=\.)(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 # Of tensors named like `conv_stem.weight`.
@@ -137,8 +137,8 @@ class _Network:
             if not self.fits(name, tensors[name]):
                 wanted = tuple(self.variables[place].shape)
                 problems["of another shape"].append(f"{name} {value.shape}, wanted {wanted}")
-            elif value.dtype.kind in _NOT_REAL:
-                problems["not real numbers"].append(name)
+            elif value.dtype.kind in _NOT_FLOAT:
+                problems["not floats"].append(name)
             else:
                 found[place] = value.astype(np.float32)
                 if not np.isfinite(found[place]).all():

@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 
-# Parts of keys and prefixes of averaged copies of a network.
-_AVERAGED = {"ema", "teacher", "momentum", "swa", "averaged", "average", "avg", "shadow", "k"}
+# Parts of keys and prefixes of averaged copies of a network, and of gradients.
+_AVERAGED = {
+    "ema", "teacher", "momentum", "swa", "averaged", "average", "avg", "shadow", "k", "polyak",
+    "grads", "velocity",
+}  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -40,8 +43,8 @@ class Part:
 
     def rank(self) -> tuple[int, int, bool]:
         """Higher if it fits better; of two that fit alike, if it is not called an average."""
-        words = re.split(r"\W|_", f"{self.keys} {self.prefix}".lower())
-        return sum(self.fits), len(self.fits), _AVERAGED.isdisjoint(words)
+        words = re.split(r"\W|_|(?<=[a-z])(?=[A-Z])", f"{self.keys} {self.prefix}")
+        return sum(self.fits), len(self.fits), _AVERAGED.isdisjoint(map(str.lower, words))
 
 
 def find(

@@ -8,7 +8,7 @@ import math
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,31 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise UserError(f"{path}: no home folder of that user, give the whole path") from error
+
+
+def output(setting: str, place: str | os.PathLike[str], inputs: Iterable[object] = ()) -> Path:
+    """The path to write to that a user gave.
+
+    Args:
+      setting: names it, for messages.
+      place: the path.
+      inputs: folders of images that are read.
+
+    Raises:
+      UserError: if it is an address of object storage, or lies in one of `inputs`.
+    """
+    if re.match(r"[a-z0-9]+:/", str(place)):
+        raise UserError(
+            f"{setting}={place} is an address, but results are written to a folder: mount the "
+            "bucket, or give another"
+        )
+    path = expanded(place)
+    for folder in inputs:
+        if path.resolve().is_relative_to(expanded(str(folder)).resolve()):
+            raise UserError(
+                f"{setting}={place} is in {folder}, whose images are read: give another folder"
+            )
+    return path
 
 
 @contextlib.contextmanager

@@ -25,7 +25,6 @@ class Progress(contextlib.AbstractContextManager):
         total: int,
         initial: int = 0,
         *,
-        later: float = 0.0,
         stream: TextIO | None = None,
     ):
         """Starts the display; on a terminal the bar is visible at once.
@@ -34,10 +33,9 @@ class Progress(contextlib.AbstractContextManager):
           label: what the steps are of, such as the stage's name.
           total: number of steps.
           initial: steps made before, by the run that this one resumes.
-          later: approximate cost of the rest of the run, in steps of this stage.
           stream: by default standard error.
         """
-        self._label, self._total, self._later = label, total, later
+        self._label, self._total = label, total
         self._stream = stream or sys.stderr
         self._silent = not distributed.is_first()
         self._step, self._shown = initial, initial
@@ -82,21 +80,18 @@ class Progress(contextlib.AbstractContextManager):
             return
         self._shown, self._shown_at = self._step, now
         texts = {name: f"{float(value):.4g}" for name, value in self._metrics.items()}
-        seconds, left, whole = 0.0, "", ""
+        left = []
         step, start = self._first or (self._step, now)
         if self._step > step:
             seconds = (now - start) / (self._step - step)
-            own = (self._total - self._step) * seconds
-            left = f"{seconds:.3g} s/step, {_duration(own)}"
-            whole = f"about {_duration(own + self._later * seconds)}" if self._later else ""
+            left = [f"{seconds:.3g} s/step, {_duration((self._total - self._step) * seconds)}"]
         if self._bar is not None:
-            self._bar.set_postfix(texts | ({"run": whole} if whole else {}), refresh=False)
+            self._bar.set_postfix(texts, refresh=False)
             self._bar.update(self._step - self._bar.n)
             return
         parts = [f"{self._label} {self._step}/{self._total}"]
         parts += [f"{name} {text}" for name, text in texts.items()]
-        parts += [left + (f", all {whole}" if whole else "")] if left else []
-        print(" ".join(parts), file=self._stream, flush=True)
+        print(" ".join(parts + left), file=self._stream, flush=True)
 
 
 def _duration(seconds: float) -> str:

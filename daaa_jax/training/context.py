@@ -1,7 +1,6 @@
 """The context that all stages of a run share: working directory, devices, writer, intervals."""
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 
 from jax.sharding import Mesh
@@ -23,7 +22,6 @@ class Context:
       settings: `config.run`, such as the logging and saving intervals; none changes a result.
       notice: whether the run is preempted.
       profiled: whether some updates of each stage are traced, see `profiling`.
-      later: by stage, the cost of the stages after it, see `time_left.later`.
     """
 
     workdir: Workdir
@@ -32,7 +30,6 @@ class Context:
     settings: ConfigDict
     notice: Notice = dataclasses.field(default_factory=Notice)
     profiled: bool = False
-    later: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def trace(self, stage: str) -> Path | None:
         """The folder for a trace of some updates of a stage; None if it is not traced."""

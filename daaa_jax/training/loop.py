@@ -109,7 +109,7 @@ def run(
         writer.drop_after(name, start)
         with (
             device_memory.enough_memory(f"stage {name}", reduce),
-            Progress(name, steps, start, later=context.later.get(name, 0.0)) as progress,
+            Progress(name, steps, start) as progress,
             Profile(context.trace(name), start, steps, round_steps, progress.line) as profile,
         ):
             clock, step = time.monotonic(), start
