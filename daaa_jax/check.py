@@ -162,8 +162,9 @@ def _compare(source: Domain, targets: Sequence[Domain]) -> bool:
         print(why)
     failed = bool(why)
     for target in (target for target in targets if target.classes and source.classes):
-        missing = sorted(set(source.classes) - set(target.classes))
-        added = sorted(set(target.classes) - set(source.classes))
+        present = folders.with_images(target)
+        missing = sorted(set(source.classes) - present)
+        added = sorted(present - set(source.classes))
         failed |= bool(added)
         _report(f"{target.folder} lacks classes of {source.folder}", map(repr, missing), "")
         _report(f"{target.folder} has classes that {source.folder} lacks", map(repr, added), "")

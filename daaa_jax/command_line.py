@@ -55,7 +55,7 @@ class Parser(argparse.ArgumentParser):
 def given_path(text: str) -> str:
     """Type of an argument that must not be empty, as that of an unset variable is."""
     if not text:
-        raise argparse.ArgumentTypeError("an empty path, as of a variable that is not set")
+        raise argparse.ArgumentTypeError("is empty (a variable that is not set?)")
     return text
 
 

@@ -21,7 +21,7 @@ from daaa_jax.command_line import Parser, given_path
 from daaa_jax.data import folders, photos, record_sets, records
 from daaa_jax.errors import UserError, counted, readable, writable
 from daaa_jax.experiment.workdir import Workdir
-from daaa_jax.runtime.files import checksum, output, read_json, write_json
+from daaa_jax.runtime.files import checksum, expanded, output, read_json, write_json
 from daaa_jax.runtime.progress import Progress
 
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "folder", type=given_path, help="folder of photos: FOLDER/<class>/*.jpg, or FOLDER/*.jpg"
     )
-    parser.add_argument("--out", required=True, help="folder for the records")
+    parser.add_argument("--out", type=given_path, required=True, help="folder for the records")
     parser.add_argument(
         "--size", type=int, default=256, help="side of the square images, pixels (256)"
     )
@@ -70,7 +70,7 @@ def convert(folder: str | Path, out: str | Path, size: int, shard: int, on_error
       UserError: if `out` holds anything else, lies in `folder` or is being written to, or images
         cannot be read.
     """
-    out = output("--out", out, [folder])
+    out = output("--out", out, [expanded(folder)])
     with readable(folder):
         listing = folders.find(folder)
         identity = folders.identity(listing, size)

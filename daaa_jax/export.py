@@ -28,7 +28,7 @@ from jax import Array
 from jax import export as jax_export
 
 from daaa_jax import inference
-from daaa_jax.command_line import Parser
+from daaa_jax.command_line import Parser, given_path
 from daaa_jax.errors import UserError, first_line, writable
 from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.models import layers
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = Parser("export", __doc__)
     what = parser.add_network_flags(inference.NETWORKS)
-    parser.add_argument("--out", required=True, help="folder to create")
+    parser.add_argument("--out", type=given_path, required=True, help="folder to create")
     parser.add_argument("--onnx", action="store_true", help="also write ONNX, by jax2onnx")
     what.add_argument(
         "--generators",

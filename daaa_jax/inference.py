@@ -205,8 +205,8 @@ def predict(
                     raise UserError(f"--overlay_layers: {error}") from error
             for row, path in enumerate(batch):
                 if overlays is not None and row not in unreadable:
-                    stem = f"{path.parent.name}_{path.stem}"
-                    stem = os.fsencode(stem)[:_LONGEST_STEM].decode(errors="ignore")
+                    stem = "_".join(filter(None, (path.parent.name, path.stem)))
+                    stem = os.fsencode(stem)[-_LONGEST_STEM:].decode(errors="ignore")
                     place = overlays / f"{start + row:06d}_{stem}.png"
                     with writable(f"--overlays={overlays}"):
                         image_grid.write_png(place, overlay(views[row], maps[row]), scale)

@@ -165,12 +165,8 @@ class _Run:
         """Checks that updates of the later stages can be repeated, before the first one trains."""
         shape = self.task.source_train.images.shape[1:]
         training = functools.partial(self._target_training, translations={}, devices=1)
-        later = self.stages_to_run()[1:]
-        validate.check_updates(self.config, self.model, shape, training, later)
-
-    def stages_to_run(self) -> list[str]:
-        """The unfinished stages, in order."""
-        return [name for name in self.wanted if self.stages.finished(name) is None]
+        to_run = [name for name in self.wanted if self.stages.finished(name) is None]
+        validate.check_updates(self.config, self.model, shape, training, to_run[1:])
 
     def workdir_of(self, stage: str) -> Workdir:
         """The working directory where the stage is finished, the same on every process."""

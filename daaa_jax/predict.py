@@ -38,9 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
       UserError: for any error that the user can fix.
     """
     parser = Parser("predict", __doc__)
-    parser.add_argument(
-        "images", nargs="+", type=given_path, help="images, folders of images, or lists"
-    )
+    parser.add_argument("images", nargs="+", type=given_path, help="images, folders or lists")
     parser.add_list_flags()
     parser.add_network_flags(inference.NETWORKS, default="selected")
     parser.add_argument(
@@ -60,11 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     workdir = Workdir(options.workdir)
     error_log.use(workdir.path)
     options.out = options.out or str(workdir.predictions)
-    out = files.output("--out", options.out)
+    given = [*map(Path, options.images)]
+    out = files.output("--out", options.out, filter(Path.is_file, given))
     if out.is_dir() or (out.is_file() and photos.starts_as_image(out)):
         what = "a folder" if out.is_dir() else "an image"
         raise UserError(f"--out={options.out} is {what}: give a file, such as predictions.csv")
-    overlays = options.overlays and files.output("--overlays", options.overlays, options.images)
+    overlays = options.overlays and files.output("--overlays", options.overlays, given)
     root = options.root and str(files.expanded(options.root))
     images = inference.find_files(options.images, image_lists.Options(root, options.path_prefix))
     compilation.enable_cache()

@@ -225,7 +225,7 @@ def _check_batches(config: ConfigDict, mesh: Mesh) -> None:
         meshes.check_batch_size(f"{stage}.batch_size", config[stage].batch_size, mesh)
 
 
-def check_workdir(path: Path, inputs: Iterable[object] = ()) -> None:
+def check_workdir(path: Path, inputs: Iterable[Path] = ()) -> None:
     """Checks that a working directory is writable, without creating it.
 
     Args:

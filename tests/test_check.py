@@ -117,11 +117,11 @@ def test_domain_that_is_given_twice_or_within_another_fails(source, target, tmp_
     (tmp_path / "link").symlink_to(source)
     for other in (source, tmp_path / "link", links_to(source, tmp_path / "links")):
         code, text = run(capsys, source, other)
-        assert code == 1 and f"error: the source {source}" in text and str(other) in text
+        assert code == 1 and f"error: all images of {source}" in text and str(other) in text
     write_image(tmp_path / "links" / "more" / "a.jpg", 1, 5)
-    assert f"error: the source {source}" in run(capsys, source, tmp_path / "links")[1]
+    assert f"error: all images of {source}" in run(capsys, source, tmp_path / "links")[1]
     next(path for path in (tmp_path / "links").rglob("*") if path.is_symlink()).unlink()
-    assert f"error: the source {source}" not in run(capsys, source, tmp_path / "links")[1]
+    assert f"error: all images of {source}" not in run(capsys, source, tmp_path / "links")[1]
 
 
 def test_target_that_is_given_twice_is_checked_once(source, target, capsys):

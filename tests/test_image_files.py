@@ -101,8 +101,15 @@ def test_ignored_folder_within_a_class_is_not_reported_as_a_class(name, tmp_path
         "a.jpg_original",
         "a.tiff_original",
     ]
-    + ["a.jpg~", "a.png.part", "a.jpg.crdownload", "AlbumArtSmall.jpg", "#a.jpg#", "a.jpg.filepart"]
-    + ["Thumbs.db:encryptable", "a.jpg_exiftool_tmp", "MVI_1.THM", "catalogue.lrcat-journal"],
+    + ["a.jpg~", "a.png.part", "a.jpg.crdownload", "AlbumArtSmall.jpg", "a.jpg.filepart"]
+    + [
+        "Thumbs.db:encryptable",
+        ".notes.txt.icloud",
+        "catalogue.lrcat.lock",
+        "a.jpg_exiftool_tmp",
+        "MVI_1.THM",
+        "catalogue.lrcat-journal",
+    ],
 )
 def test_files_of_a_system_are_ignored(name, tmp_path):
     (tmp_path / name).write_bytes(b"\xff\xd8\xff")
@@ -116,7 +123,24 @@ def test_images_whose_names_begin_as_those_of_a_system_are_images(name, tmp_path
     assert image_files.scan(tmp_path).images == [tmp_path / name]
 
 
-@pytest.mark.parametrize("content", ["nothing", "Thumbs.db", ".a.jpg.icloud", "no folder"])
+@pytest.mark.parametrize("name", ["labels.csv", "README.md"])
+def test_link_to_a_file_that_is_gone_is_no_class(name, tmp_path):
+    write_domain(tmp_path, ("bike", "mug"), each=1)
+    (tmp_path / name).symlink_to(tmp_path / "nowhere")
+    listing = folders.find(tmp_path)
+    assert listing.classes == ("bike", "mug") and listing.unreadable[0][0] == tmp_path / name
+
+
+def test_image_that_icloud_has_not_downloaded_is_unreadable(tmp_path):
+    write_domain(tmp_path, ("trips.icloud", "mug"), each=1)
+    (tmp_path / "mug" / ".a.jpg.icloud").write_bytes(b"bplist00")
+    listing = folders.find(tmp_path)
+    assert listing.classes == ("mug", "trips.icloud") and len(listing.paths) == 3
+    with pytest.raises(UserError, match=r"(?s)1 image .*\.a\.jpg\.icloud: .*iCloud"):
+        folders.decode({"shop": listing}, SIZE, "raise")
+
+
+@pytest.mark.parametrize("content", ["nothing", "Thumbs.db", "no folder"])
 def test_class_folder_without_an_image_is_a_class(content, tmp_path, capsys):
     write_domain(tmp_path / "shop", ("bike", "mug"), each=1)
     place = tmp_path / "shop" / "pen"
@@ -128,7 +152,7 @@ def test_class_folder_without_an_image_is_a_class(content, tmp_path, capsys):
         (place / content).write_bytes(b"")
     listing = folders.find(tmp_path / "shop")
     assert listing.classes == ("bike", "mug", "pen") and len(listing.paths) == 2
-    assert bool(listing.unreadable) == (content in (".a.jpg.icloud", "no folder"))
+    assert bool(listing.unreadable) == (content == "no folder")
     assert check.main([str(tmp_path / "shop")]) == 1
     assert "'pen'" in capsys.readouterr().out
 
@@ -346,18 +370,28 @@ def test_splits_above_the_classes_are_refused(names, inner, tmp_path):
 
 @pytest.mark.parametrize(
     "names",
-    [("seg_train", "seg_test"), ("Training", "PublicTest", "PrivateTest"), ("fold_0", "fold_1")]
-    + [("bounding_box_train", "bounding_box_test", "query"), ("01_train", "02_val")],
+    [("seg_train", "seg_test"), ("query", "support"), ("fold_0", "fold_1")]
+    + [("01_train", "02_val"), ("train_v2", "test_v1"), ("cifar_trainset", "cifar_testset")],
 )
 def test_parts_that_hold_the_same_classes_are_refused(names, tmp_path):
     for name in names:
         write_domain(tmp_path / name, ("mug", "pen"), each=1)
-    write_domain(tmp_path, ("seg_pred",), each=1)
+    if "seg" in names[0]:
+        write_domain(tmp_path, ("seg_pred",), each=1)
     with pytest.raises(UserError, match=f"{tmp_path / names[0]}$"):
         folders.find(tmp_path)
 
 
-@pytest.mark.parametrize("names", [("amazon", "dslr"), ("bus", "steam train", "bullet train")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("amazon", "dslr"),
+        ("steam train", "bullet train"),
+        ("PublicTest", "PrivateTest"),
+        ("valley", "oval"),
+        ("contest", "valve"),
+    ],
+)
 def test_other_folders_that_hold_the_same_folders_are_warned_of(names, tmp_path, capsys):
     for name in names:
         write_domain(tmp_path / name, ("day", "night"), each=1)

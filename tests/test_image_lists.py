@@ -116,6 +116,15 @@ def test_class_names_that_contradict_the_folders_are_refused(given, root):
         image_lists.find(path, Options(class_names=given))
 
 
+def test_names_beside_labels_from_one_are_those_of_the_labels(root):
+    write_domain(root / "flat", ("fork",), each=2)
+    path = root / "flat.txt"
+    path.write_text("flat/fork/000.jpg 1\nflat/fork/001.jpg 2\n")  # a folder of both labels
+    (root / "names.txt").write_text("2: fork\n1: cup\n")
+    found = image_lists.find(path, Options(class_names=str(root / "names.txt")))
+    assert found.classes == ("cup", "fork") and found.labels.tolist() == [0, 1]
+
+
 def test_class_names_beyond_the_labels_are_no_classes(root):
     path = write_list(root / "amazon.txt", root / "amazon", "")
     listing = image_lists.find(path, Options(class_names="velo,cup,biro,lamp,fork"))
@@ -131,6 +140,11 @@ def test_class_names_beyond_the_labels_are_no_classes(root):
         (["knife 2", "cup 0", "fork 1"], ("cup", "fork", "knife")),  # as in VisDA-2017
         (["2: knife", "0: cup", "1: fork"], ("cup", "fork", "knife")),
         (["# id name", "1 fork", "0 cup", "2 table knife"], ("cup", "fork", "table knife")),
+        (["0,cup", "1,fork", "2,knife"], ("cup", "fork", "knife")),
+        (["0. cup", "1. fork", "2. knife"], ("cup", "fork", "knife")),
+        (["0 stars", "1 star", "2 stars"], ("0 stars", "1 star", "2 stars")),
+        (["grade 0", "grade 1", "grade 2"], ("grade 0", "grade 1", "grade 2")),
+        (["players'", "[a]", "knife"], ("players'", "[a]", "knife")),
         (["# my classes", "'cup'", '"fork"', "knife"], ("cup", "fork", "knife")),
         (["Boeing 737", "Boeing 747", "Airbus 380"], ("Boeing 737", "Boeing 747", "Airbus 380")),
     ],

@@ -85,10 +85,20 @@ def test_address_as_an_output_is_refused(command, tiny_run, images, tmp_path, mo
     assert "://bucket/new" in line and not list(tmp_path.glob("*:"))
 
 
-@pytest.mark.parametrize("command", [("check", ""), ("convert", "", "--out=new")])
+@pytest.mark.parametrize(
+    "command", [("check", ""), ("convert", "", "--out=new"), ("convert", "mug", "--out=")]
+)
 def test_empty_path_is_not_the_current_folder(command, images, monkeypatch):
     monkeypatch.chdir(images)
-    assert "empty" in refused(*command) and not (images / "new").exists()
+    before = sorted(images.rglob("*"))
+    assert "empty" in refused(*command) and sorted(images.rglob("*")) == before
+
+
+def test_list_that_is_classified_is_not_overwritten(tiny_run, images):
+    place = images / "list.txt"
+    place.write_text("mug/000.jpg 0\n")
+    assert f"--out={place}" in refused("predict", f"--workdir={tiny_run}", f"--out={place}", place)
+    assert place.read_text() == "mug/000.jpg 0\n"
 
 
 def test_default_of_an_output_names_the_flag_for_another(place, tiny_run, images):

@@ -167,15 +167,25 @@ def bad_files(folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.parametrize("planar", ["separate", "contig"])
 @pytest.mark.parametrize("bands", [2, 4])
-def test_tiff_of_several_bands_in_planes_is_unreadable(bands, tmp_path):
-    """Pillow would read the first alone."""
+def test_tiff_of_several_bands_without_colours_is_unreadable(bands, planar, tmp_path):
+    """Pillow would read the first band alone."""
     tifffile = pytest.importorskip("tifffile")
     path = tmp_path / "a.tif"
     values = np.arange(bands * 32 * 32, dtype=np.uint8).reshape(bands, 32, 32)
-    tifffile.imwrite(path, values, photometric="minisblack", planarconfig="separate")
-    with pytest.raises(photos.UnreadableImage, match=rf"\b{bands} bands\b"):
+    values = values if planar == "separate" else np.moveaxis(values, 0, -1)
+    tifffile.imwrite(path, values, photometric="minisblack", planarconfig=planar)
+    with pytest.raises(photos.UnreadableImage, match=rf"\b{bands} bands\b|cannot decode"):
         photos.read(path, SIZE)
+
+
+def test_colours_of_a_tiff_are_read_beside_another_band(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    path = tmp_path / "a.tif"
+    values = np.stack([np.full((32, 32), value, np.uint8) for value in (10, 20, 30, 40)])
+    tifffile.imwrite(path, values, photometric="rgb", planarconfig="separate", extrasamples=[0])
+    assert (photos.read(path, SIZE) == (10, 20, 30)).all()
 
 
 @pytest.mark.parametrize("name", ["a.tif", "a"])

@@ -239,6 +239,8 @@ def test_checkpoint_of_a_training_program_is_loaded(name, legacy, tmp_path, caps
         ({"state_dict_ema": ones(), "state_dict": tensors()}, "state_dict", "state_dict_ema"),
         ({"ema": of("module.", ones()), "model": of("module.")}, "model", "ema"),
         ({"ModelEMA": ones(), "model": tensors()}, "model", "ModelEMA"),
+        ({"EMAModel": ones(), "model": tensors()}, "model", "EMAModel"),
+        ({"ema2": ones(), "model": tensors()}, "model", "ema2"),
         ({"grads": ones(), "model": tensors()}, "model", "grads"),
         ({"teacher": ones(), "student": of("module.")}, "student", "teacher"),
         ({"first": tensors(), "second": ones()}, "first", "second"),

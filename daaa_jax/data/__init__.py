@@ -1,6 +1,7 @@
 """Loads the task, a source and a target domain, that a config names."""
 
 import importlib
+from pathlib import Path
 from types import ModuleType
 
 from ml_collections import ConfigDict
@@ -17,7 +18,7 @@ _MODULES = {  # by `data.name`
 }
 
 
-def check(settings: ConfigDict) -> list[str]:
+def check(settings: ConfigDict) -> list[Path]:
     """Checks what costs nothing: that settings are valid, and that folders of photos exist.
 
     Args:

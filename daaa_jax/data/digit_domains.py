@@ -106,20 +106,20 @@ def _blended(source: dict[str, LabelledImages], settings: ConfigDict) -> dict[st
 
 def _photos(folder: Path) -> list[np.ndarray]:
     found = image_files.scan(folder)
+    if not found.images:
+        raise UserError(f"data.photos_dir={folder} holds no photo")
     ranges = photos.value_ranges(found.images)
     read, bad = [], [*found.unreadable]
     for path in found.images:
-        photo = photos.try_read(path, 0, ranges)
-        if isinstance(photo, str):
-            bad.append((path, photo))
-        elif min(photo.shape[:2]) < 32:
-            bad.append((path, "smaller than the 32x32 pixels of a digit"))
+        try:
+            read.append(photos.read(path, 0, ranges))
+        except photos.UnreadableImage as error:
+            bad.append((path, str(error)))
         else:
-            read.append(photo)
+            if min(read[-1].shape[:2]) < 32:
+                raise UserError(f"{path} is smaller than the 32x32 pixels of a digit: remove it")
     if bad:
         raise folders.unreadable("photo", bad, "remove or replace")
-    if not read:
-        raise UserError(f"data.photos_dir={folder} holds no photo")
     return read
 
 

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -24,9 +24,9 @@ UNKNOWN = -1  # label of the images of a flat folder, one without classes
 # Folders of these names above the classes are parts of a dataset: `Train`, `test2017`, `val_set`.
 _PARTS = r"train(ing|val)?|trn|val(id(ation|ate)?)?|test(ing)?|tst|dev|eval(uation)?"
 _SPLIT = re.compile(rf"(?i)\s*({_PARTS})[\W_]*(set|data|images?|split)?[\W\d_]*[ab]?")
-# And such as differ in these words alone: `images_train` and `images_test`.
-_PART = re.compile(rf"(?i)(?<![^\W_])({_PARTS}|(un)?labell?ed|query|gallery)(?![^\W\d_])")
-_ANY_PART = re.compile(r"(?i)tra?i?n|te?st|val|dev|eval|fold|split|quer|galler|support|pred")
+# And such as differ in these words alone: `images_train` and `images_test`, `fold_0` and `fold_1`.
+_PART = re.compile(rf"({_PARTS}|(un)?labell?ed|query|gallery|support|fold|split|pred)(set)?")
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[^\W\d_a-zA-Z]+")
 # Unicode categories that a log line cannot show: controls, bytes that are not UTF-8, line ends.
 _HIDDEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
@@ -107,6 +107,11 @@ class Decoded(_Domain):
 Domain = Listing | Decoded
 
 
+def with_images(domain: Domain) -> set[str]:
+    """Names of the classes of which a domain has an image."""
+    return {domain.classes[number] for number in np.unique(domain.labels) if number != UNKNOWN}
+
+
 def composed(name: str) -> str:
     """Normalises a name to Unicode NFC, so that an accented letter is one character."""
     return unicodedata.normalize("NFC", name)
@@ -168,38 +173,47 @@ def find(folder: str | Path) -> Listing:
 def _check_no_splits(root: Path, names: Sequence[str], paths: Sequence[Path]) -> None:
     """Refuses folders such as `train` and `test` above the classes, which are not classes.
 
-    One such name among others may be a class, unless it holds classes: theirs, or beside one other.
-    Other folders that hold folders of the same names are refused if all are named as parts, such as
-    `seg_train`, and else warned of: they may be domains.
+    Warns of other folders that hold folders of the same names, as domains do.
     """
     within: dict[str, set[str]] = collections.defaultdict(set)  # folders in each; "" for images
     for path in paths:
         top, inner, *_ = (*path.relative_to(root).parts[:-1], "", "")
         within[top].add(inner)
-    is_divided = len(names) > 1 and len({_PART.sub("", name) for name in names}) == 1
-    splits = list(names) if is_divided else list(filter(_SPLIT.fullmatch, names))
-    splits.sort(key=lambda name: "train" not in name.lower())
-    classes = within[splits[0]] if splits else set()
+    counts = collections.Counter(itertools.chain.from_iterable(within.values()))
+    counts[""] = 0
+    alike = [name for name in names if sum(counts[inner] > 1 for inner in within[name]) > 1]
+    if splits := _splits(names, within):
+        splits.sort(key=lambda name: "train" not in name.lower())
+        raise UserError(
+            f"{root} is divided into {', '.join(splits)}, which are not classes: give one of them, "
+            f"such as {root / splits[0]}"
+        )
+    if len(alike) > 1:
+        what = f"{listed(alike, 3)} in {root} are read as classes, and hold folders of the same"
+        place = root / alike[0]
+        print(f"warning: {what} names: if these are the classes, give {place}", flush=True)
+
+
+def _splits(names: Sequence[str], within: Mapping[str, Collection[str]]) -> list[str]:
+    """Those of the folders that are named as parts of a dataset, and are.
+
+    One such name among others may be a class, unless it holds classes: theirs, or beside one other.
+    """
+    if len(names) > 1 and len(set(map(_without_part, names))) == 1:
+        return list(names)
+    splits = list(filter(_SPLIT.fullmatch, names))
+    classes = set(within[splits[0]]) if splits else set()
     holds_classes = len(classes) > 1 and "" not in classes
     is_beside = len(names) == 2 or classes & set(names)
-    is_whole = len(splits) > 1 or splits == list(names)
-    if not splits or not (is_whole or (holds_classes and is_beside)):
-        counts = collections.Counter(itertools.chain.from_iterable(within.values()))
-        alike = [
-            name
-            for name, inner in within.items()
-            if "" not in inner and sum(counts[each] > 1 for each in inner) > 1
-        ]
-        splits = sorted(alike, key=lambda name: "train" not in name.lower())
-        if len(alike) < 2 or not all(map(_ANY_PART.search, alike)):
-            if len(alike) > 1:
-                what = f"{listed(alike, 3)} in {root} hold folders of the same names"
-                print(f"warning: {what}: if those are the classes, give one of these", flush=True)
-            return
-    raise UserError(
-        f"{root} is divided into {', '.join(splits)}, which are not classes: give one of them, "
-        f"such as {root / splits[0]}"
-    )
+    is_part = len(splits) > 1 or splits == list(names) or (holds_classes and is_beside)
+    return splits if is_part else []
+
+
+def _without_part(name: str) -> str:
+    """What else the words of a part's name say; the name itself if it is not named as a part."""
+    words = _WORD.findall(name)
+    others = [word for word in words if not _PART.fullmatch(word.lower())]
+    return name if others == words else " ".join(others).lower()
 
 
 def similar_classes(classes: Sequence[str]) -> list[str]:

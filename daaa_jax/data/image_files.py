@@ -4,7 +4,8 @@
    leave are ignored, at any depth (`_IGNORED`, `_IGNORED_WITH`).
 2. An image is what Pillow reads, whatever its suffix.
 3. A file with an image's suffix or first bytes that cannot be read is an unreadable image, and so
-   is a link that leads nowhere and a folder that cannot be entered.
+   is one that iCloud has not downloaded, a link that leads nowhere, and a folder that cannot be
+   entered.
 4. Anything else is passed over, and counted.
 """
 
@@ -22,16 +23,14 @@ from daaa_jax.errors import reason
 # Names in lower case; hidden ones start with a dot.
 _IGNORED = (
     ".*", "~$*", "desktop.ini", "thumbs.db", "thumbs.db:*", "ehthumbs*.db", "icon\r", "lost+found",
-    "$recycle.bin", "system volume information", "found.[0-9][0-9][0-9]",
-    "__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder",
-    "@eadir", "@__thumb", "@recycle", "@recently-snapshot", "@tmp", "@syno*",
-    "#recycle", "#snapshot", "~snapshot", "lost.dir", "_vti_*",
-    "picasa.ini", "zbthumbnail.info", "pspbrwse.jbf", "*.lrdata", "*.lrcat", "*.lrcat-*",
-    "digikam4.db", "thumbnails-digikam.db", "albumartsmall.jpg", "albumart_{*",
-    "*.???_original", "*.????_original", "*.*~", "*.crdownload", "*.part", "*.partial",
-    "*.filepart", "*.!ut", "*_exiftool_tmp", "#*#", "~syncthing~*", "*.thm",
-    "[[]originals]", "dfsrprivate", "thefindbycontentfolder",
-    "_svn", "__pycache__",
+    "$recycle.bin", "system volume information", "found.[0-9][0-9][0-9]", "__macosx",
+    "network trash folder", "temporary items", "thevolumesettingsfolder", "@eadir", "@__thumb",
+    "@recycle", "@recently-snapshot", "@tmp", "@syno*", "#recycle", "#snapshot", "~snapshot",
+    "lost.dir", "_vti_*", "picasa.ini", "zbthumbnail.info", "pspbrwse.jbf", "*.lrdata", "*.lrcat",
+    "*.lrcat-*", "*.lrcat.lock", "digikam4.db", "thumbnails-digikam.db", "albumartsmall.jpg",
+    "albumart_{*", "*.???_original", "*.????_original", "*.*~", "*.crdownload", "*.part",
+    "*.partial", "*.filepart", "*.!ut", "*_exiftool_tmp", "~syncthing~*", "*.thm", "[[]originals]",
+    "dfsrprivate", "thefindbycontentfolder", "_svn", "__pycache__",
 )  # fmt: skip
 # Folders whose names may also be classes, each with a file or folder that a system puts into it.
 _IGNORED_WITH = (
@@ -52,7 +51,7 @@ class Files:
       others: files that are not images.
       ignored: what a system left; a folder counts once.
       unreadable: links that lead nowhere and folders that cannot be entered, with the reason.
-      folders: the direct subfolders, also empty or unreadable ones.
+      folders: the direct subfolders, also empty and unreadable ones, that are not ignored.
     """
 
     images: list[Path] = dataclasses.field(default_factory=list)
@@ -82,13 +81,15 @@ def _add(path: Path, above: frozenset[Path], found: Files, seen: set[Path] | Non
       above: all folders that contain it, resolved.
       seen: the folders of this direct subfolder so far, resolved; None for the top folder.
     """
+    is_direct = seen == set()
     try:
         mode = path.stat().st_mode
         names = os.listdir(path) if stat.S_ISDIR(mode) else []
     except OSError as error:
         where = f": a link to {os.readlink(path)}" if os.path.islink(path) else ""
         found.unreadable.append((path, f"{reason(error)}{where}"))
-        if seen == set() and path.suffix.lower() not in photos.SUFFIXES:
+        # What leads nowhere may have been a folder if it has no suffix.
+        if is_direct and (path.is_dir() or not (path.suffix or Path(os.readlink(path)).suffix)):
             found.folders.append(path)
         return
     if not stat.S_ISDIR(mode):
@@ -98,21 +99,20 @@ def _add(path: Path, above: frozenset[Path], found: Files, seen: set[Path] | Non
         found.ignored.append(path)
     elif (real := path.resolve()) not in above and real not in (seen or ()):
         above |= {real, *real.parents}
+        if is_direct:
+            found.folders.append(path)
         if seen is not None:
-            if not seen:
-                found.folders.append(path)
             seen.add(real)
         for name in sorted(names):
-            if name.endswith(".icloud"):
-                found.unreadable.append((path / name, "not downloaded from iCloud"))
-            elif _PATTERN.match(name.lower()):
+            if _PATTERN.match(name.lower()) and not photos.is_in_icloud(name):
                 found.ignored.append(path / name)
             else:
                 _add(path / name, above, found, set() if seen is None else seen)
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in photos.SUFFIXES or photos.starts_as_image(path)
+    is_named = path.suffix.lower() in photos.SUFFIXES or photos.is_in_icloud(path.name)
+    return is_named or photos.starts_as_image(path)
 
 
 def with_images(ignored: Iterable[Path], root: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 import os
 import re
 from collections.abc import Sequence
@@ -20,8 +21,8 @@ _AFTER_COMMA = re.compile(r"(.*\S)\s*[,;\t]\s*([^,;\t/]+)")
 _AFTER_SPACE = re.compile(r"(.*[^\s,;])(?:\s*[,;]\s*|\s+)([^\s,;/]+)")
 # A name with its label.
 _NUMBERED = (
-    re.compile(r"(?P<name>.*\S)\s+(?P<number>\d+)"),
-    re.compile(r"(?P<number>\d+)[\s:;]\s*(?P<name>\S.*)"),
+    re.compile(r"(?P<name>.*[^\s,:;])[\s,:;]+(?P<number>\d+)"),
+    re.compile(r"(?P<number>\d+)[\s,:;.)-]+(?P<name>[^\s,:;.)-].*)"),
 )
 # Controls, and bytes that are not UTF-8.
 _HIDDEN = re.compile("[\x00-\x1f\x7f\udc80-\udcff]")
@@ -164,17 +165,18 @@ def _class_names(path: Path, lines: Sequence[Line], options: Options) -> dict[st
         parents[label or ""].setdefault(file.parent, number)
     labels = sorted(parents, key=_order)
     if options.class_names:
-        names = _given_names(options.class_names)
+        names = _given_names(options.class_names, labels)
         if unknown := [label for label in labels if label not in names]:
             where = f"{path}, line {min(parents[unknown[0]].values())}: label {unknown[0]}"
             given = f"data.class_names={options.class_names} has {counted(len(names), 'name')}"
             raise UserError(f"{where}, and {given}, numbered from 0")
-        for label in labels:
-            shared = {composed(parent.name) for parent in parents[label]}
+        owners = collections.Counter(itertools.chain.from_iterable(parents.values()))
+        for label, places in parents.items():
+            shared = {composed(parent.name) for parent in places if owners[parent] == 1}
             if len(shared) == 1 and shared <= set(names.values()) - {names[label]}:
-                where = f"{path}, line {min(parents[label].values())}: label {label}"
-                given = f"data.class_names={options.class_names} calls it {names[label]!r}"
-                raise UserError(f"{where} is in the folder {min(shared)!r}, and {given}")
+                where = f"{path}, line {min(places.values())}: label {label}"
+                calls = f"data.class_names={options.class_names} calls it {names[label]!r}"
+                raise UserError(f"{where} has the folder {min(shared)!r}, and {calls}: reorder it")
         return {label: names[label] for label in labels}
     inside: collections.Counter[Path] = collections.Counter()  # labels below each folder
     for places in parents.values():
@@ -195,19 +197,22 @@ def _class_names(path: Path, lines: Sequence[Line], options: Options) -> dict[st
     return names | {label: composed(label) for label in labels if not label.isdecimal()}
 
 
-def _given_names(given: str) -> dict[str, str]:
+def _given_names(given: str, labels: Sequence[str]) -> dict[str, str]:
+    """Names by label: numbered from 0, unless each has a label beside it, with those of a list."""
     file = Path(os.path.expanduser(given))
     is_file = os.path.isfile(file)
     if not is_file and ("," not in given or given.endswith(".txt")):
         raise UserError(f"data.class_names={given}: there is no such file")
-    lines = [line for _, line in _lines(file)] if is_file else given.strip("[]").split(",")
-    kept = [line.strip(" '\"") for line in lines if not line.startswith("#")]
-    names = {str(number): composed(name) for number, name in enumerate(kept)}
+    if is_file:
+        lines = [line for _, line in _lines(file) if not line.startswith("#")]
+    else:  # perhaps as Python writes a list
+        lines = (given[1:-1] if given[0] + given[-1] == "[]" else given).split(",")
+    plain = [re.sub(r"^(['\"])(.*)\1$", r"\2", composed(line.strip())) for line in lines]
+    names = {str(number): name for number, name in enumerate(plain)}
     for numbered in _NUMBERED:
-        found = [match.groupdict() for match in map(numbered.fullmatch, names.values()) if match]
-        if sorted(each["number"] for each in found) == sorted(names):
-            found.sort(key=lambda each: int(each["number"]))
-            names = {each["number"]: each["name"] for each in found}
+        found = {m["number"]: m["name"] for m in map(numbered.fullmatch, plain) if m}
+        if set(labels) <= set(found) and len(set(found.values())) == len(plain):
+            names = {number: found[number] for number in sorted(found, key=_order)}
     if len(set(names.values()) - {""}) < len(names):
         raise UserError(f"data.class_names={given} has a name twice, or an empty one")
     return names

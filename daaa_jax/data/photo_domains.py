@@ -14,7 +14,6 @@ from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledIm
 from daaa_jax.errors import UserError, counted, listed, readable
 from daaa_jax.runtime.files import expanded
 
-_LONGEST_NAME = 250  # bytes of the folder of translations, which may have 255
 DOMAINS = ("amazon", "dslr", "webcam")
 # Where data are to be had, and how they lie in `data.dir`, by `data.name`.
 _WHERE = {
@@ -53,8 +52,6 @@ def load(settings: ConfigDict) -> Task:
     source, target = (_list(settings, settings[name]) for name in ("source", "target"))
     check_differ(source, target)
     source, target = _told_apart(source, target, settings)
-    if len(os.fsencode(f"{source.name}_to_{target.name}")) > _LONGEST_NAME:
-        raise UserError(f"{source.folder} and {target.folder}: names too long, rename the folders")
     others = [target] + ([_list(settings, settings.target_test)] if settings.target_test else [])
     source, (target, *tests) = image_lists.with_shared_names(source, others)
     if why := folders.why_no_source(source.folder, source.classes, source.files):
@@ -67,7 +64,7 @@ def load(settings: ConfigDict) -> Task:
         check_differ(source, test)
         if not test.classes:
             raise UserError(f"data.target_test={settings.target_test} has no classes")
-        if missing := sorted(set(source.classes) - set(test.classes)):
+        if missing := sorted(set(source.classes) - folders.with_images(test)):
             print(f"{test.folder} lacks classes, not measured: {', '.join(missing)}", flush=True)
         domains["test"] = test
     if settings.limit:
@@ -100,7 +97,7 @@ def load(settings: ConfigDict) -> Task:
     )
 
 
-def check_folders(settings: ConfigDict) -> list[str]:
+def check_folders(settings: ConfigDict) -> list[Path]:
     """Checks that the folders of the domains are set and can be listed; lists no image.
 
     Returns:
@@ -124,7 +121,7 @@ def check_folders(settings: ConfigDict) -> list[str]:
             contextlib.suppress(NotADirectoryError),  # a list of files, or refused as none
         ):
             os.scandir(expanded(place)).close()
-        places += [place] if name != "root" else []
+        places += [expanded(place)] if name != "root" else []
     return places
 
 
@@ -172,12 +169,11 @@ def check_differ(source: Domain, target: Domain) -> None:
     Raises:
       UserError: if one does, also through links.
     """
-    first, second = _places(source), _places(target)
-    if first <= second or second <= first:
-        common = len(first & second)
+    ours, theirs = _places(source), _places(target)
+    if ours <= theirs or theirs <= ours:
+        inner, outer = (source, target) if ours <= theirs else (target, source)
         raise UserError(
-            f"the source {source.folder} and the target {target.folder} have {common} files in "
-            "common: give domains of different images"
+            f"all images of {inner.folder} are also in {outer.folder}: give other domains"
         )
 
 
@@ -229,7 +225,7 @@ def _check_classes(source: Domain, target: Domain, unknown_classes: str) -> None
     if similar := folders.similar_classes(target.classes):
         what = f"classes that differ only in case or spaces: {listed(similar)}"
         print(f"warning: {target.folder} has {what}", flush=True)
-    added = sorted(set(target.classes) - set(source.classes))
+    added = sorted(folders.with_images(target) - set(source.classes))
     names = listed([repr(name) for name in added])
     if added and unknown_classes == "raise":
         raise UserError(

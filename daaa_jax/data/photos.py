@@ -58,6 +58,12 @@ class UnreadableImage(Exception):
     """An image file that cannot be decoded; the message gives the reason."""
 
 
+def is_in_icloud(name: str) -> bool:
+    """Whether a file stands for an image that is not downloaded, as `.a.jpg.icloud` does."""
+    inner = Path(name.removesuffix(".icloud"))
+    return name.startswith(".") and inner.name != name and inner.suffix.lower() in SUFFIXES
+
+
 def starts_as_image(path: Path) -> bool:
     """Whether a file's first bytes are those of an image, or the file cannot be opened."""
     first = b""
@@ -135,17 +141,19 @@ def opened(path: Path, size: int = 0) -> Iterator[ImageFile.ImageFile]:
     With a size, JPEGs of many pixels are decoded at a reduced one, at least four times as large.
     """
     try:
+        if is_in_icloud(path.name):
+            raise UnreadableImage("not downloaded from iCloud")
         if (suffix := path.suffix.lower()) in _RAW:
             raise UnreadableImage(f"a camera's raw file ({suffix}): convert it to JPEG or PNG")
         if path.exists() and not path.is_file():
-            folder = "a folder that cannot be entered"
-            raise UnreadableImage(folder if path.is_dir() else "not a file")
+            if path.is_dir():
+                os.listdir(path)  # or the reason why not
+            raise UnreadableImage("not a file")
         with Image.open(path, formats=(*_FORMATS, *_WITHOUT_SIGNATURE.get(suffix, ()))) as image:
             if _DNG_VERSION in getattr(image, "tag_v2", ()):
                 raise UnreadableImage("a camera's raw file (DNG): convert it to JPEG or PNG")
-            if _tag(image, _PLANAR) == 2 and _tag(image, _SAMPLES) > len(image.getbands()):
-                bands = _tag(image, _SAMPLES)
-                raise UnreadableImage(f"it has {bands} bands in planes: save the colours as PNG")
+            if (bands := _tag(image, _SAMPLES)) > 1 == len(image.getbands()):
+                raise UnreadableImage(f"it has {bands} bands and no colours: save three as PNG")
             if image.format == "TIFF" and image.mode in ("I", "F"):
                 # libtiff has put the bytes in the machine's order, which Pillow overlooks.
                 _read_as(image, _decoding(image)[0].replace("B", ""))

@@ -9,10 +9,7 @@ from typing import Any
 import numpy as np
 
 # Parts of keys and prefixes of averaged copies of a network, and of gradients.
-_AVERAGED = {
-    "ema", "teacher", "momentum", "swa", "averaged", "average", "avg", "shadow", "k", "polyak",
-    "grads", "velocity",
-}  # fmt: skip
+_AVERAGED = re.compile("(ema|teacher|momentum|swa|average|avg|shadow|polyak|k|grad|velocity)(d|s)?")
 
 
 @dataclasses.dataclass
@@ -42,9 +39,10 @@ class Part:
         return ", ".join(filter(None, (self.keys, prefix))) or "names without a prefix"
 
     def rank(self) -> tuple[int, int, bool]:
-        """Higher if it fits better; of two that fit alike, if it is not called an average."""
-        words = re.split(r"\W|_|(?<=[a-z])(?=[A-Z])", f"{self.keys} {self.prefix}")
-        return sum(self.fits), len(self.fits), _AVERAGED.isdisjoint(map(str.lower, words))
+        """Higher if it fits better; of two that fit alike, if it is not called one."""
+        words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", f"{self.keys} {self.prefix}")
+        is_copy = any(_AVERAGED.fullmatch(word.lower()) for word in words)
+        return sum(self.fits), len(self.fits), not is_copy
 
 
 def find(

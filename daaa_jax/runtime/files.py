@@ -32,29 +32,27 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         raise UserError(f"{path}: no home folder of that user, give the whole path") from error
 
 
-def output(setting: str, place: str | os.PathLike[str], inputs: Iterable[object] = ()) -> Path:
+def output(setting: str, place: str | os.PathLike[str], inputs: Iterable[Path] = ()) -> Path:
     """The path to write to that a user gave.
 
     Args:
       setting: names it, for messages.
       place: the path.
-      inputs: folders of images that are read.
+      inputs: files, and folders of images, that are read.
 
     Raises:
-      UserError: if it is an address of object storage, or lies in one of `inputs`.
+      UserError: if it is an address of object storage, or is or lies in one of `inputs`.
     """
-    if re.match(r"[a-z0-9]+:/", str(place)):
+    if re.match(r"(?i)[a-z][a-z0-9+.-]+:/", str(place)):
         raise UserError(
             f"{setting}={place} is an address, but results are written to a folder: mount the "
             "bucket, or give another"
         )
-    path = expanded(place)
-    for folder in inputs:
-        if path.resolve().is_relative_to(expanded(str(folder)).resolve()):
-            raise UserError(
-                f"{setting}={place} is in {folder}, whose images are read: give another folder"
-            )
-    return path
+    path = expanded(place).resolve()
+    if found := [given for given in inputs if path.is_relative_to(given.resolve())]:
+        why = f"would be written into {found[0]}, which is read"
+        raise UserError(f"{setting}={place} {why}: give another place")
+    return expanded(place)
 
 
 @contextlib.contextmanager
