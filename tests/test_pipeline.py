@@ -40,12 +40,13 @@ def finished(tmp_path_factory) -> tuple[Path, str]:
 
 
 def outcome(workdir: Path) -> dict[str, object]:
-    """All that a run computes, without the times that it took."""
+    """All that a run computes, without the times that it took and what they are of."""
     markers = {
         stage: json.loads((workdir / stage / "finished.json").read_text()) for stage in STAGES
     }
     for marker in markers.values():
-        marker["extra"].pop("seconds")
+        for name in ("seconds", "device_seconds", "images"):
+            marker["extra"].pop(name)
     parts = {path.name: path.read_bytes() for path in workdir.glob("translate/*/part-*")}
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     return {"markers": markers, "parts": parts, "metrics": [json.loads(line) for line in lines]}
