@@ -84,6 +84,7 @@ def run(
             progress.update(min(round(done), len(images)), {})
     distributed.barrier(f"{direction} translated")
     _finish(folder, manifest)
+    distributed.barrier(f"{direction} finished")  # others read the manifest that the first writes
     return round(left)
 
 

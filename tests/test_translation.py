@@ -178,3 +178,17 @@ def test_damaged_manifest_is_named(tmp_path):
     (tmp_path / FOLDER / "manifest.json").write_text('{"complete": tr')
     with pytest.raises(UserError, match=r"manifest\.json"):
         translation.read(tmp_path / FOLDER)
+
+
+def test_processes_wait_until_the_first_has_marked_a_direction_as_complete(tmp_path, monkeypatch):
+    """They read the manifest at once, as the report's translations of test images."""
+    complete = []
+    monkeypatch.setattr(
+        translation.distributed,
+        "barrier",
+        lambda name: complete.append(
+            files.read_json_or(tmp_path / FOLDER / translation.MANIFEST, {})["complete"]
+        ),
+    )
+    translate(tmp_path, NEGATIVE)
+    assert complete[0] is False and complete[-1] is True

@@ -109,18 +109,14 @@ def _photos(folder: Path) -> list[np.ndarray]:
     if not found.images:
         raise UserError(f"data.photos_dir={folder} holds no photo")
     ranges = photos.value_ranges(found.images)
-    read, bad = [], [*found.unreadable]
-    for path in found.images:
-        try:
-            read.append(photos.read(path, 0, ranges))
-        except photos.UnreadableImage as error:
-            bad.append((path, str(error)))
-        else:
-            if min(read[-1].shape[:2]) < 32:
-                raise UserError(f"{path} is smaller than the 32x32 pixels of a digit: remove it")
+    read = {path: photos.try_read(path, 0, ranges) for path in found.images}
+    bad = [*found.unreadable, *((path, why) for path, why in read.items() if isinstance(why, str))]
     if bad:
         raise folders.unreadable("photo", bad, "remove or replace")
-    return read
+    for path, photo in read.items():
+        if min(np.shape(photo)[:2]) < 32:
+            raise UserError(f"{path} is smaller than the 32x32 pixels of a digit: remove it")
+    return [*map(np.asarray, read.values())]
 
 
 def _development_rows(source: LabelledImages, target: LabelledImages, settings) -> np.ndarray:
