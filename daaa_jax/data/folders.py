@@ -191,7 +191,7 @@ def _check_no_splits(root: Path, names: Sequence[str], paths: Sequence[Path]) ->
     if len(alike) > 1:
         what = f"{listed(alike, 3)} in {root} are read as classes, and hold folders of the same"
         place = root / alike[0]
-        print(f"warning: {what} names: if these are the classes, give {place}", flush=True)
+        print(f"warning: {what} names: if those are the classes, give {place}", flush=True)
 
 
 def _splits(names: Sequence[str], within: Mapping[str, Collection[str]]) -> list[str]:
