@@ -13,6 +13,7 @@ if __name__ == "__main__":  # first, as the imports below may fail
 
 import contextlib
 import csv
+import os
 import sys
 import types
 from collections.abc import Iterable, Sequence
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     error_log.use(workdir.path)
     options.out = options.out or str(workdir.predictions)
     given = [*map(Path, options.images)]
-    out = files.output("--out", options.out, filter(Path.is_file, given))
+    out = files.output("--out", options.out, filter(os.path.isfile, given))
     if out.is_dir() or (out.is_file() and photos.starts_as_image(out)):
         what = "a folder" if out.is_dir() else "an image"
         raise UserError(f"--out={options.out} is {what}: give a file, such as predictions.csv")

@@ -48,8 +48,8 @@ def output(setting: str, place: str | os.PathLike[str], inputs: Iterable[Path] =
             f"{setting}={place} is an address, but results are written to a folder: mount the "
             "bucket, or give another"
         )
-    path = expanded(place).resolve()
-    if found := [given for given in inputs if path.is_relative_to(given.resolve())]:
+    path = Path(os.path.realpath(expanded(place)))  # resolve() would fail at a circle of links
+    if found := [given for given in inputs if path.is_relative_to(os.path.realpath(given))]:
         why = f"would be written into {found[0]}, which is read"
         raise UserError(f"{setting}={place} {why}: give another place")
     return expanded(place)
