@@ -189,7 +189,7 @@ class Times:
 def timed(command: Command) -> tuple[int, Times]:
     """Runs a command to its end without a fault; returns the exit code and the times."""
     process, clock = command.start(), time.monotonic()
-    first, last = 0.0, 0.0
+    first, last, written = 0.0, 0.0, None
     changes: dict[str, list[tuple[float, int]]] = {stage: [] for stage in STAGES}
     while process.is_running():
         now, stage = time.monotonic() - clock, unfinished_stage(command.workdir)
@@ -198,7 +198,8 @@ def timed(command: Command) -> tuple[int, Times]:
         if not seen or seen[-1][1] != count:
             seen.append((now, count))
         first = first or (now if any(command.workdir.tensorboard.glob("*/*")) else 0.0)
-        last = last or (now if command.workdir.last_network.exists() else 0.0)
+        if (network := _last(command.workdir)) != written:
+            written, last = network, now
         time.sleep(0.01)
     whole = time.monotonic() - clock
     saves = {
