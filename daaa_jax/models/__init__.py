@@ -38,7 +38,7 @@ def create_classifier(settings, num_classes: int, attention: str) -> nn.Module:
       A module; `module.apply(variables, images, train)` returns logits `[B, K]`.
 
     Raises:
-      ValueError: if no network has that name.
+      UserError: if no network has that name.
     """
     check_choice("model.name", settings.name, CLASSIFIERS, UserError)
     network, _ = CLASSIFIERS[settings.name]

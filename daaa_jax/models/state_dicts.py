@@ -39,7 +39,7 @@ class Part:
         return ", ".join(filter(None, (self.keys, prefix))) or "names without a prefix"
 
     def rank(self) -> tuple[int, int, bool]:
-        """Higher if it fits better; of two that fit alike, if it is not called one."""
+        """Higher if it fits better; of two that fit alike, if it is not called a copy."""
         words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", f"{self.keys} {self.prefix}")
         is_copy = any(_AVERAGED.fullmatch(word.lower()) for word in words)
         return sum(self.fits), len(self.fits), not is_copy
