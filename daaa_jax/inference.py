@@ -131,7 +131,7 @@ def load_generators(workdir: Workdir) -> Generators:
 
 
 def find_files(places: Sequence[str], lists: image_lists.Options) -> list[Path]:
-    """Lists the given files, those named in lists, and all in folders, sorted.
+    """Lists the given files, those named in lists, and all in folders, sorted; each once.
 
     Files that a system leaves in folders are left out, see `data.image_files`. A text that names
     no images is a file, and so is a link that leads nowhere, as of a shell's `*`.
@@ -151,7 +151,7 @@ def find_files(places: Sequence[str], lists: image_lists.Options) -> list[Path]:
             found += (os.path.isfile(place) and image_lists.images_in(place, lists)) or [place]
     if not found:
         raise UserError(f"no file in {', '.join(places)}")
-    return found
+    return list({os.path.abspath(path): path for path in found}.values())
 
 
 def predict(

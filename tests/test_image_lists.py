@@ -592,6 +592,21 @@ def test_links_that_lead_nowhere_are_files_and_names_of_nothing_are_not(root):
         find_files([str(image), str(root / "*.png")], Options())
 
 
+def test_file_given_again_in_its_folder_or_a_list_is_one_file(root):
+    images = root / "amazon/images"
+    listed = write_list(root / "amazon.txt", root / "amazon", "")
+    listed.write_text(listed.read_text() * 2)
+    alone = find_files([str(images)], Options())
+    again = [str(images), str(images / "mug"), f"{images}/mug/../mug/000.jpg", str(listed)]
+    found = [Path(os.path.abspath(path)) for path in find_files(again, Options())]
+    assert found == alone and len(alone) == 6
+    first = images / "mug/001.jpg"
+    assert find_files([str(first), str(images)], Options()) == [
+        first,
+        *(path for path in alone if path != first),
+    ]
+
+
 def test_predict_writes_a_row_with_the_reason_for_texts_and_lost_links(root, tiny_run):
     image, text, link = root / "amazon/images/mug/000.jpg", root / "readme.txt", root / "lost.jpg"
     text.write_text("Photos of the shop.\n")
