@@ -9,11 +9,11 @@ from daaa_jax.runtime import exit_codes
 _COMMANDS = {
     "train": ("main", "adapt a classifier to unlabelled images"),
     "predict": ("predict", "classify images"),
-    "export": ("export", "write a network with its preprocessing, and its model card"),
+    "export": ("export", "write a network as a program, with a model card"),
     "check": ("check", "check folders of images before training"),
-    "convert": ("convert", "convert a folder of images to records"),
+    "convert": ("convert", "convert a folder of images to a few large files"),
     "reproduce": ("reproduce", "reproduce the paper's tables and figures"),
-    "report": ("report.__main__", "write the report of a run or a sweep"),
+    "report": ("report.__main__", "write the report of a run or of reproduce"),
 }
 
 

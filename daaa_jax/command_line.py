@@ -33,19 +33,15 @@ class Parser(argparse.ArgumentParser):
         group.add_argument(
             "--paired",
             action="store_true",
-            help="mean of the predictions for each image and for its translation into the source's "
-            "style, weighted by gamma (how far training found translations to be right)",
+            help="average the predictions for an image and, weighted by gamma (0 to 1, measured in "
+            "training), for its translation into the source's style",
         )
         return group
 
     def add_list_flags(self):
         """Adds the flags for the paths in list files, see `data.image_lists.Options`."""
-        self.add_argument(
-            "--root", default="", help="for list files: folder that relative paths start from"
-        )
-        self.add_argument(
-            "--path_prefix", default="", help="for list files: prefix to remove from each path"
-        )
+        self.add_argument("--root", default="", help="folder of a list's paths; lines: PATH LABEL")
+        self.add_argument("--path_prefix", default="", help="to remove from a list's paths")
 
     def error(self, message: str) -> NoReturn:
         """Raises a `UserError` instead of printing the usage."""

@@ -1,4 +1,4 @@
-"""Converts a folder of photos to records, for datasets that do not fit in memory.
+"""Converts a folder of photos to records, a few large files that training takes in its place.
 
     daaa convert FOLDER --out=DIR [--size=256]
 

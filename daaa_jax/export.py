@@ -1,4 +1,4 @@
-"""Exports a trained network with its preprocessing and a model card.
+"""Exports a trained network as a program, with its preprocessing and a model card (README.md).
 
     daaa export --workdir=runs/office-w2a --out=DIR
 
@@ -53,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser("export", __doc__)
     what = parser.add_network_flags(inference.NETWORKS)
     parser.add_argument("--out", type=given_path, required=True, help="folder to create")
-    parser.add_argument("--onnx", action="store_true", help="also write ONNX, by jax2onnx")
+    parser.add_argument(
+        "--onnx", action="store_true", help="also write ONNX (pip install jax2onnx)"
+    )
     what.add_argument(
         "--generators",
         action="store_true",

@@ -59,14 +59,12 @@ def _parser() -> Parser:
         epilog="--config.NAME=VALUE overrides a setting, such as --config.adapt.beta=0.3",
     )
     parser.add_argument(
-        "--config", help="a config file or name, with its argument after a colon: office:w2a"
+        "--config", help="a config file or name, with words after a colon: office:w2a (required)"
     )
     parser.add_argument(
         "--workdir", help="output folder; by default runs/<config and overridden settings>"
     )
-    parser.add_argument(
-        "--stage", default="all", help="pair, translate, source, adapt or all (default)"
-    )
+    parser.add_argument("--stage", default="all", help="run only pair, translate, source or adapt")
     parser.add_argument(
         "--profile",
         action="store_true",

@@ -137,12 +137,12 @@ def _parser() -> Parser:
     parser.add_argument(
         "--cells",
         default="1/1",
-        help="i/n: only part i (from 1) of n parts of the runs, to split them over machines",
+        help="i/n: only the ith (from 1) of n shares of the runs, to spread them over machines",
     )
     parser.add_argument(
         "--own_networks",
         action="store_true",
-        help="train a CycleGAN and a source network for each seed, instead of sharing one",
+        help="train a CycleGAN and a source network for each seed; by default seeds share them",
     )
     parser.add_argument("--only_show", action="store_true", help="write the table without training")
     return parser

@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
       UserError: if `--workdir` is not a working directory.
     """
-    parser = Parser("report", "Writes the report of a run or of a sweep, finished or not.")
+    parser = Parser("report", "Writes the report of a run or of `daaa reproduce`, finished or not.")
     parser.add_argument("--workdir", required=True, help="of a run, or of daaa reproduce")
     options = parser.parse_args(arguments)
     workdir = files.expanded(options.workdir)
