@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from benchmarks import fault_runs
-from benchmarks.fault_moments import EVALUATION, PHASES, Target
+from benchmarks.fault_moments import PHASES, Target
 from benchmarks.fault_runs import Command, Process
 from daaa_jax.experiment.stages import STAGES
 from daaa_jax.experiment.workdir import Workdir
@@ -64,14 +64,13 @@ class Outcome:
             self.same += 1
 
     def has_ended(self, process: Process, command: Command, target: Target) -> bool:
-        """Whether a process has ended before a fault, which is a failure before the evaluation."""
+        """Whether a process has ended before a fault, which is a failure."""
         if process.is_running():
             return False
-        if (code := process.wait()) or target.phase != EVALUATION:
-            self.failures.append(
-                f"{command.workdir} ends before a fault in {target.stage}, {target.phase}: code "
-                f"{code}, {process.last_line()}"
-            )
+        self.failures.append(
+            f"{command.workdir} ends before a fault in {target.stage}, {target.phase}: code "
+            f"{process.wait()}, {process.last_line()}"
+        )
         return True
 
     def count_end(self, row: str, process: Process, command: Command, *names: object) -> None:
