@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         nargs="+",
         type=given_path,
         metavar="DIR_OR_LIST",
-        help="folder or list file of each domain, the source first",
+        help="folder of each domain, or list (PATH LABEL a line), the source first",
     )
     parser.add_list_flags()
     parser.add_argument(

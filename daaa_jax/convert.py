@@ -1,4 +1,4 @@
-"""Converts a folder of photos to records, a few large files that training takes in its place.
+"""Converts a folder of photos to records: a few large files to train from in its place.
 
     daaa convert FOLDER --out=DIR [--size=256]
 

@@ -1,4 +1,4 @@
-"""Exports a trained network as a program, with its preprocessing and a model card (README.md).
+"""Exports a trained network as a program for JAX, with preprocessing and a model card.
 
     daaa export --workdir=runs/office-w2a --out=DIR
 

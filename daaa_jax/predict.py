@@ -39,9 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
       UserError: for any error that the user can fix.
     """
     parser = Parser("predict", __doc__)
-    parser.add_argument(
-        "images", nargs="+", type=given_path, help="images, folders or lists (text files)"
-    )
+    parser.add_argument("images", nargs="+", type=given_path, help="images, folders or list files")
     parser.add_list_flags()
     parser.add_network_flags(inference.NETWORKS, default="selected")
     parser.add_argument(
@@ -51,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--overlays", help="folder for copies of the images that show where the network attends"
     )
     parser.add_argument(
-        "--overlay_layers", help="regular expression on names of layers; default: those aligned"
+        "--overlay_layers", help="layers to show, a regular expression; default: the aligned ones"
     )
     parser.add_argument("--batch_size", type=int, default=64, help="images per batch (64)")
     options = parser.parse_args(arguments)
