@@ -173,7 +173,8 @@ def test_first_update_of_the_default_networks_is_the_same_on_one_device_and_on_e
         workdir = tmp_path / str(devices)
         with make_context(workdir, config, devices) as context:
             if stage == "pair":
-                cyclegan.run(config.pair, images.images, make_images(16, seed=6), context)
+                others = make_images(config.pair.batch_size, seed=6)
+                cyclegan.run(config.pair, images.images, others, context)
             else:
                 model = DigitNetwork(num_classes=4)
                 source.run(config, model, images, lambda _: {}, context)
