@@ -18,7 +18,7 @@ SMOKE = (
     "--config.pair.epochs=4",
     "--config.translate.part_size=32",
     "--config.source.epochs=8",
-    "--config.adapt.rounds=16",
+    "--config.adapt.rounds=28",
     "--config.evaluate.audit_images=60",
 )
 LONGEST = 900.0  # seconds after which a process is taken to hang
