@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import flax.linen as nn
 import jax
 
+from daaa_jax import losses
 from daaa_jax.errors import UserError, check_choice
 from daaa_jax.models import efficientnet, pretrained, published_weights, resnet, weight_file
 from daaa_jax.models.digits import DigitNetwork
@@ -55,6 +56,20 @@ def create_gan(settings) -> tuple[nn.Module, nn.Module]:
     generator = Generator(settings.filters, settings.downsamplings, settings.blocks, start)
     size = settings.discriminator_filters, settings.discriminator_layers
     return generator, PatchDiscriminator(*size, settings.batch_deviation)
+
+
+def adversarial_loss(settings, params: Mapping, images: jax.Array, is_real: bool) -> jax.Array:
+    """The adversarial loss of a discriminator on some images, see `losses.adversarial_loss`.
+
+    Args:
+      settings: `config.pair`.
+      params: of the discriminator.
+      images: float32 `[B,H,W,3]` in [-1, 1].
+      is_real: the label.
+    """
+    _, discriminator = create_gan(settings)
+    logits = discriminator.apply({"params": params}, images)
+    return losses.adversarial_loss(logits, is_real, settings.adversarial)
 
 
 def computation_type(settings) -> str:
