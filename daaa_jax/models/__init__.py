@@ -119,8 +119,7 @@ def initial_variables(key: jax.Array, model: nn.Module, images: jax.Array) -> Va
       model: the classifier.
       images: float32 `[1, H, W, 3]`; only the shape is used.
     """
-    variables = model.init(key, images, train=False)
-    return {name: variables[name] for name in ("params", "batch_stats") if name in variables}
+    return model.init(key, images, train=False, mutable=("params", "batch_stats"))
 
 
 def starting_variables(settings, key: jax.Array, model: nn.Module, images: jax.Array) -> Variables:
