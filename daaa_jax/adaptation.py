@@ -160,9 +160,7 @@ def train_step(
     params = state.target["params"]
     gradient, (logits, statistics, parts) = jax.grad(loss, has_aux=True)(params)
     updates, opt_state = optimizer.update(gradient, state.opt_state, params)
-    target = {**state.target, "params": optax.apply_updates(params, updates)}
-    if statistics is not None:
-        target["batch_stats"] = statistics
+    target = {**state.target, "params": optax.apply_updates(params, updates), **statistics}
 
     # Sync of M^post.
     step = state.step + 1
@@ -228,8 +226,8 @@ def observe(
     """
     collections = ["intermediates", "batch_stats"] if train else ["intermediates"]
     logits, updates = model.apply(variables, images, train=train, mutable=collections)
-    maps = attention.collect(updates["intermediates"], layers)
-    return logits, maps, updates.get("batch_stats", variables.get("batch_stats"))
+    maps = attention.collect(updates.pop("intermediates"), layers)
+    return logits, maps, updates
 
 
 def soft_labels(

@@ -179,6 +179,26 @@ def joint_layers(maps: Mapping[str, Array], pattern: str) -> list[str]:
     return list({maps[name].shape[-1]: name for name in names}.values())
 
 
+def normalised(maps: Array) -> Array:
+    """Attention maps `[B,h*w]` of square images as `[B,h,w]`, each with L2 norm 1 (Eq. 5)."""
+    side = round(maps.shape[1] ** 0.5)
+    return _normalise(maps).reshape(-1, side, side)
+
+
+def heat(maps: Mapping[str, Array], size: int) -> Array:
+    """Averages the attention maps of several layers: `[B,size,size]` in [0, 1].
+
+    Each map is normalised as in Eq. 5 and resized; the sum over layers is scaled to [0, 1].
+    """
+    total = losses.total(
+        # The factor makes the mean square 1 at any size.
+        jax.image.resize(square * square.shape[1], (len(square), size, size), "bilinear")
+        for square in map(normalised, maps.values())
+    )
+    low, high = total.min((1, 2), keepdims=True), total.max((1, 2), keepdims=True)
+    return (total - low) / jnp.maximum(high - low, 1e-20)
+
+
 def _padded(number: re.Match[str]) -> str:
     return number[0].zfill(4)
 

@@ -2,12 +2,12 @@
 
 import contextlib
 import importlib
-import importlib.machinery
 import re
+import runpy
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 from ml_collections import ConfigDict
 
@@ -54,14 +54,10 @@ def load(config: str, settings: Mapping[str, str] | None = None) -> ConfigDict:
             raise UserError(f"--config={config} cannot be loaded: {kind}: {error}") from error
 
 
-def _module(path: Path) -> ModuleType:
+def _module(path: Path) -> ModuleType | SimpleNamespace:
     if path.resolve().parent == FOLDER.resolve():
         return importlib.import_module(f"configs.{path.stem}")
-    loader = importlib.machinery.SourceFileLoader(f"_config_{path.stem}", str(path))
-    module = ModuleType(loader.name)
-    module.__file__ = loader.path
-    loader.exec_module(module)
-    return module
+    return SimpleNamespace(**runpy.run_path(str(path)))
 
 
 @contextlib.contextmanager

@@ -160,17 +160,14 @@ def generator_loss(
     Returns:
       The loss; its adversarial and cycle parts, G_ba(b) and G_ab(a).
     """
-    generator, discriminator = models.create_gan(settings)
+    generator, _ = models.create_gan(settings)
 
     def translate(direction: str, images: Array) -> Array:
         return generator.apply({"params": params[direction]}, images)
 
-    def g_adv_loss(domain: str, fake: Array) -> Array:
-        logits = discriminator.apply({"params": discriminators[domain]}, fake)
-        return losses.adversarial_loss(logits, True, settings.adversarial)
-
     fake_b, fake_a = translate("a_to_b", a), translate("b_to_a", b)
-    adversarial = g_adv_loss("b", fake_b) + g_adv_loss("a", fake_a)
+    adversarial = models.adversarial_loss(settings, discriminators["b"], fake_b, True)
+    adversarial += models.adversarial_loss(settings, discriminators["a"], fake_a, True)
     cycle = losses.cycle_loss(a, translate("b_to_a", fake_b))
     cycle += losses.cycle_loss(b, translate("a_to_b", fake_a))
     total = adversarial + settings.cycle_weight * cycle
@@ -195,14 +192,8 @@ def discriminator_loss(
       replayed: by domain, translations from the pools.
       settings: `config.pair`.
     """
-    _, discriminator = models.create_gan(settings)
-
-    def d_loss(domain: str, images: Array, is_real: bool) -> Array:
-        logits = discriminator.apply({"params": params[domain]}, images)
-        return losses.adversarial_loss(logits, is_real, settings.adversarial)
-
     return losses.total(
-        0.5 * d_loss(domain, images[domain], is_real)
+        0.5 * models.adversarial_loss(settings, params[domain], images[domain], is_real)
         for domain in ("a", "b")
         for images, is_real in ((real, True), (replayed, False))
     )

@@ -51,6 +51,22 @@ def readable(what: object) -> Iterator[None]:
         raise UserError(f"{what} cannot be read: {reason(error)}") from error
 
 
+@contextlib.contextmanager
+def reading(what: object, remedy: str = "download it again") -> Iterator[None]:
+    """Turns any error of a block into a `UserError`; damaged files raise errors of many classes.
+
+    Args:
+      what: the file, for the message.
+      remedy: what to do about it.
+    """
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        raise UserError(f"{what} cannot be read ({first_line(error)}): {remedy}") from error
+
+
 def reason(error: Exception) -> str:
     """Why something failed, in one line: what the system says, such as `permission denied`."""
     return (getattr(error, "strerror", None) or first_line(error)).lower()

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import Array
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
-from daaa_jax import evaluation, losses, models, translation
+from daaa_jax import attention, evaluation, models, translation
 from daaa_jax.data import image_files, image_lists, photos
 from daaa_jax.data.augment import crop_size, decode, encode
 from daaa_jax.errors import UserError, readable, writable
@@ -186,7 +185,7 @@ def predict(
     @jax.jit
     def attend(variables, images):
         maps, view = _attention(network, variables, images, overlay_layers)
-        return heat(maps, crop), view
+        return attention.heat(maps, crop), view
 
     if overlays is not None:
         with writable(f"--overlays={overlays}"):
@@ -226,7 +225,7 @@ def posterior(network: network_file.Trained, variables, images: Array) -> Array:
 def attention_maps(network: network_file.Trained, images: ArrayLike) -> dict[str, Array]:
     """Attention maps `[B,h,w]` of uint8 images `[B,H,W,3]`, by aligned layer."""
     maps, _ = _attention(network, network.variables, images, network.about["layers"])
-    return {name: normalised_maps(flat) for name, flat in maps.items()}
+    return {name: attention.normalised(flat) for name, flat in maps.items()}
 
 
 def _attention(network: network_file.Trained, variables, images: ArrayLike, layers: str):
@@ -234,27 +233,6 @@ def _attention(network: network_file.Trained, variables, images: ArrayLike, laye
     alone = variables if network.generator is None else variables["classifier"]
     augment = ConfigDict(network.about["augment"])
     return evaluation.attention_of(network.model, alone, images, augment, layers)
-
-
-def normalised_maps(flat: Array) -> Array:
-    """Attention maps `[B,h*w]` of square images as `[B,h,w]`, each with L2 norm 1 (Eq. 5)."""
-    side = round(flat.shape[1] ** 0.5)
-    norms = jnp.linalg.norm(flat, axis=1, keepdims=True)
-    return (flat / jnp.maximum(norms, 1e-20)).reshape(-1, side, side)
-
-
-def heat(maps: dict[str, Array], size: int) -> Array:
-    """Averages the attention maps of several layers: `[B,size,size]` in [0, 1].
-
-    Each map is normalised as in Eq. 5 and resized; the sum over layers is scaled to [0, 1].
-    """
-    total = losses.total(
-        # The factor makes the mean square 1 at any size.
-        jax.image.resize(square * square.shape[1], (len(square), size, size), "bilinear")
-        for square in map(normalised_maps, maps.values())
-    )
-    low, high = total.min((1, 2), keepdims=True), total.max((1, 2), keepdims=True)
-    return (total - low) / jnp.maximum(high - low, 1e-20)
 
 
 def overlay(images: np.ndarray, heat: np.ndarray) -> np.ndarray:

@@ -192,8 +192,7 @@ def jmmd(xs: Sequence[Array], ys: Sequence[Array]) -> Array:
     References:
       Long et al., Deep Transfer Learning with Joint Adaptation Networks, ICML 2017.
     """
-    xs, ys = list(xs), list(ys)
-    if len(xs) != len(ys) or not xs:
+    if not len(xs) == len(ys) > 0:
         raise ValueError(
             f"both domains need the same number of layers, at least 1, got {len(xs)} and {len(ys)}"
         )

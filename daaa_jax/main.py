@@ -25,8 +25,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError("--config is missing: give one, such as --config=digits")
     config = config_files.load(options.config, settings)
     # Imported here, so that a misspelt flag is reported at once.
-    from absl import logging
-
     from daaa_jax.runtime import accelerators, allocator, jax_settings
 
     allocator.keep_freed_memory()
@@ -41,7 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     error_log.use(Workdir(workdir).path)
     compilation.configure(config.run)
     distributed.start(options.coordinator, options.num_processes, options.process_id)
-    logging.set_verbosity(logging.WARNING)  # Orbax logs every file
     jax_settings.check_devices()
     accelerators.warn_if_unused()
     result = pipeline.run(config, workdir, options.stage, options.profile)

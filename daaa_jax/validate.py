@@ -63,7 +63,6 @@ _POSITIVE = {
     "evaluate": ("validation_images", "audit_images"),
     "baselines": ("jan_a.width", "pixelda.noise"),
 }
-_MAY_BE_NEGATIVE = {"run.resident_mib"}
 _LARGEST_SEED = 2**32 - 1  # JAX maps some larger seeds to the same key; scikit-learn refuses them
 _DIGIT_SIZE = 32  # pixels; photos have a setting
 _BATCHES = ("pair", "translate", "source", "adapt", "evaluate")
@@ -164,7 +163,7 @@ def _check_numbers(settings: Mapping[str, Any]) -> None:
             raise UserError(f"{name}={value} is not a valid number")
         group, _, rest = name.partition(".")
         least = 1 if rest in _POSITIVE.get(group, ()) else 0
-        if value < least and name not in _MAY_BE_NEGATIVE:
+        if value < least and name != "run.resident_mib":
             raise UserError(f"{name}={value} must be at least {least}")
         if name.endswith("seed") and value > _LARGEST_SEED:
             raise UserError(f"{name}={value} is too large: at most {_LARGEST_SEED}")

@@ -57,8 +57,8 @@ class Recorded:
 
 
 def confident(rows):
-    """Posteriors that are certain, of the classes given; float32, as networks give them."""
-    posteriors = np.eye(CLASSES, dtype=np.float32)[list(rows)]
+    """Posteriors that are certain, of the classes given."""
+    posteriors = np.eye(CLASSES)[list(rows)]
     return Outputs(posteriors, posteriors)
 
 

@@ -101,8 +101,7 @@ class Dsn(Method):
     def penalty(self, aux_params: Params, given: DomainOutputs, inputs: Inputs) -> Terms:
         """Reconstruction, difference and similarity (Eq. 1), the last growing with `ramp`."""
         settings = self.settings
-        reconstruction: Array | float = 0.0
-        difference: Array | float = 0.0
+        reconstruction = difference = jnp.float32(0)
         for domain in ("source", "target"):
             images, shared = getattr(inputs, domain), getattr(given, domain).features
             # Normalised by the batch's statistics, without running averages.

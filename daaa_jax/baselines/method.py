@@ -24,12 +24,12 @@ class ClassifierOutput(struct.PyTreeNode):
     Attributes:
       logits: `[B,K]`.
       features: inputs of its last layer, `[B,D]`.
-      batch_stats: its batch statistics after this pass.
+      statistics: its `batch_stats` after this pass, if it updates them.
     """
 
     logits: Array
     features: Array
-    batch_stats: Any
+    statistics: Mapping[str, Any]
 
     @classmethod
     def of(
@@ -43,7 +43,7 @@ class ClassifierOutput(struct.PyTreeNode):
         """
         collections = ["features", "batch_stats"] if train else ["features"]
         logits, updates = model.apply(variables, images, train=train, mutable=collections)
-        statistics = updates.get("batch_stats", variables.get("batch_stats"))
+        statistics = {name: value for name, value in updates.items() if name != "features"}
         return cls(logits, models.features(updates), statistics)
 
 

@@ -4,6 +4,8 @@ Bousmalis et al., Unsupervised Pixel-Level Domain Adaptation with Generative Adv
 CVPR 2017.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -59,14 +61,8 @@ class PixelDa(Method):
         adversarial loss plus `task` times the classifier's; and the discriminator's. The paper's
         adversarial loss is `pair.adversarial=vanilla`.
         """
-        settings, kind = self.settings, self.config.pair.adversarial
-        _, discriminator = models.create_gan(self.config.pair)
+        adversarial = functools.partial(models.adversarial_loss, self.config.pair)
         fake = self.translate(aux_params["generator"], inputs.source, inputs.key)
-
-        def adversarial(params: Params, images: Array, is_real: bool) -> Array:
-            logits = discriminator.apply({"params": params}, images)
-            return losses.adversarial_loss(logits, is_real, kind)
-
         fixed = jax.lax.stop_gradient
         params = aux_params["discriminator"]
         g_adv_loss = adversarial(fixed(params), fake, True)
@@ -75,7 +71,7 @@ class PixelDa(Method):
         d_loss += 0.5 * adversarial(params, fixed(fake), False)
 
         # The same images, with the gradient to the generator multiplied by `task`.
-        weighted = fixed(fake) + settings.task * (fake - fixed(fake))
+        weighted = fixed(fake) + self.settings.task * (fake - fixed(fake))
         given = classify(jnp.concatenate([inputs.source, weighted]))
         labels = jnp.concatenate([inputs.labels, inputs.labels])
         supervised = losses.cross_entropy(given.logits, labels).mean()

@@ -73,11 +73,7 @@ def create_auxiliary(config: ConfigDict, model: nn.Module, image: Array, key: Ar
 
 
 def create_state(
-    key: Array,
-    method: Method,
-    start: Variables,
-    image: Array,
-    optimizers: Optimizers,
+    key: Array, method: Method, start: Variables, image: Array, optimizers: Optimizers
 ) -> BaselineState:
     """The state before the first update.
 
@@ -129,9 +125,7 @@ def train_step(
     gradient, (parts, given) = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, aux_params)
     updates, opt_state = optimizers[0].update(gradient[0], state.opt_state, params)
     aux_updates, aux_opt_state = optimizers[1].update(gradient[1], state.aux_opt_state, aux_params)
-    target = {**state.target, "params": optax.apply_updates(params, updates)}
-    if given.batch_stats is not None:
-        target["batch_stats"] = given.batch_stats
+    target = {**state.target, "params": optax.apply_updates(params, updates), **given.statistics}
     metrics = {name: loop.mean(value) for name, value in parts.items()}
     metrics["grad_norm"] = loop.mean(optax.tree.norm(gradient))
     if method.labels:

@@ -13,8 +13,7 @@ from daaa_jax.errors import UserError, check_choice
 _MODULES = {  # by `data.name`
     "embedded": "mnist5k",
     **dict.fromkeys(("mnist2mnistm", "mnist2usps", "usps2mnist", "svhn2mnist"), "digit_domains"),
-    **dict.fromkeys(("office", "office_home", "visda", "domainnet"), "photo_domains"),
-    "folder": "photo_domains",
+    **dict.fromkeys(("office", "office_home", "visda", "domainnet", "folder"), "photo_domains"),
 }
 
 

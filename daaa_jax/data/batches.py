@@ -62,18 +62,15 @@ class IndexStream:
             raise ValueError(f"stream {name!r}: {size} images in batches of {batch_size}")
         self.size, self.batch_size = size, batch_size
         self._origin = (seed, name)
-        self._permutation = functools.lru_cache(maxsize=2)(self._permute)
 
     def at(self, step: int) -> np.ndarray:
         """The indices of batch `step`, counted from 0: int32 `[batch_size]`."""
         positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         epochs, places = np.divmod(positions, self.size)
-        parts = [self._permutation(int(e))[places[epochs == e]] for e in np.unique(epochs)]
-        return np.concatenate(parts)
+        orders = {e: _permutation(self.size, *self._origin, int(e)) for e in np.unique(epochs)}
+        return np.concatenate([order[places[epochs == e]] for e, order in orders.items()])
 
-    def __reduce__(self):
-        return IndexStream, (self.size, self.batch_size, *self._origin)
 
-    def _permute(self, epoch: int) -> np.ndarray:
-        generator = randomness.generator(*self._origin, epoch)
-        return generator.permutation(self.size).astype(np.int32)
+@functools.lru_cache(maxsize=16)  # the current and the next epoch of each stream
+def _permutation(size: int, seed: int, name: str, epoch: int) -> np.ndarray:
+    return randomness.generator(seed, name, epoch).permutation(size).astype(np.int32)

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from daaa_jax.data import image_files
-from daaa_jax.data.reading import reading
 from daaa_jax.data.types import LabelledImages
-from daaa_jax.errors import UserError, counted
+from daaa_jax.errors import UserError, counted, reading
 from daaa_jax.runtime import file_kind
 
 _PREFIX = {"train": "train", "test": "t10k"}

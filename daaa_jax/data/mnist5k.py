@@ -8,9 +8,8 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from daaa_jax.data import cache, mnist_m_recipe, randomness
-from daaa_jax.data.reading import reading
 from daaa_jax.data.types import LabelledImages, MeasuredData, Task, UnlabelledImages
-from daaa_jax.errors import UserError
+from daaa_jax.errors import UserError, reading
 
 CLASSES = tuple(str(digit) for digit in range(10))
 # Photos in the wheels; the packages download their others on demand.

@@ -13,9 +13,8 @@ from PIL import Image, UnidentifiedImageError
 
 from daaa_jax.data import cache, image_files
 from daaa_jax.data.mnist import check_labels
-from daaa_jax.data.reading import reading
 from daaa_jax.data.types import LabelledImages
-from daaa_jax.errors import UserError, readable
+from daaa_jax.errors import UserError, readable, reading
 from daaa_jax.runtime import file_kind, files
 
 SPLITS = ("train", "test")

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from daaa_jax.data import cache, folders, photos, records
-from daaa_jax.data.reading import reading
-from daaa_jax.errors import UserError
+from daaa_jax.errors import UserError, reading
 from daaa_jax.runtime.files import expanded, read_json, replacing, settings_hash, write_json
 from daaa_jax.runtime.progress import Progress
 

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from daaa_jax.data.images import Images, LazyImages
-from daaa_jax.data.reading import reading
-from daaa_jax.errors import UserError, counted, writable
+from daaa_jax.errors import UserError, counted, reading, writable
 from daaa_jax.runtime.files import replacing
 
 SUFFIX = ".array_record"

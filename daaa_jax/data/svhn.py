@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from daaa_jax.data.mnist import check_labels
-from daaa_jax.data.reading import reading
 from daaa_jax.data.types import LabelledImages
-from daaa_jax.errors import UserError
+from daaa_jax.errors import UserError, reading
 
 
 def load(folder: Path, split: str) -> LabelledImages:

@@ -6,9 +6,8 @@ import numpy as np
 from PIL import Image
 
 from daaa_jax.data.mnist import check_labels, pad
-from daaa_jax.data.reading import reading
 from daaa_jax.data.types import LabelledImages
-from daaa_jax.errors import UserError
+from daaa_jax.errors import UserError, reading
 
 _SIDE, _ENLARGED = 16, 28  # pixels
 _H5, _BZ2 = "usps.h5", {"train": "usps.bz2", "test": "usps.t.bz2"}

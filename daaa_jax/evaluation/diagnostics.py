@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
-from PIL import Image
 from scipy.spatial.distance import cdist
 
+from daaa_jax import attention
 from daaa_jax.data.augment import crop_size, evaluation_views
 from daaa_jax.data.types import ImageArray, LabelledImages, Task
 from daaa_jax.evaluation import Evaluator, attention_of, spread
@@ -55,9 +55,7 @@ def write(
     domains = {"source": measured.source_test, "target": measured.target_test}
 
     def features_of(variables: Variables, data: LabelledImages) -> np.ndarray:
-        outputs = evaluate(variables, data, spread(len(data.labels), shown)).outputs
-        assert outputs is not None  # some rows were requested
-        return outputs.features
+        return evaluate(variables, data, spread(len(data.labels), shown)).outputs.features
 
     seen = {
         name: {domain: features_of(variables, data) for domain, data in domains.items()}
@@ -131,17 +129,15 @@ def nearest(images: np.ndarray, others: ImageArray, at_once: int = _READ_AT_ONCE
     Returns:
       uint8 `[N,H,W,3]`, nearest by the mean squared difference of pixels.
     """
-    flat = images.reshape(len(images), -1).astype(np.float32)
+    flat = images.reshape(len(images), -1)
     best, found = np.full(len(images), np.inf), images.copy()
     rows = spread(len(others), _SEARCHED)
     for first in range(0, len(rows), at_once):
         block = others[rows[first : first + at_once]]
-        values = block.reshape(len(block), -1).astype(np.float32)
-        for number, one in enumerate(flat):
-            differences = np.square(values - one).mean(axis=1)
-            closest = int(differences.argmin())
-            if differences[closest] < best[number]:
-                best[number], found[number] = differences[closest], block[closest]
+        distances = cdist(flat, block.reshape(len(block), -1), "sqeuclidean")
+        closest, least = distances.argmin(axis=1), distances.min(axis=1)
+        nearer = least < best
+        best[nearer], found[nearer] = least[nearer], block[closest[nearer]]
     return found
 
 
@@ -160,25 +156,17 @@ def attention_maps(
       map of each image is scaled to 0 to 255.
     """
     names: list[str] = []
+    size = crop_size(images.shape[1], config.augment)
 
     @jax.jit
     def observe(variables, images):
         maps, _ = attention_of(model, variables, images, config.augment, config.adapt.layers)
         names[:] = maps  # from the first layer to the last; a compiled function returns them sorted
-        return maps
+        return {name: attention.heat({name: flat}, size) for name, flat in maps.items()}
 
-    maps = jax.device_get(observe(variables, jnp.asarray(images)))
-    found, size = {}, crop_size(images.shape[1], config.augment)
+    shown = jax.device_get(observe(variables, jnp.asarray(images)))
     chosen = np.linspace(0, len(names) - 1, min(len(names), _LAYERS)).round().astype(int)
-    for name in (names[row] for row in chosen):
-        side = round(maps[name].shape[1] ** 0.5)
-        square = maps[name].reshape(-1, side, side)
-        low, high = (f(square, axis=(1, 2), keepdims=True) for f in (np.min, np.max))
-        grey = np.round(255 * (square - low) / np.maximum(high - low, 1e-20)).astype(np.uint8)
-        pictures = [Image.fromarray(one) for one in grey]
-        resized = [one.resize((size, size), Image.Resampling.BILINEAR) for one in pictures]
-        found[name] = np.stack([np.asarray(one) for one in resized])
-    return found
+    return {names[row]: np.round(255 * shown[names[row]]).astype(np.uint8) for row in chosen}
 
 
 def energy_distance(colours: np.ndarray, others: np.ndarray) -> float:

@@ -26,30 +26,6 @@ from daaa_jax.runtime import mesh as meshes
 _BINS = 10  # of confidence
 
 
-class Sums(struct.PyTreeNode):
-    """Sums over the images of a batch, without padding rows.
-
-    Attributes:
-      count: number of images.
-      confusion: counts by true (row) and predicted (column) class, `[K,K]`, of the images whose
-        class is known.
-      confidence: sum of the largest posterior of each image.
-      kept: number of images whose largest posterior reaches the threshold.
-      kept_by_class: kept images of each true class, `[K]`.
-      kept_correct: those of them that are classified correctly, `[K]`.
-      calibration: by tenths of confidence, `[10,3]`: number of images whose class is known, sum of
-        their confidences, and number classified correctly.
-    """
-
-    count: Array
-    confusion: Array
-    confidence: Array
-    kept: Array
-    kept_by_class: Array
-    kept_correct: Array
-    calibration: Array
-
-
 class BatchOutputs(struct.PyTreeNode):
     """Outputs of a network for a batch of images.
 
@@ -82,9 +58,10 @@ class Evaluation:
       kept: share of the images that the filter of section 3.3, B, keeps.
       kept_by_class: kept images of each true class, `[K]`.
       kept_correct: those of them that are classified correctly, `[K]`.
-      calibration: see `Sums`.
+      calibration: by tenths of confidence, `[10,3]`: number of images whose class is known, sum of
+        their confidences, and number classified correctly.
       log_posteriors: of all images, in their order, `[N,K]`.
-      outputs: of the requested images, in their order; None if none were requested.
+      outputs: of the requested images, in their order, float64; empty if none were requested.
     """
 
     confusion: np.ndarray
@@ -94,7 +71,7 @@ class Evaluation:
     kept_correct: np.ndarray
     calibration: np.ndarray
     log_posteriors: np.ndarray
-    outputs: Outputs | None = None
+    outputs: Outputs = Outputs(np.zeros((0, 0)), np.zeros((0, 0)))
 
     @property
     def accuracy(self) -> float:
@@ -212,41 +189,6 @@ def attention_of(
     return attention.collect(observed["intermediates"], layers), view
 
 
-def batch_sums(posteriors: Array, labels: Array, mask: Array, threshold: float) -> Sums:
-    """Evaluates one batch.
-
-    Args:
-      posteriors: of the network, `[B,K]`.
-      labels: int32 `[B]`; negative where the class is not known.
-      mask: `[B]`, 0 for padding rows.
-      threshold: p_t of section 3.3, B.
-    """
-    predicted, classes = posteriors.argmax(axis=-1), posteriors.shape[-1]
-    confidence = posteriors.max(axis=-1)
-    kept = em.keep_mask(posteriors, threshold) * mask
-    true, guess = jax.nn.one_hot(labels, classes), jax.nn.one_hot(predicted, classes)
-    right = (predicted == labels).astype(jnp.float32)
-    tenth = jnp.minimum((confidence * _BINS).astype(jnp.int32), _BINS - 1)
-    in_bin = jax.nn.one_hot(tenth, _BINS) * (mask * (labels >= 0))[:, None]
-    return Sums(
-        count=mask.sum(),
-        confusion=jnp.einsum("bi,bj,b->ij", true, guess, mask).astype(jnp.int32),
-        confidence=(confidence * mask).sum(),
-        kept=kept.sum(),
-        kept_by_class=kept @ true,
-        kept_correct=(kept * right) @ true,
-        # Full precision: an accelerator's default would round confidences close to 1.
-        calibration=jnp.matmul(
-            in_bin.T,
-            jnp.stack([jnp.ones_like(right), confidence, right], axis=1),
-            precision=jax.lax.Precision.HIGHEST,
-        ),
-    )
-
-
-_jitted_sums = jax.jit(batch_sums, static_argnames="threshold")
-
-
 def make_evaluator(model: nn.Module, mesh: Mesh, config: ConfigDict) -> Evaluator:
     """Makes a function that evaluates a network on a set of images, compiled once for all sets.
 
@@ -259,33 +201,29 @@ def make_evaluator(model: nn.Module, mesh: Mesh, config: ConfigDict) -> Evaluato
       raises `Diverged` if the network's outputs are not finite.
     """
     batch_size, share = config.evaluate.batch_size, meshes.local_share(mesh)
-
-    def measure(variables, images, labels, mask):
-        given = outputs(model, variables, images, config.augment, config.evaluate.crops)
-        return batch_sums(given.posteriors, labels, mask, config.em.threshold), given
-
-    step = jax.jit(measure, out_shardings=meshes.replicated(mesh))
+    crops = config.evaluate.crops
+    observe = functools.partial(outputs, model, augment=config.augment, crops=crops)
+    step = jax.jit(observe, out_shardings=meshes.replicated(mesh))
 
     @device_memory.enough_memory("an evaluation", "evaluate.batch_size or evaluate.crops")
     def evaluate(variables: Variables, data: LabelledImages, rows=()) -> Evaluation:
-        sums, kept, scores, wanted = [], [], [], np.asarray(rows, int)
+        seen, features, wanted, count = [], [], np.asarray(rows, int), len(data.labels)
         if jax.process_count() > 1 and isinstance(jax.tree.leaves(variables)[0], np.ndarray):
             variables = meshes.replicate(variables, mesh)
-        for start in range(0, len(data.labels), batch_size):
-            here = share(np.arange(start, start + batch_size))
-            mask = (here < len(data.labels)).astype(np.float32)
-            here = np.minimum(here, len(data.labels) - 1)
-            batch = meshes.assemble_batch((data.images[here], data.labels[here], mask), mesh)
-            of_batch, given = step(variables, *batch)
-            sums.append(jax.device_get(of_batch))
-            scores.append(np.asarray(given.log_posteriors)[: len(data.labels) - start])
+        for start in range(0, count, batch_size):
+            here = np.minimum(share(np.arange(start, start + batch_size)), count - 1)
+            given = step(variables, meshes.assemble_batch(data.images[here], mesh))
+            both = given.posteriors, given.log_posteriors
+            seen.append([np.asarray(each)[: count - start] for each in both])
             first, last = np.searchsorted(wanted, (start, start + batch_size))
             if last > first:
-                inside = wanted[first:last] - start
-                kept.append([np.asarray(x)[inside] for x in (given.posteriors, given.features)])
-        total = functools.reduce(functools.partial(jax.tree.map, np.add), sums)
-        seen = Outputs(*map(np.concatenate, zip(*kept, strict=True))) if kept else None
-        return _summary(total, np.concatenate(scores), seen)
+                features.append(np.asarray(given.features)[wanted[first:last] - start])
+        posteriors, log_posteriors = map(np.concatenate, zip(*seen, strict=True))
+        found = of_posteriors(posteriors, data.labels, config.em.threshold)
+        if features:
+            precise = posteriors[wanted].astype(float), np.concatenate(features).astype(float)
+            found = dataclasses.replace(found, outputs=Outputs(*precise))
+        return dataclasses.replace(found, log_posteriors=log_posteriors)
 
     return evaluate
 
@@ -299,26 +237,39 @@ def of_posteriors(
       posteriors: `[N,K]`.
       labels: int32 `[N]`; negative where the class is not known.
       threshold: p_t of section 3.3, B.
+
+    Raises:
+      Diverged: if they are not finite.
     """
+    posteriors = np.asarray(posteriors)
+    confidence, predicted = posteriors.max(axis=1), posteriors.argmax(axis=1)
+    if not np.isfinite(confidence).all():
+        raise Diverged(
+            "evaluation: the network's outputs are not finite, as training has diverged: lower the "
+            "learning rate of this stage"
+        )
+    classes, known = posteriors.shape[1], labels >= 0
+    right, kept = predicted == labels, confidence >= threshold
+    confusion = np.zeros((classes, classes), int)
+    np.add.at(confusion, (labels[known], predicted[known]), 1)
+    calibration = np.zeros((_BINS, 3))
+    tenth = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
+    each = np.stack([np.ones(len(labels)), confidence, right], axis=1)
+    np.add.at(calibration, tenth[known], each[known])
     with np.errstate(divide="ignore"):
         log_posteriors = np.log(posteriors)
-    sums = _jitted_sums(posteriors, labels, np.ones(len(labels), np.float32), threshold)
-    return _summary(jax.device_get(sums), log_posteriors)
+    return Evaluation(
+        confusion=confusion,
+        confidence=float(confidence.mean(dtype=float)),
+        kept=float(kept.mean()),
+        kept_by_class=np.bincount(labels[kept & known], minlength=classes),
+        kept_correct=np.bincount(labels[kept & right], minlength=classes),
+        calibration=calibration,
+        log_posteriors=log_posteriors,
+    )
 
 
 def spread(count: int, most: int) -> np.ndarray:
     """Up to `most` row numbers spread evenly over `count` images, which may be sorted by class."""
     shown = min(count, most)
     return np.arange(shown) * count // max(shown, 1)
-
-
-def _summary(sums: Sums, log_posteriors: np.ndarray, seen: Outputs | None = None) -> Evaluation:
-    if not np.isfinite(sums.confidence):
-        raise Diverged(
-            "evaluation: the network's outputs are not finite, as training has diverged: lower the "
-            "learning rate of this stage"
-        )
-    found: dict[str, Any] = {name: np.asarray(value) for name, value in vars(sums).items()}
-    count = float(found.pop("count"))
-    shares = {name: float(found[name]) / count for name in ("confidence", "kept")}
-    return Evaluation(**found | shares, log_posteriors=log_posteriors, outputs=seen)

@@ -138,11 +138,8 @@ def inputs(
 def _without_later_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Inputs of a stage without settings of `ADDED_LATER` that keep the earlier behaviour."""
     flat = traverse_util.flatten_dict(settings, keep_empty_nodes=True)
-    for name, default in ADDED_LATER.items():
-        key = tuple(name.split("."))
-        if key in flat and flat[key] == default:
-            del flat[key]
-    return traverse_util.unflatten_dict(flat)
+    kept = {k: v for k, v in flat.items() if (".".join(k), v) not in ADDED_LATER.items()}
+    return traverse_util.unflatten_dict(kept)
 
 
 def _without_machine(settings: Mapping[str, Any]) -> dict[str, Any]:

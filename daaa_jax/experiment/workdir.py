@@ -250,7 +250,8 @@ def is_location_setting(setting: str) -> bool:
 
 def same_paths(one: ConfigDict, other: ConfigDict) -> bool:
     """Whether two configs read data and external files from the same paths."""
-    return all(_get(one, name) == _get(other, name) for name in (*_FOLDERS, *_EXTERNAL))
+    places = (name.split(".") for name in (*_FOLDERS, *_EXTERNAL))
+    return all(one.get(g, {}).get(n) == other.get(g, {}).get(n) for g, n in places)
 
 
 def identity_settings(config: ConfigDict) -> dict[str, Any]:
@@ -274,11 +275,6 @@ def identity_settings(config: ConfigDict) -> dict[str, Any]:
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
     """How the settings that determine the results differ, see `files.differing_settings`."""
     return files.differing_settings(identity_settings(old), identity_settings(new))
-
-
-def _get(config: ConfigDict, name: str) -> Any:
-    group, name = name.split(".")
-    return config.get(group, {}).get(name)
 
 
 def command(arguments: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import flax.linen as nn
 import jax
 
+from daaa_jax import losses
 from daaa_jax.errors import UserError, check_choice
 from daaa_jax.models import efficientnet, pretrained, published_weights, resnet, weight_file
 from daaa_jax.models.digits import DigitNetwork
@@ -57,6 +58,20 @@ def create_gan(settings) -> tuple[nn.Module, nn.Module]:
     return generator, PatchDiscriminator(*size, settings.batch_deviation)
 
 
+def adversarial_loss(settings, params: Mapping, images: jax.Array, is_real: bool) -> jax.Array:
+    """The adversarial loss of a discriminator on some images, see `losses.adversarial_loss`.
+
+    Args:
+      settings: `config.pair`.
+      params: of the discriminator.
+      images: float32 `[B,H,W,3]` in [-1, 1].
+      is_real: the label.
+    """
+    _, discriminator = create_gan(settings)
+    logits = discriminator.apply({"params": params}, images)
+    return losses.adversarial_loss(logits, is_real, settings.adversarial)
+
+
 def computation_type(settings) -> str:
     """The type that `config.model.dtype` selects on the current devices."""
     if settings.dtype != "auto":
@@ -104,8 +119,7 @@ def initial_variables(key: jax.Array, model: nn.Module, images: jax.Array) -> Va
       model: the classifier.
       images: float32 `[1, H, W, 3]`; only the shape is used.
     """
-    variables = model.init(key, images, train=False)
-    return {name: variables[name] for name in ("params", "batch_stats") if name in variables}
+    return model.init(key, images, train=False, mutable=("params", "batch_stats"))
 
 
 def starting_variables(settings, key: jax.Array, model: nn.Module, images: jax.Array) -> Variables:

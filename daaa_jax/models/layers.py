@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -54,14 +55,7 @@ def convolve(
             sizes, strides = (images.shape[1:3], kernel.shape[:2]), (stride, stride)
             padding = lax.padtype_to_pads(*sizes, strides, padding)
         return fast(jnp.pad(images, ((0, 0), *padding, (0, 0))), kernel)
-    return lax.conv_general_dilated(
-        images,
-        kernel,
-        (stride, stride),
-        padding,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-    )
+    return convolution.plain(images, kernel, stride, padding, groups)
 
 
 def upsample_convolve(images: Array, kernel: Array) -> Array:
@@ -213,17 +207,5 @@ def attended_convolution(
     return features
 
 
-class InstanceNorm(nn.Module):
-    """Normalises each channel of each sample over its pixels, then scales and shifts it."""
-
-    @nn.compact
-    def __call__(self, features: Array) -> Array:
-        shape = (features.shape[-1],)
-        scale = self.param("scale", nn.initializers.ones_init(), shape)
-        bias = self.param("bias", nn.initializers.zeros_init(), shape)
-        values = features.astype(jnp.float32)
-        mean = values.mean((1, 2), keepdims=True)
-        centred = values - mean
-        variance = jnp.square(centred).mean((1, 2), keepdims=True)
-        outputs = centred * (lax.rsqrt(variance + 1e-5) * scale) + bias
-        return outputs.astype(features.dtype)
+# Normalises each channel of each sample over its pixels, then scales and shifts it.
+InstanceNorm = functools.partial(nn.InstanceNorm, epsilon=1e-5, use_fast_variance=False)

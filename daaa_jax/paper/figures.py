@@ -1,12 +1,12 @@
 """Plots of the paper's Fig. A1, accuracy against p_t and β, and Fig. 4, over the rounds."""
 
-import io
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from daaa_jax.paper import cells, choices, summary, tables
+from daaa_jax.report import charts
 from daaa_jax.runtime import files
 
 FIGURES = {
@@ -50,7 +50,7 @@ def write(name: str, tasks: Sequence[str], plan: cells.Plan, folder: Path) -> No
         choices.sheet(title, chosen).write(path)
     line = tables.BEST_EARLIER if name == "figA1" and plan.is_as(FIGURES[name].data) else None
     note = _note(runs_of(FIGURES[name], tasks, plan), plan, folder)
-    files.write_bytes(Path(f"{path}.svg"), draw(title, points, line, note))
+    files.write_text(Path(f"{path}.svg"), draw(title, points, line, note))
 
 
 def _note(runs: Sequence[cells.Run], plan: cells.Plan, folder: Path) -> str:
@@ -104,7 +104,7 @@ def _curve_points(task: str, plan: cells.Plan, folder: Path) -> list[dict[str, A
 
 def draw(
     title: str, points: Sequence[Mapping[str, Any]], line: tuple[float, str] | None, note: str = ""
-) -> bytes:
+) -> str:
     """Plots curves as SVG.
 
     Args:
@@ -114,37 +114,33 @@ def draw(
       note: text below the plot.
     """
     # Imported here, as importing matplotlib takes most of a second.
-    import matplotlib
     from matplotlib.figure import Figure as Canvas
     from matplotlib.ticker import MaxNLocator
 
     sweep = {point["curve"] for point in points} <= set(_SWEPT)
     shown = "curve" if sweep else "y"  # one panel per axis of a sweep, or per quantity over rounds
     panels = sorted({(p["task"], p[shown]) for p in points})
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
-        canvas = Canvas(figsize=(4 * max(2, len(panels)), 3.6), layout="constrained")
-        canvas.suptitle(title if points else f"{title}: no run is finished")
-        canvas.supxlabel(note, fontsize="small", color="gray")
-        axes = canvas.subplots(1, max(1, len(panels)), squeeze=False)[0]
-        for axis, (task, panel) in zip(axes, panels, strict=False):
-            here = [p for p in points if (p["task"], p[shown]) == (task, panel)]
-            for curve in dict.fromkeys(p["curve"] for p in here):
-                of = [(p["x"], p["mean"], p["std"] or 0) for p in here if p["curve"] == curve]
-                x, mean, std = zip(*of, strict=True)
-                label = None if sweep else curve
-                axis.errorbar(x, mean, std, marker="o", markersize=3, linewidth=1, label=label)
-            if line and sweep:
-                axis.axhline(line[0], linestyle="--", color="gray", label=line[1])
-            if sweep and panel == "β":
-                least = min((p["x"] for p in here if p["x"]), default=1)
-                axis.set_xscale("symlog", linthresh=least)
-                axis.set_xlim(left=-least / 4)
-            if not sweep:
-                axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-            y = "accuracy, %" if sweep or panel == "accuracy" else panel
-            axis.set(title=task, xlabel=panel if sweep else "round", ylabel=y)
-            if axis.get_legend_handles_labels()[0]:
-                axis.legend()
-        file = io.BytesIO()
-        canvas.savefig(file, format="svg", metadata={"Date": None})
-    return file.getvalue()
+    canvas = Canvas(figsize=(4 * max(2, len(panels)), 3.6), layout="constrained")
+    canvas.suptitle(title if points else f"{title}: no run is finished")
+    canvas.supxlabel(note, fontsize="small", color="gray")
+    axes = canvas.subplots(1, max(1, len(panels)), squeeze=False)[0]
+    for axis, (task, panel) in zip(axes, panels, strict=False):
+        here = [p for p in points if (p["task"], p[shown]) == (task, panel)]
+        for curve in dict.fromkeys(p["curve"] for p in here):
+            of = [(p["x"], p["mean"], p["std"] or 0) for p in here if p["curve"] == curve]
+            x, mean, std = zip(*of, strict=True)
+            label = None if sweep else curve
+            axis.errorbar(x, mean, std, marker="o", markersize=3, linewidth=1, label=label)
+        if line and sweep:
+            axis.axhline(line[0], linestyle="--", color="gray", label=line[1])
+        if sweep and panel == "β":
+            least = min((p["x"] for p in here if p["x"]), default=1)
+            axis.set_xscale("symlog", linthresh=least)
+            axis.set_xlim(left=-least / 4)
+        if not sweep:
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        y = "accuracy, %" if sweep or panel == "accuracy" else panel
+        axis.set(title=task, xlabel=panel if sweep else "round", ylabel=y)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend()
+    return charts.to_svg(canvas, title)

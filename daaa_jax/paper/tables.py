@@ -8,11 +8,7 @@ VERY_LOW = "very low"  # reported by the paper for some rows instead of a number
 OFFICE = ("A->W", "D->W", "W->D", "A->D", "D->A", "W->A")
 FOUR = ("A->W", "A->D", "D->A", "W->A")
 # Display names of the networks, by `model.name`.
-NETWORKS = {
-    "digits": "CNN",
-    "resnet50": "ResNet-50",
-    "efficientnet_lite0": "EfficientNet-Lite0",
-}
+NETWORKS = {"digits": "CNN", "resnet50": "ResNet-50", "efficientnet_lite0": "EfficientNet-Lite0"}
 DIGITS = ("MNIST->MNIST-M",)
 UPPER_BOUND = "Upper bound"
 L1_AT_OUR_BETA = "L1-norm at L2's β"  # shown if the row of L1 uses another β

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from markupsafe import Markup
-from PIL import Image
+from PIL import Image, ImageOps
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 NUMBERED = 10  # up to this many classes, scatter plots draw points as class numbers
@@ -140,13 +140,18 @@ def _short(label: str) -> str:
     return label.replace("$", r"\$")
 
 
-def _svg(canvas, name: str) -> Markup:
+def to_svg(canvas, salt: str) -> str:
+    """A Matplotlib figure as SVG with text as text; the same for the same content and `salt`."""
     import matplotlib
 
     file = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
         canvas.savefig(file, format="svg", metadata={"Date": None})
-    text = file.getvalue()
+    return file.getvalue()
+
+
+def _svg(canvas, name: str) -> Markup:
+    text = to_svg(canvas, name)
     text = text[text.index("<svg") :].replace(_INK, "currentColor")
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     # Prefix ids, which other charts on the page use too.
@@ -169,11 +174,8 @@ def jpeg(pixels: np.ndarray, least: int = 500, most: int = 1400) -> str:
     """Encodes uint8 pixels `[H,W,3]` as a JPEG in base64, `least` to `most` pixels wide."""
     image = Image.fromarray(pixels)
     if image.width < least:
-        factor = -(-least // image.width)
-        size = (factor * image.width, factor * image.height)
-        image = image.resize(size, Image.Resampling.NEAREST)
-    if image.width > most:
-        image = image.resize((most, round(image.height * most / image.width)))
+        image = ImageOps.scale(image, -(-least // image.width), Image.Resampling.NEAREST)
+    image.thumbnail((most, image.height), reducing_gap=None)
     content = io.BytesIO()
     image.save(content, "jpeg", quality=82)
     return base64.b64encode(content.getvalue()).decode()

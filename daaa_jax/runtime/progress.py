@@ -19,14 +19,7 @@ class Progress(contextlib.AbstractContextManager):
     shown.
     """
 
-    def __init__(
-        self,
-        label: str,
-        total: int,
-        initial: int = 0,
-        *,
-        stream: TextIO | None = None,
-    ):
+    def __init__(self, label: str, total: int, initial: int = 0, *, stream: TextIO | None = None):
         """Starts the display; on a terminal the bar is visible at once.
 
         Args:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, MutableMapping
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 from clu.metrics import Average
 from jax.sharding import Mesh
 
@@ -235,11 +236,9 @@ class _MetricSums:
         """Averages over the interval, without metrics whose count is 0."""
         sums, self._interval = jax.device_get(self._interval), None
         pairs = {k: (float(m.total), float(m.count)) for k, m in sums.items()}
-        old = self._loop_state["round"]
-        self._loop_state["round"] = {
-            k: [old.get(k, (0.0, 0.0))[0] + total, old.get(k, (0.0, 0.0))[1] + count]
-            for k, (total, count) in pairs.items()
-        }
+        of_round = self._loop_state["round"]
+        for k, pair in pairs.items():
+            of_round[k] = np.add(of_round.get(k, (0.0, 0.0)), pair).tolist()
         return {k: total / count for k, (total, count) in pairs.items() if count > 0}
 
     def end_round(self) -> Metrics:

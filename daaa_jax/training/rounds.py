@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from daaa_jax.data.types import ImageArray, LabelledImages, MeasuredData
-from daaa_jax.evaluation import Evaluation, Evaluator, Outputs, model_selection, spread
+from daaa_jax.evaluation import Evaluation, Evaluator, model_selection, spread
 from daaa_jax.evaluation.class_balance import lost_classes
 from daaa_jax.evaluation.second_view import SecondView, measure_once
 from daaa_jax.models import Variables
@@ -232,16 +232,13 @@ class RoundEnd:
         """Validator → score, for those that apply and whose score is finite."""
         held_out, measured = None, self.measured
         if measured.source_held_out is not None and measured.source_train is not None:
-            apart, trained = (
-                _precise(self._with_outputs(network, data))
-                for data in (measured.source_held_out, measured.source_train)
-            )
+            apart = self._with_outputs(network, measured.source_held_out).outputs
+            trained = self._with_outputs(network, measured.source_train).outputs
             labels = measured.source_held_out.labels
             shown = labels[spread(len(labels), self.config.evaluate.validation_images)]
             held_out = model_selection.HeldOut(apart, shown, trained.features)
-        seen = _precise(unlabelled)
         scores = {
-            name: validator(seen, held_out)
+            name: validator(unlabelled.outputs, held_out)
             for name, validator in model_selection.VALIDATORS.items()
             if held_out is not None or name not in model_selection.NEED_HELD_OUT
         }
@@ -259,7 +256,7 @@ def soft_labels(step: int, views: Mapping[str, Evaluation]) -> dict[str, Any]:
     Returns:
       `step`; of the soft labels in use, by true class, the number of images (`images`), of kept
       images (`kept`) and of kept images that are classified correctly (`right`); and `calibration`,
-      see `evaluate.Sums`; the metrics of each of `views`.
+      see `Evaluation`; the metrics of each of `views`.
     """
     used = views["used"]
     return {
@@ -274,9 +271,3 @@ def soft_labels(step: int, views: Mapping[str, Evaluation]) -> dict[str, Any]:
 
 def _metrics(found: Evaluation, names: Sequence[str]) -> dict[str, float]:
     return {name: getattr(found, name) for name in names}
-
-
-def _precise(found: Evaluation) -> Outputs:
-    assert found.outputs is not None  # they were requested
-    given = found.outputs
-    return Outputs(given.posteriors.astype(np.float64), given.features.astype(np.float64))

@@ -147,16 +147,22 @@ def pointwise(images: Array, kernel: Array, stride: int = 1) -> Array:
     return matmul(images[:, ::stride, ::stride], kernel[0, 0])
 
 
-def _strided(images, kernel, stride):
+def plain(images: Array, kernel: Array, stride: int, padding="VALID", groups: int = 1) -> Array:
+    """XLA's own convolution; `padding` as for `lax.conv_general_dilated`."""
     return lax.conv_general_dilated(
-        images, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        images,
+        kernel,
+        (stride, stride),
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
     )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def strided(images: Array, kernel: Array, stride: int) -> Array:
     """XLA's own convolution, except for the kernel's gradient: a product per kernel pixel."""
-    return _strided(images, kernel, stride)
+    return plain(images, kernel, stride)
 
 
 def _strided_backward(stride, residuals, gradient):
@@ -166,11 +172,11 @@ def _strided_backward(stride, residuals, gradient):
         flat(images[:, i : i + height : stride, j : j + width : stride]).T @ flat(gradient)
         for i, j in np.ndindex(kernel.shape[:2])
     ]
-    transposed = jax.linear_transpose(lambda images: _strided(images, kernel, stride), images)
+    transposed = jax.linear_transpose(lambda images: plain(images, kernel, stride), images)
     return *transposed(gradient), jnp.stack(d_kernel).reshape(kernel.shape)
 
 
-strided.defvjp(lambda *inputs: (_strided(*inputs), inputs[:2]), _strided_backward)
+strided.defvjp(lambda *inputs: (plain(*inputs), inputs[:2]), _strided_backward)
 
 
 def depthwise(images: Array, kernel: Array, stride: int = 1) -> Array:
