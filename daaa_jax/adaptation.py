@@ -215,14 +215,14 @@ def draw_views_of_pairs(
 def observe(
     model: nn.Module, variables: Variables, images: Array, layers: str, train: bool = False
 ) -> tuple[Array, Mapping[str, Array], Any]:
-    """Logits of a network, `[B,K]`, its attention maps by layer (Eq. 4), and batch statistics.
+    """Logits of a network, `[B,K]`, its attention maps by layer (Eq. 4), and updated variables.
 
     Args:
       model: the classifier.
       variables: of the network.
       images: `[B,h,w,3]`.
       layers: see `attention.collect`.
-      train: whether it normalises by the statistics of the batch, and updates its own.
+      train: whether it normalises by the statistics of the batch, and updates its `batch_stats`.
     """
     collections = ["intermediates", "batch_stats"] if train else ["intermediates"]
     logits, updates = model.apply(variables, images, train=train, mutable=collections)

@@ -249,7 +249,8 @@ def of_posteriors(
             "learning rate of this stage"
         )
     classes, known = posteriors.shape[1], labels >= 0
-    right, kept = predicted == labels, confidence >= threshold
+    right = predicted == labels
+    kept = np.asarray(em.keep_mask(jnp.asarray(posteriors), threshold), bool)
     confusion = np.zeros((classes, classes), int)
     np.add.at(confusion, (labels[known], predicted[known]), 1)
     calibration = np.zeros((_BINS, 3))
