@@ -7,12 +7,15 @@
 The argument is a task, then optionally `smoke`, then settings:
 `configs/digits.py:mnist2mnistm,smoke,adapt.beta=0.3`. Tasks are `embedded`, the default,
 `mnist2mnistm`, and `mnist2usps`, `usps2mnist` and `svhn2mnist`, which have the settings of
-`mnist2mnistm`, untuned, and have not been run.
+`mnist2mnistm`, untuned, and have not been run. Accuracy reached by `embedded`, mean of three seeds:
+92.4 %, in 15 to 20 minutes on two cores; see `docs/results.md`.
 
-Data: `DIR` holds `mnist/` (four idx files, 12 MB), `mnist_m/` (folder or archive, 60 MB), `usps/`
-(`usps.h5`, or `usps.bz2` and `usps.t.bz2`, 7 MB) and `svhn/` (`train_32x32.mat` and
-`test_32x32.mat`, 250 MB), those of the task. The docstrings of `daaa_jax/data/usps.py` and
-`svhn.py` say where to get them.
+Data: of these, `DIR` holds those of the task.
+
+    mnist/    four idx files, 12 MB: https://ossci-datasets.s3.amazonaws.com/mnist/
+    mnist_m/  folder or archive, 60 MB: http://yaroslav.ganin.net/
+    usps/     usps.h5, or usps.bz2 and usps.t.bz2, 7 MB: see daaa_jax/data/usps.py
+    svhn/     train_32x32.mat and test_32x32.mat, 250 MB: see daaa_jax/data/svhn.py
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,8 @@
 The source is `A/<class>/*.jpg`. The target is either the same, with labels for evaluation only, or
 a flat folder without labels. Both may be records instead (`daaa_jax/convert.py`), local or on
 object storage. The argument may be `cpu`, `pod` or `smoke`, then settings, as in
-`configs/office.py`.
+`configs/office.py`. With `cpu`, 10 to 20 minutes on two cores for 1,000 images; for the accuracy to
+expect see `configs/office10.py`, which has the same settings.
 """
 
 from ml_collections import ConfigDict

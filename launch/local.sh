@@ -11,7 +11,7 @@
 # PROCESSES  how many (1)        DEVICES   simulated CPU devices per process (1; several processes only)
 # PYTHON     (.venv/bin/python)  PORT      of process 0 (29500)
 # RESTARTS   restarts after a preemption or a lost process (10)
-# LOGS       folder for logs of the other processes (a new one under /tmp)
+# LOGS       folder for logs of the other processes (a new one under /tmp, which is printed)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -29,6 +29,7 @@ if [ "$processes" -gt 1 ]; then
   export XLA_FLAGS="--xla_force_host_platform_device_count=${DEVICES:-1} ${XLA_FLAGS:-}"
   logs=${LOGS:-$(mktemp -d)}
   mkdir -p "$logs"
+  echo "logs of the other processes: $logs" >&2
 fi
 
 pids=()
