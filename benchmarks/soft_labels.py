@@ -51,7 +51,7 @@ def variants(workdir: Workdir) -> Mapping[str, Evaluation]:
         "geometric mean, adapted network on both": em.paired_posterior(image / 2, own_second / 2),
     }
     return {
-        name: evaluation.of_posteriors(np.asarray(each), measured.labels, _THRESHOLD)
+        name: evaluation.of_posteriors(each, measured.labels, _THRESHOLD)
         for name, each in posteriors.items()
     }
 

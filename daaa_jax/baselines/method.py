@@ -24,7 +24,7 @@ class ClassifierOutput(struct.PyTreeNode):
     Attributes:
       logits: `[B,K]`.
       features: inputs of its last layer, `[B,D]`.
-      statistics: its `batch_stats` after this pass, if it updates them.
+      statistics: the variables that this pass updates, `batch_stats` by name; empty if none.
     """
 
     logits: Array

@@ -207,23 +207,25 @@ def make_evaluator(model: nn.Module, mesh: Mesh, config: ConfigDict) -> Evaluato
 
     @device_memory.enough_memory("an evaluation", "evaluate.batch_size or evaluate.crops")
     def evaluate(variables: Variables, data: LabelledImages, rows=()) -> Evaluation:
-        seen, features, wanted, count = [], [], np.asarray(rows, int), len(data.labels)
+        seen, kept, wanted, count = [], [], np.asarray(rows, int), len(data.labels)
         if jax.process_count() > 1 and isinstance(jax.tree.leaves(variables)[0], np.ndarray):
             variables = meshes.replicate(variables, mesh)
         for start in range(0, count, batch_size):
             here = np.minimum(share(np.arange(start, start + batch_size)), count - 1)
             given = step(variables, meshes.assemble_batch(data.images[here], mesh))
-            both = given.posteriors, given.log_posteriors
-            seen.append([np.asarray(each)[: count - start] for each in both])
+            posteriors = np.asarray(given.posteriors)[: count - start]
+            scores = np.asarray(given.log_posteriors)[: count - start]
+            seen.append((posteriors.max(axis=1), posteriors.argmax(axis=1), scores))
             first, last = np.searchsorted(wanted, (start, start + batch_size))
             if last > first:
-                features.append(np.asarray(given.features)[wanted[first:last] - start])
-        posteriors, log_posteriors = map(np.concatenate, zip(*seen, strict=True))
-        found = of_posteriors(posteriors, data.labels, config.em.threshold)
-        if features:
-            precise = posteriors[wanted].astype(float), np.concatenate(features).astype(float)
+                inside = wanted[first:last] - start
+                kept.append((posteriors[inside], np.asarray(given.features)[inside]))
+        confidence, predicted, scores = map(np.concatenate, zip(*seen, strict=True))
+        found = _summary(confidence, predicted, scores, data.labels, config.em.threshold)
+        if kept:
+            precise = (np.concatenate(x).astype(float) for x in zip(*kept, strict=True))
             found = dataclasses.replace(found, outputs=Outputs(*precise))
-        return dataclasses.replace(found, log_posteriors=log_posteriors)
+        return found
 
     return evaluate
 
@@ -242,23 +244,27 @@ def of_posteriors(
       Diverged: if they are not finite.
     """
     posteriors = np.asarray(posteriors)
+    with np.errstate(divide="ignore"):
+        log_posteriors = np.log(posteriors)
     confidence, predicted = posteriors.max(axis=1), posteriors.argmax(axis=1)
+    return _summary(confidence, predicted, log_posteriors, labels, threshold)
+
+
+def _summary(confidence, predicted, log_posteriors, labels, threshold) -> Evaluation:
     if not np.isfinite(confidence).all():
         raise Diverged(
             "evaluation: the network's outputs are not finite, as training has diverged: lower the "
             "learning rate of this stage"
         )
-    classes, known = posteriors.shape[1], labels >= 0
+    classes, known = log_posteriors.shape[1], labels >= 0
     right = predicted == labels
-    kept = np.asarray(em.keep_mask(jnp.asarray(posteriors), threshold), bool)
+    kept = np.asarray(em.keep_mask(jnp.asarray(confidence[:, None]), threshold), bool)
     confusion = np.zeros((classes, classes), int)
     np.add.at(confusion, (labels[known], predicted[known]), 1)
     calibration = np.zeros((_BINS, 3))
     tenth = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
     each = np.stack([np.ones(len(labels)), confidence, right], axis=1)
     np.add.at(calibration, tenth[known], each[known])
-    with np.errstate(divide="ignore"):
-        log_posteriors = np.log(posteriors)
     return Evaluation(
         confusion=confusion,
         confidence=float(confidence.mean(dtype=float)),
