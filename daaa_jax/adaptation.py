@@ -268,9 +268,9 @@ def soft_labels(
 
 
 def _of_targets(x: Array, sizes: Sequence[int], count: int) -> Array:
-    """The rows of the last two groups, padded with zeros to `count`."""
+    """The rows of the last two groups, the last one repeated up to `count`."""
     rows = x[sum(sizes[:2]) :]
-    return jnp.pad(rows, ((0, count - len(rows)), *[(0, 0)] * (x.ndim - 1)))
+    return jnp.pad(rows, ((0, count - len(rows)), *[(0, 0)] * (x.ndim - 1)), mode="edge")
 
 
 def _sizes(settings: ConfigDict) -> tuple[int, ...]:

@@ -95,8 +95,9 @@ def rewards_confidence(config: ConfigDict) -> str:
     baseline = baselines.METHODS.get(config.method)
     if baseline and baseline.rewards_confidence:
         return f"method={config.method}"
-    if config.method == OURS and config.adapt.information:
-        return f"adapt.information={config.adapt.information}"
+    for name in ("information", "confusion"):
+        if config.method == OURS and config.adapt[name]:
+            return f"adapt.{name}={config.adapt[name]}"
     return ""
 
 

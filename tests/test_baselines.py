@@ -442,21 +442,44 @@ def gradients(name, progress, changes=None):
     made, _, state = state_of(name, changes)
 
     def loss(params, aux_params):
-        def classify(images):
-            variables = {**state.target, "params": params}
-            logits, observed = MODEL.apply(
-                variables, images, train=True, mutable=["features", "batch_stats"]
-            )
-            return method.ClassifierOutput(
-                logits, observed["features"]["seen"], observed["batch_stats"]
-            )
-
+        classify = classifier({**state.target, "params": params})
         return made.loss(aux_params, classify, batch_of(progress))[:2]
 
     found, parts = fast_jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(
         state.target["params"], state.aux_params
     )
     return *found, parts
+
+
+def classifier(variables):
+    def classify(images, statistics=None):
+        current = {**variables, **(statistics or {})}
+        logits, observed = MODEL.apply(
+            current, images, train=True, mutable=["features", "batch_stats"]
+        )
+        statistics = {"batch_stats": observed["batch_stats"]}
+        return method.ClassifierOutput(logits, observed["features"]["seen"], statistics)
+
+    return classify
+
+
+@pytest.mark.parametrize(
+    ("name", "alone"), [("cdan", True), ("mcc", True), ("dann", False), ("jan", False)]
+)
+def test_domains_have_their_own_batch_statistics_where_the_release_has(name, alone):
+    made, _, state = state_of(name)
+    classify, batch = classifier(state.target), batch_of()
+    other = batch.replace(target=0.5 * batch.target)
+    logits, others = (
+        made.loss(state.aux_params, classify, each)[2].logits[: len(batch.labels)]
+        for each in (batch, other)
+    )
+    assert np.allclose(logits, others, atol=1e-6) == alone
+    statistics = made.loss(state.aux_params, classify, batch)[2].statistics
+    both = classify(batch.target, classify(batch.source).statistics).statistics
+    if not alone:
+        both = classify(jnp.concatenate([batch.source, batch.target])).statistics
+    jax.tree.map(np.testing.assert_allclose, statistics, both)
 
 
 def norm(tree):
@@ -534,13 +557,19 @@ def test_each_player_of_pixelda_has_the_gradient_of_its_own_loss():
 
     @fast_jit
     def by_task():
-        """How the classifier's loss on both kinds of images changes with what is made."""
+        """How the mean cross-entropy of what is made changes with it."""
 
         def loss(params):
             images = jnp.concatenate([batch.source, make(params)])
             logits, _ = MODEL.apply(state.target, images, train=True, mutable=["batch_stats"])
-            labels = jnp.concatenate([batch.labels, batch.labels])
-            return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1).mean()
+            of_made = jax.nn.log_softmax(logits)[len(batch.labels) :]
+            of_source = jax.nn.log_softmax(logits)[: len(batch.labels)]
+            # What is made also moves the source images' logits, by the batch statistics.
+            taken = [
+                jnp.take_along_axis(each, batch.labels[:, None], 1).mean()
+                for each in (of_source, of_made)
+            ]
+            return -sum(taken)
 
         return jax.grad(loss)(aux_params["generator"])
 

@@ -122,7 +122,12 @@ def test_deep_embedded_validation_names_the_setting_that_it_needs():
         validate.check_settings(config, data_mesh(jax.devices()[:1]))
 
 
-REWARDED = [{"method": "mcc"}, {"method": "shot"}, {"adapt.information": 0.1}]
+REWARDED = [
+    {"method": "mcc"},
+    {"method": "shot"},
+    {"adapt.information": 0.1},
+    {"adapt.confusion": 0.1},
+]
 
 
 @pytest.mark.parametrize(

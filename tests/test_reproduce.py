@@ -14,7 +14,8 @@ import pytest
 
 from daaa_jax import pipeline, reproduce, validate
 from daaa_jax.errors import Diverged, UserError
-from daaa_jax.experiment.workdir import Busy
+from daaa_jax.experiment import stages
+from daaa_jax.experiment.workdir import Busy, Workdir
 from daaa_jax.paper import cells, choices, figures, summary, tables
 from daaa_jax.report import __main__ as report
 from daaa_jax.runtime import files
@@ -397,6 +398,22 @@ def test_run_that_was_made_with_other_settings_is_not_taken_for_a_cell(tmp_path)
         others = ("table4", "--data=embedded", "--seeds=1", "--methods=MMD", elsewhere)
         reproduce.main([f"--workdir={tmp_path}", *others], fake_trainer(trained))
     assert not trained
+
+
+def test_run_of_an_earlier_version_is_not_taken_for_a_cell(tmp_path):
+    arguments = ("table4", "--data=embedded", "--seeds=1", "--methods=Ours")
+    (name,) = run(tmp_path, *arguments)
+    place = Workdir(tmp_path / "runs" / name)
+    files.write_json(
+        place.finished_json("adapt"),
+        {"fingerprint": "", "settings": {"version": stages.VERSIONS["adapt"]}},
+    )
+    assert not run(tmp_path, *arguments)
+    files.write_json(place.finished_json("adapt"), {"fingerprint": "", "settings": {"version": 1}})
+    with pytest.raises(UserError, match="version 1 of stage adapt"):
+        run(tmp_path, *arguments)
+    run(tmp_path, *arguments, "--only_show")
+    assert "version 1 of stage adapt" in written(tmp_path, "table4")
 
 
 def test_tables_name_the_network_and_the_data(tmp_path):

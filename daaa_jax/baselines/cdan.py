@@ -64,8 +64,11 @@ class Cdan(Method):
     release puts a bottleneck of 256 units before the classifier, whose features the discriminator
     sees, drops half of the discriminator's units at random, and reaches the full weight after a
     fifth of its updates; here every baseline has the same classifier and `ramp`. It projects
-    products at random only on request; the paper, as here, above 4096 entries.
+    products at random only on request; the paper, as here, above 4096 entries. Each domain passes
+    through the classifier alone, as in the release for photos.
     """
+
+    separate_domains = True
 
     def create(self, key: Array, image: Array, given: ClassifierOutput) -> Params:
         """The discriminator's parameters."""

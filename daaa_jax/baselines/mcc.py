@@ -10,9 +10,11 @@ from daaa_jax.baselines.method import DomainOutputs, Inputs, Method, Params, Ter
 class Mcc(Method):
     """The class confusion on target images, with the release's weight.
 
-    The release's temperature is 3 on VisDA-2017 and 2.5 on Office-31 and Office-Home.
+    The release's temperature is 3 on VisDA-2017 and 2.5 on Office-31 and Office-Home. Each domain
+    passes through the classifier alone, as there.
     """
 
+    separate_domains = True
     rewards_confidence = True
 
     def penalty(self, aux_params: Params, given: DomainOutputs, inputs: Inputs) -> Terms:

@@ -82,7 +82,8 @@ class Inputs(DomainBatch[Array]):
     key: Array
 
 
-Classify = Callable[[Array], ClassifierOutput]
+# Of images, optionally with the statistics that an earlier pass updated.
+Classify = Callable[..., ClassifierOutput]
 Loss = tuple[Array, Terms, ClassifierOutput]  # the loss, what to log, the outputs it is of
 
 
@@ -93,6 +94,8 @@ class Method:
       labels: the field of a batch with the classes of the first images that it classifies; None if
         it is trained without labels.
       target_only: whether it classifies the target's half of a batch alone.
+      separate_domains: whether each domain passes through the classifier alone, so that batch
+        statistics are of one domain.
       rewards_confidence: whether its loss falls with the entropy of target predictions, as the
         scores of some validators do.
       fixes_classifier: whether the classifier layer keeps its weights.
@@ -103,6 +106,7 @@ class Method:
 
     labels: ClassVar[str | None] = "labels"
     target_only: ClassVar[bool] = False
+    separate_domains: ClassVar[bool] = False
     rewards_confidence: ClassVar[bool] = False
     fixes_classifier: ClassVar[bool] = False
     recolours: ClassVar[bool] = True
@@ -131,7 +135,7 @@ class Method:
         """The loss that the classifier and the auxiliary networks minimise together.
 
         By default the cross-entropy on the source images plus `penalty`; both domains pass through
-        the classifier as one batch.
+        the classifier as one batch, or one after the other, see `separate_domains`.
 
         Args:
           aux_params: parameters of the method's auxiliary networks.
@@ -139,20 +143,24 @@ class Method:
           inputs: images, labels, progress and key of the step.
 
         Returns:
-          The loss, its parts to log, and the classifier's outputs, those of the labelled source
-          images first.
+          The loss, its parts to log, and the classifier's outputs, those of the labelled images
+          first, with the statistics of all.
         """
-        count = len(inputs.source)
-        given = classify(jnp.concatenate([inputs.source, inputs.target]))
-        source, target = (
-            given.replace(logits=given.logits[part], features=given.features[part])
-            for part in (slice(count), slice(count, None))
-        )
+        if self.separate_domains:
+            source = classify(inputs.source)
+            target = classify(inputs.target, source.statistics)
+        else:
+            count = len(inputs.source)
+            given = classify(jnp.concatenate([inputs.source, inputs.target]))
+            source, target = (
+                given.replace(logits=given.logits[part], features=given.features[part])
+                for part in (slice(count), slice(count, None))
+            )
         supervised = losses.cross_entropy(source.logits, inputs.labels).mean()
         parts = self.penalty(aux_params, DomainOutputs(source, target), inputs)
         penalty = losses.total(parts.values())
         logged = {"cross_entropy": supervised, "penalty": penalty, **parts}
-        return supervised + penalty, logged, given
+        return supervised + penalty, logged, source.replace(statistics=target.statistics)
 
     def penalty(self, aux_params: Params, given: DomainOutputs, inputs: Inputs) -> Terms:
         """The terms added to the cross-entropy."""

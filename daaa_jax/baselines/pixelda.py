@@ -58,8 +58,8 @@ class PixelDa(Method):
         """The sum of the losses of the three networks (Eq. 1 to 4).
 
         The classifier's, on source images and their translations; the generator's, which is the
-        adversarial loss plus `task` times the classifier's; and the discriminator's. The paper's
-        adversarial loss is `pair.adversarial=vanilla`.
+        adversarial loss plus `task` times the cross-entropy of the translations; and the
+        discriminator's. The paper's adversarial loss is `pair.adversarial=vanilla`.
         """
         adversarial = functools.partial(models.adversarial_loss, self.config.pair)
         fake = self.translate(aux_params["generator"], inputs.source, inputs.key)
@@ -70,8 +70,9 @@ class PixelDa(Method):
         d_loss = 0.5 * adversarial(params, inputs.target, True)
         d_loss += 0.5 * adversarial(params, fixed(fake), False)
 
-        # The same images, with the gradient to the generator multiplied by `task`.
-        weighted = fixed(fake) + self.settings.task * (fake - fixed(fake))
+        # The same images, with the gradient to the generator multiplied by `task`, and by 2, as the
+        # mean below is over twice as many images.
+        weighted = fixed(fake) + 2 * self.settings.task * (fake - fixed(fake))
         given = classify(jnp.concatenate([inputs.source, weighted]))
         labels = jnp.concatenate([inputs.labels, inputs.labels])
         supervised = losses.cross_entropy(given.logits, labels).mean()

@@ -1,7 +1,8 @@
 """Stage `adapt` of a baseline: classifier, start, data, updates and evaluation are as in ours."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -115,9 +116,11 @@ def train_step(
 
     def loss(params, aux_params):
         variables = {**state.target, "params": params}
-        classify = functools.partial(
-            ClassifierOutput.of, method.model, variables, train=learns_statistics
-        )
+
+        def classify(images: Array, statistics: Mapping[str, Any] | None = None):
+            current = variables | dict(statistics or {})
+            return ClassifierOutput.of(method.model, current, images, train=learns_statistics)
+
         total, parts, given = method.loss(aux_params, classify, inputs)
         return total, ({"loss": total, **parts}, given)
 

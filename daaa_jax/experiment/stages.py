@@ -23,8 +23,21 @@ NEEDS = {"translate": ("pair",), "adapt": ("pair", "translate", "source")}
 NO_REUSE = "none"  # `run.reuse` without reuse: every stage is run here
 # Increased when a change of the code changes a stage's output, so that the output of an older
 # version is not reused.
-VERSIONS = {"pair": 3, "translate": 3, "source": 3, "adapt": 3}
+VERSIONS = {"pair": 3, "translate": 3, "source": 3, "adapt": 4}
 _SHOWN = 5  # settings that differ
+
+
+def other_versions(workdir: Workdir) -> list[str]:
+    """Which stages a working directory has finished with another version than the present one."""
+    markers = {stage: workdir.marker(stage) for stage in STAGES}
+    versions = {
+        stage: marker["settings"].get("version") for stage, marker in markers.items() if marker
+    }
+    return [
+        f"version {version} of stage {stage}, now {VERSIONS[stage]}"
+        for stage, version in versions.items()
+        if version != VERSIONS[stage]
+    ]
 
 
 def needs_translations(config: ConfigDict) -> bool:

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from daaa_jax import config_files
 from daaa_jax.errors import UserError, check_choice
+from daaa_jax.experiment import stages
 from daaa_jax.experiment import workdir as workdirs
 from daaa_jax.experiment.workdir import Workdir, folder_name, is_location_setting, same_paths
 from daaa_jax.paper import tables
@@ -219,10 +220,11 @@ def result(run: Run, plan: Plan, folder: Path) -> dict[str, Any] | None:
 
 
 def other_settings(run: Run, plan: Plan, folder: Path) -> list[str]:
-    """How the settings of a run in its folder differ, see `workdir.differences`."""
-    config, made_with = run.config(plan), run.workdir(plan, folder).config()
+    """How the settings of a run in its folder, and the versions of its stages, differ."""
+    config, place = run.config(plan), run.workdir(plan, folder)
+    made_with = place.config()
     resolve(config, 1, made_with)
-    return workdirs.differences(made_with, config)
+    return workdirs.differences(made_with, config) + stages.other_versions(place)
 
 
 def settings_of_earlier_versions(runs: Iterable[Run], plan: Plan, folder: Path) -> list[str]:
