@@ -206,15 +206,16 @@ def result(run: Run, plan: Plan, folder: Path) -> dict[str, Any] | None:
     """Content of `result.json` of a finished run; None if it is not finished.
 
     Raises:
-      UserError: if the run in its folder was made with other settings, unless `plan.only_show`.
+      UserError: if the run in its folder was made with other settings, or its stages have other
+        versions, unless `plan.only_show`.
     """
     workdir = run.workdir(plan, folder)
     found = workdir.result()
     differing = [] if found is None or plan.only_show else other_settings(run, plan, folder)
     if differing:
         raise UserError(
-            f"{workdir} was made with other settings: {'; '.join(differing[:5])}. Give another "
-            "--workdir, or the settings that it was made with"
+            f"{workdir} was made with other settings or another version: "
+            f"{'; '.join(differing[:5])}. Give another --workdir, or restore them"
         )
     return found
 
