@@ -215,7 +215,7 @@ def result(run: Run, plan: Plan, folder: Path) -> dict[str, Any] | None:
     if differing:
         raise UserError(
             f"{workdir} was made with other settings or another version: "
-            f"{'; '.join(differing[:5])}. Give another --workdir, or restore them"
+            f"{'; '.join(differing[:5])}. Give another --workdir, or what it was made with"
         )
     return found
 
