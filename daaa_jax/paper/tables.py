@@ -85,7 +85,7 @@ _EM_C = {"adapt.restart": "False"}
 
 # Not in the paper: soft labels from both images of a pair, and random colours.
 _PAIRED = {"em.posterior": "paired"}
-_RECOLOURED = {"adapt.recolour": "0.5", "em.threshold": "0.999"}
+_RECOLOURED = {"adapt.recolour": "0.5"}
 
 _OURS = (86.8, 99.3, 100.0, 88.8, 74.3, 73.9)
 _OURS_WITHOUT = (87.1, 99.3, 100.0, 87.1, 72.3, 72.2)
