@@ -70,7 +70,7 @@ digits() {
 
 mnistm() {
   [ -d "$data/digits" ] || skip '--data names no folder with digits/'
-  local counts=(25000 3000) sizes=(--config.pair.epochs=4 --config.adapt.rounds=12
+  local counts=(25000 3000) sizes=(--config.pair.epochs=2 --config.adapt.rounds=12
     --config.adapt.round_steps=300)
   local task=mnist2mnistm
   if $dry; then counts=(300 100) sizes=() task=mnist2mnistm,smoke; fi
