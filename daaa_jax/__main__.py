@@ -9,7 +9,7 @@ from daaa_jax.runtime import exit_codes
 _COMMANDS = {
     "train": ("main", "adapt a classifier to unlabelled images"),
     "predict": ("predict", "classify images"),
-    "export": ("export", "write a network as a program, with a model card"),
+    "export": ("export", "write a network that needs only JAX to run"),
     "check": ("check", "check folders of images before training"),
     "convert": ("convert", "convert a folder of images to a few large files"),
     "reproduce": ("reproduce", "reproduce the paper's tables and figures"),

@@ -33,8 +33,8 @@ class Parser(argparse.ArgumentParser):
         group.add_argument(
             "--paired",
             action="store_true",
-            help="average the predictions for an image and, weighted by gamma (0 to 1, measured in "
-            "training), for its translation into the source's style",
+            help="average the predictions for an image and, weighted by gamma (0 to 1, estimated "
+            "in training), for its translation into the source's style",
         )
         return group
 

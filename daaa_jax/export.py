@@ -1,4 +1,4 @@
-"""Exports a trained network as a program for JAX, with preprocessing and a model card.
+"""Exports a trained network with its preprocessing, as a file that needs only JAX to run.
 
     daaa export --workdir=runs/office-w2a --out=DIR
 

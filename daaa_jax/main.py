@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from daaa_jax import config_files
 from daaa_jax.command_line import Parser, settings_of
-from daaa_jax.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -21,8 +20,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     options, others = _parser().parse_known_args(arguments)
     settings = settings_of(others)
-    if not options.config:
-        raise UserError("--config is missing: give one, such as --config=digits")
     config = config_files.load(options.config, settings)
     # Imported here, so that a misspelt flag is reported at once.
     from daaa_jax.runtime import accelerators, allocator, jax_settings
@@ -44,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     result = pipeline.run(config, workdir, options.stage, options.profile)
     if result:
         shown = {"method": config.method, "ours": config.method == OURS, "smoke": config.smoke}
+        shown["data"] = config.data.name
         print(templates.render("result.txt", result=result, workdir=workdir, **shown), end="")
     else:
         print(f"stage {options.stage} finished in {workdir}")
@@ -56,10 +54,13 @@ def _parser() -> Parser:
         epilog="--config.NAME=VALUE overrides a setting, such as --config.adapt.beta=0.3",
     )
     parser.add_argument(
-        "--config", help="a config file or name, with words after a colon: office:w2a (required)"
+        "--config",
+        required=True,
+        help="digits, folder, office, office10, office_home, visda, domainnet or a config "
+        "file; with a task or a size after a colon, such as digits, folder:cpu or office:w2a",
     )
     parser.add_argument(
-        "--workdir", help="output folder; by default runs/<config and overridden settings>"
+        "--workdir", help="output folder; default: runs/ and the config, without paths of data"
     )
     parser.add_argument("--stage", default="all", help="run only pair, translate, source or adapt")
     parser.add_argument(

@@ -49,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--overlays", help="folder for copies of the images that show where the network attends"
     )
     parser.add_argument(
-        "--overlay_layers", help="layers to show, a regular expression; default: the aligned ones"
+        "--overlay_layers",
+        help="layers to show, a regular expression such as convolution3, of names in the run's "
+        "networks.txt; default: those that training aligns",
     )
     parser.add_argument("--batch_size", type=int, default=64, help="images per batch (64)")
     options = parser.parse_args(arguments)

@@ -119,7 +119,14 @@ def _parser() -> Parser:
         __doc__,
         epilog="--config.NAME=VALUE changes a setting of all runs: --config.adapt.beta=0.3",
     )
-    parser.add_argument("name", choices=NAMES, metavar="|".join(NAMES))
+    parser.add_argument(
+        "name",
+        choices=NAMES,
+        metavar="|".join(NAMES),
+        help="methods on digits (table1) and Office-31 (table2), parts of EM (table3), measures of "
+        "the difference between maps (table4), what is aligned (tableA1), accuracy by p_t and beta "
+        "(figA1) and by round (fig4)",
+    )
     parser.add_argument("--workdir", required=True, help="folder for runs and tables")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds for each cell (3)")
     parser.add_argument("--tasks", default="", help="subset of the tasks, such as d2a,w2a")
@@ -131,7 +138,8 @@ def _parser() -> Parser:
     parser.add_argument(
         "--methods",
         default="",
-        help="subset of the rows by the paper's names, such as RevGrad,Ours",
+        help="subset of the rows by the paper's names, such as RevGrad,Ours; all are trained here, "
+        "with additions to the paper only where the name says so",
     )
     parser.add_argument("--smoke", action="store_true", help="smoke runs for a test")
     parser.add_argument(
