@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         nargs="+",
         type=given_path,
         metavar="DIR_OR_LIST",
-        help="folder of each domain, or list (PATH LABEL a line), the source first",
+        help="the source's folder, then targets'; or list files, with PATH LABEL on each line",
     )
     parser.add_list_flags()
     parser.add_argument(

@@ -41,7 +41,9 @@ class Parser(argparse.ArgumentParser):
     def add_list_flags(self):
         """Adds the flags for the paths in list files, see `data.image_lists.Options`."""
         self.add_argument("--root", default="", help="for lists: folder that paths are relative to")
-        self.add_argument("--path_prefix", default="", help="for lists: to remove from each path")
+        self.add_argument(
+            "--path_prefix", default="", help="for lists: beginning to remove from each path"
+        )
 
     def error(self, message: str) -> NoReturn:
         """Raises a `UserError` instead of printing the usage."""

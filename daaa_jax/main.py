@@ -51,7 +51,7 @@ def _parser() -> Parser:
     parser = Parser(
         "train",
         "Adapts a classifier to unlabelled images; rerun the same command to resume.",
-        epilog="--config.NAME=VALUE overrides a setting, such as --config.adapt.beta=0.3",
+        epilog="--config.NAME=VALUE overrides a setting in configs/base.py: --config.adapt.beta=0",
     )
     parser.add_argument(
         "--config",
@@ -60,7 +60,9 @@ def _parser() -> Parser:
         "file; with a task or a size after a colon, such as digits, folder:cpu or office:w2a",
     )
     parser.add_argument(
-        "--workdir", help="output folder; default: runs/ and the config, without paths of data"
+        "--workdir",
+        help="output folder; default: runs/ and the config, such as runs/folder-cpu; paths of data "
+        "are not part of the name",
     )
     parser.add_argument("--stage", default="all", help="run only pair, translate, source or adapt")
     parser.add_argument(

@@ -39,7 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
       UserError: for any error that the user can fix.
     """
     parser = Parser("predict", __doc__)
-    parser.add_argument("images", nargs="+", type=given_path, help="images, folders or list files")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        type=given_path,
+        help="images, folders, or list files with PATH or PATH LABEL on each line",
+    )
     parser.add_list_flags()
     parser.add_network_flags(inference.NETWORKS, default="selected")
     parser.add_argument(
@@ -50,8 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument(
         "--overlay_layers",
-        help="layers to show, a regular expression such as convolution3, of names in the run's "
-        "networks.txt; default: those that training aligns",
+        help="layers to show: a regular expression of their names in the run's networks.txt, such "
+        "as convolution3; default: those that training aligns",
     )
     parser.add_argument("--batch_size", type=int, default=64, help="images per batch (64)")
     options = parser.parse_args(arguments)

@@ -124,11 +124,14 @@ def _parser() -> Parser:
         choices=NAMES,
         metavar="|".join(NAMES),
         help="methods on digits (table1) and Office-31 (table2), parts of EM (table3), measures of "
-        "the difference between maps (table4), what is aligned (tableA1), accuracy by p_t and beta "
-        "(figA1) and by round (fig4)",
+        "the difference between maps (table4), what is aligned (tableA1), accuracy by p_t, the "
+        "confidence from which soft labels are used, and beta, the weight of attention alignment "
+        "(figA1), and by round (fig4)",
     )
     parser.add_argument("--workdir", required=True, help="folder for runs and tables")
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds for each cell (3)")
+    parser.add_argument(
+        "--seeds", type=int, default=3, help="runs for each number in the table (3)"
+    )
     parser.add_argument("--tasks", default="", help="subset of the tasks, such as d2a,w2a")
     parser.add_argument(
         "--data",
@@ -139,13 +142,13 @@ def _parser() -> Parser:
         "--methods",
         default="",
         help="subset of the rows by the paper's names, such as RevGrad,Ours; all are trained here, "
-        "with additions to the paper only where the name says so",
+        'with our additions only in such as "Ours (paired posterior)"',
     )
     parser.add_argument("--smoke", action="store_true", help="smoke runs for a test")
     parser.add_argument(
         "--cells",
         default="1/1",
-        help="i/n: only the ith (from 1) of n shares of the runs, to spread them over machines",
+        help="i/n: only the ith (from 1) of n shares of the runs, to spread these over machines",
     )
     parser.add_argument(
         "--own_networks",
