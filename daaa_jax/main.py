@@ -51,7 +51,8 @@ def _parser() -> Parser:
     parser = Parser(
         "train",
         "Adapts a classifier to unlabelled images; rerun the same command to resume.",
-        epilog="--config.NAME=VALUE overrides a setting in configs/base.py: --config.adapt.beta=0",
+        epilog="--config.NAME=VALUE changes a setting. Your own images: --config=folder:cpu "
+        "--config.data.source=DIR --config.data.target=DIR",
     )
     parser.add_argument(
         "--config",

@@ -14,6 +14,7 @@ if __name__ == "__main__":  # first, as the imports below may fail
 
     exit_codes.run_module("daaa_jax.reproduce")
 
+import argparse
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +31,17 @@ from daaa_jax.report import page
 from daaa_jax.runtime import error_log, files
 
 NAMES = (*tables.TABLES, *figures.FIGURES)
+_MORE_HELP = """\
+table1   methods on MNIST -> MNIST-M
+table2   methods on Office-31
+table3   parts of EM
+table4   measures of the difference between attention maps
+tableA1  what is aligned: attention maps or others
+fig4     attention alignment and accuracy by round
+figA1    accuracy by em.threshold and adapt.beta
+
+--config.NAME=VALUE changes a setting of all runs, such as --config.data.dir=DIR,
+the data's folder. The number of runs and the time left are printed."""
 
 Trainer = Callable[[ConfigDict, Workdir], None]
 
@@ -117,17 +129,10 @@ def _parser() -> Parser:
     parser = Parser(
         "reproduce",
         __doc__,
-        epilog="--config.NAME=VALUE changes a setting of all runs: --config.adapt.beta=0.3",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_MORE_HELP,
     )
-    parser.add_argument(
-        "name",
-        choices=NAMES,
-        metavar="|".join(NAMES),
-        help="methods on digits (table1) and Office-31 (table2), parts of EM (table3), measures of "
-        "the difference between maps (table4), what is aligned (tableA1), accuracy by p_t, the "
-        "confidence from which soft labels are used, and beta, the weight of attention alignment "
-        "(figA1), and by round (fig4)",
-    )
+    parser.add_argument("name", choices=NAMES, metavar="|".join(NAMES))
     parser.add_argument("--workdir", required=True, help="folder for runs and tables")
     parser.add_argument(
         "--seeds", type=int, default=3, help="runs for each number in the table (3)"
@@ -141,8 +146,8 @@ def _parser() -> Parser:
     parser.add_argument(
         "--methods",
         default="",
-        help="subset of the rows by the paper's names, such as RevGrad,Ours; all are trained here, "
-        'with our additions only in such as "Ours (paired posterior)"',
+        help="subset of the rows by the paper's names, such as RevGrad,Ours; a wrong name prints "
+        "all. All rows are trained, without additions to the paper unless named after one",
     )
     parser.add_argument("--smoke", action="store_true", help="smoke runs for a test")
     parser.add_argument(
