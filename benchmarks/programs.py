@@ -24,7 +24,7 @@ CLASSES = 345  # DomainNet's; fewer classes shorten a step by a thousandth
 def config_of(family: str, devices: int) -> ConfigDict:
     """The config of a family, with batch sizes for `devices` devices."""
     if family == "digits":
-        config = digits.get_config("mnist2mnistm")
+        config = digits.get_config()
         config.data.image_size = config.augment.crop = 32
         config.model.dtype = "float32"
         sizes = {"pair": max(16, devices), "source": 128, "adapt": 128}
