@@ -1,4 +1,4 @@
-"""Exports a trained network with its preprocessing, as a file that needs only JAX to run.
+"""Exports a trained network with its preprocessing, into a folder; needs only JAX to run.
 
     daaa export --workdir=runs/office-w2a --out=DIR
 

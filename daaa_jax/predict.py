@@ -55,8 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument(
         "--overlay_layers",
-        help="layers to show: a regular expression of their names in the run's networks.txt, such "
-        "as convolution3; default: those that training aligns",
+        help="layers to show: a regular expression of their attention maps' names, such as conv3; "
+        "a wrong one prints all; default: those that training aligns",
     )
     parser.add_argument("--batch_size", type=int, default=64, help="images per batch (64)")
     options = parser.parse_args(arguments)

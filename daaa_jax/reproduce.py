@@ -147,7 +147,7 @@ def _parser() -> Parser:
         "--methods",
         default="",
         help="subset of the rows by the paper's names, such as RevGrad,Ours; a wrong name prints "
-        "all. All rows are trained, without additions to the paper unless named after one",
+        "all; only rows named after an addition to the paper have it",
     )
     parser.add_argument("--smoke", action="store_true", help="smoke runs for a test")
     parser.add_argument(

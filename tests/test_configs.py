@@ -232,12 +232,18 @@ def test_em_follows_the_length_of_a_round_unless_set(task, name):
     assert config.em[name] == 1
 
 
-def test_benchmark_has_the_papers_settings():
+def test_benchmark_has_the_papers_settings_but_for_additions_and_sizes():
     config = digits.get_config("mnist2mnistm")
+    assert (config.em.posterior, config.em.second_view) == ("paired", "posterior")
+    assert (config.augment.shift, config.adapt.recolour) == (2, 0.5)
+    assert config.adapt.optimizer.learning_rate == 2e-3
+    assert config.model.widths == (64, 128, 256)
+    assert config.pair.epochs * 60000 == 30000 * config.pair.batch_size  # updates
     assert config.adapt.mix.to_dict() == {"s": 0.35, "t_f": 0.15, "t": 0.35, "s_f": 0.15}
     assert config.em.threshold == 0.95
     for stage in (config.source, config.adapt):
         assert stage.optimizer.name == "adam"
+    assert config.source.optimizer.learning_rate == 1e-3
     assert (config.pair.cycle_weight, config.pair.identity_weight) == (10.0, 0.0)
     assert (config.pair.pool_size, config.pair.adversarial) == (50, "lsgan")
     assert (config.adapt.attention, config.adapt.measure) == ("sum_squares", "l2")

@@ -200,8 +200,8 @@ TABLES = {
 
 # By network, the factor on beta with which another measure or kind of map has as large a gradient
 # as ours, measured on all four groups of a batch after the first round by `python -m
-# benchmarks.measures`. With the same beta for all, rows would compare the weight of L_AT. For a
-# network that is not listed, all rows use our beta.
+# benchmarks.measures`, for digits on the network of `embedded`. With the same beta for all, rows
+# would compare the weight of L_AT. For a network that is not listed, all rows use our beta.
 EQUAL_GRADIENT_FACTORS = {
     "digits": {
         "l1": 0.0555,
