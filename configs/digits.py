@@ -44,7 +44,8 @@ def get_config(argument: str = "embedded") -> ConfigDict:
     # of the target network. Figures are in docs/results.md.
     config.augment.shift = 2
     config.adapt.recolour = 0.5
-    config.adapt.optimizer.learning_rate = 2e-3
+    # Each round ends with a rate of 0, and M^post is the network of that moment.
+    config.adapt.optimizer.update(learning_rate=2e-3, schedule="linear")
     for name, widths in (("dann", (100,)), ("dsn", (100,)), ("cdan", (500, 500))):
         config.baselines[name].widths = widths  # of the releases of DSN and CDAN
     # Without it G_ST collapses to a few background colours. With it the energy distance between
