@@ -239,6 +239,7 @@ def test_benchmark_has_the_papers_settings_but_for_additions_and_sizes():
     optimizer = config.adapt.optimizer
     assert (optimizer.learning_rate, optimizer.schedule) == (2e-3, "linear")
     assert config.model.widths == (64, 128, 256)
+    assert (config.adapt.rounds, config.adapt.round_steps) == (20, 500)
     assert config.pair.epochs * 60000 == 30000 * config.pair.batch_size  # updates
     assert config.adapt.mix.to_dict() == {"s": 0.35, "t_f": 0.15, "t": 0.35, "s_f": 0.15}
     assert config.em.threshold == 0.95
