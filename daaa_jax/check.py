@@ -44,8 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         nargs="+",
         type=given_path,
         metavar="DIR_OR_LIST",
-        help="the source's folder, then the target's (and more); or list files, PATH LABEL on each "
-        "line",
+        help="the source's folder, then the target's; or list files, PATH LABEL on each line",
     )
     parser.add_list_flags()
     parser.add_argument(

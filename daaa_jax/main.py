@@ -72,7 +72,8 @@ def _parser() -> Parser:
         help="profile 20 updates of each training stage, into profile/ in the workdir",
     )
     parser.add_argument(
-        "--coordinator", help="HOST:PORT of process 0, for several processes without a launcher"
+        "--coordinator",
+        help="HOST:PORT of process 0, for several machines without Slurm or the like",
     )
     parser.add_argument("--num_processes", type=int, help="number of processes")
     parser.add_argument("--process_id", type=int, help="number of this process, from 0")

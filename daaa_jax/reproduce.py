@@ -140,14 +140,14 @@ def _parser() -> Parser:
     parser.add_argument("--tasks", default="", help="subset of the tasks, such as d2a,w2a")
     parser.add_argument(
         "--data",
-        help=f"dataset: {', '.join(cells.DATA)}, optionally with words of its config, such as "
+        help=f"dataset: {', '.join(cells.DATA)}, optionally with a size, such as "
         "office10,cpu; default: mnist2mnistm for table1, office for the others",
     )
     parser.add_argument(
         "--methods",
         default="",
         help="subset of the rows by the paper's names, such as RevGrad,Ours; a wrong name prints "
-        "all; only rows named after an addition to the paper have it",
+        "all. Rows are without additions to the paper, unless named after one",
     )
     parser.add_argument("--smoke", action="store_true", help="smoke runs for a test")
     parser.add_argument(
