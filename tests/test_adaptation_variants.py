@@ -387,6 +387,7 @@ def test_target_labels_affect_only_the_metrics(tmp_path):
 def test_learning_rate_restarts_with_each_sync_of_the_posterior_network(
     tmp_path, monkeypatch, changes, every
 ):
+    changes = {"adapt.optimizer.schedule": "progress", **changes}
     optimizer = start(monkeypatch, lambda: adapt(tmp_path, changes)).optimizer
     state, rates = optimizer.init(jnp.zeros(())), []
     for _ in range(6):

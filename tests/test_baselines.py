@@ -428,7 +428,8 @@ def test_method_improves_the_source_network_on_the_target(name, source_network):
 
 
 def state_of(name, changes=None, seed=0):
-    config = make_config({"method": name, "adapt.optimizer.learning_rate": 1e-3, **(changes or {})})
+    rate = {"adapt.optimizer.learning_rate": 1e-3, "adapt.optimizer.schedule": "progress"}
+    config = make_config({"method": name, **rate, **(changes or {})})
     variables = initial_variables(jax.random.key(1), MODEL, decode(SOURCE.images[:1]))
     made = baselines.make(config, MODEL)
     updates = training.make_optimizers(made, 10)
