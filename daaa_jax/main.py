@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from daaa_jax import config_files
 from daaa_jax.command_line import Parser, settings_of
+from daaa_jax.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -20,6 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     options, others = _parser().parse_known_args(arguments)
     settings = settings_of(others)
+    if not options.config:
+        raise UserError("--config is missing: give one, such as --config=digits")
     config = config_files.load(options.config, settings)
     # Imported here, so that a misspelt flag is reported at once.
     from daaa_jax.runtime import accelerators, allocator, jax_settings
@@ -56,9 +59,8 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--config",
-        required=True,
-        help="digits, folder, office, office10, office_home, visda, domainnet or a config "
-        "file; with a task or a size after a colon, such as digits, folder:cpu or office:w2a",
+        help="required; digits, folder, office, office10, office_home, visda, domainnet or a "
+        "config file; with a task or a size after a colon, such as folder:cpu or office:w2a",
     )
     parser.add_argument(
         "--workdir",
