@@ -164,7 +164,7 @@ def train_step(
 
     # Sync of M^post.
     step = state.step + 1
-    m_post = em.refresh(state.posterior, target, step, config.em.refresh_every)
+    m_post = em.refresh(state.posterior, target, step, config.em.refresh_every, config.em.decay)
     right = logits[:sources].argmax(axis=-1) == batch.labels[:sources]
     metrics = {name: loop.mean(value) for name, value in parts.items()} | {
         "accuracy": loop.mean(right.astype(jnp.float32)),
@@ -315,8 +315,8 @@ def target_training(
         target = starting_variables(config.model, init_key, model, image)
     targets = (len(images) - 2 * len(labels)) // 2
     stream = BatchStream(labels, targets, sizes, config.seed, devices)
-    # Whether M^post equals the target network at the end of every round.
-    refreshed = settings.round_steps % config.em.refresh_every == 0
+    # Whether M^post is synced at the end of every round; it is the result then.
+    synced = settings.round_steps % config.em.refresh_every == 0
     log_prior = second_view.log_prior(labels, model.num_classes) if config.em.class_prior else 0.0
     translations = chosen(images, np.arange(len(images) - targets, len(images)))
     view = functools.partial(
@@ -330,7 +330,8 @@ def target_training(
         image_sets=(images,),
         batch_at=stream.at,
         images=config.adapt.batch_size,
-        posterior=lambda state: state.target if refreshed else state.posterior,
+        network=lambda state: state.posterior if synced else state.target,
+        posterior=lambda state: state.posterior,
         second_view=view if needs_translations(config) else None,
     )
 

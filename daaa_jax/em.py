@@ -127,21 +127,37 @@ def keep_mask(posterior: Array, threshold: float) -> Array:
     return (confidence >= threshold).astype(jnp.float32)
 
 
-def refresh(posterior_variables: Any, target_variables: Any, step: Array | int, every: int) -> Any:
+def refresh(
+    posterior_variables: Any,
+    target_variables: Any,
+    step: Array | int,
+    every: int,
+    decay: float = 0.0,
+) -> Any:
     """The variables of M^post after an update: `theta_post(t) = theta(floor(t / N) N)` (A).
+
+    With a `decay` they are a moving average of the target networks at the syncs, which the paper
+    does not have: Mean Teacher's (Tarvainen and Valpola, NeurIPS 2017) of one step per sync.
 
     Args:
       posterior_variables: parameters and batch statistics of M^post before.
       target_variables: those of the target network after `step` updates, same structure.
       step: number `t` of updates made, from 1.
       every: number `N` of updates between syncs; 1 is EM without the asynchronous update.
+      decay: weight of `posterior_variables` in a sync, in [0, 1]; at most `1 - 1/n` in the n-th, so
+        that the initial network has none, and 1 gives the mean of the networks at all syncs.
 
     Returns:
-      `target_variables` where `every` divides `step`, else `posterior_variables`.
+      `posterior_variables`, mixed with `target_variables` where `every` divides `step`; with a
+      `decay` of 0, `target_variables` there.
 
     Raises:
       ValueError: if `every` is less than 1.
     """
     if every < 1:
         raise ValueError(f"em.refresh_every must be at least 1, not {every}")
-    return optax.periodic_update(target_variables, posterior_variables, jnp.asarray(step), every)
+    step = jnp.asarray(step)
+    if decay:
+        share = jnp.maximum(1 - decay, every / jnp.maximum(step, every))
+        target_variables = optax.incremental_update(target_variables, posterior_variables, share)
+    return optax.periodic_update(target_variables, posterior_variables, step, every)

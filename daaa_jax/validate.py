@@ -168,7 +168,7 @@ def _check_numbers(settings: Mapping[str, Any]) -> None:
             raise UserError(f"{name}={value} must be at least {least}")
         if name.endswith("seed") and value > _LARGEST_SEED:
             raise UserError(f"{name}={value} is too large: at most {_LARGEST_SEED}")
-        if name.endswith(("decay_fraction", "source_holdout")) and value > 1:
+        if name.endswith(("em.decay", "decay_fraction", "source_holdout")) and value > 1:
             raise UserError(f"{name}={value} must be between 0 and 1")
     for name in ("em.tolerance", "baselines.ada.temperature", "baselines.mcc.temperature"):
         if settings[name] <= 0:

@@ -96,6 +96,39 @@ def test_posterior_network_is_the_target_network_of_the_last_sync(every):
     assert differ(states[-1].posterior, states[0].posterior)
 
 
+@pytest.mark.parametrize(
+    ("settings", "averaged"),
+    [
+        ({}, False),
+        ({"em.decay": 0.5}, True),
+        ({"em.decay": 0.5, "em.refresh_every": 2, "em.start_step": 2}, False),  # no sync at the end
+    ],
+)
+def test_result_is_the_moving_average_of_the_networks_if_there_is_one(
+    tmp_path, monkeypatch, settings, averaged
+):
+    """Two rounds of three updates; the evaluation of the last round is of the result."""
+    final, evaluated = [], []
+    run, audit = loop.run, rounds.RoundEnd._select
+
+    def noted(*args, **kwargs):
+        state, loop_state = run(*args, **kwargs)
+        final.append(state)
+        return state, loop_state
+
+    def selected(self, step, target, *args):
+        evaluated.append(target)
+        audit(self, step, target, *args)
+
+    monkeypatch.setattr(loop, "run", noted)
+    monkeypatch.setattr(rounds.RoundEnd, "_select", selected)
+    result, _ = adapt(tmp_path, settings)
+    (state,) = final
+    assert differ(state.posterior, state.target) == bool(settings)
+    assert_same_bits(result, state.posterior if averaged else state.target)
+    assert_same_bits(evaluated[-1], result)
+
+
 def test_source_and_posterior_networks_get_no_gradient():
     states, _ = train(3)
     for state in states:

@@ -235,6 +235,7 @@ def test_em_follows_the_length_of_a_round_unless_set(task, name):
 def test_benchmark_has_the_papers_settings_but_for_additions_and_sizes():
     config = digits.get_config("mnist2mnistm")
     assert (config.em.posterior, config.em.second_view) == ("paired", "posterior")
+    assert config.em.decay == 0.6
     assert (config.augment.shift, config.adapt.recolour) == (2, 0.5)
     optimizer = config.adapt.optimizer
     assert (optimizer.learning_rate, optimizer.schedule) == (2e-3, "linear")

@@ -187,6 +187,29 @@ def test_posterior_network_is_the_target_of_the_last_sync(every):
         jax.tree.map(np.testing.assert_array_equal, posterior, target_after(step // every * every))
 
 
+@pytest.mark.parametrize(
+    ("decay", "wanted"),
+    [
+        (0.0, [2, 4, 6, 8]),
+        (0.5, [2, 3, 4.5, 6.25]),  # the mean of two networks, then half of each later one
+        (0.75, [2, 3, 4, 5]),
+        (1.0, [2, 3, 4, 5]),  # the mean of all
+    ],
+)
+def test_with_a_decay_the_posterior_network_is_a_moving_average_of_those_at_the_syncs(
+    decay, wanted
+):
+    """Parameters and batch statistics both; the initial network, -9, has no weight."""
+    posterior = {"params": jnp.full(2, -9.0), "batch_stats": jnp.full(2, 9.0)}
+    refresh, found = jax.jit(em.refresh, static_argnums=(3, 4)), []
+    for step in range(1, 10):
+        target = {"params": jnp.full(2, step, float), "batch_stats": jnp.full(2, -step, float)}
+        posterior = refresh(posterior, target, step, 2, decay)
+        np.testing.assert_array_equal(posterior["batch_stats"], -posterior["params"])
+        found.append(float(posterior["params"][0]))
+    assert found[0] == -9 and found[1::2] == found[2::2] == wanted
+
+
 def test_less_than_one_step_between_syncs_is_refused():
     with pytest.raises(ValueError, match=r"\b0\b"):
         em.refresh({}, {}, 1, 0)

@@ -40,6 +40,7 @@ ADDED_LATER: dict[str, Any] = {
     "adapt.confusion": 0.0,
     "adapt.information": 0.0,
     "augment.area": 1.0,
+    "em.decay": 0.0,
     **{f"{stage}.optimizer.nesterov": False for stage in ("pair", "source", "adapt")},
 }
 # Behaviour of versions that did not have a setting.

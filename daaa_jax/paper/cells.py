@@ -31,7 +31,12 @@ _OF_CELLS = dict.fromkeys(
     ("seed", "pair.seed", "source.seed"), "each cell has its own; use --seeds and --own_networks"
 ) | {"method": "each row has its own; use --methods"}
 # Settings of all cells that do not set them otherwise, whatever the config's defaults.
-_OF_THE_PAPER = {"em.posterior": "target", "em.threshold": "0.95", "adapt.recolour": "0.0"}
+_OF_THE_PAPER = {
+    "em.posterior": "target",
+    "em.threshold": "0.95",
+    "em.decay": "0.0",
+    "adapt.recolour": "0.0",
+}
 
 
 @dataclasses.dataclass(frozen=True)

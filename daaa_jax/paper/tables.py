@@ -83,9 +83,9 @@ _EM_A = {"em.refresh_every": "1"}
 _EM_B = {"em.threshold": "0.0"}
 _EM_C = {"adapt.restart": "False"}
 
-# Not in the paper: soft labels from both images of a pair, and random colours.
+# Not in the paper: soft labels from both images of a pair, random colours, averaged networks.
 _PAIRED = {"em.posterior": "paired"}
-_RECOLOURED = {"adapt.recolour": "0.5"}
+_ADDITIONS = _PAIRED | {"adapt.recolour": "0.5", "em.decay": "0.6"}
 
 _OURS = (86.8, 99.3, 100.0, 88.8, 74.3, 73.9)
 _OURS_WITHOUT = (87.1, 99.3, 100.0, 87.1, 72.3, 72.2)
@@ -127,7 +127,7 @@ TABLES = {
             Row("Ours (wo L_AT)", _ALL, (93.5,), _WITHOUT),
             Row("Ours (w L_AT)", _ALL, (95.6,)),
             *_OF_PAIRS,
-            Row("Ours (paired posterior, recoloured)", _ALL, settings=_PAIRED | _RECOLOURED),
+            Row("Ours (all additions)", _ALL, settings=_ADDITIONS),
             _UPPER_BOUND,
         ),
     ),

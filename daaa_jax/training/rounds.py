@@ -45,13 +45,15 @@ class TargetTraining:
     """How a method trains the target network.
 
     Attributes:
-      create_state: makes the state before the first update; the target network is its `target`.
+      create_state: makes the state before the first update.
       train_step: `(state, batch) -> (state, metrics)`, one update.
       image_sets: sets of training images, see `Feed`.
       batch_at: the batch of a step, counted from 0, with `Rows` of the images.
       images: number of images that an update classifies.
+      network: of a state at the end of a round, the network that is evaluated, and the result after
+        the last one; by default its `target`.
       posterior: of a state at the end of a round, the network that gives the next round's soft
-        labels; by default the target network.
+        labels; by default its `target`.
       second_view: `(originals, evaluate) -> SecondView`, for a method that reads the translations
         of target images and whose state has `gamma`; else None.
     """
@@ -61,6 +63,7 @@ class TargetTraining:
     image_sets: Sequence[ImageArray]
     batch_at: Callable[[int], Any]
     images: int
+    network: Callable[[Any], Variables] = lambda state: state.target
     posterior: Callable[[Any], Variables] = lambda state: state.target
     second_view: Callable[..., SecondView] | None = None
 
@@ -120,7 +123,7 @@ def run(
         reduce="adapt.batch_size or augment.crop, or set model.remat=True",
         quiet=_QUIET,
     )
-    return state.target, loop_state
+    return training.network(state), loop_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +165,7 @@ class RoundEnd:
           loop_state: receives `posterior`, and `last`, `selected` and `oracle`, each with its
             `step`, the accuracies and the validator's score there.
         """
-        target, measured = state.target, self.measured
+        target, measured = self.training.network(state), self.measured
         unlabelled = self._with_outputs(target, measured.target_train)
         views = self._soft_label_views(state, unlabelled, loop_state)
         used = views["used"]
@@ -204,7 +207,7 @@ class RoundEnd:
         """Evaluates the next round's soft labels: `used`, and each view if there are two."""
         posterior = self.training.posterior(state)
         own = unlabelled
-        if posterior is not state.target:
+        if posterior is not self.training.network(state):
             own = self.evaluate(posterior, self.measured.target_train)
         if self.view is None:
             return {"used": own}
