@@ -25,7 +25,7 @@ def config_of(family: str, devices: int) -> ConfigDict:
     """The config of a family, with batch sizes for `devices` devices."""
     if family == "digits":
         config = digits.get_config()
-        config.augment.shift = config.adapt.recolour = 0  # a few operations
+        config.augment.shift = config.adapt.recolour = config.em.decay = 0  # a few operations
         config.data.image_size = config.augment.crop = 32
         config.model.dtype = "float32"
         sizes = {"pair": max(16, devices), "source": 128, "adapt": 128}

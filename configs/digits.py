@@ -38,7 +38,8 @@ def get_config(argument: str = "embedded") -> ConfigDict:
 
     config = base.get_config()
     config.model.update(widths=(64, 128, 256), standardize=True)
-    # After some rounds M^post reads translations better than the source network does.
+    # After some rounds M^post reads translations better than the source network does, and as an
+    # average of two or three rounds' networks it reads images better than each of them.
     config.em.update(posterior="paired", second_view="posterior", decay=0.6)
     # Random shifts keep wrong soft labels from being reinforced. Random colours reduce overfitting
     # of the target network. Figures are in docs/results.md.

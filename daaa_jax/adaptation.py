@@ -38,7 +38,7 @@ class AdaptationState(struct.PyTreeNode):
       target: the target network's parameters and batch statistics, trained.
       opt_state: their optimiser.
       source: the source network's variables, fixed.
-      posterior: M^post, a copy of the target network, synchronised every N updates.
+      posterior: M^post, updated from the target network every N updates, see `em.refresh`.
       gamma: weight of the second view in the paired posterior, float32; 0 until it is measured.
     """
 
@@ -164,7 +164,8 @@ def train_step(
 
     # Sync of M^post.
     step = state.step + 1
-    m_post = em.refresh(state.posterior, target, step, config.em.refresh_every, config.em.decay)
+    decay = config.em.decay if sum(sizes[2:]) else 0.0  # no average where M^post is not used
+    m_post = em.refresh(state.posterior, target, step, config.em.refresh_every, decay)
     right = logits[:sources].argmax(axis=-1) == batch.labels[:sources]
     metrics = {name: loop.mean(value) for name, value in parts.items()} | {
         "accuracy": loop.mean(right.astype(jnp.float32)),
@@ -315,7 +316,7 @@ def target_training(
         target = starting_variables(config.model, init_key, model, image)
     targets = (len(images) - 2 * len(labels)) // 2
     stream = BatchStream(labels, targets, sizes, config.seed, devices)
-    # Whether M^post is synced at the end of every round; it is the result then.
+    # Whether M^post is synced at the end of every round. If so, M^post is the result.
     synced = settings.round_steps % config.em.refresh_every == 0
     log_prior = second_view.log_prior(labels, model.num_classes) if config.em.class_prior else 0.0
     translations = chosen(images, np.arange(len(images) - targets, len(images)))

@@ -136,28 +136,32 @@ def refresh(
 ) -> Any:
     """The variables of M^post after an update: `theta_post(t) = theta(floor(t / N) N)` (A).
 
-    With a `decay` they are a moving average of the target networks at the syncs, which the paper
-    does not have: Mean Teacher's (Tarvainen and Valpola, NeurIPS 2017) of one step per sync.
+    With a `decay` a sync averages instead of copying (ours): the moving average of Mean Teacher
+    (Tarvainen and Valpola, NeurIPS 2017), updated once per sync.
 
     Args:
       posterior_variables: parameters and batch statistics of M^post before.
       target_variables: those of the target network after `step` updates, same structure.
       step: number `t` of updates made, from 1.
       every: number `N` of updates between syncs; 1 is EM without the asynchronous update.
-      decay: weight of `posterior_variables` in a sync, in [0, 1]; at most `1 - 1/n` in the n-th, so
-        that the initial network has none, and 1 gives the mean of the networks at all syncs.
+      decay: weight of `posterior_variables` in a sync, in [0, 1]. In the n-th sync it is at most
+        `1 - 1/n`, so that the initial network never counts; 1 gives the mean of all synced
+        networks. Batch statistics are averaged too, which approximates those of the average.
 
     Returns:
-      `posterior_variables`, mixed with `target_variables` where `every` divides `step`; with a
-      `decay` of 0, `target_variables` there.
+      Where `every` divides `step`, the average of both, or `target_variables` without a `decay`;
+      else `posterior_variables`.
 
     Raises:
       ValueError: if `every` is less than 1.
     """
     if every < 1:
         raise ValueError(f"em.refresh_every must be at least 1, not {every}")
-    step = jnp.asarray(step)
-    if decay:
-        share = jnp.maximum(1 - decay, every / jnp.maximum(step, every))
-        target_variables = optax.incremental_update(target_variables, posterior_variables, share)
-    return optax.periodic_update(target_variables, posterior_variables, step, every)
+
+    def synced() -> Any:
+        if not decay:
+            return target_variables
+        share = jnp.maximum(1 - decay, every / jnp.asarray(step))
+        return optax.incremental_update(target_variables, posterior_variables, share)
+
+    return jax.lax.cond(jnp.asarray(step) % every == 0, synced, lambda: posterior_variables)

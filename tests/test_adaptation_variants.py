@@ -96,37 +96,34 @@ def test_posterior_network_is_the_target_network_of_the_last_sync(every):
     assert differ(states[-1].posterior, states[0].posterior)
 
 
-@pytest.mark.parametrize(
-    ("settings", "averaged"),
-    [
-        ({}, False),
-        ({"em.decay": 0.5}, True),
-        ({"em.decay": 0.5, "em.refresh_every": 2, "em.start_step": 2}, False),  # no sync at the end
-    ],
-)
-def test_result_is_the_moving_average_of_the_networks_if_there_is_one(
-    tmp_path, monkeypatch, settings, averaged
-):
-    """Two rounds of three updates; the evaluation of the last round is of the result."""
-    final, evaluated = [], []
-    run, audit = loop.run, rounds.RoundEnd._select
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_result_is_the_moving_average_of_the_networks_if_there_is_one(tmp_path, monkeypatch, decay):
+    """Of the two rounds, the kept network is that of a round too."""
+    final, kept, run = [], [], loop.run
 
     def noted(*args, **kwargs):
         state, loop_state = run(*args, **kwargs)
         final.append(state)
         return state, loop_state
 
-    def selected(self, step, target, *args):
-        evaluated.append(target)
-        audit(self, step, target, *args)
-
     monkeypatch.setattr(loop, "run", noted)
-    monkeypatch.setattr(rounds.RoundEnd, "_select", selected)
-    result, _ = adapt(tmp_path, settings)
+    result, loop_state = adapt(
+        tmp_path, {"em.decay": decay}, keep=lambda step, network: kept.append((step, network))
+    )
     (state,) = final
-    assert differ(state.posterior, state.target) == bool(settings)
-    assert_same_bits(result, state.posterior if averaged else state.target)
-    assert_same_bits(evaluated[-1], result)
+    assert differ(state.posterior, state.target) == (decay > 0)
+    assert_same_bits(result, state.posterior)
+    first, _ = adapt(tmp_path / "first", {"em.decay": decay, "adapt.rounds": 1})
+    rounds_of = {3: first, 6: result}
+    for step, network in kept:
+        assert_same_bits(network, rounds_of[step])
+    assert kept[-1][0] == loop_state["selected"]["step"]
+
+
+def test_without_soft_labels_networks_are_not_averaged(tmp_path):
+    none = {"adapt.mix.t": 0.0, "adapt.mix.s_f": 0.0}
+    plain, averaged = (adapt(tmp_path / str(n), none | {"em.decay": n})[0] for n in (0.0, 0.5))
+    assert_same_bits(plain, averaged)
 
 
 def test_source_and_posterior_networks_get_no_gradient():
@@ -353,7 +350,7 @@ def test_without_target_groups_no_posterior_is_computed(name):
 # The stage as a whole
 
 
-def adapt(workdir, settings=(), target_labels=TARGET.labels):
+def adapt(workdir, settings=(), target_labels=TARGET.labels, keep=lambda *_: None):
     config = make_config(dict(settings))
     target = dataclasses.replace(TARGET, labels=target_labels)
     measured = MeasuredData(source_test=SOURCE, target_test=target, target_train=target)
@@ -364,7 +361,7 @@ def adapt(workdir, settings=(), target_labels=TARGET.labels):
         training = adaptation.target_training(
             config, MODEL, variables_of(0), IMAGES, SOURCE.labels, 1
         )
-        return rounds.run(training, config, evaluate, measured, context)
+        return rounds.run(training, config, evaluate, measured, context, keep)
 
 
 @dataclasses.dataclass

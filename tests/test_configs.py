@@ -279,6 +279,8 @@ def test_every_config_runs_on_one_to_eight_devices_as_it_is(argument, devices):
         "source.optimizer.schedule=cosine",
         "em.normalize=mean",
         "em.refresh_every=0",
+        "em.decay=1.5",
+        "em.refresh_every=7",
         "run.log_every=0",
         "evaluate.batch_size=0",
         "adapt.batch_size=-8",

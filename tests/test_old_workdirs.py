@@ -107,6 +107,11 @@ def test_training_does_not_resume_an_older_unfinished_run(tmp_path):
             "digits-embedded-smoke-adapt.recolour=0.0-em.posterior=target-pair.seed=0-seed=0"
             "-source.seed=0",
         ),
+        (
+            FIRST,
+            "digits-embedded-smoke-adapt.recolour=0.0-em.posterior=target-em.threshold=0.95"
+            "-pair.seed=0-seed=0-source.seed=0",
+        ),
     ],
 )
 def test_sweep_is_shown(tmp_path, version, name):

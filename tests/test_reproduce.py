@@ -196,7 +196,9 @@ def test_folder_of_a_run_does_not_depend_on_where_the_data_lies(tmp_path):
     # Other test images give another accuracy, which must not be taken for this one.
     measured = cells.Plan("office10", settings={"data.target_test": "/some/where"})
     assert cells.Run("D->A", {"adapt.beta": "0.0"}, 0).workdir(measured, tmp_path) != here
-    settings = "adapt.beta=0.0-adapt.recolour=0.0-em.posterior=target-em.threshold=0.95"
+    settings = (
+        "adapt.beta=0.0-adapt.recolour=0.0-em.decay=0.0-em.posterior=target-em.threshold=0.95"
+    )
     assert here.path.name == f"office10-d2a-{settings}-pair.seed=0-seed=0-source.seed=0"
 
 

@@ -44,6 +44,7 @@ def make_config(changes: dict[str, Any] | None = None) -> ConfigDict:
         "adapt.optimizer.learning_rate": 1e-3,
         "adapt.recolour": 0.5,
         "em.posterior": "paired",
+        "em.decay": 0.0,
         "em.threshold": 0.0,
         "run.log_every": 1,
         "run.checkpoint_every": 2,

@@ -139,8 +139,12 @@ class Run:
         """
         file, _ = DATA[plan.data]
         versions = [_OF_THE_PAPER]
-        if plan.only_show:
-            versions += [{n: v for n, v in _OF_THE_PAPER.items() if n != "em.threshold"}, {}]
+        if plan.only_show:  # earlier versions named fewer settings
+            later = [(), ("em.threshold",), _OF_THE_PAPER]
+            versions += [
+                {n: v for n, v in _OF_THE_PAPER.items() if n not in ("em.decay", *names)}
+                for names in later
+            ]
         places = []
         for version in versions:
             parts = self.argument(plan, version).split(",")

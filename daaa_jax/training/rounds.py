@@ -165,21 +165,21 @@ class RoundEnd:
           loop_state: receives `posterior`, and `last`, `selected` and `oracle`, each with its
             `step`, the accuracies and the validator's score there.
         """
-        target, measured = self.training.network(state), self.measured
-        unlabelled = self._with_outputs(target, measured.target_train)
-        views = self._soft_label_views(state, unlabelled, loop_state)
+        network, measured = self.training.network(state), self.measured
+        unlabelled = self._with_outputs(network, measured.target_train)
+        views = self._soft_label_views(state, network, unlabelled, loop_state)
         used = views["used"]
         same = measured.target_test is measured.target_train
-        on_target = unlabelled if same else self.evaluate(target, measured.target_test)
-        scores = self._scores(unlabelled, target)
-        on_source = self.evaluate(target, measured.source_test)
+        on_target = unlabelled if same else self.evaluate(network, measured.target_test)
+        scores = self._scores(unlabelled, network)
+        on_source = self.evaluate(network, measured.source_test)
         last = {
             "step": step,
             measured.source_metric: on_source.accuracy,
             "target_test": on_target.accuracy,
             self.config.evaluate.validator: scores.get(self.config.evaluate.validator),
         }
-        self._select(step, target, last, loop_state)
+        self._select(step, network, last, loop_state)
         if self.class_names:
             posteriors = np.exp(used.log_posteriors)
             for line in lost_classes(posteriors, self.config.em.threshold, self.class_names):
@@ -202,19 +202,19 @@ class RoundEnd:
         return {name: value for name, value in logged.items() if not math.isnan(value)}
 
     def _soft_label_views(
-        self, state: Any, unlabelled: Evaluation, loop_state: loop.LoopState
+        self, state: Any, network: Variables, unlabelled: Evaluation, loop_state: loop.LoopState
     ) -> Mapping[str, Evaluation]:
         """Evaluates the next round's soft labels: `used`, and each view if there are two."""
         posterior = self.training.posterior(state)
         own = unlabelled
-        if posterior is not self.training.network(state):
+        if posterior is not network:
             own = self.evaluate(posterior, self.measured.target_train)
         if self.view is None:
             return {"used": own}
         return self.view.audit(posterior, own, loop_state["em"]["gamma"])
 
     def _select(
-        self, step: int, target: Variables, last: Mapping, loop_state: loop.LoopState
+        self, step: int, network: Variables, last: Mapping, loop_state: loop.LoopState
     ) -> None:
         """Label-free selection: `selected` is the round that the validator scores highest."""
         loop_state["last"] = last
@@ -222,7 +222,7 @@ class RoundEnd:
         best = loop_state.get("selected", {}).get(self.config.evaluate.validator)
         if "selected" not in loop_state or (score is not None and (best is None or score > best)):
             loop_state["selected"] = last
-            self.keep(step, target)
+            self.keep(step, network)
         if last["target_test"] > loop_state.setdefault("oracle", last)["target_test"]:
             loop_state["oracle"] = last
 
