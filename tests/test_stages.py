@@ -47,6 +47,18 @@ def test_reused_workdir_is_recorded_as_an_absolute_path(tmp_path, monkeypatch):
     assert reused["pair"]["from"] == str(tmp_path / "given")
 
 
+def test_stage_is_found_where_the_given_run_took_it_from(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "others" / "second"
+    finish(first)
+    files.write_json(second / "config.json", {})
+    stages(second, str(first)).record_reuse("pair")
+    third = stages(tmp_path / "more" / "third", str(second))
+    assert third.workdir_of("pair") == Workdir(first)
+    assert not third.why_not_reused("pair")
+    (first / "pair" / "finished.json").unlink()
+    assert str(first) in third.why_not_reused("pair")
+
+
 def test_marker_is_read_as_written(tmp_path):
     assert Workdir(tmp_path).marker("pair") is None
     stages(tmp_path, inputs={"pair": ConfigDict(INPUTS["pair"])}).finish("pair", {"seconds": 1.5})

@@ -258,13 +258,18 @@ class Stages:
 
     def why_not_reused(self, stage: str) -> str:
         """Why a stage is not reused from `run.reuse`; empty if reuse was not requested."""
-        if self._given is None or stage not in self._is_complete:
+        given = self._given_for(stage)
+        if given is None or stage not in self._is_complete:
             return ""
-        marker = self._given.marker(stage)
+        marker = given.marker(stage)
         if marker is None:
-            return f"not finished in {self._given}"
+            return f"not finished in {given}"
         differing = files.differing_settings(marker["settings"], self.inputs[stage])
         return "; ".join(differing[:_SHOWN])
+
+    def _given_for(self, stage: str) -> Workdir | None:
+        """The directory `run.reuse`, or the one that it took a stage from itself."""
+        return self._given.origin(stage) if self._given else None
 
     def _places(self, stage: str) -> list[Workdir]:
         if stage not in self._is_complete:
@@ -273,14 +278,15 @@ class Stages:
         # A run resumes with the stage that it started with, even if siblings finished others since.
         recorded = self.workdir.reused().get(stage, {}).get("from", "")
         others.sort(key=lambda place: str(place) != recorded)
-        return [self.workdir, *([self._given] if self._given else []), *others]
+        given = self._given_for(stage)
+        return [self.workdir, *([given] if given else []), *others]
 
     def _marker(self, stage: str, place: Workdir) -> dict[str, Any] | None:
         """The marker of a stage that is finished in a directory with the same inputs; else None.
 
         Of a sibling only if it still has the stage's files, as some may have been deleted.
         """
-        is_sibling = place not in (self.workdir, self._given)
+        is_sibling = place not in (self.workdir, self._given_for(stage))
         try:
             if is_sibling and not (place.config_json.is_file() and self._is_complete[stage](place)):
                 return None
