@@ -53,8 +53,9 @@ def outcome(workdir: Path) -> dict[str, object]:
 
 
 def assert_accuracies_are_printed(workdir: Path, printed: str) -> None:
-    """Each accuracy on the target domain, with its name in `result.json`."""
+    """Each accuracy on the target domain, with its name in `result.json`, below the data's name."""
     result = json.loads((workdir / "result.json").read_text())
+    assert re.search(r"^embedded: mnist -> mnist_m, seed 0, test images:$", printed, re.MULTILINE)
     for name, value in result["accuracy"]["target_test"].items():
         assert re.search(rf"{value:.2%}\s+\({name}\)", printed), name
 
