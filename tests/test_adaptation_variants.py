@@ -255,6 +255,26 @@ def test_weight_acts_from_the_round_after_its_measurement(tmp_path, monkeypatch)
     assert views["used"] == views["own"]
 
 
+def test_soft_labels_of_many_images_are_audited_on_some(tmp_path, monkeypatch):
+    """Spread over all of them, which the weight and the training still see."""
+    given_weight(monkeypatch)
+    settings = {"em.posterior": "paired", "adapt.rounds": 3}
+    test = dataclasses.replace(TARGET)
+    whole, of_all = adapt(tmp_path / "whole", settings, target_test=test)
+    monkeypatch.setattr(rounds, "_AUDITED", 3)
+    network, of_some = adapt(tmp_path / "some", settings, target_test=test)
+    assert_same_bits(network, whole)
+    assert of_some["em"] == of_all["em"]
+    rows = np.arange(3) * len(TARGET.labels) // 3
+    for loop_state, labels in ((of_all, TARGET.labels), (of_some, TARGET.labels[rows])):
+        counts = np.bincount(labels, minlength=CLASSES).tolist()
+        assert loop_state["posterior"][-1]["images"] == counts
+    assert of_some["last"]["target_test"] == of_all["last"]["target_test"]
+    # Of a target domain that is tested on its training images, all are.
+    _, of_all = adapt(tmp_path / "same", settings)
+    assert sum(of_all["posterior"][-1]["images"]) == len(TARGET.labels)
+
+
 def test_without_a_new_posterior_network_there_is_no_weight(tmp_path, monkeypatch):
     measured = given_weight(monkeypatch)
     _, loop_state = adapt(tmp_path, {"em.refresh_every": 7, "em.start_step": 7})
@@ -350,10 +370,14 @@ def test_without_target_groups_no_posterior_is_computed(name):
 # The stage as a whole
 
 
-def adapt(workdir, settings=(), target_labels=TARGET.labels, keep=lambda *_: None):
+def adapt(
+    workdir, settings=(), target_labels=TARGET.labels, keep=lambda *_: None, target_test=None
+):
     config = make_config(dict(settings))
     target = dataclasses.replace(TARGET, labels=target_labels)
-    measured = MeasuredData(source_test=SOURCE, target_test=target, target_train=target)
+    measured = MeasuredData(
+        source_test=SOURCE, target_test=target_test or target, target_train=target
+    )
     with make_context(workdir, config) as context:
         evaluate = evaluation.make_evaluator(
             MODEL, context.mesh, make_config({"evaluate.batch_size": 8, "em.threshold": 0.5})

@@ -91,7 +91,11 @@ def first_round(folder, synthetic: np.ndarray, translations: np.ndarray, network
         posterior, _ = rounds.run(training, config, evaluate, measured, context)
     network, posterior = jax.device_get((network, posterior))
     return Networks(
-        network, posterior, SecondView(network, translations, data.target, evaluate, config)
+        network,
+        posterior,
+        SecondView(
+            network, translations, data.target, np.arange(len(translations)), evaluate, config
+        ),
     )
 
 

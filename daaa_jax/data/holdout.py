@@ -5,8 +5,7 @@ import dataclasses
 import numpy as np
 
 from daaa_jax.data import randomness
-from daaa_jax.data.images import chosen
-from daaa_jax.data.types import LabelledImages, Task
+from daaa_jax.data.types import Task
 from daaa_jax.errors import UserError
 
 
@@ -36,8 +35,7 @@ def hold_out(task: Task, share: float, seed: int) -> Task:
         held.append(rows[:count])
     apart = np.sort(np.concatenate(held))
     rest = np.setdiff1d(np.arange(len(data.labels)), apart)
-    train = LabelledImages(chosen(data.images, rest), data.labels[rest])
-    out = LabelledImages(chosen(data.images, apart), data.labels[apart])
+    train, out = data.subset(rest), data.subset(apart)
     measured = dataclasses.replace(task.evaluation, source_held_out=out, source_train=train)
     if measured.source_metric == "source_train":
         measured = dataclasses.replace(measured, source_metric="source_test", source_test=out)

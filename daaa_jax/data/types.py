@@ -6,7 +6,7 @@ from pathlib import PurePath
 
 import numpy as np
 
-from daaa_jax.data.images import ImageArray
+from daaa_jax.data.images import ImageArray, chosen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,6 +15,10 @@ class LabelledImages:
 
     images: ImageArray
     labels: np.ndarray
+
+    def subset(self, rows: np.ndarray) -> "LabelledImages":
+        """Those of `rows`, in that order."""
+        return LabelledImages(chosen(self.images, rows), self.labels[rows])
 
 
 @dataclasses.dataclass(frozen=True)

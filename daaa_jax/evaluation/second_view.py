@@ -124,6 +124,7 @@ class SecondView:
       source: the source network's variables.
       translations: G_TS(x^T) of all target training images, in their order.
       originals: the target training images; their labels are read by `audit` only.
+      audited: rows of those that `audit` evaluates.
       evaluate: gives posteriors of a network.
       config: the whole config; `em`, `adapt.rounds` and `adapt.round_steps` are read.
       log_prior: see `em.paired_posterior`.
@@ -132,6 +133,7 @@ class SecondView:
     source: Variables
     translations: ImageArray
     originals: LabelledImages
+    audited: np.ndarray
     evaluate: Evaluator
     config: ConfigDict
     log_prior: np.ndarray | float = 0.0
@@ -167,7 +169,7 @@ class SecondView:
 
         Args:
           posterior: variables of M^post.
-          own: evaluation of M^post on the target training images.
+          own: evaluation of M^post on the audited images.
           weight: gamma.
 
         Returns:
@@ -181,8 +183,8 @@ class SecondView:
             paired = em.paired_posterior(
                 own.log_posteriors, second.log_posteriors, weight, self.log_prior
             )
-            threshold = self.config.em.threshold
-            used = evaluation.of_posteriors(paired, self.originals.labels, threshold)
+            labels, threshold = self.originals.labels[self.audited], self.config.em.threshold
+            used = evaluation.of_posteriors(paired, labels, threshold)
         return {"used": used, "own": own, "second_view": second}
 
     @functools.cached_property
@@ -190,7 +192,8 @@ class SecondView:
         return self._read(self.source)
 
     def _read(self, network: Variables) -> Evaluation:
-        return self.evaluate(network, LabelledImages(self.translations, self.originals.labels))
+        translated = LabelledImages(self.translations, self.originals.labels)
+        return self.evaluate(network, translated.subset(self.audited))
 
 
 def paired_accuracies(

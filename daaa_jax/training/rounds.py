@@ -37,6 +37,7 @@ _QUIET = (
 # Metrics of the soft labels: of those in use at each round, and of each view of them.
 _LOGGED = ("kept", "confidence", "kept_accuracy", "rejected_accuracy", "calibration_error")
 _OF_ROUNDS = ("loss", "alignment")  # averages over the updates of a round
+_AUDITED = 10_000  # at most, target training images whose soft labels each round evaluates
 _OF_VIEWS = ("accuracy", "kept", "kept_accuracy", "calibration_error")
 
 
@@ -54,8 +55,8 @@ class TargetTraining:
         the last one; by default its `target`.
       posterior: of a state at the end of a round, the network that gives the next round's soft
         labels; by default its `target`.
-      second_view: `(originals, evaluate) -> SecondView`, for a method that reads the translations
-        of target images and whose state has `gamma`; else None.
+      second_view: `(originals, audited, evaluate) -> SecondView`, for a method that reads the
+        translations of target images and whose state has `gamma`; else None.
     """
 
     create_state: Callable[[], Any]
@@ -96,9 +97,13 @@ def run(
     settings = config.adapt
     steps = settings.rounds * settings.round_steps
     feed = Feed(training.image_sets, training.batch_at, steps, context.mesh, context.settings)
-    view = None
+    view, originals = None, measured.target_train
+    same = measured.target_test is originals
+    rows = spread(len(originals.labels), len(originals.labels) if same else _AUDITED)
     if training.second_view is not None:
-        view = training.second_view(originals=measured.target_train, evaluate=evaluate)
+        view = training.second_view(originals=originals, audited=rows, evaluate=evaluate)
+    if len(rows) < len(originals.labels):
+        measured = dataclasses.replace(measured, target_train=originals.subset(rows))
     path = context.workdir.posterior_json
     end = RoundEnd(evaluate, measured, config, keep, path, training, view, class_names)
 
@@ -156,7 +161,7 @@ class RoundEnd:
         """Evaluates the round and returns the metrics to log; unknown accuracies are left out.
 
         `kept`, `confidence`, `kept_accuracy`, `rejected_accuracy` and `calibration_error` are those
-        of the soft labels, on the unlabelled training images without augmentation.
+        of the soft labels, on unlabelled training images without augmentation.
 
         Args:
           step: updates made.
