@@ -13,7 +13,7 @@ _COMMANDS = {
     "check": ("check", "check folders of images before training"),
     "convert": ("convert", "convert a folder of images to a few large files"),
     "reproduce": ("reproduce", "reproduce the paper's tables and figures"),
-    "report": ("report.__main__", "write the report of a run or of reproduce"),
+    "report": ("report.__main__", "write the report of a run, or of the runs of reproduce"),
 }
 
 

@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
             "--paired",
             action="store_true",
             help="average the predictions for an image and, weighted by gamma (0 to 1, estimated "
-            "in training), for its translation into the source's style",
+            "in training), for its translation into the source's style; not for the source network",
         )
         return group
 
@@ -42,7 +42,7 @@ class Parser(argparse.ArgumentParser):
         """Adds the flags for the paths in list files, see `data.image_lists.Options`."""
         self.add_argument("--root", default="", help="for lists: folder that paths are relative to")
         self.add_argument(
-            "--path_prefix", default="", help="for lists: beginning to remove from each path"
+            "--path_prefix", default="", help="for lists: prefix to remove from each path"
         )
 
     def error(self, message: str) -> NoReturn:

@@ -67,7 +67,12 @@ def _parser() -> Parser:
         help="output folder; default: runs/ and the config, such as runs/folder-cpu; paths of data "
         "are not part of the name",
     )
-    parser.add_argument("--stage", default="all", help="run only pair, translate, source or adapt")
+    parser.add_argument(
+        "--stage",
+        default="all",
+        help="run one stage: pair (the CycleGAN), translate, source (the source network) or adapt; "
+        "those that it needs must be finished",
+    )
     parser.add_argument(
         "--profile",
         action="store_true",

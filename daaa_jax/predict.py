@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--overlay_layers",
         help="layers to show: a regular expression of their attention maps' names, such as conv3; "
-        "a wrong one prints all; default: those that training aligns",
+        "one that matches none prints the names; default: those that training aligns",
     )
     parser.add_argument("--batch_size", type=int, default=64, help="images per batch (64)")
     options = parser.parse_args(arguments)
