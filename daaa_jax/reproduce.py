@@ -26,7 +26,7 @@ from daaa_jax import validate
 from daaa_jax.command_line import Parser, settings_of
 from daaa_jax.errors import Diverged, UserError, counted, writable
 from daaa_jax.experiment.workdir import Busy, Workdir
-from daaa_jax.paper import cells, figures, summary, tables
+from daaa_jax.paper import cells, figures, selection, summary, tables
 from daaa_jax.report import page
 from daaa_jax.runtime import error_log, files
 
@@ -181,18 +181,18 @@ def _parse(arguments: Sequence[str] | None):
             f"--workdir={options.workdir} is the working directory of a run: give another folder"
         )
     subject = options.subject = tables.TABLES.get(options.name) or figures.FIGURES[options.name]
-    data, words = cells.words_of(options.data or subject.data)
+    data, words = selection.words_of(options.data or subject.data)
     words += ("smoke",) if options.smoke else ()
-    settings = cells.settings_for_all(settings_of(others))
+    settings = selection.settings_for_all(settings_of(others))
     plan = cells.Plan(data, words, settings, options.seeds, options.own_networks, options.only_show)
     wanted = [task for task in options.tasks.split(",") if task]
-    options.tasks = cells.chosen_tasks(plan, subject.tasks, wanted)
+    options.tasks = selection.chosen_tasks(plan, subject.tasks, wanted)
     methods = [method for method in options.methods.split(",") if method]
     if isinstance(subject, tables.Table):
         config = cells.Run(options.tasks[0], {}, 0).config(plan)
         options.table = tables.on_network(subject, config.model.name, config.adapt.beta)
         options.all_runs = cells.runs_of(options.table, options.tasks, plan)
-        runs = cells.runs_of(cells.some_rows(options.table, methods), options.tasks, plan)
+        runs = cells.runs_of(selection.some_rows(options.table, methods), options.tasks, plan)
     elif methods:
         raise UserError(f"--methods={options.methods}: a figure has no rows; leave it out")
     else:
