@@ -5,6 +5,7 @@ import json
 import logging
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -164,10 +165,11 @@ def _leave_out_errors_that_are_also_raised() -> None:
     """Keeps a save that fails from printing a traceback for each of its arrays.
 
     Orbax writes all arrays at once. It raises the error of the first, and closes the event loop
-    that the others report to.
+    that the others report to, or were still to be started by.
     """
     logging.getLogger("absl").addFilter(_is_not_also_raised)
     logging.getLogger("asyncio").addFilter(_is_not_of_another_array)
+    warnings.filterwarnings("ignore", "coroutine 'async_serialize", RuntimeWarning)
     if not isinstance(sys.unraisablehook, _ClosedLoopsIgnored):
         sys.unraisablehook = _ClosedLoopsIgnored(sys.unraisablehook)
 
