@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         nargs="+",
         type=given_path,
         metavar="DIR_OR_LIST",
-        help="the source's folder, then the target's; or list files, PATH LABEL on each line",
+        help="the source's folder, then the target's; or list files: on each line the path of an "
+        "image and its class, a name or a number from 0",
     )
     parser.add_list_flags()
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Converts a folder of photos to records: a few large files to train from in its place.
+"""Converts a folder of photos to records, a few large files for --config.data.source=OUT.
 
     daaa convert FOLDER --out=DIR [--size=256]
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=given_path, required=True, help="folder for the records")
     parser.add_argument(
-        "--size", type=int, default=256, help="side of the square images, pixels (256)"
+        "--size", type=int, default=256, help="resize to squares of so many pixels (256)"
     )
     parser.add_argument("--shard", type=int, default=1024, help="images per file (1024)")
     parser.add_argument(

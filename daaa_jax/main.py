@@ -55,7 +55,7 @@ def _parser() -> Parser:
         "train",
         "Adapts a classifier to unlabelled images; rerun the same command to resume.",
         epilog="--config.NAME=VALUE changes a setting. Your own images: --config=folder:cpu "
-        "--config.data.source=DIR --config.data.target=DIR",
+        "--config.data.source=DIR --config.data.target=DIR, each a folder or a list file",
     )
     parser.add_argument(
         "--config",
@@ -71,7 +71,7 @@ def _parser() -> Parser:
         "--stage",
         default="all",
         help="run one stage: pair (the CycleGAN), translate, source (the source network) or adapt; "
-        "those that it needs must be finished",
+        "translate needs a finished pair, and adapt the three others",
     )
     parser.add_argument(
         "--profile",

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "images",
         nargs="+",
         type=given_path,
-        help="images, folders, or list files with PATH or PATH LABEL on each line",
+        help="images, folders, or list files with the path of an image on each line",
     )
     parser.add_list_flags()
     parser.add_network_flags(inference.NETWORKS, default="selected")
@@ -55,8 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument(
         "--overlay_layers",
-        help="layers to show: a regular expression of their attention maps' names, such as conv3; "
-        "one that matches none prints the names; default: those that training aligns",
+        help="regular expression for the names of the layers to show, such as conv3; by default "
+        "those of adapt.layers, which training aligns; if no name matches, all are printed",
     )
     parser.add_argument("--batch_size", type=int, default=64, help="images per batch (64)")
     options = parser.parse_args(arguments)

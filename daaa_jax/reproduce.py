@@ -146,14 +146,15 @@ def _parser() -> Parser:
     parser.add_argument(
         "--methods",
         default="",
-        help="subset of the rows by the paper's names, such as RevGrad,Ours; a wrong name prints "
-        "all. Rows are without additions to the paper, unless named after one",
+        help="rows to run, by the paper's names, such as 'RevGrad,Ours (w L_AT)'; a wrong name "
+        "prints all. Only rows named after an addition to the paper have one",
     )
     parser.add_argument("--smoke", action="store_true", help="smoke runs for a test")
     parser.add_argument(
         "--cells",
         default="1/1",
-        help="i/n: only the ith (from 1) of n shares of the runs, to spread these over machines",
+        help="i/n: run the ith (from 1) of n shares of the runs; machines with one --workdir on "
+        "shared storage make one table",
     )
     parser.add_argument(
         "--own_networks",
