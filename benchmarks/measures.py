@@ -1,8 +1,8 @@
 """Gradient norm of L_AT with each measure of Table 4 and each kind of map of Table A1.
 
     python -m daaa_jax.main --config=configs/digits.py --config.adapt.rounds=1 \
-        --config.adapt.recolour=0.0 --config.em.posterior=target --config.run.reuse=none \
-        --workdir=runs/one
+        --config.adapt.optimizer.schedule=progress --config.adapt.recolour=0.0 \
+        --config.em.posterior=target --config.run.reuse=none --workdir=runs/one
     python -m benchmarks.measures --workdir=runs/one
 
 Gradients are with respect to the target network's parameters after the first round, over all four

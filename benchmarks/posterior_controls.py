@@ -62,7 +62,7 @@ CONTROLS = {
     "target": Control({"em.posterior": "target"}),
     "target_threshold_0.95": Control({"em.posterior": "target", "em.threshold": 0.95}),
     "target_threshold_0.8": Control({"em.posterior": "target", "em.threshold": 0.8}),
-    "no_em": Control({"em.posterior": "target", "em.threshold": 1.1}),
+    "no_em": Control({"em.posterior": "target", "em.threshold": 1.1, "em.decay": 0.0}),
 }
 
 

@@ -127,7 +127,8 @@ def _adapt(config: ConfigDict) -> None:
 def _em(config: ConfigDict) -> None:
     """Section 3.3: EM (Eq. 7-11)."""
     config.em = ConfigDict()
-    config.em.refresh_every = config.adapt.get_oneway_ref("round_steps")  # N; 1 is EM-A of Table 3
+    # N; 1 (without decay) is EM-A of Table 3.
+    config.em.refresh_every = config.adapt.get_oneway_ref("round_steps")
     # Not in the paper: weight of the earlier M^post in a sync, 0 to 1; 0 copies the target network.
     # Otherwise M^post, which is also the result, is a moving average of the networks at the syncs.
     config.em.decay = 0.0

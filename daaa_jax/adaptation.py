@@ -164,7 +164,7 @@ def train_step(
 
     # Sync of M^post.
     step = state.step + 1
-    decay = config.em.decay if sum(sizes[2:]) else 0.0  # no average where M^post is not used
+    decay = config.em.decay if sum(sizes[2:]) else 0.0  # a batch without target images has none
     m_post = em.refresh(state.posterior, target, step, config.em.refresh_every, decay)
     right = logits[:sources].argmax(axis=-1) == batch.labels[:sources]
     metrics = {name: loop.mean(value) for name, value in parts.items()} | {

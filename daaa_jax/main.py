@@ -71,7 +71,7 @@ def _parser() -> Parser:
         "--stage",
         default="all",
         help="run one stage: pair (the CycleGAN), translate, source (the source network) or adapt; "
-        "translate needs a finished pair, and adapt the three others",
+        "translate needs a finished pair, and adapt those of the others that the run has",
     )
     parser.add_argument(
         "--profile",

@@ -204,7 +204,7 @@ def _check_em(config: ConfigDict) -> None:
             "the posterior network never changes and the second view's weight cannot be measured; "
             "lower it, or set em.posterior=target"
         )
-    if config.em.decay and config.adapt.round_steps % every:
+    if uses_targets and config.em.decay and config.adapt.round_steps % every:
         raise UserError(
             f"em.decay={config.em.decay}: the result is the average at the last sync, so that "
             f"every round must end with one: set em.refresh_every={every} to a divisor of "

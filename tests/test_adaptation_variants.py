@@ -258,7 +258,7 @@ def test_weight_acts_from_the_round_after_its_measurement(tmp_path, monkeypatch)
 def test_soft_labels_of_many_images_are_audited_on_some(tmp_path, monkeypatch):
     """Spread over all of them, which the weight and the training still see."""
     given_weight(monkeypatch)
-    settings = {"em.posterior": "paired", "adapt.rounds": 3}
+    settings = {"em.posterior": "paired", "adapt.rounds": 3, "evaluate.validation_images": 2}
     test = dataclasses.replace(TARGET)
     whole, of_all = adapt(tmp_path / "whole", settings, target_test=test)
     monkeypatch.setattr(rounds, "_AUDITED", 3)
@@ -270,6 +270,10 @@ def test_soft_labels_of_many_images_are_audited_on_some(tmp_path, monkeypatch):
         counts = np.bincount(labels, minlength=CLASSES).tolist()
         assert loop_state["posterior"][-1]["images"] == counts
     assert of_some["last"]["target_test"] == of_all["last"]["target_test"]
+    # At least those that the validators use.
+    more = settings | {"evaluate.validation_images": 5}
+    _, of_more = adapt(tmp_path / "more", more, target_test=test)
+    assert sum(of_more["posterior"][-1]["images"]) == 5
     # Of a target domain that is tested on its training images, all are.
     _, of_all = adapt(tmp_path / "same", settings)
     assert sum(of_all["posterior"][-1]["images"]) == len(TARGET.labels)

@@ -31,12 +31,14 @@ def test_classes_that_are_never_predicted_are_named():
     assert "lamp, pen" in line and "bike" not in line
 
 
-@pytest.mark.parametrize(("kept", "is_rare"), [(1, True), (3, False)])
-def test_classes_that_are_hardly_kept_are_named(kept, is_rare):
-    # Twenty images of each class; half of the others' are kept.
+@pytest.mark.parametrize(
+    ("kept", "count", "is_rare"), [(1, 20, True), (3, 20, False), (0, 9, False)]
+)
+def test_classes_that_are_hardly_kept_are_named(kept, count, is_rare):
+    """Half of the twenty images of the other classes are kept; few images give no share."""
     confidence = [0.99] * 10 + [0.5] * 10
     rows = [posteriors_of([n] * 20, confidence) for n in (0, 1, 2)]
-    rows.append(posteriors_of([3] * 20, [0.99] * kept + [0.5] * (20 - kept)))
+    rows.append(posteriors_of([3] * count, [0.99] * kept + [0.5] * (count - kept)))
     lines = lost_classes(np.concatenate(rows), 0.95, NAMES)
     assert bool(lines) == is_rare
     if is_rare:

@@ -190,10 +190,10 @@ def test_posterior_network_is_the_target_of_the_last_sync(every):
 @pytest.mark.parametrize(
     ("decay", "wanted"),
     [
-        (0.0, [2, 4, 6, 8]),
-        (0.5, [2, 3, 4.5, 6.25]),  # the mean of two networks, then half of each later one
-        (0.75, [2, 3, 4, 5]),
-        (1.0, [2, 3, 4, 5]),  # the mean of all
+        (0.0, [2, 4, 6, 8, 10]),
+        (0.5, [2, 3, 4.5, 6.25, 8.125]),  # the mean of two networks, then half of each later one
+        (0.75, [2, 3, 4, 5, 6.25]),
+        (1.0, [2, 3, 4, 5, 6]),  # the mean of all
     ],
 )
 def test_with_a_decay_the_posterior_network_is_a_moving_average_of_those_at_the_syncs(
@@ -202,7 +202,7 @@ def test_with_a_decay_the_posterior_network_is_a_moving_average_of_those_at_the_
     """Parameters and batch statistics both; the initial network, -9, has no weight."""
     posterior = {"params": jnp.full(2, -9.0), "batch_stats": jnp.full(2, 9.0)}
     refresh, found = jax.jit(em.refresh, static_argnums=(3, 4)), []
-    for step in range(1, 10):
+    for step in range(1, 12):
         target = {"params": jnp.full(2, step, float), "batch_stats": jnp.full(2, -step, float)}
         posterior = refresh(posterior, target, step, 2, decay)
         np.testing.assert_array_equal(posterior["batch_stats"], -posterior["params"])

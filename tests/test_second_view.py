@@ -162,6 +162,20 @@ def test_two_generators_that_change_nothing_have_none(networks, tmp_path):
     assert found["gamma"] == 0 and found["contradictions"] == found["own"]
 
 
+def test_audited_translations_are_those_of_the_audited_images():
+    images, rows, read = np.arange(6 * 12, dtype=np.uint8).reshape(6, 2, 2, 3), np.array([4, 1]), []
+    originals = LabelledImages(255 - images, np.arange(6))
+
+    def evaluate(network, data):
+        read.append(data)
+
+    view = SecondView(None, images, originals, rows, evaluate, make_config())
+    view.audit(None, None, 0.0)
+    (translations,) = read
+    np.testing.assert_array_equal(translations.images, images[rows])
+    np.testing.assert_array_equal(translations.labels, rows)
+
+
 def test_no_label_of_the_target_is_read(networks):
     target = digits().target
     unknown = LabelledImages(target.images, np.full_like(target.labels, -1))

@@ -57,6 +57,18 @@ def test_stage_is_found_where_the_given_run_took_it_from(tmp_path):
     assert not third.why_not_reused("pair")
     (first / "pair" / "finished.json").unlink()
     assert str(first) in third.why_not_reused("pair")
+    stages(second).finish("pair", {})  # trained there after all
+    assert third.workdir_of("pair") == Workdir(second)
+
+
+def test_stage_that_the_given_run_took_is_not_found_without_its_files(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "others" / "second"
+    finish(first)
+    files.write_json(second / "config.json", {})
+    stages(second, str(first)).record_reuse("pair")
+    complete = {"pair": lambda place: place != Workdir(first)}
+    third = Stages(Workdir(tmp_path / "third" / "run"), str(second), INPUTS, complete)
+    assert third.finished("pair") is None
 
 
 def test_marker_is_read_as_written(tmp_path):

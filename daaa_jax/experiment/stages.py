@@ -284,9 +284,10 @@ class Stages:
     def _marker(self, stage: str, place: Workdir) -> dict[str, Any] | None:
         """The marker of a stage that is finished in a directory with the same inputs; else None.
 
-        Of a sibling only if it still has the stage's files, as some may have been deleted.
+        Of a sibling, or one that `run.reuse` took the stage from, only if it still has the stage's
+        files, as some may have been deleted.
         """
-        is_sibling = place not in (self.workdir, self._given_for(stage))
+        is_sibling = place not in (self.workdir, self._given)
         try:
             if is_sibling and not (place.config_json.is_file() and self._is_complete[stage](place)):
                 return None

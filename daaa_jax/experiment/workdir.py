@@ -141,8 +141,8 @@ class Workdir:
 
     def origin(self, stage: str) -> "Workdir":
         """The working directory that the run took a finished stage from; else this one."""
-        reused = self.reused()
-        return Workdir(reused[stage]["from"]) if stage in reused else self
+        taken = {} if self.finished_json(stage).exists() else self.reused().get(stage, {})
+        return Workdir(taken.get("from", self.path))
 
     def marker(self, stage: str) -> dict[str, Any] | None:
         """A finished stage's `stage`, `fingerprint`, `settings` and `extra`; else None.

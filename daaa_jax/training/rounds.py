@@ -37,7 +37,9 @@ _QUIET = (
 # Metrics of the soft labels: of those in use at each round, and of each view of them.
 _LOGGED = ("kept", "confidence", "kept_accuracy", "rejected_accuracy", "calibration_error")
 _OF_ROUNDS = ("loss", "alignment")  # averages over the updates of a round
-_AUDITED = 10_000  # at most, target training images whose soft labels each round evaluates
+# At most, unless the validators use more, target training images whose soft labels each round
+# evaluates; if accuracy is measured on these images, all.
+_AUDITED = 10_000
 _OF_VIEWS = ("accuracy", "kept", "kept_accuracy", "calibration_error")
 
 
@@ -86,20 +88,21 @@ def run(
       evaluate: measures a network on some images.
       measured: the images that the rounds are evaluated on; its target labels are used neither in
         training nor to select a checkpoint.
-      keep: called with the step and the target network when the label-free validator scores it
-        highest so far. A resumed run may repeat a call.
+      keep: called with the step and the network of `training` when the label-free validator scores
+        it highest so far. A resumed run may repeat a call.
       class_names: for the log, which is silent on lost classes without them.
 
     Returns:
-      The target network's variables after the last update, and the loop state: `last`, `selected`
-      and `oracle`, each with its `step` and the accuracies there.
+      The network of `training` after the last update, and the loop state: `last`, `selected` and
+      `oracle`, each with its `step` and the accuracies there.
     """
     settings = config.adapt
     steps = settings.rounds * settings.round_steps
     feed = Feed(training.image_sets, training.batch_at, steps, context.mesh, context.settings)
     view, originals = None, measured.target_train
     same = measured.target_test is originals
-    rows = spread(len(originals.labels), len(originals.labels) if same else _AUDITED)
+    audited = max(_AUDITED, config.evaluate.validation_images)
+    rows = spread(len(originals.labels), len(originals.labels) if same else audited)
     if training.second_view is not None:
         view = training.second_view(originals=originals, audited=rows, evaluate=evaluate)
     if len(rows) < len(originals.labels):
@@ -133,7 +136,7 @@ def run(
 
 @dataclasses.dataclass(frozen=True)
 class RoundEnd:
-    """Evaluates the target network at a round's end, and keeps it if the validator prefers it.
+    """Evaluates the network of a round's end, and keeps it if the validator prefers it.
 
     Attributes:
       evaluate: measures a network on some images.
