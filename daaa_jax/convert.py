@@ -1,4 +1,4 @@
-"""Converts a folder of photos to records, a few large files for --config.data.source=OUT.
+"""Converts a folder of photos to a few large files, for domains larger than memory.
 
     daaa convert FOLDER --out=DIR [--size=256]
 

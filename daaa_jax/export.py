@@ -1,4 +1,4 @@
-"""Exports a trained network with its preprocessing, into a folder; needs only JAX to run.
+"""Exports a trained network with its preprocessing into a folder that needs only JAX.
 
     daaa export --workdir=runs/office-w2a --out=DIR
 

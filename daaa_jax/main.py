@@ -71,7 +71,7 @@ def _parser() -> Parser:
         "--stage",
         default="all",
         help="run one stage: pair (the CycleGAN), translate, source (the source network) or adapt; "
-        "translate needs a finished pair, and adapt those of the others that the run has",
+        "translate follows pair, and adapt follows all others that the settings require",
     )
     parser.add_argument(
         "--profile",

@@ -135,7 +135,7 @@ def _parser() -> Parser:
     parser.add_argument("name", choices=NAMES, metavar="|".join(NAMES))
     parser.add_argument("--workdir", required=True, help="folder for runs and tables")
     parser.add_argument(
-        "--seeds", type=int, default=3, help="runs for each number in the table (3)"
+        "--seeds", type=int, default=3, help="number of seeds that are averaged (3)"
     )
     parser.add_argument("--tasks", default="", help="subset of the tasks, such as d2a,w2a")
     parser.add_argument(
@@ -147,14 +147,14 @@ def _parser() -> Parser:
         "--methods",
         default="",
         help="rows to run, by the paper's names, such as 'RevGrad,Ours (w L_AT)'; a wrong name "
-        "prints all. Only rows named after an addition to the paper have one",
+        "prints all. Additions to the paper are off but in rows named after them",
     )
     parser.add_argument("--smoke", action="store_true", help="smoke runs for a test")
     parser.add_argument(
         "--cells",
         default="1/1",
-        help="i/n: run the ith (from 1) of n shares of the runs; machines with one --workdir on "
-        "shared storage make one table",
+        help="i/n: run only the ith (from 1) of n shares of the table's runs, each on a machine of "
+        "its own with the same --workdir; each command ends with the table of all finished runs",
     )
     parser.add_argument(
         "--own_networks",
