@@ -81,6 +81,8 @@ def get_config() -> ConfigDict:
         # on D->A and W->A of office10.
         batch_norm="batch",
         beta=0.02,  # 52 layers, not three
+        # EM trains on images that the network is sure of; MCC's loss most on those it is not.
+        confusion=0.5,
         layers="(?!conv1$|conv_stem$).*",  # all but the first convolution
         jmmd_layers=JMMD_LAYERS,
     )

@@ -197,7 +197,8 @@ def test_folder_of_a_run_does_not_depend_on_where_the_data_lies(tmp_path):
     measured = cells.Plan("office10", settings={"data.target_test": "/some/where"})
     assert cells.Run("D->A", {"adapt.beta": "0.0"}, 0).workdir(measured, tmp_path) != here
     settings = (
-        "adapt.beta=0.0-adapt.recolour=0.0-em.decay=0.0-em.posterior=target-em.threshold=0.95"
+        "adapt.beta=0.0-adapt.confusion=0.0-adapt.recolour=0.0-em.decay=0.0-em.posterior=target-"
+        "em.threshold=0.95"
     )
     assert here.path.name == f"office10-d2a-{settings}-pair.seed=0-seed=0-source.seed=0"
 
@@ -416,6 +417,20 @@ def test_run_of_an_earlier_version_is_not_taken_for_a_cell(tmp_path):
         run(tmp_path, *arguments)
     run(tmp_path, *arguments, "--only_show")
     assert "version 1 of stage adapt" in written(tmp_path, "table4")
+
+
+@pytest.mark.parametrize("unnamed", [1, 2, 3, 5])
+def test_runs_whose_folders_name_fewer_settings_are_shown(tmp_path, unnamed):
+    arguments = ("table4", "--data=embedded", "--seeds=1", "--methods=Ours")
+    (name,) = run(tmp_path, *arguments)
+    settings = ("em.posterior=target", "adapt.recolour=0.0", "em.threshold=0.95", "em.decay=0.0")
+    before = name
+    for setting in (*settings, "adapt.confusion=0.0")[-unnamed:]:
+        assert f"-{setting}" in before
+        before = before.replace(f"-{setting}", "")
+    (tmp_path / "runs" / name).rename(tmp_path / "runs" / before)
+    run(tmp_path, *arguments, "--only_show")
+    assert any(cell["mean"] for cell in rows_of(tmp_path, "table4"))
 
 
 def test_tables_name_the_network_and_the_data(tmp_path):

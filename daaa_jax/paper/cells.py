@@ -26,13 +26,16 @@ DATA = {
     "office": ("office", _OFFICE_TASKS),
     "office10": ("office10", _OFFICE_TASKS),
 }
-# Settings of all cells that do not set them otherwise, whatever the config's defaults.
+# Settings of all cells that do not set them otherwise, whatever the config's defaults; in the order
+# in which they became part of folders' names.
 _OF_THE_PAPER = {
     "em.posterior": "target",
+    "adapt.recolour": "0.0",
     "em.threshold": "0.95",
     "em.decay": "0.0",
-    "adapt.recolour": "0.0",
+    "adapt.confusion": "0.0",
 }
+_NAMED_BEFORE = (4, 3, 2, 0)  # so many of them, by earlier versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,16 +137,10 @@ class Run:
         All runs are in one folder, where each finds the stages that it shares with others.
         """
         file, _ = DATA[plan.data]
-        versions = [_OF_THE_PAPER]
-        if plan.only_show:  # earlier versions named fewer settings
-            later = [(), ("em.threshold",), _OF_THE_PAPER]
-            versions += [
-                {n: v for n, v in _OF_THE_PAPER.items() if n not in ("em.decay", *names)}
-                for names in later
-            ]
         places = []
-        for version in versions:
-            parts = self.argument(plan, version).split(",")
+        for count in (len(_OF_THE_PAPER), *(_NAMED_BEFORE if plan.only_show else ())):
+            named = dict(list(_OF_THE_PAPER.items())[:count])
+            parts = self.argument(plan, named).split(",")
             parts = [part for part in parts if not is_location_setting(part)]
             places.append(folder / "runs" / folder_name([file, *parts]))
         return Workdir(next((place for place in places if place.exists()), places[0]))
