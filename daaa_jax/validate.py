@@ -128,7 +128,7 @@ def check_settings(config: ConfigDict, mesh: Mesh) -> None:
         )
     for name in ("confusion", "information"):
         if config.adapt[name] and not config.adapt.mix.t:
-            raise UserError(f"adapt.{name} is of real target images: adapt.mix.t must not be 0")
+            raise UserError(f"adapt.{name} needs real target images: set it to 0, or adapt.mix.t")
     if validator in model_selection.NEED_HELD_OUT and not config.data.source_holdout:
         raise UserError(
             f"evaluate.validator={validator} needs labelled source images that are not trained on: "

@@ -20,7 +20,7 @@ from daaa_jax.training import loop
 from daaa_jax.training.context import Context
 from daaa_jax.training.feed import Feed
 
-# Written for the report, but too many for the round's log line.
+# Written for the report, but too many for the log line of a round; the validator in use is shown.
 _QUIET = (
     "confidence",
     "rejected_accuracy",
@@ -129,7 +129,7 @@ def run(
         end_of_round=end,
         context=context,
         reduce="adapt.batch_size or augment.crop, or set model.remat=True",
-        quiet=_QUIET,
+        quiet=[name for name in _QUIET if name != config.evaluate.validator],
     )
     return training.network(state), loop_state
 
