@@ -12,7 +12,7 @@ import xml.etree.ElementTree as ElementTree
 import commands
 import pytest
 
-from daaa_jax import pipeline, reproduce, validate
+from daaa_jax import config_files, pipeline, reproduce, validate
 from daaa_jax.errors import Diverged, UserError
 from daaa_jax.experiment import stages
 from daaa_jax.experiment.workdir import Busy, Workdir
@@ -497,6 +497,13 @@ def test_only_rows_not_in_the_paper_have_additions():
     for group, name in (("adapt", "recolour"), ("em", "decay")):
         added = {row for row, config in configs.items() if config[group][name]}
         assert added == {"Ours (paired, recoloured, averaged)"}
+
+
+def test_rows_for_photos_are_without_the_loss_that_photos_have_by_default():
+    assert config_files.load("office:d2a").adapt.confusion == 0.5
+    rows = tables.TABLES["table2"].rows
+    configs = [cells.Run("D->A", row.settings, 0).config(cells.Plan("office")) for row in rows]
+    assert not any(config.adapt.confusion for config in configs)
 
 
 def test_source_network_on_translations_is_taken_from_a_run_that_has_some(tmp_path):
