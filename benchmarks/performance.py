@@ -104,7 +104,7 @@ def classifier_config(name: str, batch: int, size: int):
     else:
         config.data.update(image_size=size)
     config.augment.update(crop=0, shift=0, flip=False)
-    config.adapt.recolour = config.em.decay = 0.0
+    config.adapt.recolour = config.adapt.confusion = config.em.decay = 0.0  # Eq. 12 alone
     config.adapt.batch_size = batch
     config.adapt.optimizer.learning_rate = LEARNING_RATE
     config.em.threshold = 0.0  # or untrained networks would keep no posterior

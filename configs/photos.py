@@ -24,7 +24,7 @@ _SOLVER = {
 
 
 def get_config() -> ConfigDict:
-    """The paper's settings for Office-31, and JAN's where the paper refers to JAN."""
+    """The paper's settings for Office-31, JAN's where the paper refers to JAN, and MCC's loss."""
     config = base.get_config()
     config.data.update(
         source="",
@@ -81,7 +81,7 @@ def get_config() -> ConfigDict:
         # on D->A and W->A of office10.
         batch_norm="batch",
         beta=0.02,  # 52 layers, not three
-        # EM trains on images that the network is sure of; MCC's loss most on those it is not.
+        # EM trains on target images that the network is sure of, MCC's loss on all of them.
         confusion=0.5,
         layers="(?!conv1$|conv_stem$).*",  # all but the first convolution
         jmmd_layers=JMMD_LAYERS,

@@ -127,8 +127,10 @@ def check_settings(config: ConfigDict, mesh: Mesh) -> None:
             f"does with {why}: set it to auto or neighbourhood_density"
         )
     for name in ("confusion", "information"):
-        if config.adapt[name] and not config.adapt.mix.t:
-            raise UserError(f"adapt.{name} needs real target images: set it to 0, or adapt.mix.t")
+        if config.method == OURS and config.adapt[name] and not config.adapt.mix.t:
+            raise UserError(
+                f"adapt.{name} needs real target images: set it to 0, or adapt.mix.t above"
+            )
     if validator in model_selection.NEED_HELD_OUT and not config.data.source_holdout:
         raise UserError(
             f"evaluate.validator={validator} needs labelled source images that are not trained on: "

@@ -257,7 +257,7 @@ class Stages:
         files.write_json(self.workdir.finished_json(stage), marker)
 
     def why_not_reused(self, stage: str) -> str:
-        """Why a stage is not reused from `run.reuse`; empty if reuse was not requested."""
+        """Why an unfinished stage is not reused from `run.reuse`; empty if that is not given."""
         given = self._given_for(stage)
         if given is None or stage not in self._is_complete:
             return ""
@@ -265,7 +265,7 @@ class Stages:
         if marker is None:
             return f"not finished in {given}"
         differing = files.differing_settings(marker["settings"], self.inputs[stage])
-        return "; ".join(differing[:_SHOWN])
+        return "; ".join(differing[:_SHOWN]) or f"its files in {given} are incomplete"
 
     def _given_for(self, stage: str) -> Workdir | None:
         """The directory `run.reuse`, or the one that it took a stage from itself."""

@@ -127,7 +127,7 @@ TABLES = {
             Row("Ours (wo L_AT)", _ALL, (93.5,), _WITHOUT),
             Row("Ours (w L_AT)", _ALL, (95.6,)),
             *_OF_PAIRS,
-            Row("Ours (paired, recoloured, averaged)", _ALL, settings=_ADDITIONS),
+            Row("Ours (paired + recoloured + averaged)", _ALL, settings=_ADDITIONS),
             _UPPER_BOUND,
         ),
     ),

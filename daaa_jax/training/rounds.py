@@ -28,6 +28,7 @@ _QUIET = (
     "used_accuracy",
     "own_accuracy",
     "second_view_accuracy",
+    "information",
     "entropy",
     "neighbourhood_density",
     "deep_embedded",
