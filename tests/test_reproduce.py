@@ -429,11 +429,10 @@ def test_runs_whose_folders_name_fewer_settings_are_shown(tmp_path, unnamed):
         assert f"-{setting}" in before
         before = before.replace(f"-{setting}", "")
     (tmp_path / "runs" / name).rename(tmp_path / "runs" / before)
-    assert bool(run(tmp_path, *arguments, "--only_show")) is False
+    assert not run(tmp_path, *arguments, "--only_show")
     assert any(cell["mean"] for cell in rows_of(tmp_path, "table4"))
-    assert bool(run(tmp_path, *arguments)) == (
-        unnamed > 1
-    )  # of the last version it is the same run
+    # Of the last version it is the same run, which is not trained again.
+    assert bool(run(tmp_path, *arguments)) == (unnamed > 1)
 
 
 def test_tables_name_the_network_and_the_data(tmp_path):
