@@ -11,7 +11,7 @@ _COMMANDS = {
     "predict": ("predict", "classify images"),
     "export": ("export", "write a network that needs only JAX to run"),
     "check": ("check", "check folders of images before training"),
-    "convert": ("convert", "convert a folder of images to a few large files"),
+    "convert": ("convert", "pack datasets larger than memory into a few large files"),
     "reproduce": ("reproduce", "reproduce the paper's tables and figures"),
     "report": ("report.__main__", "write the report of a run, or of the runs of reproduce"),
 }

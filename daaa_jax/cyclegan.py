@@ -6,7 +6,7 @@ serves both directions of adaptation: the paper's G_ST is `a_to_b` where the sou
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Generic
 
 import jax
@@ -22,68 +22,15 @@ from daaa_jax import losses, models
 from daaa_jax.data.augment import decode, encode, random_view
 from daaa_jax.data.batches import ImagesOrRows, IndexStream, Rows
 from daaa_jax.data.types import ImageArray
+from daaa_jax.evaluation import spread
 from daaa_jax.runtime import image_grid
 from daaa_jax.runtime import mesh as meshes
 from daaa_jax.training import loop, optimizers
 from daaa_jax.training.context import Context
 from daaa_jax.training.feed import Feed
+from daaa_jax.training.image_pools import ImagePools, empty_pools, replay
 
 Params = Mapping[str, Any]
-
-
-class ImagePools(struct.PyTreeNode):
-    """Past translations: `images` `[k,P,H,W,3]`; of each pool, the first `filled` are in use."""
-
-    images: Array
-    filled: Array
-
-
-def empty_pools(count: int, size: int, image_shape: Sequence[int]) -> ImagePools:
-    """Empty pools.
-
-    Args:
-      count: number of pools, k.
-      size: minimum of their total size.
-      image_shape: `(H, W, 3)`.
-    """
-    each = math.ceil(size / count)
-    return ImagePools(jnp.zeros((count, each, *image_shape)), jnp.zeros(count, jnp.int32))
-
-
-def replay(pools: ImagePools, images: Array, key: Array) -> tuple[ImagePools, Array]:
-    """Mixes past translations into those for the discriminator (Shrivastava et al., 2017).
-
-    For one image after another: while its pool is not full, the image is stored and returned;
-    afterwards, with probability 1/2, a random image of the pool is returned and the image replaces
-    it. Each of the k pools takes B / k neighbouring images of the batch. The original has one pool,
-    for which every device would need the images of all others.
-
-    Args:
-      pools: the pools before.
-      images: the current translations, `[B,H,W,3]`; k must divide B.
-
-    Returns:
-      The pools after, and the replayed images, `[B,H,W,3]`.
-    """
-    count, size = pools.images.shape[:2]
-
-    def visit(pool: ImagePools, item: tuple[Array, Array]) -> tuple[ImagePools, Array]:
-        image, key = item
-        slot_key, coin_key = jax.random.split(key)
-        filling = pool.filled < size
-        swaps = jax.random.bernoulli(coin_key) & ~filling
-        slot = jnp.where(filling, pool.filled, jax.random.randint(slot_key, (), 0, size))
-        old = pool.images[slot]
-        stored = jnp.where(filling | swaps, image, old)
-        after = ImagePools(pool.images.at[slot].set(stored), pool.filled + filling)
-        return after, jnp.where(swaps, old, image)
-
-    def divide(batch: Array) -> Array:
-        return batch.reshape(count, -1, *batch.shape[1:])
-
-    items = divide(images), divide(jax.random.split(key, len(images)))
-    pools, replayed = jax.vmap(functools.partial(jax.lax.scan, visit))(pools, items)
-    return pools, replayed.reshape(images.shape)
 
 
 class UnpairedBatch(struct.PyTreeNode, Generic[ImagesOrRows]):
@@ -282,7 +229,10 @@ def run(
         IndexStream(len(images), settings.batch_size, settings.seed, f"pair {domain}")
         for domain, images in (("a", images_a), ("b", images_b))
     ]
-    batch_at = functools.partial(_batch_at, streams)
+
+    def batch_at(step: int) -> UnpairedBatch[Rows]:
+        return UnpairedBatch(*(Rows(stream.at(step), n) for n, stream in enumerate(streams)))
+
     feed = Feed((images_a, images_b), batch_at, steps, context.mesh, context.settings)
     key, image = loop.stage_key(settings.seed, "pair"), decode(images_a[:1])
     state, loop_state = loop.run(
@@ -298,10 +248,6 @@ def run(
         reduce="pair.batch_size, pair.filters, pair.blocks or data.image_size",
     )
     return state.generators.params, loop_state
-
-
-def _batch_at(streams: Sequence[IndexStream], step: int) -> UnpairedBatch[Rows]:
-    return UnpairedBatch(*(Rows(stream.at(step), number) for number, stream in enumerate(streams)))
 
 
 def state_shardings(shapes: CycleGanState, mesh: Mesh) -> CycleGanState:
@@ -321,9 +267,7 @@ def state_shardings(shapes: CycleGanState, mesh: Mesh) -> CycleGanState:
 def _pair_sheet(settings: ConfigDict, images_a, images_b, context: Context):
     """Makes a function that draws `pair/pairs.png` at the end of each epoch."""
     shown = min(8, len(images_a), len(images_b))
-    examples = [
-        np.asarray(decode(images[_spread(images, shown)])) for images in (images_a, images_b)
-    ]
+    examples = [np.asarray(decode(x[spread(len(x), shown)])) for x in (images_a, images_b)]
     draw = jax.jit(
         lambda *inputs: encode(four_tuples(*inputs, settings=settings)),
         out_shardings=meshes.replicated(context.mesh),
@@ -336,11 +280,6 @@ def _pair_sheet(settings: ConfigDict, images_a, images_b, context: Context):
         return {name: float(metrics[name].compute()) for name in ("adversarial", "cycle")}
 
     return end_of_epoch
-
-
-def _spread(images, count: int) -> np.ndarray:
-    """Row numbers spread evenly over the images, as these may be sorted by class."""
-    return np.linspace(0, len(images) - 1, count).round().astype(int)
 
 
 def four_tuples(params: Mapping[str, Params], a: Array, b: Array, *, settings: ConfigDict) -> Array:

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     what.add_argument(
         "--generators",
         action="store_true",
-        help="export only the two generators, which translate, without the classifier",
+        help="export only the CycleGAN's two generators, which translate images",
     )
     options = parser.parse_args(arguments)
     workdir, out = Workdir(options.workdir), files.output("--out", options.out)

@@ -57,7 +57,8 @@ def run(
     place = Workdir(workdir)
     started = place.config() if place.config_json.exists() else None
     validate.resolve(config, mesh.size, started)
-    if started is not None and place.result_json.exists() and _is_same(started, config):
+    same = started and same_paths(started, config) and not differences(started, config)
+    if same and place.result_json.exists():
         return _finished_before(place, config, profiled)
     # Check before writing: a run with bad settings or missing data leaves no files.
     validate.check_settings(config, mesh)
@@ -94,11 +95,6 @@ def _check_has_stage(config: ConfigDict, stage: str) -> None:
         replaced = "source.checkpoint takes its place"
         why = replaced if stage == "source" else stage_rules.why_no_generators(config)
         raise UserError(f"--stage={stage} has nothing to do: {why}")
-
-
-def _is_same(started: ConfigDict, config: ConfigDict) -> bool:
-    """Whether two configs have the same settings and paths."""
-    return same_paths(started, config) and not differences(started, config)
 
 
 def _finished_before(workdir: Workdir, config: ConfigDict, profiled: bool) -> dict[str, Any]:

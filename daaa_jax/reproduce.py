@@ -32,8 +32,8 @@ from daaa_jax.runtime import error_log, files
 
 NAMES = (*tables.TABLES, *figures.FIGURES)
 _MORE_HELP = """\
-table1   methods on MNIST -> MNIST-M
-table2   methods on Office-31
+table1   methods, all trained here, on MNIST -> MNIST-M
+table2   methods, all trained here, on Office-31
 table3   parts of EM
 table4   measures of the difference between attention maps
 tableA1  what is aligned: attention maps or others
@@ -146,15 +146,15 @@ def _parser() -> Parser:
     parser.add_argument(
         "--methods",
         default="",
-        help="rows to run, by the paper's names, such as 'RevGrad,Ours (w L_AT)'; a wrong name "
-        "prints all. Additions to the paper are off but in rows named after them",
+        help="rows to run, by the paper's names, such as 'RevGrad,Ours (w L_AT)'; other names are "
+        "an error that lists all. Additions to the paper are on only in rows named after them",
     )
     parser.add_argument("--smoke", action="store_true", help="smoke runs for a test")
     parser.add_argument(
         "--cells",
         default="1/1",
-        help="i/n: run only the ith (from 1) of n shares of the table's runs, each on a machine of "
-        "its own with the same --workdir; each command ends with the table of all finished runs",
+        help="i/n: run only the ith (from 1) of n shares of the table's runs, to split it over "
+        "machines that share --workdir; each command ends with the table of all finished runs",
     )
     parser.add_argument(
         "--own_networks",

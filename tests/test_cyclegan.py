@@ -12,10 +12,12 @@ from PIL import Image
 from tiny import assert_same_bits, fast_jit, make_config, make_context, make_images, pool_twin
 
 from daaa_jax import cyclegan, models
-from daaa_jax.cyclegan import ImagePools, UnpairedBatch
+from daaa_jax.cyclegan import UnpairedBatch
 from daaa_jax.data.augment import decode
+from daaa_jax.evaluation import spread
 from daaa_jax.runtime import metrics as metric_files
 from daaa_jax.training import optimizers
+from daaa_jax.training.image_pools import ImagePools
 
 BATCH = 4
 SIZE = 16  # of the images: the networks take any
@@ -215,12 +217,12 @@ def test_an_epoch_is_one_of_the_larger_domain_and_ends_with_a_picture(tmp_path):
     assert pixels.shape == (*sides, 3)
     first = slice(scale * gap, scale * (gap + SIZE), scale)
     np.testing.assert_array_equal(pixels[first, first], A[0])
-    # The larger domain's are spread from its first to its last.
+    # The larger domain's are spread over it.
     row, last = (
         slice(scale * (n * (SIZE + gap) + gap), scale * (n + 1) * (SIZE + gap), scale)
         for n in (3, len(A) - 1)
     )
-    np.testing.assert_array_equal(pixels[row, last], B[-1])
+    np.testing.assert_array_equal(pixels[row, last], B[spread(len(B), len(A))[-1]])
 
 
 def test_picture_shows_each_domain_its_translation_and_the_way_back():

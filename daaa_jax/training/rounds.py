@@ -28,10 +28,7 @@ _QUIET = (
     "used_accuracy",
     "own_accuracy",
     "second_view_accuracy",
-    "information",
-    "entropy",
-    "neighbourhood_density",
-    "deep_embedded",
+    *model_selection.VALIDATORS,
     "target_test_selected",
     "target_test_oracle",
 )
@@ -112,9 +109,7 @@ def run(
     end = RoundEnd(evaluate, measured, config, keep, path, training, view, class_names)
 
     def measure_second_view(step, state, loop_state):
-        if view is None:
-            return state
-        gamma = measure_once(view, step, training.posterior(state), loop_state)
+        gamma = view and measure_once(view, step, training.posterior(state), loop_state)
         if gamma is None:
             return state
         return state.replace(gamma=meshes.replicate(np.float32(gamma), context.mesh))
