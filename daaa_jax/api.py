@@ -59,8 +59,7 @@ def load_config(config: str, settings: Mapping[str, Any] | None = None) -> Confi
       UserError: if the config, a word of its argument or a setting is unknown, or a value has the
         wrong type.
     """
-    texts = {name: str(value) for name, value in (settings or {}).items()}
-    return config_files.load(config, texts)
+    return config_files.load(config, {name: str(v) for name, v in (settings or {}).items()})
 
 
 @jax_settings.supported()
@@ -157,7 +156,7 @@ def translate(workdir: str | Path, images: np.ndarray, direction: str) -> np.nda
     generators = inference.load_generators(Workdir(workdir))
     functions = generators.functions()
     check_choice("direction", direction, functions, UserError)
-    _check_shape(images, generators.image_size)
+    _check_shape(np.asarray(images), generators.image_size)
     return _batched(jax.jit(functions[direction]), images)
 
 
@@ -169,9 +168,8 @@ def _pixels(network: Trained, images: np.ndarray | Sequence[str | Path]) -> np.n
     if isinstance(images, str | Path):
         raise UserError(f"{images}: give a list of image files, such as [{str(images)!r}]")
     pixels = np.zeros((len(images), size, size, 3), np.uint8)
-    if unreadable := photos.read_all(
-        [Path(file) for file in images], pixels, "", network.about.get("ranges")
-    ):
+    files = [Path(file) for file in images]
+    if unreadable := photos.read_all(files, pixels, "", network.about.get("ranges")):
         row, reason = next(iter(unreadable.items()))
         raise UserError(f"{images[row]} cannot be read: {reason}")
     return pixels

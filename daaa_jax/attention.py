@@ -79,8 +79,7 @@ def collect(intermediates: Mapping[str, Any], pattern: str = ".*") -> dict[str, 
     Raises:
       ValueError: if no name matches, or a map was sown more than once.
     """
-    flat = traverse_util.flatten_dict(intermediates, sep="/")
-    chosen = _matching(flat, pattern)
+    chosen = _matching(traverse_util.flatten_dict(intermediates, sep="/"), pattern)
     for name, sown in chosen.items():
         if len(sown) != 1:
             raise ValueError(f"{name!r} was sown {len(sown)} times in one forward pass, not once")

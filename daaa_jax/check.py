@@ -30,6 +30,7 @@ _TINY = 32  # pixels: shorter sides carry little information after resizing to 2
 _UNIFORM = 8  # of 255: smaller differences within an image are hardly visible
 _IMBALANCED = 10  # largest class, relative to the smallest
 _SHOWN = 10
+_REMEDY = "rename or remove them, or train with --config.data.unknown_classes=ignore"
 
 Result = TypeVar("Result")
 # By an image's checksum: number of the domain, class and path of each file that holds it.
@@ -168,7 +169,8 @@ def _compare(source: Domain, targets: Sequence[Domain]) -> bool:
         added = sorted(present - set(source.classes))
         failed |= bool(added)
         _report(f"{target.folder} lacks classes of {source.folder}", map(repr, missing), "")
-        _report(f"{target.folder} has classes that {source.folder} lacks", map(repr, added), "")
+        more = f"{target.folder} has classes that {source.folder} lacks ({_REMEDY})"
+        _report(more, map(repr, added), "")
     return failed
 
 

@@ -100,8 +100,7 @@ def _write(listing: folders.Listing, out: Path, size: int, shard: int, on_error:
         for name, start in zip(names, starts, strict=True):
             stop = min(start + shard, len(listing.paths))
             if not (out / f"{name}.json").exists():
-                part = listing.chosen(np.arange(start, stop))
-                _write_shard(out / name, part, size, ranges)
+                _write_shard(out / name, listing.chosen(np.arange(start, stop)), size, ranges)
             progress.update(stop, {})
     shards = {name: read_json(out / f"{name}.json") for name in names}
     bad = [*listing.unreadable]

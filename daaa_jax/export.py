@@ -62,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="export only the CycleGAN's two generators, which translate images",
     )
     options = parser.parse_args(arguments)
-    workdir, out = Workdir(options.workdir), files.output("--out", options.out)
+    workdir = Workdir(options.workdir)
+    out = files.output("--out", options.out, workdir.photos())
     error_log.use(workdir.path)
     if out.exists():
         raise UserError(f"--out={options.out} exists: remove it, or give another folder")

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from daaa_jax import attention, evaluation, models, translation
 from daaa_jax.data import image_files, image_lists, photos
 from daaa_jax.data.augment import crop_size, decode, encode
-from daaa_jax.errors import UserError, readable, writable
+from daaa_jax.errors import UserError, check_choice, readable, writable
 from daaa_jax.experiment import stages
 from daaa_jax.experiment.workdir import Workdir
 from daaa_jax.models import network_file
@@ -42,6 +42,7 @@ def load_network(workdir: Workdir, which: str, paired: bool = False) -> network_
       UserError: if the network, or a generator that it needs, is missing or damaged, or the network
         stores no weight gamma for the second image.
     """
+    check_choice("network", which, NETWORKS, UserError)
     path = workdir.network(which)
     if not workdir.path.is_dir():
         raise UserError(f"--workdir={workdir}: there is no such folder")
@@ -69,10 +70,8 @@ def _why_missing(workdir: Workdir, which: str) -> str:
         return f"this run has its {stage} network from {origin}: give --workdir={origin}"
     if not workdir.config_json.is_file():
         return f"{workdir} is not the working directory of a run"
-    config = workdir.config()
-    if config.get("seeds", 1) > 1 and stage == "adapt":  # of an older version
-        return f"each seed has its own, give --workdir={workdir.path / 'seeds' / str(config.seed)}"
-    if stage == "source" and (file := config.get("source", {}).get("checkpoint")):
+    file = workdir.config().get("source", {}).get("checkpoint")
+    if stage == "source" and file:
         return f"this run took its source network from source.checkpoint={file}"
     if workdir.marker(stage) is None:
         command = workdir.about().get("command", "")

@@ -258,8 +258,7 @@ class _Run:
     def _adapt(self, context: Context) -> Mapping[str, Any]:
         variables = self.external_source
         if variables is None:
-            path = self.workdir_of("source").source_network
-            variables = network_file.read(path).variables
+            variables = network_file.read(self.workdir_of("source").source_network).variables
         # Not in stage `source`, which runs with other target domains may share.
         outputs: dict[str, Any] = {"source_network": self._accuracies(variables)}
         translations = self._translations()

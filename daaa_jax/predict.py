@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     workdir = Workdir(options.workdir)
     error_log.use(workdir.path)
     options.out = options.out or str(workdir.predictions)
-    given = [*map(Path, options.images)]
+    given = [*map(Path, options.images), *workdir.photos()]
     out = files.output("--out", options.out, filter(os.path.isfile, given))
     if out.is_dir() or (out.is_file() and photos.starts_as_image(out)):
         what = "a folder" if out.is_dir() else "an image"
@@ -86,6 +86,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         overlay_layers=options.overlay_layers or network.about["layers"],
     )
     unreadable = write_csv(rows, network.about["classes"], options.out)
+    if unreadable == len(images):
+        raise UserError(
+            f"none of {unreadable} files could be read: see column error in {options.out}"
+        )
     failed = f", {unreadable} unreadable (see column error)" if unreadable else ""
     print(f"{counted(len(images), 'file')}{failed}: {options.out}", file=sys.stderr)
 

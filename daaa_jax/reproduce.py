@@ -74,8 +74,8 @@ def main(arguments: Sequence[str] | None = None, train: Trainer | None = None) -
         cells.result(run, plan, folder)
     diverged = [run for run in mine if cells.has_diverged(run, plan, folder)]
     missing = [run for run in mine if run not in diverged and cells.is_to_do(run, plan, folder)]
-    runs_in_all = counted(len(runs), "run")
-    print(f"{options.name}: {runs_in_all}, {len(mine)} here, {len(missing)} to do", flush=True)
+    here = f"{counted(len(runs), 'run')}, {len(mine)} here, {len(missing)} to do"
+    print(f"{options.name}: {here}", flush=True)
     if diverged:
         place = diverged[0].workdir(plan, folder)
         print(
@@ -108,8 +108,8 @@ def _train(train: Trainer, missing: Sequence[cells.Run], options, plan, folder: 
             if number > 1:
                 each = (time.monotonic() - start) / (number - 1) / 60
                 left = f", ~{each * (len(missing) - number + 1):.0f} min left"
-            of = f"{number} of {len(missing)}{left}"
-            print(f"{options.name}: run {of}: {place.path.name}", flush=True)
+            at = f"run {number} of {len(missing)}{left}: {place.path.name}"
+            print(f"{options.name}: {at}", flush=True)
             try:
                 train(run.config(plan), place)
             except Busy as error:  # another command is running it
@@ -146,8 +146,8 @@ def _parser() -> Parser:
     parser.add_argument(
         "--methods",
         default="",
-        help="rows to run, by the paper's names, such as 'RevGrad,Ours (w L_AT)'; other names are "
-        "an error that lists all. Additions to the paper are on only in rows named after them",
+        help="rows to run, by the paper's names or their beginnings, as 'RevGrad,Ours'; a wrong "
+        "name lists all. Additions to the paper are on only in rows named after them",
     )
     parser.add_argument("--smoke", action="store_true", help="smoke runs for a test")
     parser.add_argument(
@@ -188,7 +188,7 @@ def _parse(arguments: Sequence[str] | None):
     plan = cells.Plan(data, words, settings, options.seeds, options.own_networks, options.only_show)
     wanted = [task for task in options.tasks.split(",") if task]
     options.tasks = selection.chosen_tasks(plan, subject.tasks, wanted)
-    methods = [method for method in options.methods.split(",") if method]
+    methods = [method.strip() for method in options.methods.split(",") if method]
     if isinstance(subject, tables.Table):
         config = cells.Run(options.tasks[0], {}, 0).config(plan)
         options.table = tables.on_network(subject, config.model.name, config.adapt.beta)

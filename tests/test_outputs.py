@@ -8,6 +8,8 @@ import commands
 import pytest
 from photo_trees import write_domain
 
+from daaa_jax import api
+from daaa_jax.errors import UserError
 from daaa_jax.runtime import files
 
 
@@ -68,6 +70,34 @@ def test_output_that_would_be_an_image_or_among_images_is_refused(command, tiny_
     named = {"run": tiny_run, "images": images, "place": place}
     assert f"={place}" in refused(*(word.format(**named) for word in command))
     assert photo.read_bytes() == before and not (images / "new").exists()
+
+
+@pytest.mark.parametrize("command", [("predict", "--overlays"), ("export", "--out")])
+def test_output_among_the_photos_of_the_run_is_refused(command, tiny_run, images):
+    """Training would read it, though this command does not read the photos."""
+    config = files.read_json(tiny_run / "config.json")
+    config["config"]["data"]["source"] = str(images)
+    files.write_json(tiny_run / "config.json", config)
+    (name, flag), photo = command, images / "mug/000.jpg"
+    read = [photo] if name == "predict" else []
+    line = refused(name, f"--workdir={tiny_run}", f"{flag}={images / 'new'}", *read)
+    assert f"{flag}={images / 'new'}" in line and not (images / "new").exists()
+
+
+def test_function_refuses_a_network_or_images_that_are_none_of_its_own(tiny_run):
+    with pytest.raises(UserError, match="foo.*selected"):
+        api.load_network(tiny_run, "foo")
+    with pytest.raises(UserError, match="uint8"):
+        api.translate(tiny_run, ["three.png"], "mnist_to_mnist_m")
+
+
+def test_prediction_fails_if_no_file_can_be_read(tiny_run, images, tmp_path):
+    (images / "notes.txt").write_text("taken on Monday")
+    given = images / "notes.txt", images / "lost.jpg"
+    given[1].symlink_to(tmp_path / "nowhere")
+    line = refused("predict", f"--workdir={tiny_run}", f"--out={tmp_path / 'out.csv'}", *given)
+    assert "none of 2 files" in line and str(tmp_path / "out.csv") in line
+    assert "Monday" not in (rows := (tmp_path / "out.csv").read_text()) and rows.count("\n") == 3
 
 
 @pytest.mark.parametrize(

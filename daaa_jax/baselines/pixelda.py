@@ -85,5 +85,4 @@ class PixelDa(Method):
         noise, params = params["noise"], {k: v for k, v in params.items() if k != "noise"}
         vectors = jax.random.uniform(key, (len(images), self.settings.noise), minval=-1, maxval=1)
         channel = NoiseChannel(images.shape[1]).apply({"params": noise}, vectors)
-        noisy = jnp.concatenate([images, channel], axis=-1)
-        return generator.apply({"params": params}, noisy)
+        return generator.apply({"params": params}, jnp.concatenate([images, channel], axis=-1))

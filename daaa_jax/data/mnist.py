@@ -71,8 +71,7 @@ def load_tfds(folder: Path, split: str) -> LabelledImages:
 
 def pad(images: np.ndarray) -> np.ndarray:
     """Pads grey digits, uint8 `[N,28,28]`, with zeros to RGB images, uint8 `[N,32,32,3]`."""
-    padded = np.pad(images, ((0, 0), (2, 2), (2, 2)))
-    return np.repeat(padded[..., None], 3, axis=-1)
+    return np.repeat(np.pad(images, ((0, 0), (2, 2), (2, 2)))[..., None], 3, axis=-1)
 
 
 def check_labels(labels: np.ndarray, path: Path) -> None:

@@ -191,9 +191,8 @@ class RoundEnd:
         entry = files.plain(soft_labels(step, views))
         loop_state["posterior"] = [*loop_state.get("posterior", []), entry]
         files.write_json(self.posterior_json, loop_state["posterior"])
-        averaged = [name for name in _OF_ROUNDS if name in metrics]
         logged = {
-            **{f"round_{name}": float(metrics[name].compute()) for name in averaged},
+            **{f"round_{n}": float(metrics[n].compute()) for n in _OF_ROUNDS if n in metrics},
             **_metrics(used, _LOGGED),
             **({} if self.view is None else {"gamma": loop_state["em"]["gamma"]}),
             **{f"{name}_accuracy": of.accuracy for name, of in views.items() if len(views) > 1},
