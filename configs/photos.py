@@ -87,8 +87,8 @@ def get_config() -> ConfigDict:
         jmmd_layers=JMMD_LAYERS,
     )
     config.adapt.optimizer.update(_SOLVER)
-    # EM starts at once: the source network is good enough on the target.
-    config.em.start_step = 0
+    # EM reinforces errors of the source network that MCC's loss corrects in the first rounds.
+    config.em.start_step = 2 * config.adapt.get_oneway_ref("round_steps")
     config.evaluate.batch_size = 64
     return config
 
@@ -173,7 +173,7 @@ def smoke(config: ConfigDict) -> None:
     config.source.update(batch_size=8, epochs=2, round_epochs=1)
     config.adapt.update(batch_size=8, rounds=2, round_steps=2)
     config.evaluate.batch_size = 8
-    config.em.threshold = 0.0
+    config.em.update(threshold=0.0, start_step=2)
     config.run.update(log_every=1, checkpoint_every=2)
 
 

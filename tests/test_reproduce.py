@@ -198,7 +198,7 @@ def test_folder_of_a_run_does_not_depend_on_where_the_data_lies(tmp_path):
     assert cells.Run("D->A", {"adapt.beta": "0.0"}, 0).workdir(measured, tmp_path) != here
     settings = (
         "adapt.beta=0.0-adapt.confusion=0.0-adapt.recolour=0.0-em.decay=0.0-em.posterior=target-"
-        "em.threshold=0.95"
+        "em.start_step=0-em.threshold=0.95"
     )
     assert here.path.name == f"office10-d2a-{settings}-pair.seed=0-seed=0-source.seed=0"
 

@@ -35,6 +35,8 @@ _OF_THE_PAPER = {
     "em.decay": "0.0",
     "adapt.confusion": "0.0",
 }
+# Of photos: without the loss of MCC, EM starts at once.
+_OF_THE_PAPERS_PHOTOS = {"em.start_step": "0"}
 _NAMED_BEFORE = (4, 3, 2, 0)  # so many of them, by earlier versions; the last had equal runs
 
 
@@ -115,8 +117,9 @@ class Run:
           plan: what all runs share.
           papers: the paper's settings; others for the name in an earlier version.
         """
-        _, tasks = DATA[plan.data]
-        settings = {**papers, **plan.settings, **self.settings, "seed": str(self.seed)}
+        file, tasks = DATA[plan.data]
+        of_photos = _OF_THE_PAPERS_PHOTOS if file != "digits" and papers == _OF_THE_PAPER else {}
+        settings = {**papers, **of_photos, **plan.settings, **self.settings, "seed": str(self.seed)}
         if not plan.own_networks:
             settings |= {"pair.seed": "0", "source.seed": "0"}
         changes = [f"{name}={value}" for name, value in sorted(settings.items())]
@@ -128,22 +131,20 @@ class Run:
         Raises:
           UserError: if a word or a setting is unknown.
         """
-        file, _ = DATA[plan.data]
-        return config_files.load(f"{file}:{self.argument(plan)}")
+        return config_files.load(f"{DATA[plan.data][0]}:{self.argument(plan)}")
 
     def workdir(self, plan: Plan, folder: Path) -> Workdir:
         """Working directory, named after the settings, so that tables share equal runs.
 
         All runs are in one folder, where each finds the stages that it shares with others.
         """
-        file, _ = DATA[plan.data]
         places = []
         before = _NAMED_BEFORE if plan.only_show else _NAMED_BEFORE[:1]
         for count in (len(_OF_THE_PAPER), *before):
             named = dict(list(_OF_THE_PAPER.items())[:count])
             parts = self.argument(plan, named).split(",")
             parts = [part for part in parts if not is_location_setting(part)]
-            places.append(folder / "runs" / folder_name([file, *parts]))
+            places.append(folder / "runs" / folder_name([DATA[plan.data][0], *parts]))
         return Workdir(next((place for place in places if place.exists()), places[0]))
 
 
