@@ -502,10 +502,12 @@ def test_only_rows_not_in_the_paper_have_additions():
 
 
 def test_rows_for_photos_are_without_the_loss_that_photos_have_by_default():
-    assert config_files.load("office:d2a").adapt.confusion == 0.5
+    default = config_files.load("office:d2a")
+    assert default.adapt.confusion == 0.5
+    assert default.em.start_step == 2 * default.adapt.round_steps
     rows = tables.TABLES["table2"].rows
     configs = [cells.Run("D->A", row.settings, 0).config(cells.Plan("office")) for row in rows]
-    assert not any(config.adapt.confusion for config in configs)
+    assert not any(config.adapt.confusion or config.em.start_step for config in configs)
 
 
 def test_source_network_on_translations_is_taken_from_a_run_that_has_some(tmp_path):
