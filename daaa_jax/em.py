@@ -123,8 +123,7 @@ def keep_mask(posterior: Array, threshold: float) -> Array:
     Returns:
       `[B]`, float32: 1 where `max_z p(z | x) >= p_t`, else 0.
     """
-    confidence = jnp.max(posterior.astype(jnp.float32), axis=-1)
-    return (confidence >= threshold).astype(jnp.float32)
+    return (jnp.max(posterior.astype(jnp.float32), axis=-1) >= threshold).astype(jnp.float32)
 
 
 def refresh(

@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     workdir = Workdir(options.workdir)
-    out = files.output("--out", options.out, workdir.photos())
+    out = files.output("--out", options.out, inference.photos_of(workdir))
     error_log.use(workdir.path)
     if out.exists():
         raise UserError(f"--out={options.out} exists: remove it, or give another folder")

@@ -14,7 +14,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
-from daaa_jax import attention, evaluation, models, translation
+from daaa_jax import attention, data, evaluation, models, translation
 from daaa_jax.data import image_files, image_lists, photos
 from daaa_jax.data.augment import crop_size, decode, encode
 from daaa_jax.errors import UserError, check_choice, readable, writable
@@ -39,8 +39,8 @@ def load_network(workdir: Workdir, which: str, paired: bool = False) -> network_
       paired: whether to add G_TS, for inference on both images of a pair.
 
     Raises:
-      UserError: if the network, or a generator that it needs, is missing or damaged, or the network
-        stores no weight gamma for the second image.
+      UserError: if `which` is unknown, if the network, or a generator that it needs, is missing or
+        damaged, or the network stores no weight gamma for the second image.
     """
     check_choice("network", which, NETWORKS, UserError)
     path = workdir.network(which)
@@ -64,14 +64,24 @@ def load_network(workdir: Workdir, which: str, paired: bool = False) -> network_
     return dataclasses.replace(network, variables=variables, generator=generators.module)
 
 
+def photos_of(workdir: Workdir) -> list[Path]:
+    """The folders of photos that a run was trained on; none if some are not on this machine."""
+    try:
+        return data.check(workdir.config().data)
+    except (UserError, AttributeError):  # moved, or settings of an older version
+        return []
+
+
 def _why_missing(workdir: Workdir, which: str) -> str:
     stage = workdir.network(which).parent.name
     if (origin := workdir.origin(stage)) != workdir:
         return f"this run has its {stage} network from {origin}: give --workdir={origin}"
     if not workdir.config_json.is_file():
         return f"{workdir} is not the working directory of a run"
-    file = workdir.config().get("source", {}).get("checkpoint")
-    if stage == "source" and file:
+    config = workdir.config()
+    if config.get("seeds", 1) > 1 and stage == "adapt":  # of an older version
+        return f"each seed has its own, give --workdir={workdir.path / 'seeds' / str(config.seed)}"
+    if stage == "source" and (file := config.get("source", {}).get("checkpoint")):
         return f"this run took its source network from source.checkpoint={file}"
     if workdir.marker(stage) is None:
         command = workdir.about().get("command", "")

@@ -57,8 +57,8 @@ def run(
     place = Workdir(workdir)
     started = place.config() if place.config_json.exists() else None
     validate.resolve(config, mesh.size, started)
-    same = started and same_paths(started, config) and not differences(started, config)
-    if same and place.result_json.exists():
+    finished = started if place.result_json.exists() else None
+    if finished and same_paths(finished, config) and not differences(finished, config):
         return _finished_before(place, config, profiled)
     # Check before writing: a run with bad settings or missing data leaves no files.
     validate.check_settings(config, mesh)
@@ -263,7 +263,7 @@ class _Run:
         outputs: dict[str, Any] = {"source_network": self._accuracies(variables)}
         translations = self._translations()
         if self.config.method == OURS:
-            print(adaptation.batch_line(self.config.adapt), flush=True)
+            print(adaptation.batch_line(self.config), flush=True)
         if "pair" in self.steps:
             self._keep_generators()
         last, loop_state = rounds.run(

@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     workdir = Workdir(options.workdir)
     error_log.use(workdir.path)
     options.out = options.out or str(workdir.predictions)
-    given = [*map(Path, options.images), *workdir.photos()]
+    given = [*map(Path, options.images), *inference.photos_of(workdir)]
     out = files.output("--out", options.out, filter(os.path.isfile, given))
     if out.is_dir() or (out.is_file() and photos.starts_as_image(out)):
         what = "a folder" if out.is_dir() else "an image"
@@ -87,9 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     unreadable = write_csv(rows, network.about["classes"], options.out)
     if unreadable == len(images):
-        raise UserError(
-            f"none of {unreadable} files could be read: see column error in {options.out}"
-        )
+        raise UserError(f"no file of {unreadable} could be read: see column error, {options.out}")
     failed = f", {unreadable} unreadable (see column error)" if unreadable else ""
     print(f"{counted(len(images), 'file')}{failed}: {options.out}", file=sys.stderr)
 

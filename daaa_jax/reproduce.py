@@ -188,7 +188,7 @@ def _parse(arguments: Sequence[str] | None):
     plan = cells.Plan(data, words, settings, options.seeds, options.own_networks, options.only_show)
     wanted = [task for task in options.tasks.split(",") if task]
     options.tasks = selection.chosen_tasks(plan, subject.tasks, wanted)
-    methods = [method.strip() for method in options.methods.split(",") if method]
+    methods = [name.strip() for name in options.methods.split(",") if name.strip()]
     if isinstance(subject, tables.Table):
         config = cells.Run(options.tasks[0], {}, 0).config(plan)
         options.table = tables.on_network(subject, config.model.name, config.adapt.beta)

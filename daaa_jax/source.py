@@ -78,8 +78,7 @@ def train_step(
       optimizer: the same as for `create_state`.
       augment: `config.augment`.
     """
-    key = jax.random.fold_in(state.key, state.step)
-    inputs = random_view(key, decode(batch.images), augment)
+    inputs = random_view(jax.random.fold_in(state.key, state.step), decode(batch.images), augment)
 
     def objective(params):
         variables = {**state.variables, "params": params}

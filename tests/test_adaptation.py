@@ -35,8 +35,13 @@ def test_group_sizes_follow_the_proportions():
     assert adaptation.group_sizes(128, PAPER) == (45, 19, 45, 19)
     assert adaptation.group_sizes(10, (0.35, 0.15, 0, 0)) == (7, 3, 0, 0)
     mix = {"s": 0.5, "t_f": 0.0, "t": 0.35, "s_f": 0.15}
-    line = adaptation.batch_line(ConfigDict({"batch_size": 16, "mix": mix}))
-    assert line.endswith("8 s, 6 t, 2 s_f")
+    adapt = {"batch_size": 16, "mix": mix, "rounds": 2, "round_steps": 10}
+    config = ConfigDict({"adapt": adapt, "em": {"start_step": 19}})
+    assert adaptation.batch_line(config).endswith("8 s, 6 t, 2 s_f")
+    config.em.start_step = 20
+    assert adaptation.batch_line(config).endswith("; no EM, as em.start_step=20 of 20 updates")
+    config.adapt.mix.update(t=0.0, s_f=0.0)
+    assert adaptation.batch_line(config).endswith("16 s")
     assert adaptation.group_sizes(72, (0, 0.15, 0.35, 0)) == (0, 22, 50, 0)
 
 

@@ -232,6 +232,19 @@ def test_em_follows_the_length_of_a_round_unless_set(task, name):
     assert config.em[name] == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "rounds"), [("folder:cpu", 2), ("office:w2a", 2), ("visda", 2), ("folder:smoke", 1)]
+)
+def test_em_of_photos_starts_after_some_rounds_unless_set(name, rounds):
+    argument = f"{name}{',' if ':' in name else ':'}"
+    config = config_files.load(f"{argument}adapt.round_steps=17")
+    assert config.em.start_step == 17 * rounds and config.em.refresh_every == 17
+    config.adapt.round_steps = 18  # as --config.adapt.round_steps=18 does
+    assert config.em.start_step == 18 * rounds
+    config = config_files.load(f"{argument}em.start_step=0,adapt.round_steps=17")
+    assert config.em.start_step == 0
+
+
 def test_benchmark_has_the_papers_settings_but_for_additions_and_sizes():
     config = digits.get_config("mnist2mnistm")
     assert (config.em.posterior, config.em.second_view) == ("paired", "posterior")

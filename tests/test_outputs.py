@@ -76,7 +76,8 @@ def test_output_that_would_be_an_image_or_among_images_is_refused(command, tiny_
 def test_output_among_the_photos_of_the_run_is_refused(command, tiny_run, images):
     """Training would read it, though this command does not read the photos."""
     config = files.read_json(tiny_run / "config.json")
-    config["config"]["data"]["source"] = str(images)
+    names = {"name": "office", "dir": str(images.parent), "source": images.name, "root": ""}
+    config["config"]["data"] |= names | {"target": images.name, "target_test": ""}
     files.write_json(tiny_run / "config.json", config)
     (name, flag), photo = command, images / "mug/000.jpg"
     read = [photo] if name == "predict" else []
@@ -96,7 +97,7 @@ def test_prediction_fails_if_no_file_can_be_read(tiny_run, images, tmp_path):
     given = images / "notes.txt", images / "lost.jpg"
     given[1].symlink_to(tmp_path / "nowhere")
     line = refused("predict", f"--workdir={tiny_run}", f"--out={tmp_path / 'out.csv'}", *given)
-    assert "none of 2 files" in line and str(tmp_path / "out.csv") in line
+    assert "no file of 2" in line and str(tmp_path / "out.csv") in line
     assert "Monday" not in (rows := (tmp_path / "out.csv").read_text()) and rows.count("\n") == 3
 
 

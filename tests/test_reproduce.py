@@ -435,6 +435,15 @@ def test_runs_whose_folders_name_fewer_settings_are_shown(tmp_path, unnamed):
     assert bool(run(tmp_path, *arguments)) == (unnamed > 1)
 
 
+def test_runs_of_photos_before_their_start_of_em_was_named_are_not_trained_again(tmp_path):
+    arguments = ("table4", "--data=office10", "--seeds=1", "--tasks=d2a", "--methods=Ours")
+    (name,) = run(tmp_path, *arguments)
+    assert "-em.start_step=0" in name
+    before = name.replace("-em.start_step=0", "")
+    (tmp_path / "runs" / name).rename(tmp_path / "runs" / before)
+    assert not run(tmp_path, *arguments)
+
+
 def test_tables_name_the_network_and_the_data(tmp_path):
     for data in ("embedded", "office10", "office,cpu", "office"):
         run(tmp_path / data, "table3", f"--data={data}", "--seeds=1", "--only_show")

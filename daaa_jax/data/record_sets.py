@@ -80,8 +80,7 @@ def find(place: str) -> folders.Decoded | None:
     written = [folders.composed(name) for name in index["classes"]]
     classes = tuple(sorted(written))
     if classes:
-        numbers = [classes.index(name) for name in written]
-        labels = [numbers[label] for label in labels]
+        labels = [classes.index(written[label]) for label in labels]
     images = records.read(shards, (index["size"], index["size"], 3), settings_hash(index))
     if len(names) != len(images) or len(labels) != len(images):
         raise UserError(f"{folder}: its lists do not agree with {INDEX}; convert the photos again")

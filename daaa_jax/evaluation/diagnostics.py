@@ -80,8 +80,7 @@ def write(
         arrays["originals"], arrays["translations"] = source.images[rows], made
         arrays["nearest"] = nearest(made, task.target_train.images)
     examples = measured.target_test.images[spread(len(measured.target_test.labels), _EXAMPLES)]
-    centre = evaluation_views(jnp.asarray(examples), config.augment, 1)[0]
-    arrays["examples"] = np.asarray(centre)
+    arrays["examples"] = np.asarray(evaluation_views(jnp.asarray(examples), config.augment, 1)[0])
     for name, variables in networks.items():
         maps = attention_maps(model, variables, examples, config)
         metrics["layers"] = list(maps)

@@ -38,7 +38,7 @@ LITTLE_TO_ADD = (
 FEW_CONFIDENT = (
     "the translations of target images have little weight (gamma below 0.5) whatever their "
     "quality, as few target images are confident yet: make more updates before the first sync "
-    f"(adapt.round_steps) for a reliable measurement; or {_WITHOUT}"
+    f"(em.refresh_every, adapt.round_steps) for a reliable measurement; or {_WITHOUT}"
 )
 
 

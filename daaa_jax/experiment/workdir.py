@@ -116,11 +116,6 @@ class Workdir:
         """The folder of translated images, for instance of `mnist_to_mnist_m`."""
         return self.path / "translate" / direction
 
-    def photos(self) -> list[Path]:
-        """The folders of photos that the run reads, or their names in `data.dir`."""
-        data = self.config().data if self.config_json.is_file() else {}
-        return [Path(data[n]) for n in ("source", "target", "target_test") if data.get(n)]
-
     def network(self, which: str) -> Path:
         """The file of a network: `selected`, `last` or `source`."""
         return getattr(self, f"{which}_network")

@@ -35,9 +35,8 @@ _OF_THE_PAPER = {
     "em.decay": "0.0",
     "adapt.confusion": "0.0",
 }
-# Of photos: without the loss of MCC, EM starts at once.
-_OF_THE_PAPERS_PHOTOS = {"em.start_step": "0"}
-_NAMED_BEFORE = (4, 3, 2, 0)  # so many of them, by earlier versions; the last had equal runs
+_OF_PHOTOS = {"em.start_step": "0"}  # likewise; without the loss of MCC, EM starts at once
+_NAMED_BEFORE = (5, 4, 3, 2, 0)  # so many, by earlier versions; the first two had equal runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,16 +109,16 @@ class Run:
     settings: Mapping[str, str]
     seed: int
 
-    def argument(self, plan: Plan, papers: Mapping[str, str] = _OF_THE_PAPER) -> str:
+    def argument(self, plan: Plan, named: int | None = None) -> str:
         """The config's argument, which also names the run's folder.
 
         Args:
           plan: what all runs share.
-          papers: the paper's settings; others for the name in an earlier version.
+          named: how many of the paper's settings it has, for the name in an earlier version.
         """
         file, tasks = DATA[plan.data]
-        of_photos = _OF_THE_PAPERS_PHOTOS if file != "digits" and papers == _OF_THE_PAPER else {}
-        settings = {**papers, **of_photos, **plan.settings, **self.settings, "seed": str(self.seed)}
+        papers = list((_OF_THE_PAPER | ({} if file == "digits" else _OF_PHOTOS)).items())[:named]
+        settings = {**dict(papers), **plan.settings, **self.settings, "seed": str(self.seed)}
         if not plan.own_networks:
             settings |= {"pair.seed": "0", "source.seed": "0"}
         changes = [f"{name}={value}" for name, value in sorted(settings.items())]
@@ -139,9 +138,8 @@ class Run:
         All runs are in one folder, where each finds the stages that it shares with others.
         """
         places = []
-        before = _NAMED_BEFORE if plan.only_show else _NAMED_BEFORE[:1]
-        for count in (len(_OF_THE_PAPER), *before):
-            named = dict(list(_OF_THE_PAPER.items())[:count])
+        before = _NAMED_BEFORE if plan.only_show else _NAMED_BEFORE[:2]
+        for named in (None, *before):
             parts = self.argument(plan, named).split(",")
             parts = [part for part in parts if not is_location_setting(part)]
             places.append(folder / "runs" / folder_name([DATA[plan.data][0], *parts]))

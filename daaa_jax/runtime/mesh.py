@@ -165,8 +165,7 @@ def shard_batches(tree: Any, mesh: Mesh) -> Any:
 
 def local_share(mesh: Mesh) -> Callable[[np.ndarray], np.ndarray]:
     """A function that selects this process's rows of an array `[B, ...]`; workers can pickle it."""
-    processes = [device.process_index for device in mesh.devices.flat]
-    first = processes.index(jax.process_index())
+    first = [device.process_index for device in mesh.devices.flat].index(jax.process_index())
     last = first + len(mesh.local_devices)
     return functools.partial(_parts, first, last, mesh.size)
 
