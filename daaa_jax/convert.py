@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "folder", type=given_path, help="folder of photos: FOLDER/<class>/*.jpg, or FOLDER/*.jpg"
     )
-    parser.add_argument("--out", type=given_path, required=True, help="folder for the records")
+    parser.add_argument("--out", type=given_path, required=True, help="folder, a new data.source")
     parser.add_argument(
         "--size", type=int, default=256, help="resize to squares of so many pixels (256)"
     )

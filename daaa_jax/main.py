@@ -71,7 +71,7 @@ def _parser() -> Parser:
         "--stage",
         default="all",
         help="run one stage: pair (the CycleGAN), translate, source (the source network) or adapt; "
-        "translate needs pair finished, and adapt all others that the settings require",
+        "translate needs pair finished; adapt needs all others that the settings require",
     )
     parser.add_argument(
         "--profile",
