@@ -54,18 +54,18 @@ def _parser() -> Parser:
     parser = Parser(
         "train",
         "Adapts a classifier to unlabelled images; rerun the same command to resume.",
-        epilog="--config.NAME=VALUE changes a setting. Your own images: --config=folder:cpu "
-        "--config.data.source=DIR --config.data.target=DIR, each a folder or a list file",
+        epilog="--config.NAME=VALUE changes a setting (docs/configuration.md). Your own images: "
+        "--config=folder:cpu --config.data.source=DIR --config.data.target=DIR, folders or lists",
     )
     parser.add_argument(
         "--config",
         help="required; digits, folder, office, office10, office_home, visda, domainnet or a "
-        "config file; with a task or a size after a colon, such as folder:cpu or office:w2a",
+        "config file; after a colon a task, a size or both, such as folder:cpu or office10:w2a,cpu",
     )
     parser.add_argument(
         "--workdir",
         help="output folder; default: runs/ and the config, such as runs/folder-cpu; paths of data "
-        "are not part of the name",
+        "are not part of the name: give a folder for each dataset",
     )
     parser.add_argument(
         "--stage",

@@ -36,7 +36,7 @@ table1   methods, all trained here, on MNIST -> MNIST-M
 table2   methods, all trained here, on Office-31
 table3   parts of EM
 table4   measures of the difference between attention maps
-tableA1  what is aligned: attention maps or others
+tableA1  what is aligned: attention maps of squares, absolute values or maxima, or features
 fig4     attention alignment and accuracy by round
 figA1    accuracy by em.threshold and adapt.beta
 
@@ -140,14 +140,14 @@ def _parser() -> Parser:
     parser.add_argument("--tasks", default="", help="subset of the tasks, such as d2a,w2a")
     parser.add_argument(
         "--data",
-        help=f"dataset: {', '.join(cells.DATA)}, optionally with a size, such as "
+        help=f"name of the dataset: {', '.join(cells.DATA)}, optionally with a size, such as "
         "office10,cpu; default: mnist2mnistm for table1, office for the others",
     )
     parser.add_argument(
         "--methods",
         default="",
         help="rows to run, by the paper's names or their beginnings, as 'RevGrad,Ours'; a wrong "
-        "name lists all. Additions to the paper are on only in rows named after them",
+        "name lists all. Additions to the paper are off, but in rows named after them",
     )
     parser.add_argument("--smoke", action="store_true", help="smoke runs for a test")
     parser.add_argument(
