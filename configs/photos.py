@@ -132,10 +132,10 @@ def on_cpu(config: ConfigDict) -> None:
         epochs=2,
     )
     config.source.update(batch_size=16, epochs=10)
-    config.adapt.update(batch_size=16, rounds=6, round_steps=100)
-    # Higher than JAN's rate, for fewer updates.
-    for stage in (config.source, config.adapt):
-        stage.optimizer.learning_rate = 3e-3
+    config.adapt.update(batch_size=64, rounds=6, round_steps=50)
+    # Higher than JAN's rate, for fewer updates. With 12e-3 accuracy falls after the third round.
+    config.source.optimizer.learning_rate = 3e-3
+    config.adapt.optimizer.learning_rate = 6e-3
 
 
 def on_pod(config: ConfigDict) -> None:
