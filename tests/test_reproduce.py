@@ -512,7 +512,7 @@ def test_only_rows_not_in_the_paper_have_additions():
 
 def test_rows_for_photos_are_without_the_loss_that_photos_have_by_default():
     default = config_files.load("office:d2a")
-    assert default.adapt.confusion == 0.5
+    assert default.adapt.confusion == 1.0
     assert default.em.start_step == 2 * default.adapt.round_steps
     rows = tables.TABLES["table2"].rows
     configs = [cells.Run("D->A", row.settings, 0).config(cells.Plan("office")) for row in rows]
