@@ -81,8 +81,8 @@ def get_config() -> ConfigDict:
         # on D->A and W->A of office10.
         batch_norm="batch",
         beta=0.02,  # 52 layers, not three
-        # EM trains on target images that the network is sure of, MCC's loss on all of them, with the
-        # weight of its release (office10 D->A with `cpu`, seed 0: 87.9 %; with half of it 85.0).
+        # EM trains on target images that the network is sure of, MCC's loss on all of them. Its
+        # weight is that of the release (office10 D->A, `cpu`, seed 0: 87.9 %; half of it: 85.0).
         confusion=1.0,
         layers="(?!conv1$|conv_stem$).*",  # all but the first convolution
         jmmd_layers=JMMD_LAYERS,
