@@ -307,6 +307,8 @@ def test_pairs_of_a_reused_stage_are_those_of_the_run_that_made_them(tmp_path):
     assert report_of(workdir).count("<img ") == whole.count("<img ") - 1
     (workdir / "reused.json").write_text(json.dumps({"pair": {"from": str(other), "extra": {}}}))
     assert report_of(workdir) == whole
+    other.rename(tmp_path / "moved")
+    assert f"were in {other}, which was moved or removed" in report_of(workdir)
 
 
 def test_report_is_the_same_each_time(tmp_path):

@@ -60,6 +60,7 @@ def render(workdir: Workdir) -> str:
         translations=sections.translations(
             _pairs(workdir), result.get("translation_colours", {}), diagnostics, arrays, class_names
         ),
+        pair_run=workdir.reused().get("pair", {}).get("from"),
         attention=sections.attention(
             arrays, diagnostics.get("layers", []), _upper_bound(workdir, diagnostics, arrays)
         ),
