@@ -60,12 +60,12 @@ def _parser() -> Parser:
     parser.add_argument(
         "--config",
         help="required; digits, folder, office, office10, office_home, visda, domainnet or a "
-        "config file; after a colon a task, a size or both, such as folder:cpu or office10:w2a,cpu",
+        "config file; after a colon words of docs/configuration.md: folder:cpu or office10:w2a,cpu",
     )
     parser.add_argument(
         "--workdir",
-        help="output folder; default: runs/ and the config, such as runs/folder-cpu; paths of data "
-        "are not part of the name: give a folder for each dataset",
+        help="output folder; default: runs/ and the config, such as runs/folder-cpu, whatever "
+        "the data: give each dataset its own",
     )
     parser.add_argument(
         "--stage",
