@@ -75,7 +75,7 @@ def test_target_without_labels_has_no_accuracy(finished):
     assert result["task"] == "catalogue -> phone"
     assert set(result["accuracy"]["target_test"].values()) == {None}
     assert 0 <= result["accuracy"]["source_train"] <= 1 and "source_test" not in result["accuracy"]
-    assert result["evaluated_on"] == "all target images"
+    assert result["evaluated_on"] == "target images"
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     rounds = [line for line in lines if line["stage"] == "adapt" and "information" in line]
     assert rounds and not any("target_test" in line for line in rounds)

@@ -74,7 +74,7 @@ def load(settings: ConfigDict) -> Task:
         _check_none_is_empty(source, read["source"].labels)
     data = {name: _labelled(domain, source.classes) for name, domain in read.items()}
     source_train, target_train = data["source"], data["target"]
-    measured_on = "images of data.target_test" if settings.target_test else "all target images"
+    measured_on = "images of data.target_test" if settings.target_test else "target images"
     if set(domains.get("test", target).classes) - set(source.classes):
         measured_on += " of the source's classes"
     return Task(
