@@ -114,7 +114,7 @@ def solver_of_cdan(config: ConfigDict) -> None:
 def on_cpu(config: ConfigDict) -> None:
     """Sizes and a network for minutes on two CPU cores; accuracies are lower.
 
-    Chosen on office10 using its labels, mostly those of D->A, see docs/results.md.
+    Chosen on office10 using its labels, mostly those of D->A, see docs/defaults.md.
     """
     config.data.image_size = 112
     config.augment.crop = 96

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=given_path,
         metavar="DIR_OR_LIST",
         help="the source's folder, then the target's; or list files: on each line the path of an "
-        "image and its class, a name or a number from 0 (a target's list may have no classes)",
+        "image and its class after spaces or a comma (a target's list may have no classes)",
     )
     parser.add_list_flags()
     parser.add_argument(

@@ -21,7 +21,7 @@ class Parser(argparse.ArgumentParser):
         Returns:
           The group with `--paired`, for flags that exclude it.
         """
-        self.add_argument("--workdir", required=True, help="working directory of a finished run")
+        self.add_argument("--workdir", required=True, help="that of a finished daaa train")
         self.add_argument(
             "--network",
             choices=networks,
@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
             "--paired",
             action="store_true",
             help="average the predictions for an image and, weighted by gamma (0 to 1, estimated "
-            "in training), for its translation into the source's style; not for the source network",
+            "in training), for its translation; not for --network=source or without a CycleGAN",
         )
         return group
 
@@ -42,7 +42,7 @@ class Parser(argparse.ArgumentParser):
         """Adds the flags for the paths in list files, see `data.image_lists.Options`."""
         self.add_argument("--root", default="", help="for lists: folder that paths are relative to")
         self.add_argument(
-            "--path_prefix", default="", help="for lists: prefix to remove from each path"
+            "--path_prefix", default="", help="for lists: removed from paths before --root is added"
         )
 
     def error(self, message: str) -> NoReturn:

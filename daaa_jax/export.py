@@ -1,4 +1,4 @@
-"""Exports a trained network with its preprocessing into a folder that needs only JAX.
+"""Exports a trained network with its preprocessing; running it needs only JAX.
 
     daaa export --workdir=runs/office-w2a --out=DIR
 
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     what.add_argument(
         "--generators",
         action="store_true",
-        help="export only the CycleGAN's two generators, which translate images",
+        help="export the CycleGAN's two generators, which translate images, and no classifier",
     )
     options = parser.parse_args(arguments)
     workdir = Workdir(options.workdir)

@@ -60,12 +60,12 @@ def _parser() -> Parser:
     parser.add_argument(
         "--config",
         help="required; digits, folder, office, office10, office_home, visda, domainnet or a "
-        "config file; after a colon words of docs/configuration.md: folder:cpu or office10:w2a,cpu",
+        "config file, and after a colon options (docs/configuration.md): folder:cpu, office10:w2a",
     )
     parser.add_argument(
         "--workdir",
-        help="output folder; default: runs/ and the config, such as runs/folder-cpu, whatever "
-        "the data: give each dataset its own",
+        help="output folder, another one for other settings or data; default: runs/ and the "
+        "config with its settings but those of data, such as runs/folder-cpu",
     )
     parser.add_argument(
         "--stage",

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--overlay_layers",
         help="regular expression for the names of the layers to show, such as conv3; by default "
-        "those of adapt.layers, which training aligns; without a match all names are listed",
+        "those that training aligns (adapt.layers); if none matches, the error lists all names",
     )
     parser.add_argument("--batch_size", type=int, default=64, help="images per batch (64)")
     options = parser.parse_args(arguments)

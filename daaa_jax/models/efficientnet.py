@@ -63,7 +63,7 @@ _layer = functools.partial(
     size=1,
     activation=nn.relu6,
     # The published value. After few updates, part of ImageNet's statistics remains, which suit
-    # other domains better than those of few source images (docs/results.md).
+    # other domains better than those of few source images.
     momentum=0.99,
     epsilon=1e-3,
 )
