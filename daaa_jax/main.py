@@ -64,14 +64,14 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--workdir",
-        help="output folder, another one for other settings or data; default: runs/ and the "
-        "config with its settings but those of data, such as runs/folder-cpu",
+        help="output folder; default: runs/ and the config with its settings, such as "
+        "runs/folder-cpu; one with other settings or data is refused",
     )
     parser.add_argument(
         "--stage",
         default="all",
         help="run one stage: pair (the CycleGAN), translate, source (the source network) or adapt; "
-        "translate needs pair finished; adapt needs all others that the settings require",
+        "those that it needs must be finished",
     )
     parser.add_argument(
         "--profile",
