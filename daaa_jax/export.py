@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     what = parser.add_network_flags(inference.NETWORKS)
     parser.add_argument("--out", type=given_path, required=True, help="folder to create")
     parser.add_argument(
-        "--onnx", action="store_true", help="also write ONNX (pip install jax2onnx)"
+        "--onnx", action="store_true", help="also write ONNX (pip install jax2onnx onnxruntime)"
     )
     what.add_argument(
         "--generators",
