@@ -95,7 +95,7 @@ NOT_IN_THE_PAPER = {
     "EM + L_AT",
     "Source network on G_TS(x^T)",
     "Ours (paired posterior)",
-    "Ours (paired + recoloured + averaged)",
+    "Ours (paired + recoloured + averaged + linear rate)",
     tables.UPPER_BOUND,
     tables.L1_AT_OUR_BETA,
 }
@@ -419,29 +419,21 @@ def test_run_of_an_earlier_version_is_not_taken_for_a_cell(tmp_path):
     assert "version 1 of stage adapt" in written(tmp_path, "table4")
 
 
-@pytest.mark.parametrize("unnamed", [1, 2, 3, 5])
+@pytest.mark.parametrize("unnamed", [0, 1, 2, 3, 5])
 def test_runs_whose_folders_name_fewer_settings_are_shown(tmp_path, unnamed):
     arguments = ("table4", "--data=embedded", "--seeds=1", "--methods=Ours")
     (name,) = run(tmp_path, *arguments)
     settings = ("em.posterior=target", "adapt.recolour=0.0", "em.threshold=0.95", "em.decay=0.0")
+    settings = (*settings, "adapt.confusion=0.0")
+    later = ("adapt.optimizer.schedule=progress", "adapt.optimizer.learning_rate=0.001")
     before = name
-    for setting in (*settings, "adapt.confusion=0.0")[-unnamed:]:
+    for setting in (*settings[len(settings) - unnamed :], *later):
         assert f"-{setting}" in before
         before = before.replace(f"-{setting}", "")
     (tmp_path / "runs" / name).rename(tmp_path / "runs" / before)
     assert not run(tmp_path, *arguments, "--only_show")
     assert any(cell["mean"] for cell in rows_of(tmp_path, "table4"))
-    # Of the last version it is the same run, which is not trained again.
-    assert bool(run(tmp_path, *arguments)) == (unnamed > 1)
-
-
-def test_runs_of_photos_before_their_start_of_em_was_named_are_not_trained_again(tmp_path):
-    arguments = ("table4", "--data=office10", "--seeds=1", "--tasks=d2a", "--methods=Ours")
-    (name,) = run(tmp_path, *arguments)
-    assert "-em.start_step=0" in name
-    before = name.replace("-em.start_step=0", "")
-    (tmp_path / "runs" / name).rename(tmp_path / "runs" / before)
-    assert not run(tmp_path, *arguments)
+    assert run(tmp_path, *arguments)  # it is of another schedule, and trained again
 
 
 def test_tables_name_the_network_and_the_data(tmp_path):
@@ -478,7 +470,7 @@ def test_some_rows_can_be_run_alone(tmp_path):
     # Any run has the accuracies of the source network.
     known = {method for (method, _), known in found.items() if known}
     ours = {"EM", "EM + L_AT", "Ours (wo L_AT)", "Ours (w L_AT)"}
-    ours |= {"Ours (paired posterior)", "Ours (paired + recoloured + averaged)"}
+    ours |= {"Ours (paired posterior)", "Ours (paired + recoloured + averaged + linear rate)"}
     assert known == {"CNN", "Source network on G_TS(x^T)", *ours}
     assert len(found) == 16
 
@@ -504,10 +496,16 @@ def test_only_rows_not_in_the_paper_have_additions():
     plan = cells.Plan("mnist2mnistm")
     configs = {name: run.config(plan) for name, run in runs.items()}
     paired = {name for name, config in configs.items() if config.em.posterior == "paired"}
-    assert paired == {"Ours (paired posterior)", "Ours (paired + recoloured + averaged)"}
+    assert paired == {
+        "Ours (paired posterior)",
+        "Ours (paired + recoloured + averaged + linear rate)",
+    }
     for group, name in (("adapt", "recolour"), ("em", "decay")):
         added = {row for row, config in configs.items() if config[group][name]}
-        assert added == {"Ours (paired + recoloured + averaged)"}
+        assert added == {"Ours (paired + recoloured + averaged + linear rate)"}
+    rates = {config.adapt.optimizer.schedule: name for name, config in configs.items()}
+    assert rates.keys() == {"progress", "linear"}
+    assert rates["linear"] == "Ours (paired + recoloured + averaged + linear rate)"
 
 
 def test_rows_for_photos_are_without_the_loss_that_photos_have_by_default():

@@ -35,8 +35,9 @@ _OF_THE_PAPER = {
     "em.decay": "0.0",
     "adapt.confusion": "0.0",
 }
-_OF_PHOTOS = {"em.start_step": "0"}  # likewise; without the loss of MCC, EM starts at once
-_NAMED_BEFORE = (5, 4, 3, 2, 0)  # so many, by earlier versions; the first two had equal runs
+_DIGITS = {"adapt.optimizer.schedule": "progress", "adapt.optimizer.learning_rate": "0.001"}
+_PHOTOS = {"em.start_step": "0"}  # likewise; without the loss of MCC, EM starts at once
+_NAMED_BEFORE = (5, 4, 3, 2, 0)  # so many, by earlier versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +90,7 @@ class Plan:
         """
         _, known = DATA[self.data]
         data = [self.data] if self.data != subject.data else []
-        are_some = len(tasks) < len(self.tasks(subject.tasks))
-        some = [known[task] for task in tasks] if are_some else []
+        some = [known[task] for task in tasks if len(tasks) < len(self.tasks(subject.tasks))]
         own = ["own_networks"] if self.own_networks else []
         words = [name, *data, *self.words, *some, *self.changed_settings, *own]
         return folder_name(words, longest=200)  # a suffix follows
@@ -117,7 +117,7 @@ class Run:
           named: how many of the paper's settings it has, for the name in an earlier version.
         """
         file, tasks = DATA[plan.data]
-        papers = list((_OF_THE_PAPER | ({} if file == "digits" else _OF_PHOTOS)).items())[:named]
+        papers = list((_OF_THE_PAPER | (_DIGITS if file == "digits" else _PHOTOS)).items())[:named]
         settings = {**dict(papers), **plan.settings, **self.settings, "seed": str(self.seed)}
         if not plan.own_networks:
             settings |= {"pair.seed": "0", "source.seed": "0"}
@@ -138,8 +138,7 @@ class Run:
         All runs are in one folder, where each finds the stages that it shares with others.
         """
         places = []
-        before = _NAMED_BEFORE if plan.only_show else _NAMED_BEFORE[:2]
-        for named in (None, *before):
+        for named in (None, *_NAMED_BEFORE) if plan.only_show else (None,):
             parts = self.argument(plan, named).split(",")
             parts = [part for part in parts if not is_location_setting(part)]
             places.append(folder / "runs" / folder_name([DATA[plan.data][0], *parts]))
