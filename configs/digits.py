@@ -43,7 +43,7 @@ def get_config(argument: str = "embedded") -> ConfigDict:
     # average of two or three rounds' networks it reads images better than each of them.
     config.em.update(posterior="paired", second_view="posterior", decay=0.6)
     # Random shifts keep wrong soft labels from being reinforced. Random colours reduce overfitting
-    # of the target network. Figures are in docs/defaults.md.
+    # of the target network. Figures are in docs/results.md.
     config.augment.shift = 2
     config.adapt.update(round_steps=500, recolour=0.5)
     # Each round ends with a rate close to 0, and M^post takes in the network of that moment.
