@@ -8,10 +8,10 @@ Like `configs/office.py`, but with EfficientNet-Lite0, whose weights are in a pa
 `laptop_computer`, `monitor`, `mouse`, `mug` and `projector`.
 
 Accuracy reached with `cpu`, means of three seeds: A→W 91.4 %, W→A 87.7, A→D 89.6, D→A 86.2
-(settings were chosen on D→A, two of them also on A→W and W→A); without translations
-92.8, 88.6, 90.2 and 87.0. Without additions to the paper and
-with batches of 16, also three seeds: A→W 70.4, A→D 68.8, D→A 79.7. 10 to 20 minutes a run on two
-cores. Without `cpu` not run. See `docs/results.md`.
+(settings were chosen on D→A, two of them also on A→W and W→A); without translations 92.8,
+88.6, 90.2 and 87.0. Without additions to the paper and with batches of 16, also three seeds:
+A→W 70.4, A→D 68.8, D→A 79.7. 10 to 20 minutes a run on two cores. Without `cpu` not run. See
+`docs/results.md`.
 """
 
 from ml_collections import ConfigDict

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--class_names",
         default="",
-        help="for lists with numbers: class names from 0, separated by commas, or a file of them",
+        help="for lists with numbers: names of classes 0, 1, …, with commas, or a file of them",
     )
     flags = parser.parse_args(arguments)
     options = image_lists.Options(flags.root, flags.path_prefix, flags.class_names)

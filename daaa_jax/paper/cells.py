@@ -88,9 +88,9 @@ class Plan:
           subject: the table or figure.
           tasks: the tasks that it shows.
         """
-        _, known = DATA[self.data]
+        _, word = DATA[self.data]
         data = [self.data] if self.data != subject.data else []
-        some = [known[task] for task in tasks if len(tasks) < len(self.tasks(subject.tasks))]
+        some = [word[task] for task in tasks] if len(tasks) < len(self.tasks(subject.tasks)) else []
         own = ["own_networks"] if self.own_networks else []
         words = [name, *data, *self.words, *some, *self.changed_settings, *own]
         return folder_name(words, longest=200)  # a suffix follows
